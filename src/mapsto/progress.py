@@ -62,10 +62,13 @@ class Progress:
     def close(self) -> None:
         """End the line that is redrawn on a terminal, if there is one, with a line break."""
 
-    def scores(self, scores: Mapping[str, Score]) -> None:
-        """Print the scores of a finished run, one line per metric."""
+    def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
+        """Print the scores of a finished run, one line per metric.
+
+        mark: words behind each score, where it is not to be trusted.
+        """
         for name, score in scores.items():
-            self.say(f"{name}: {score}")
+            self.say(f"{name}: {score}{mark}")
 
 
 class Lines(Progress):
@@ -180,9 +183,10 @@ class JsonLines(Progress):
             self.last_shown = clock
             self._write({label.replace(" ", "_"): count, "rows": total})
 
-    def scores(self, scores: Mapping[str, Score]) -> None:
+    def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
         if scores:
-            self._write({"scores": {name: asdict(score) for name, score in scores.items()}})
+            record: dict[str, object] = {"scores": {name: asdict(score) for name, score in scores.items()}}
+            self._write(record | ({"mark": mark.strip(" –")} if mark else {}))
 
     def _write(self, record: dict[str, object]) -> None:
         print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)

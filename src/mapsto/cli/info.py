@@ -26,6 +26,7 @@ PROVENANCE = (
     "method",
     "seed",
     "versions",
+    "overlap",
 )
 
 
@@ -53,6 +54,10 @@ def info(model: Model, json: Json = False) -> None:
     # Nothing is computed, so no accelerator is needed.
     facts = _describe(load(model, device="cpu", precision="fp32").mapping)
     if manifest := read_manifest(model):
+        filters = [
+            f"{entry['data']} ({entry['arrow']}), {entry['rows']:,} rows" for entry in manifest.get("row_filters", ())
+        ]
+        facts |= {"fitted to": filters} if filters else {}
         provenance = manifest["provenance"]
         facts |= {name: provenance[name] for name in PROVENANCE if name in provenance}
         facts |= {"scores": manifest["scores"]}

@@ -15,7 +15,7 @@ import numpy as np
 
 from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
-from mapsto.data.rows import Rows
+from mapsto.data.rows import Rows, row_keys
 from mapsto.errors import Finding, place, shorten
 from mapsto.task.capabilities import Describable, has_exclusive_classes
 from mapsto.task.shingles import Hashes
@@ -42,7 +42,7 @@ class _Values:
 
     source_kinds: the source kind of each source column, in order.
     column: the name of the first source column, which findings about sources name.
-    keys: for each row a string that is equal for equal sources; None if a source cell cannot be read.
+    keys: for each row a string that is equal for equal sources, see `row_keys`; None if a source cell cannot be read.
     labels: the label of each row at the first target with exclusive classes; None if no target has such classes.
     label_column: the column of these labels.
     """
@@ -125,19 +125,13 @@ def _values(rows: Rows) -> _Values:
     """Return the rows with a comparison key and a label for each row."""
     arrow = rows.arrow
     source_kinds = [kinds.source(port.kind) for port in arrow.sources]
-    keys = [
-        None
-        if any(value is None for value in values)
-        else "\n".join(kind.key(value) for kind, value in zip(source_kinds, values, strict=True))
-        for values in zip(*rows.sources, strict=True)
-    ]
     targets = enumerate(kinds.answering(arrow))
     class_port = next((port for port, target in targets if has_exclusive_classes(target)), None)
     return _Values(
         rows,
         source_kinds,
         arrow.sources[0].column,
-        keys,
+        row_keys(rows),
         None if class_port is None else rows.targets[class_port],
         None if class_port is None else arrow.targets[class_port].column,
     )
@@ -173,11 +167,6 @@ def _labels(values: _Values) -> list[Finding]:
     return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
 
 
-def _exact(text: str) -> str:
-    """Return a text normalised for comparison: in Unicode NFC, with each run of white space replaced by one space."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
 def _repeated(values: _Values) -> list[Finding]:
     """Return a warning for each row whose sources equal an earlier row's while their labels differ.
 
@@ -190,7 +179,7 @@ def _repeated(values: _Values) -> list[Finding]:
     for index, key in enumerate(values.keys):
         if key is None:
             continue
-        original = first_index.setdefault(_exact(key), index)
+        original = first_index.setdefault(key, index)
         if original == index:
             continue
         if labels[original] != labels[index]:
@@ -225,12 +214,12 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
     A leak is not also reported as a near-duplicate.
     """
     # Reversed, so that a key's first row overwrites the later ones.
-    index_by_key = {_exact(key): index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
+    index_by_key = {key: index for index, key in reversed(list(enumerate(train.keys))) if key is not None}
     leaks, remaining = [], []
     for index, key in enumerate(test.keys):
         if key is None:
             continue
-        if (train_index := index_by_key.get(_exact(key))) is not None:
+        if (train_index := index_by_key.get(key)) is not None:
             reason = f"the same {test.noun} is also in the training data: {train.place(train_index)}"
             leaks.append(test.finding(index, reason))
         else:
@@ -263,13 +252,13 @@ def find_leaks(parts: Iterable[Rows], test: Rows) -> list[Finding]:
     indices_by_key: dict[str, list[int]] = {}
     for index, key in enumerate(test_values.keys):
         if key is not None:
-            indices_by_key.setdefault(_exact(key), []).append(index)
+            indices_by_key.setdefault(key, []).append(index)
     leaks: list[tuple[int, Finding]] = []
     for part in parts:
         train = _values(part)
         for train_index, key in enumerate(train.keys):
             # `pop` reports each test row once, at its first match in the corpus.
-            for index in () if key is None else indices_by_key.pop(_exact(key), ()):
+            for index in () if key is None else indices_by_key.pop(key, ()):
                 reason = f"the same {test_values.noun} is also in the training data: {train.place(train_index)}"
                 leaks.append((index, test_values.finding(index, reason)))
     return [finding for _, finding in sorted(leaks, key=lambda leak: leak[0])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -212,3 +213,23 @@ def require_few_bad_rows(
         raise DataError(message, findings, num_faults)
     if num_bad == num_rows:
         raise DataError("no rows are left", findings, num_faults)
+
+
+def row_keys(rows: Rows) -> list[str | None]:
+    """Return a key of each row's sources, which is equal for equal rows; None for a row with an unreadable source.
+
+    Texts that differ only in spaces or in the composition of characters (Unicode's NFC) are equal. Pictures and videos are
+    equal if their bytes are, whatever their file names.
+    """
+    keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
+    return [
+        None
+        if any(value is None for value in values)
+        else "\n".join(_normalize(key(value)) for key, value in zip(keys, values, strict=True))
+        for values in zip(*rows.sources, strict=True)
+    ]
+
+
+def _normalize(text: str) -> str:
+    """Return a text with composed characters and single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
 from mapsto.data.examples import Examples, make_examples
+from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
@@ -100,6 +101,7 @@ class Evaluation:
     confusion: confusion[label][answer] is the number of rows with this label that got this answer.
     predictions: outputs and labels of each target with one answer per row, for the error analysis.
     samples: NUM_SAMPLES random rows for each target that generates a value, such as a picture.
+    overlap: the scored rows that the model or one of its starting models was fitted to; on them scores are too good.
     """
 
     num_rows: int
@@ -109,6 +111,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     predictions: list[Predictions] = field(default_factory=list, repr=False)
     samples: list[OutputSample] = field(default_factory=list, repr=False)
+    overlap: Overlap = Overlap()
 
     def suspects(self) -> Suspects:
         """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
@@ -118,8 +121,8 @@ class Evaluation:
         return find_suspects(self.predictions)
 
     def record(self) -> dict[str, Any]:
-        """Return scores, baseline, confusion and notes as a JSON-serialisable dict, without predictions and samples."""
-        names = ("scores", "baseline", "confusion", "notes")
+        """Return everything but predictions and samples as a JSON-serialisable dict."""
+        names = ("scores", "baseline", "confusion", "notes", "overlap")
         # The file format has these two entries, but predictions and samples are not written.
         record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
         # Scores may be infinite or NaN, which JSON does not have.
@@ -148,7 +151,9 @@ def evaluate(
     arrow = rows.arrow
     faults = require_readable(rows, bad_rows)
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
-    notes = [f"left out, as it cannot be read: {fault}" for fault in faults]
+    overlap = find_overlap(mapping.row_filters, rows)
+    notes = [overlap.warning] if overlap.warning else []
+    notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
     if len(encoded.long_rows):
         notes.append(
             f"{len(encoded.long_rows)} rows are longer than the model takes; {encoded.num_cut:,} tokens were cut off"
@@ -162,7 +167,7 @@ def evaluate(
     if token_ports:
         examples = _labelled_examples(mapping, arrow, rows, encoded, token_ports, seed)
         scores |= score_examples(mapping, examples, rows, device, on_scored)
-    evaluation = Evaluation(len(rows), scores, notes=notes)
+    evaluation = Evaluation(len(rows), scores, notes=notes, overlap=overlap)
     # All targets with one answer per example share one forward pass.
     outputs_by_port = row_outputs(mapping, question_examples(mapping, encoded), len(rows), row_ports, device, on_scored)
     for port, outputs in zip(row_ports, outputs_by_port, strict=True):

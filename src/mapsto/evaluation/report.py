@@ -59,14 +59,19 @@ def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Prov
         ]
         # With several targets, titles and figure files of one kind would be equal.
         sections += [_name_section(section, predictions.prefix, index) for section in target_sections]
+    sections += _sample_sections(evaluation)
+    if evaluation.overlap:
+        # Every section so far rests on the overlapping rows.
+        sections = [replace(section, text=[evaluation.overlap.warning + ".", *section.text]) for section in sections]
     sections += [
-        *_sample_sections(evaluation),
         *data_findings_section(provenance.findings),
         *_training_sections(provenance.steps),
         _method_section(evaluation, provenance),
     ]
     tables = dict.fromkeys(predictions.rows.table.name for predictions in evaluation.predictions)
     rows = f"{evaluation.num_rows:,} rows"
+    if evaluation.overlap:
+        rows = f"{evaluation.overlap.share} trained on; rows"
     subtitle = f"{rows} of {', '.join(tables)}" if tables else rows
     return Page(provenance.title, subtitle, headline(evaluation, analyses), sections)
 
@@ -102,27 +107,27 @@ def evaluation_record(evaluation: Evaluation, analyses: Analyses) -> dict[str, A
 
 def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
     """Return sentences on how good the model is, where it is weakest, and what selective prediction would gain."""
-    lines = []
+    lines, mark = [], evaluation.overlap.mark
     for predictions, analysis in analyses:
         prefix, name = predictions.prefix, f"{predictions.prefix}{analysis.metric}"
         baseline = evaluation.baseline.get(name)
         comparison = "" if baseline is None else f"; a model that ignores its input reaches {baseline.percent}"
-        lines.append(f"{name}: {evaluation.scores[name].percent}{comparison}.")
+        lines.append(f"{name}: {evaluation.scores[name].percent}{comparison}{mark}.")
         if weak := [part for part in analysis.slices if part.is_significant and part.score.value < part.rest_mean]:
             rest = f"other rows {100 * weak[0].rest_mean:.1f} %"
-            lines.append(f"{prefix}It is weakest where {weak[0].name}: {weak[0].score.percent}, {rest}.")
+            lines.append(f"{prefix}It is weakest where {weak[0].name}: {weak[0].score.percent}, {rest}{mark}.")
         if len(analysis.coverage_curve) > 1:
             # A fifth of the rows left to a person is what many can afford.
             point = min(analysis.coverage_curve, key=lambda point: abs(point.coverage - 0.8))
             rows = f"the {100 * point.coverage:.0f} % of the rows that it is most confident about"
-            lines.append(f"{prefix}On {rows}, it reaches {point.score.percent}.")
+            lines.append(f"{prefix}On {rows}, it reaches {point.score.percent}{mark}.")
     # Targets read at tokens have several metrics and no main one, so that all are listed.
     if not analyses:
         values = (
             f"{name.replace('_', ' ')} {score.value:.4g} ({score.low:.4g}–{score.high:.4g})"
             for name, score in evaluation.scores.items()
         )
-        lines.append(f"{'; '.join(values)}.")
+        lines.append(f"{'; '.join(values)}{mark}.")
     return [*lines, *evaluation.notes]
 
 
@@ -130,7 +135,7 @@ def _score_section(evaluation: Evaluation) -> Section:
     """Return the section with the table of all metrics beside their baselines."""
     rows = []
     for name, score in evaluation.scores.items():
-        value = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f})"
+        value = f"{score.value:.4f} ({score.low:.4f}–{score.high:.4f}){evaluation.overlap.mark}"
         baseline = f"{evaluation.baseline[name].value:.4f}" if name in evaluation.baseline else ""
         rows.append([name.replace("_", " "), value, f"{score.n:,}", baseline])
     text = ["The baseline ignores its input: it always gives the most frequent answer, or the mean of numbers."]
@@ -184,13 +189,22 @@ def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 
 def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
     """Return the section on how the scores were measured: rows, intervals, training time, and the command."""
-    origin = " that training did not use" if provenance.steps else ""
+    origin = " that training did not use" if provenance.steps and not evaluation.overlap else ""
     text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {INTERVALS}.", *evaluation.notes]
+    if not evaluation.overlap.warning:
+        text.append(_describe_check(evaluation.overlap.checked))
     if provenance.steps:
         last = provenance.steps[-1]
         num_steps = len(provenance.steps)
         text.append(f"Training took {num_steps:,} steps, {last['tokens']:,} tokens and {duration(last['seconds'])}.")
     return Section("How it was measured", text, code=provenance.command)
+
+
+def _describe_check(data: Sequence[str]) -> str:
+    """Return a sentence on the training data in which the scored rows were looked up, and which has none of them."""
+    if not data:
+        return "The model does not record the rows that it was fitted to, so the scored rows may be among them."
+    return f"The scored rows were looked up in the rows that the model was fitted to, and are not among them: {', '.join(data)}."
 
 
 def _coverage_sections(analysis: ErrorAnalysis) -> list[Section]:

@@ -109,6 +109,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
         fingerprint=shards.key["data"],
         num_rows=read.rows - num_held_out,
         num_held_out=num_held_out,
+        training_rows=None,
         held_out_rows=None,
         test=test,
         rejected=read.faults(),

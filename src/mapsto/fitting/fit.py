@@ -25,6 +25,7 @@ from mapsto.fitting.probe import calibrate, extract_features, fit_linear, fit_pr
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report
 from mapsto.fitting.run_data import RunData
+from mapsto.metrics.intervals import to_json
 from mapsto.model import lora
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
@@ -175,7 +176,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     state = training.run()
     run = replace(run, mapping=training.mapping)
     setup.objective.finish(run.mapping)
-    run.mapping.trained_with = plan.optimizer
+    run.mapping.trained_with, run.mapping.row_filters = plan.optimizer, run.data.make_row_filters()
     # Merged, the model has ordinary weights; the updates alone become the adapter.
     lora_updates = lora.merge(run.mapping)
     if setup.method == "contrast":
@@ -215,12 +216,14 @@ def _save(
     provenance: facts about the run for mapsto.json. lora_updates: the trained LoRA updates by name; empty without
         `--lora`.
     """
-    scores, evaluation = score_run(run, request.progress)
+    result = score_run(run, request.progress)
     folder, mapping = request.folder, run.mapping
     # Scores are printed also for a run in memory.
     if folder is None:
         return
-    findings = [] if evaluation is None else write_report(request, run, evaluation)
+    findings = [result.overlap.warning] if result.overlap else []
+    if result.evaluation is not None:
+        findings = write_report(request, run, result.evaluation)
     family = zoo.get_family(mapping.config.family)
     if lora_updates and (family.aliases or family.tower):
         request.say(
@@ -229,7 +232,9 @@ def _save(
     elif lora_updates:
         start = None if isinstance(request.start, Mapping) else str(request.start)
         peft_adapter.save_adapter(mapping, folder, lora_updates, start)
-    model_folder.save_mapping(mapping.float(), folder, provenance, scores, findings)
+    if result.overlap:
+        provenance = {**provenance, "overlap": to_json(result.overlap)}
+    model_folder.save_mapping(mapping.float(), folder, provenance, result.scores, findings)
     request.say(f"saved in {folder} after {duration(time.monotonic() - request.started_at)}")
 
 

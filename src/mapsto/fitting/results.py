@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
+from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.table import is_path, write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import Finding, UsageError
@@ -51,26 +52,40 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
     return validate
 
 
-def score_run(run: PreparedRun, progress: Progress) -> tuple[dict[str, Score], Evaluation | None]:
-    """Return (scores by metric, evaluation) of the trained mapping on the test rows, and print the scores.
+@dataclass(frozen=True)
+class RunScores:
+    """The scores of a finished run.
 
-    Without test rows the scores are those on the held-out rows, if there are any, and the evaluation is None.
+    scores: by metric, on the test rows, or without test rows on the held-out rows.
+    overlap: the scored rows that a model on the way to this one was fitted to.
+    evaluation: on the test rows; None without test rows.
     """
-    mapping = run.mapping.eval()
-    scores: dict[str, Score] = {}
-    evaluation = None
+
+    scores: dict[str, Score]
+    overlap: Overlap
+    evaluation: Evaluation | None = None
+
+
+def score_run(run: PreparedRun, progress: Progress) -> RunScores:
+    """Score the trained mapping on the test rows, or else on the held-out rows if there are any, and print the scores."""
+    mapping, data = run.mapping.eval(), run.data
+    result = RunScores({}, Overlap())
     if not mapping.targets:
         progress.say("note: the head of this objective serves training alone, so there is nothing to score yet")
-    elif run.data.test is not None:
-        evaluation = evaluate(mapping, run.data.test, run.device, run.options.bad_rows, progress=progress)
-        scores = evaluation.scores
+    elif data.test is not None:
+        evaluation = evaluate(mapping, data.test, run.device, run.options.bad_rows, progress=progress)
+        result = RunScores(evaluation.scores, evaluation.overlap, evaluation)
         for note in evaluation.notes:
             progress.say(f"note: {note}")
     elif run.held_out is not None:
-        held_out = score_examples(mapping, run.held_out, run.data.held_out_rows, run.device)
-        scores = {f"held-out {name}": value for name, value in held_out.items()}
-    progress.scores(scores)
-    return scores, evaluation
+        held_out = score_examples(mapping, run.held_out, data.held_out_rows, run.device)
+        # Not the run's own filter, which counts its held-out rows in.
+        overlap = Overlap() if data.held_out_rows is None else find_overlap(run.start.row_filters, data.held_out_rows)
+        result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
+        if overlap.warning:
+            progress.say(f"note: held-out rows: {overlap.warning}")
+    progress.scores(result.scores, result.overlap.mark)
+    return result
 
 
 def fit_command(request: FitRequest, arrow: Arrow) -> str | None:

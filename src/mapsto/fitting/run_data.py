@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from mapsto import kinds
 from mapsto.data import corpus
 from mapsto.data.examples import Examples
+from mapsto.data.overlap import filter_rows
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError
 from mapsto.fitting.build_model import make_config
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
+from mapsto.model.row_filter import RowFilter
 from mapsto.options import ObjectiveOptions, OptimizationOptions, Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
@@ -37,7 +39,7 @@ class RunData:
     start: the starting model. sources: the model's sources by kind. targets: one for each answer of the arrow.
     fingerprint: SHA-256 of the data.
     num_rows, num_held_out: the numbers of training rows and of held-out rows.
-    held_out_rows: the held-out rows of a table; None for a corpus.
+    training_rows, held_out_rows: the rows of a table; None for a corpus.
     test: the rows to score at the end, without those that are also in the training data; None without a test.
     rejected: the problems of unreadable rows that were skipped.
     encode: returns (training examples, held-out examples); the first call encodes them, later calls return the same.
@@ -52,11 +54,23 @@ class RunData:
     fingerprint: str
     num_rows: int
     num_held_out: int
+    training_rows: Rows | None
     held_out_rows: Rows | None
     test: Table | None
     rejected: Iterable[Finding]
     encode: Callable[[], tuple[Examples, Examples]]
     findings: Sequence[Finding] = ()
+
+    def make_row_filters(self) -> tuple[RowFilter, ...]:
+        """Return the filters of the rows that the trained model will have been fitted to, its starting models' included.
+
+        Held-out rows count too: they choose the weights and the temperature. Pretraining sees no labels and adds no filter.
+        """
+        if self.arrow.corrupted or self.training_rows is None or self.held_out_rows is None:
+            return self.start.row_filters
+        row_filter = filter_rows(self.training_rows, self.held_out_rows)
+        # Fitted to the same rows twice, a model needs one filter of them.
+        return tuple(dict.fromkeys((*self.start.row_filters, row_filter)))
 
 
 def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:

@@ -19,7 +19,7 @@ from mapsto.data import shards
 from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
 from mapsto.pretrained import sentence_transformers
-from mapsto.pretrained.model_folder import CARD_FILE, MANIFEST_FILE, MODEL_FILES, RUN_FILE
+from mapsto.pretrained.model_folder import CARD_FILE, MANIFEST_FILE, MODEL_FILES, ROW_FILTERS_FILE, RUN_FILE
 from mapsto.training.loggers import METRICS_FILE
 
 try:
@@ -43,6 +43,7 @@ RUN_FILES: tuple[str, ...] = (
     "rejected.csv",
     *MODEL_FILES,
     *sentence_transformers.SENTENCE_FILES,
+    ROW_FILTERS_FILE,
     "checkpoints",
     "tensorboard",
     "adapter",

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mapsto.data.overlap import find_overlap
 from mapsto.data.rows import load_rows
 from mapsto.data.table import Table, read_table
 from mapsto.distributed import SINGLE_PROCESS, read_ranks
@@ -29,7 +30,7 @@ from mapsto.fitting.method import choose_method, contrast_port, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
-from mapsto.metrics.intervals import Score, with_interval
+from mapsto.metrics.intervals import Score, to_json, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
@@ -147,6 +148,10 @@ def search_and_fit(
         progress=progress,
     )
     run_data = read_data(request)
+    assert run_data.training_rows is not None
+    overlap = find_overlap(run_data.start.row_filters, run_data.training_rows)
+    if overlap.warning:
+        progress.say(f"note: trials are scored on training rows; {overlap.warning}")
     run = build_run(request, run_data)
     facts = {**run.facts, "--search": num_trials, "--search-minutes": search_minutes}
     plan = plan_search(request, run, num_trials, search_minutes)
@@ -161,7 +166,9 @@ def search_and_fit(
         raise RunError(f"none of {len(trials)} trials came to an end; the last one: {trials[-1].failed}")
     progress.say(f"chosen: trial {best.number} of {len(trials)}, {best}")
     progress.say(f"without a search: {trials[0]}")
-    record = {"chosen": best.number, "trials": [asdict(trial) for trial in trials]}
+    record: dict[str, Any] = {"chosen": best.number, "trials": [asdict(trial) for trial in trials]}
+    if overlap:
+        record["overlap"] = to_json(overlap)
     final = replace(request, options=replace(options, **best.knobs), search_record=record, started_at=time.monotonic())
     return fit.fit_request(final, run_data)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from mapsto.errors import DataError, UsageError
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
+from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import model_folder, weight_names
 from mapsto.task.capabilities import Classes, Tokenized, require
 from mapsto.task.source import Source
@@ -35,6 +36,7 @@ class StartingModel:
     classes: the class names that the model answers with, by kind of target.
     optimizer, objective: optimizer and objective of the run that trained the model; None if mapsto did not train it.
     notes: messages for the user about what was noticed when the model was opened.
+    row_filters: of the rows that the model and its own starting models were fitted to.
     """
 
     name: str | None = None
@@ -45,6 +47,7 @@ class StartingModel:
     optimizer: str | None = None
     objective: str | None = None
     notes: tuple[str, ...] = ()
+    row_filters: tuple[RowFilter, ...] = ()
 
     @property
     def is_from_scratch(self) -> bool:
@@ -93,6 +96,7 @@ def open_start(start: str | Path | Mapping | None, like: str | Path | None = Non
         optimizer=folder.trained_with,
         objective=folder.objective if start is not None else None,
         notes=pretrained.notes,
+        row_filters=folder.row_filters if start is not None else (),
     )
 
 
@@ -113,7 +117,15 @@ def _from_mapping(mapping: Mapping) -> StartingModel:
     tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     # Reversed, so that the first of several targets of one kind determines the class names, as in a saved folder.
     classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}
-    return StartingModel("a mapping in memory", mapping.sources, mapping.config, tensors, classes, mapping.trained_with)
+    return StartingModel(
+        name="a mapping in memory",
+        sources=mapping.sources,
+        config=mapping.config,
+        tensors=tensors,
+        classes=classes,
+        optimizer=mapping.trained_with,
+        row_filters=mapping.row_filters,
+    )
 
 
 def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:

@@ -71,6 +71,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         fingerprint=_fingerprint(arrow, rows, options),
         num_rows=len(training),
         num_held_out=len(held_out),
+        training_rows=training,
         held_out_rows=held_out,
         test=test,
         rejected=rejected,

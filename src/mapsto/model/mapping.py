@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from mapsto.model.config import ModelConfig
 from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
+from mapsto.model.row_filter import RowFilter
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
@@ -56,6 +57,7 @@ class Mapping(nn.Module):
         self.arrow, self.config, self.sources, self.targets = arrow, config, dict(sources), list(targets)
         self.precision = torch.float32
         self.trained_with: str | None = None  # name of the optimizer, if mapsto trained the weights
+        self.row_filters: tuple[RowFilter, ...] = ()  # of the rows that it and its starting models were fitted to
         width = config.transformer.width
         input_width = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in self.sources.items()})

@@ -50,8 +50,9 @@ def render_model_card(
         *([f"- Confidence set by held-out rows: logits divided by {temperatures[0]:.2f}"] if temperatures else []),
     ]
     if scores:
+        mark = " – too good, see below" if provenance.get("overlap") else ""
         lines += ["", "## How good it is", "", "| score | value (95 % interval, items) |", "|---|---|"]
-        lines += [f"| {name} | {value} |" for name, value in scores.items()]
+        lines += [f"| {name} | {value}{mark} |" for name, value in scores.items()]
     if findings:
         lines += ["", *(f"- {finding}" for finding in findings)]
     return "\n".join(lines) + "\n"
@@ -63,7 +64,8 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
     task = None if _predicts_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
     hub_scores = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
-    if task and hub_scores:
+    # The hub would show a score that is too good without its mark.
+    if task and hub_scores and not provenance.get("overlap"):
         # JSON is YAML too, and keeps any text whole.
         model_index = {
             "name": str(mapping.arrow),
@@ -133,10 +135,11 @@ def _search(search: Dict[str, Any] | None) -> list[str]:
     """
     if search is None:
         return []
-    default, best = search["trials"][0], search["trials"][search["chosen"] - 1]
+    default, best, overlap = search["trials"][0], search["trials"][search["chosen"] - 1], search.get("overlap")
     knobs = ", ".join(f"{name} {value}" for name, value in best["knobs"].items())
     errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, default)]
     return [
         f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
         f"without a search: {errors[1]}. The lowest of many errors is optimistic: test rows say more."
+        + (" The starting model was fitted to some of these rows, so all these errors are too low." if overlap else "")
     ]

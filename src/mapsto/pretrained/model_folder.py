@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from mapsto import __version__, files, kinds
 from mapsto.errors import CheckpointError
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping, SkipInit
+from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
@@ -33,6 +35,9 @@ from mapsto.task.target import Target
 FORMAT = 1
 
 MANIFEST_FILE, RUN_FILE, CARD_FILE = "mapsto.json", "run.json", "README.md"
+
+# The hashes of the row filters, a tensor of bytes for each.
+ROW_FILTERS_FILE = "row_filters.safetensors"
 
 # The files of the model itself, which `transformers` reads too.
 MODEL_FILES = (
@@ -51,10 +56,12 @@ class ModelFolder:
     """An opened model folder, saved by mapsto or published by others.
 
     pretrained: the model and its files. manifest: content of mapsto.json; None if there is no such file.
+    row_filters: of the rows that it and its starting models were fitted to, as far as they are recorded.
     """
 
     pretrained: huggingface.PretrainedModel
     manifest: dict[str, Any] | None
+    row_filters: tuple[RowFilter, ...] = ()
 
     @property
     def classes(self) -> dict[str, list[str]]:
@@ -101,7 +108,7 @@ def open_model_folder(name: str | Path) -> ModelFolder:
     # A run writes run.json when it starts, and mapsto.json when it is finished.
     elif (path / RUN_FILE).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
-    return ModelFolder(huggingface.open_pretrained(str(name)), manifest)
+    return ModelFolder(huggingface.open_pretrained(str(name)), manifest, _open_row_filters(path, manifest or {}))
 
 
 def load_mapping(name: str | Path) -> Mapping:
@@ -113,7 +120,7 @@ def load_mapping(name: str | Path) -> Mapping:
     with SkipInit():
         mapping = Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
     # Runs that start from this mapping choose other defaults if mapsto trained it.
-    mapping.trained_with = folder.trained_with
+    mapping.trained_with, mapping.row_filters = folder.trained_with, folder.row_filters
     missing = copy_weights(mapping, pretrained.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
@@ -213,12 +220,14 @@ def save_mapping(
     labels = next((target.classes for target in sorted(classifiers, key=lambda t: t.kind != task)), None)
     huggingface.save_pretrained(mapping, folder, labels)
     files.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
-    names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES)
+    _save_row_filters(folder, mapping.row_filters)
+    names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES, ROW_FILTERS_FILE)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),
         "length": mapping.config.length,
         "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
+        "row_filters": [{"arrow": f.arrow, "data": f.data, "rows": f.num_rows} for f in mapping.row_filters],
         "provenance": {**provenance, "versions": versions()},
         "scores": {name: asdict(score) for name, score in (scores or {}).items()},
         "files": {name: files.hash_file(folder / name) for name in names if (folder / name).exists()},
@@ -230,3 +239,30 @@ def _plain_state(target: Target) -> dict[str, Any]:
     """Return the target's state as JSON returns it, such as lists instead of tuples."""
     state: dict[str, Any] = json.loads(json.dumps(target.state()))
     return state
+
+
+def _save_row_filters(folder: Path, row_filters: Sequence[RowFilter]) -> None:
+    """Write the hashes of the filters in order; without filters remove the file of an earlier model."""
+    if not row_filters:
+        (folder / ROW_FILTERS_FILE).unlink(missing_ok=True)
+        return
+    tensors = {
+        str(index): torch.frombuffer(bytearray(row_filter.hashes), dtype=torch.uint8)
+        for index, row_filter in enumerate(row_filters)
+    }
+    files.write_atomic(folder / ROW_FILTERS_FILE, safetensors.torch.save(tensors))
+
+
+def _open_row_filters(folder: Path, manifest: Dict[str, Any]) -> tuple[RowFilter, ...]:
+    """Return the filters that mapsto.json lists; none for published models and for folders of versions without them.
+
+    Raises CheckpointError for a damaged file.
+    """
+    entries = manifest.get("row_filters", ())
+    tensors = files.open_tensors(folder / ROW_FILTERS_FILE) if entries else {}
+    if {*tensors} != {str(index) for index in range(len(entries))}:
+        raise CheckpointError(f"{folder / ROW_FILTERS_FILE} has other filters than {MANIFEST_FILE} lists")
+    return tuple(
+        RowFilter(entry["arrow"], entry["data"], entry["rows"], tensors[str(index)].numpy().tobytes())
+        for index, entry in enumerate(entries)
+    )
