@@ -251,6 +251,7 @@ def compare(
     seeds: int = Request.seeds,
     methods: Sequence[str] = Request.methods,
     shift: Any = None,
+    allow_overlap: bool = Request.allow_overlap,
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
@@ -265,6 +266,8 @@ def compare(
     labels: numbers of labelled rows, or "all". seeds: how many random samples of each number are fitted.
     methods: how each model is fitted: "full" (all weights), "probe" (linear probe), "contrast" (contrastive, then a probe).
     shift: further rows to score on, from another source (distribution shift).
+    allow_overlap: compare also starting models that were fitted to some of these rows, with their names marked; by
+        default they raise UsageError.
     jobs: how many fits run at the same time, by default one for every two cores.
     fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
 
@@ -272,7 +275,8 @@ def compare(
 
     >>> mapsto.compare("text -> label", rows, starts=["scratch", "runs/base"], labels=[16, 64])  # doctest: +SKIP
     """
-    request = Request(arrow, data, test, starts, labels, seeds, methods, shift, _options(compare, options, fields))
+    settings = _options(compare, options, fields)
+    request = Request(arrow, data, test, starts, labels, seeds, methods, shift, settings, allow_overlap)
     folder = None if out is None else Path(out)
     experiment = run_comparison(request, folder, jobs, progress, overwrite)
     comparison = analyse(experiment)

@@ -34,6 +34,12 @@ def compare(
         str, typer.Option(help="How starting models are fitted, separated by commas: full, probe, contrast.")
     ] = "full,probe,contrast",
     shift: Annotated[Path | None, typer.Option(help="Rows from another source, scored as well.")] = None,
+    allow_overlap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-overlap", help="Compare also starts that were fitted to some of these rows, and mark them."
+        ),
+    ] = False,
     jobs: Annotated[int | None, typer.Option(help="Fits at a time; by default one per two cores.")] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -54,6 +60,7 @@ def compare(
         seeds=seeds,
         methods=_split(methods),
         shift=shift,
+        allow_overlap=allow_overlap,
         jobs=jobs,
         overwrite=overwrite,
         progress=progress.choose_progress(quiet, json),

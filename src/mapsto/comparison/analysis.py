@@ -20,6 +20,7 @@ from mapsto.comparison.crossed_bootstrap import CrossedMeans, interval
 from mapsto.comparison.design import CLASSICAL, CONSTANT, SHIFT, TEST, Candidate, Design, Fit
 from mapsto.comparison.learning_curves import extrapolate, labels_needed
 from mapsto.comparison.runs import Experiment
+from mapsto.comparison.start_overlap import StartOverlap, describe_overlaps
 from mapsto.metrics.intervals import Floats, Score, mean_interval, to_json
 
 EXTRAPOLATION_FACTORS = (2, 4)  # times the largest number of labels
@@ -102,6 +103,7 @@ class Comparison:
     num_pool_rows: number of labelled rows from which the training rows were drawn.
     curves: each candidate's learning curve by the candidate's name, in ascending order of the number of labelled rows.
     headline: the result in sentences.
+    overlaps: by starting model, the rows of the comparison that it was fitted to; only of starts that have any.
     """
 
     arrow: str
@@ -113,6 +115,7 @@ class Comparison:
     differences: list[Difference]
     extrapolations: list[Extrapolation] = field(metadata={"key": "foresights"})
     headline: list[str]
+    overlaps: dict[str, StartOverlap] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return the comparison as a JSON-serialisable dict; infinite numbers and missing intervals become None."""
@@ -185,7 +188,8 @@ def analyse(experiment: Experiment) -> Comparison:
         curves=curves,
         differences=differences,
         extrapolations=_extrapolations(design, samples, num_rows),
-        headline=_headline(design, curves, differences),
+        headline=[*describe_overlaps(design.overlaps, list(curves)), *_headline(design, curves, differences)],
+        overlaps=design.overlaps,
     )
 
 

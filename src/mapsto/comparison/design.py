@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from mapsto import kinds
+from mapsto.comparison.start_overlap import OVERLAP_MARK, StartOverlap, find_start_overlaps
 from mapsto.data.checks import find_leaks
 from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
 from mapsto.data.split import check_data, drop_leaks, split_indices
@@ -77,6 +78,8 @@ class Request:
     # A table from another distribution to score on too.
     shift: Any = None
     options: Options = field(default_factory=Options)
+    # Whether starting models that were fitted to rows of the comparison are compared too, marked.
+    allow_overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ class Design:
     scratch_like: the starting model from which random weights take their architecture and tokenizer; None for the
         defaults.
     findings: problems found in the data.
+    overlaps: by starting model, the rows of the comparison that it was fitted to; only of starts that have any.
     """
 
     arrow: Arrow
@@ -138,6 +142,7 @@ class Design:
     options: Options
     scratch_like: str | None
     findings: Sequence[Finding] = ()
+    overlaps: dict[str, StartOverlap] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
@@ -263,16 +268,19 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
         # than the options ask for.
         starting_sources(start, arrow)
         make_config(start, options, pretraining=False)
+    scored = {name: test_sets[name] for name in (TEST, SHIFT) if name in test_sets}
+    overlaps = find_start_overlaps(starts, pool, scored, request.allow_overlap, progress.say)
     design = Design(
         arrow=arrow,
         pool=pool,
         test_sets=test_sets,
-        candidates=_candidates(arrow, list(dict.fromkeys(request.starts)), request.methods),
+        candidates=_mark(_candidates(arrow, list(dict.fromkeys(request.starts)), request.methods), overlaps),
         label_counts=_label_counts(request.labels, len(pool)),
         seeds=list(range(options.seed, options.seed + request.seeds)),
         options=options,
         scratch_like=next(iter(starts), None),
         findings=findings,
+        overlaps=overlaps,
     )
     design = _drop_unused_candidates(design, progress)
     fingerprints = {name: start.fingerprint for name, start in starts.items()}
@@ -344,6 +352,14 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
         replace(candidate, name=f"{candidate.start}, {candidate.method}")
         if candidate.start and names.count(candidate.name) > 1
         else candidate
+        for candidate in candidates
+    ]
+
+
+def _mark(candidates: list[Candidate], starts: Collection[str]) -> list[Candidate]:
+    """Return the candidates with OVERLAP_MARK behind the names of those that begin with one of these starts."""
+    return [
+        replace(candidate, name=f"{candidate.name} {OVERLAP_MARK}") if candidate.start in starts else candidate
         for candidate in candidates
     ]
 

@@ -28,6 +28,7 @@ from mapsto.comparison.runs import (
     Experiment,
     FitResult,
 )
+from mapsto.comparison.start_overlap import describe_overlaps
 from mapsto.data import writers
 from mapsto.data.rows import Rows
 from mapsto.evaluation.error_analysis import analyse_errors
@@ -145,7 +146,8 @@ def _curve_section(comparison: Comparison, design: Design) -> Section:
     columns = ["model", *(f"{count:,} labels" for count in counts)]
     table = PageTable(f"{comparison.metric} in %, {interval}", columns, rows)
     caption = "Bands are 95 % intervals." if comparison.num_seeds > 1 else "One draw of labels, so no bands."
-    return Section("Learning curves", [_explain_candidates(design)], chart.svg, caption, CURVES_FILE, [table])
+    text = [_explain_candidates(design), *describe_overlaps(comparison.overlaps, list(comparison.curves))]
+    return Section("Learning curves", text, chart.svg, caption, CURVES_FILE, [table])
 
 
 def _difference_section(comparison: Comparison) -> Section:
@@ -357,8 +359,8 @@ def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
     design, facts = experiment.design, experiment.facts
     text = [
         f"All models were fitted with the same labels and scored on the same {comparison.num_test_rows:,} test rows, "
-        "which no fit used. For each seed the labels are drawn once: smaller samples are part of the larger ones, and "
-        "classes are as frequent in them as in all rows, each at least once where there is room.",
+        "which no fit of this comparison used. For each seed the labels are drawn once: smaller samples are part of the larger "
+        "ones, and classes are as frequent in them as in all rows, each at least once where there is room.",
         "The headline describes a starting model by one of the methods that were fitted with every number of labels: the "
         "one with the largest mean gain. Where several are close, this choice flatters it a little.",
         "Nothing was tuned on the test rows. Fits use the settings of mapsto fit for that number of labels; a probe and "
@@ -397,6 +399,7 @@ def _command(design: Design) -> str:
     for name, values in lists.items():
         words += [f"--{name}", ",".join(map(str, values))]
     words += ["--seeds", str(len(design.seeds))]
+    words += ["--allow-overlap"] if design.overlaps else []
     words += design.options.flags()
     return shlex.join([*words, "--out", "FOLDER"])
 
