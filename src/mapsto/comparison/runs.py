@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mapsto import files
-from mapsto.comparison.baselines import Predict, fit_baseline
+from mapsto.comparison.baselines import fit_baseline
 from mapsto.comparison.design import CLASSICAL, CONSTANT, TEST, Design, Fit, Request, plan
 from mapsto.data.rows import Rows
 from mapsto.device import choose_device

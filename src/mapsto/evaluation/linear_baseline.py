@@ -1,0 +1,115 @@
+"""The linear baseline of a task: logistic or ridge regression on classical features, such as TF-IDF.
+
+It needs no network and is what anyone would try first, so a model's score is shown beside the baseline's.
+Legend of shapes: n rows, f features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapsto import kinds
+from mapsto.data.rows import Rows
+from mapsto.metrics.intervals import Floats, Score, with_intervals
+from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Comparable, Describable, LinearProbe
+from mapsto.task.target import Target
+
+Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
+
+# Standard errors on either side of a difference, in its 95 % interval.
+HALF_WIDTH = 1.96
+
+
+def feature_names(arrow: Arrow) -> list[str]:
+    """Return the names of the classical features of an arrow's sources, such as ["TF-IDF"]; sources without any are left out."""
+    sources = dict.fromkeys(kinds.source(port.kind) for port in arrow.sources)
+    return [source.feature_name for source in sources if issubclass(source, Describable)]
+
+
+def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Predict:
+    """Fit the linear baseline of one target to training rows; return the function from rows to its outputs (n, …).
+
+    target: has learnt its classes from these rows; must be a LinearProbe.
+    port: index of the target. seed: draws the folds that choose the penalty.
+    """
+    assert isinstance(target, LinearProbe)
+    # A target with a linear probe reads one vector a row, so no pieces with token positions are needed.
+    values = np.array([target.encode(answer, ()).values for answer in rows.targets[port]])
+    features = _fit_features(rows)
+    weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed))
+    return lambda new_rows: torch.from_numpy(features(new_rows) @ weight.T + bias).float()
+
+
+def _fit_features(rows: Rows) -> Callable[[Rows], Any]:
+    """Fit classical features to training rows; return the function from rows to sparse features (n, f).
+
+    The features of all sources are joined. A source is left out if its kind has no classical features.
+    """
+    from scipy.sparse import hstack  # imported here since it takes a second
+
+    source_kinds = [kinds.source(port.kind) for port in rows.arrow.sources]
+    extractors = [
+        (port, kind.fit_features(rows.sources[port]))
+        for port, kind in enumerate(source_kinds)
+        if issubclass(kind, Describable)
+    ]
+
+    def extract(new_rows: Rows) -> Any:
+        return hstack([extractor(new_rows.sources[port]) for port, extractor in extractors], format="csr")
+
+    return extract
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """The scores of a model and of the linear baseline on the same rows.
+
+    features: name of the baseline's features, such as "TF-IDF". metric: name of the score.
+    difference, half_width: mean of the model's score minus the baseline's, and half of its 95 % interval, over the rows.
+    """
+
+    features: str
+    metric: str
+    model: Score
+    baseline: Score
+    difference: float
+    half_width: float
+
+    def __str__(self) -> str:
+        both = f"{self.metric} {_number(self.baseline)} against {_number(self.model)}"
+        name = f"a linear model of {self.features}"
+        if self.difference < -self.half_width:
+            return f"{name} is better here: {both}; --method linear fits it"
+        if self.difference <= self.half_width:
+            return f"{name} is as good here, within chance: {both}; --method linear fits it in seconds"
+        return f"{name}: {both} of this model"
+
+
+def _number(score: Score) -> str:
+    """Format a score between 0 and 1 in percent."""
+    return f"{100 * score.value:.1f} %"
+
+
+def compare_with_baseline(target: Comparable, outputs: Tensor, baseline: Tensor, rows: Rows) -> BaselineComparison | None:
+    """Compare a model's outputs (n, …) with those of the linear baseline for the same rows, by the target's main metric.
+
+    rows: with the labels of the arrow's first target. Return None if single rows have no score.
+    """
+    labels = rows.targets[0]
+    per_row = [target.per_item_metric(values, labels) for values in (outputs, baseline)]
+    if per_row[0] is None or per_row[1] is None:
+        return None
+    differences: Floats = per_row[0].astype(np.float64) - per_row[1]
+    name = target.primary_metric
+    scores = [with_intervals(target.metrics(values, labels))[name] for values in (outputs, baseline)]
+    half_width = HALF_WIDTH * float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
+    return BaselineComparison(
+        " and ".join(feature_names(rows.arrow)), name, scores[0], scores[1], float(differences.mean()), half_width
+    )
