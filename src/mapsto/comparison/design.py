@@ -27,6 +27,7 @@ from mapsto.data.split import check_data, drop_leaks, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
+from mapsto.evaluation.linear_baseline import feature_names
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -337,9 +338,7 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     has_probe = issubclass(target, LinearProbe)
     methods = methods if has_probe else ("full",)
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
-    sources = (kinds.source(port.kind) for port in arrow.sources)
-    features = dict.fromkeys(source.feature_name for source in sources if issubclass(source, Describable))
-    if features and has_probe:
+    if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # random weights have no representation to probe or to contrast

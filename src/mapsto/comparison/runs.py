@@ -31,6 +31,7 @@ from mapsto.device import choose_device
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.evaluation.error_analysis import explain_cases
 from mapsto.evaluation.evaluate import predict_rows
+from mapsto.evaluation.linear_baseline import Predict
 from mapsto.explain.attribution import Attribution
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import fit_mapping

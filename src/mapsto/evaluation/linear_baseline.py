@@ -6,6 +6,7 @@ Legend of shapes: n rows, f features.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,15 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.data.rows import Rows
 from mapsto.metrics.intervals import Floats, Score, with_intervals
+from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Comparable, Describable, LinearProbe
 from mapsto.task.target import Target
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
+
+# Training rows that are fitted to estimate the time for all.
+TIMED_ROWS = 300
 
 # Standard errors on either side of a difference, in its 95 % interval.
 HALF_WIDTH = 1.96
@@ -45,6 +50,21 @@ def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Pre
     features = _fit_features(rows)
     weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed))
     return lambda new_rows: torch.from_numpy(features(new_rows) @ weight.T + bias).float()
+
+
+def estimate_seconds(target: Target, port: int, rows: Rows, seed: int) -> float:
+    """Return the estimated duration of `fit_linear_baseline` on training rows, from the measured one on some of them.
+
+    It is 0 for few rows, which take no time worth an estimate.
+    """
+    if len(rows) <= TIMED_ROWS:
+        return 0.0
+    sample = rows.select(make_generator(seed, len(rows), 0).permutation(len(rows))[:TIMED_ROWS])
+    if len({str(answer) for answer in sample.targets[port]}) < 2:  # nothing to fit
+        return 0.0
+    started_at = time.monotonic()
+    fit_linear_baseline(target, port, sample, seed)
+    return (time.monotonic() - started_at) * len(rows) / len(sample)
 
 
 def _fit_features(rows: Rows) -> Callable[[Rows], Any]:
@@ -97,7 +117,9 @@ def _number(score: Score) -> str:
     return f"{100 * score.value:.1f} %"
 
 
-def compare_with_baseline(target: Comparable, outputs: Tensor, baseline: Tensor, rows: Rows) -> BaselineComparison | None:
+def compare_with_baseline(
+    target: Comparable, outputs: Tensor, baseline: Tensor, rows: Rows
+) -> BaselineComparison | None:
     """Compare a model's outputs (n, …) with those of the linear baseline for the same rows, by the target's main metric.
 
     rows: with the labels of the arrow's first target. Return None if single rows have no score.
@@ -109,7 +131,9 @@ def compare_with_baseline(target: Comparable, outputs: Tensor, baseline: Tensor,
     differences: Floats = per_row[0].astype(np.float64) - per_row[1]
     name = target.primary_metric
     scores = [with_intervals(target.metrics(values, labels))[name] for values in (outputs, baseline)]
-    half_width = HALF_WIDTH * float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
+    half_width = (
+        HALF_WIDTH * float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
+    )
     return BaselineComparison(
         " and ".join(feature_names(rows.arrow)), name, scores[0], scores[1], float(differences.mean()), half_width
     )

@@ -216,8 +216,10 @@ def _save(
     provenance: facts about the run for mapsto.json. lora_updates: the trained LoRA updates by name; empty without
         `--lora`.
     """
-    result = score_run(run, request.progress)
     folder, mapping = request.folder, run.mapping
+    # Trials and comparisons fit in memory and have their own baselines.
+    is_final = folder is not None or run.data.test is not None
+    result = score_run(run, request.progress, provenance["seconds"] if is_final else None)
     # Scores are printed also for a run in memory.
     if folder is None:
         return

@@ -9,11 +9,18 @@ from itertools import chain
 from pathlib import Path
 
 from mapsto.data.overlap import Overlap, find_overlap
+from mapsto.data.rows import Rows
 from mapsto.data.table import is_path, write_rows
 from mapsto.distributed import Ranks
 from mapsto.errors import Finding, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
-from mapsto.evaluation.evaluate import Evaluation, evaluate, score_examples, scoring_examples
+from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
+from mapsto.evaluation.linear_baseline import (
+    compare_with_baseline,
+    estimate_seconds,
+    feature_names,
+    fit_linear_baseline,
+)
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
 from mapsto.fitting.prepare import PreparedRun
@@ -21,9 +28,13 @@ from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
-from mapsto.progress import Progress
+from mapsto.progress import Progress, duration
 from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Comparable, LinearProbe
 from mapsto.training.loggers import read_metrics
+
+# The linear model beside a fit may take this share of the training's duration, or this many seconds if that is more.
+BASELINE_SHARE, MIN_BASELINE_SECONDS = 0.1, 3.0
 
 
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
@@ -66,8 +77,11 @@ class RunScores:
     evaluation: Evaluation | None = None
 
 
-def score_run(run: PreparedRun, progress: Progress) -> RunScores:
-    """Score the trained mapping on the test rows, or else on the held-out rows if there are any, and print the scores."""
+def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> RunScores:
+    """Score the trained mapping on the test rows, or else on the held-out rows if there are any, and print the scores.
+
+    seconds: duration of the training, which limits that of the linear baseline; None prints no baseline beside the scores.
+    """
     mapping, data = run.mapping.eval(), run.data
     result = RunScores({}, Overlap())
     if not mapping.targets:
@@ -84,8 +98,46 @@ def score_run(run: PreparedRun, progress: Progress) -> RunScores:
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
         if overlap.warning:
             progress.say(f"note: held-out rows: {overlap.warning}")
+    sentence = None if seconds is None else compare_with_linear_model(run, result.evaluation, seconds)
+    if sentence is not None:
+        progress.say(sentence)
+        if result.evaluation is not None:
+            result.evaluation.notes.append(sentence)
     progress.scores(result.scores, result.overlap.mark)
     return result
+
+
+def compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, seconds: float) -> str | None:
+    """Return a sentence with the scores of the first target and of a linear model of classical features, such as TF-IDF.
+
+    Both are scored on the test rows of the evaluation, or without one on the held-out rows. None if there are no such
+    rows, if the kinds have no such linear model, or if the mapping is one.
+    seconds: duration of the training. The sentence says so if the linear model would take more than a tenth of it.
+    """
+    target = next(iter(run.mapping.targets), None)
+    training, rows = run.data.training_rows, _scored_rows(run, evaluation)
+    if not (isinstance(target, LinearProbe) and isinstance(target, Comparable) and feature_names(run.data.arrow)):
+        return None
+    if training is None or rows is None or run.mapping.config.is_linear:
+        return None
+    seed = run.options.seed
+    limit = max(MIN_BASELINE_SECONDS, BASELINE_SHARE * seconds)
+    if (needed := estimate_seconds(target, 0, training, seed)) > limit:
+        return f"no linear model beside this one: it would take {duration(needed)}, more than a tenth of the training"
+    if evaluation is not None:
+        outputs = evaluation.predictions[0].outputs
+    else:
+        outputs = predict_rows(run.mapping, run.data.arrow, rows, 0, run.device)
+    baseline = fit_linear_baseline(target, 0, training, seed)(rows)
+    comparison = compare_with_baseline(target, outputs, baseline, rows)
+    return None if comparison is None else str(comparison)
+
+
+def _scored_rows(run: PreparedRun, evaluation: Evaluation | None) -> Rows | None:
+    """Return the rows that the first target was scored on: of the evaluation, else the held-out rows; None if there are none."""
+    if evaluation is not None:
+        return evaluation.predictions[0].rows if evaluation.predictions else None
+    return run.data.held_out_rows if run.data.num_held_out else None
 
 
 def fit_command(request: FitRequest, arrow: Arrow) -> str | None:

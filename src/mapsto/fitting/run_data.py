@@ -39,7 +39,7 @@ class RunData:
     start: the starting model. sources: the model's sources by kind. targets: one for each answer of the arrow.
     fingerprint: SHA-256 of the data.
     num_rows, num_held_out: the numbers of training rows and of held-out rows.
-    training_rows, held_out_rows: the rows of a table; None for a corpus.
+    training_rows, held_out_rows: the rows of a table to train on, and the held-out ones; None for a corpus.
     test: the rows to score at the end, without those that are also in the training data; None without a test.
     rejected: the problems of unreadable rows that were skipped.
     encode: returns (training examples, held-out examples); the first call encodes them, later calls return the same.
