@@ -41,8 +41,8 @@ def make_sources(
 ) -> dict[str, Source]:
     """Return the source of each kind of value that the arrow reads, by kind, such as {"text": …}.
 
-    Sources come from the starting model; those of a new model are made from the rows' values, such as a tokenizer
-    trained on texts.
+    They are the starting model's. If `start` is empty, as for a new model, they are made from the values of `rows`: for
+    texts a tokenizer is trained, with a vocabulary of the size in `options`.
     say: prints a line about each new source.
     """
     sources = starting_sources(start, arrow)
@@ -60,10 +60,11 @@ def make_sources(
 
 
 def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> dict[str, Source]:
-    """Return the sources by kind; those of pictures read them in the size of `--size`, if it is set.
+    """Return the sources by kind; if `--size` is set, a source of pictures is replaced by a copy that resizes them to it.
 
-    If answers are places in a picture (boxes), the picture is read whole, without a crop.
-    Raises UsageError for `--size` with a kind that has no size, such as text.
+    If an answer is a position in the picture, such as a box, the copy does not crop, as a crop could cut the position
+    off.
+    Raises UsageError if `--size` is set and a source reads values without a size, such as text.
     """
     # A crop could cut off the place that an answer names.
     located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
@@ -76,7 +77,7 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
 
 
 def require_linear(arrow: Arrow, start: StartingModel) -> None:
-    """Raise UsageError unless a linear model can read the sources of an arrow and give its answers."""
+    """Raise UsageError unless a linear model suits the task: one source, one answer per example, and `start` empty."""
     if arrow.corrupted or not all(issubclass(target, LinearProbe) for target in kinds.answering(arrow)):
         raise UsageError(f"--method linear fits one answer a row, such as a label; {arrow} asks for others")
     if len(arrow.sources) > 1:
@@ -86,7 +87,11 @@ def require_linear(arrow: Arrow, start: StartingModel) -> None:
 
 
 def linear_sources(arrow: Arrow, rows: Rows, say: Callable[[str], None]) -> dict[str, Source]:
-    """Return the source of a linear model, fitted to the values of the rows, by its kind. Raises UsageError."""
+    """Return the one source of a linear model, such as TF-IDF of texts, fitted to the values of the rows, by its kind.
+
+    say: prints a line about the source.
+    Raises UsageError if no linear model reads the kind of value of the arrow's source.
+    """
     (port,) = arrow.sources
     source = huggingface.linear_source(kinds.source(port.kind)).new(rows.sources[0])
     say(f"made {source}")
@@ -94,20 +99,20 @@ def linear_sources(arrow: Arrow, rows: Rows, say: Callable[[str], None]) -> dict
 
 
 def fit_width(config: ModelConfig, targets: Sequence[Target]) -> ModelConfig:
-    """Return the configuration of a linear model whose tokens have as many channels as all targets have outputs."""
+    """Return a linear model's configuration whose width is the total number of outputs of all targets, such as classes."""
     return replace(config, transformer=replace(config.transformer, width=sum(map(_num_outputs, targets))))
 
 
 def _num_outputs(target: Target) -> int:
-    """Return the number of outputs of a target's linear head."""
+    """Return the number of outputs of a target's linear head, for example the number of its classes."""
     bias: Any = target.head(1, None).get_parameter("bias")
     return len(bias)
 
 
 def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:
-    """Return the starting model's sources that the arrow reads, by kind; None without a starting model.
+    """Return the starting model's sources for the kinds of value that the arrow reads, by kind; None if `start` is empty.
 
-    Raises UsageError if the starting model has no source for a kind of value that the arrow reads.
+    Raises UsageError if the starting model has no source for one of these kinds.
     """
     if start.sources is None:
         return None
@@ -120,12 +125,12 @@ def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | 
 def make_config(
     start: StartingModel, options: Options, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> ModelConfig:
-    """Return the model's configuration: the starting model's, adapted to the run, or a new one as the options say.
+    """Return the configuration of the run's model: a new one from the options if `start` is empty, else the starting model's.
 
+    The latter is changed as the run needs, for example without dropout in pretraining and without a decoder in a fit.
     pretraining: whether the arrow hides parts of its source with `~`.
     sources: the model's sources by kind; None before they are made, when only the options are checked.
-
-    Raises UsageError for options that the model cannot have.
+    Raises UsageError for an impossible shape, and for an option that would change the shape of a starting model.
     """
     # In pretraining the length limits the examples alone: the model keeps all of its positions.
     length = None if pretraining else options.length
@@ -147,7 +152,10 @@ def make_config(
 
 
 def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfig:
-    """Return the configuration of a new model that reads `sources`. Raises UsageError for an impossible shape."""
+    """Return the configuration of a new model that reads `sources`, with the shape (width, layers, heads, length) in the options.
+
+    Raises UsageError if the width cannot be divided among the heads, or for sources of several kinds.
+    """
     width = options.width or WIDTH
     heads = options.heads or _num_heads(width)
     if not splits_into_heads(width, heads):
@@ -163,8 +171,9 @@ def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfi
 
 
 def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
-    """Return the starting model's configuration without the pooling of a sentence encoder; heads pool in another way.
+    """Return the starting model's configuration `config` without `sentence`, the pooling of a sentence encoder.
 
+    mapsto's heads have a pooling of their own.
     Raises UsageError if an option of SHAPE_OPTIONS is set, as a starting model already has its shape.
     """
     unusable = [f"--{name}" for name in SHAPE_OPTIONS if getattr(options, name) is not None]
@@ -174,9 +183,9 @@ def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
 
 
 def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig:
-    """Return the configuration for pretraining: with its decoder, if it has one, or a new one for `--objective mae`.
+    """Return the configuration for pretraining with hidden parts; only `--objective mae` adds a decoder that it lacks.
 
-    A new decoder is half as wide as the model. The dropout of an existing one is turned off, as everywhere in
+    A new decoder is half as wide as the model. An existing decoder stays, without dropout, as everywhere in
     pretraining.
     """
     shape, decoder = config.transformer, config.decoder
@@ -192,9 +201,9 @@ def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig
 
 
 def _matching_family(config: ModelConfig) -> ModelConfig:
-    """Return the configuration under the name of the model family whose structure it has.
+    """Return the configuration with `family` set to the model family that has this structure.
 
-    A masked autoencoder without its decoder belongs to another family: it is a plain Vision Transformer.
+    Only the removal of a decoder changes it: a masked autoencoder without its decoder is a plain Vision Transformer.
     """
     encoder_family = zoo.get_family(config.family).without_decoder
     if config.decoder is not None or encoder_family is None:
@@ -211,7 +220,7 @@ def _num_heads(width: int) -> int:
 def make_mapping(
     arrow: Arrow, config: ModelConfig, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel
 ) -> Mapping:
-    """Return a mapping with the weights of the starting model; weights that it lacks, such as new heads, are random.
+    """Return a mapping with the weights of the starting model; weights that it lacks are random, all of them if `start` is empty.
 
     A classification head is copied only if its class names are the same, in the same order.
     Raises CheckpointError if the starting model lacks weights of the body (all but heads, pooler and decoder).

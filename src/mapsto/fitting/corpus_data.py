@@ -42,11 +42,11 @@ from mapsto.task.source import Source
 
 
 def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: FoundShards | None) -> RunData:
-    """Read a corpus into shards, or open its existing shards, and return the data of the run.
+    """Read the corpus in the request into shards of tokens, or open its existing shards, and return the data of the run.
 
+    start: the starting model; if it is empty, a tokenizer is trained on the corpus.
     shards_record: the state of the shards in the run's folder if it has been inspected before, else None.
-
-    Raises UsageError for options that do not fit, DataError for data that cannot be used.
+    Raises UsageError for options that do not suit the arrow or the model, DataError for a corpus that cannot be read.
     """
     options, say, test = request.options, request.say, None
     if request.test is not None:
@@ -118,7 +118,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
 
 
 def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
-    """Return an iterator over the corpus, part by part, each part a table."""
+    """Return an iterator over the rows of the corpus `data` as tables of a limited number of rows, to bound memory."""
     return stream_tables(data, options.encoding)
 
 
@@ -137,9 +137,10 @@ def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundSh
 def _shards_key(
     arrow: Arrow, fingerprint: str, sources: Dict[str, Source] | None, limits: corpus.ExampleLimits, options: Options
 ) -> dict[str, Any]:
-    """Return the facts that the content of a corpus's shards depends on, by name.
+    """Return the facts that the content of a corpus's shards depends on, by name; shards are reused only if all are the same.
 
-    Shards are used again only if all of these facts are the same.
+    fingerprint: of the corpus. sources: the starting model's by kind; None if the tokenizer is trained on the corpus.
+    limits: the length limit of an example, and what is done with longer ones.
     """
     return {
         "data": fingerprint,

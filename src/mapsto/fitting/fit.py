@@ -43,7 +43,7 @@ def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **opti
     """Pretrain a mapping, by hiding parts of unlabelled values and learning to fill them in, and return it.
 
     what: a kind of value ("text"), or an arrow whose `~` marks what is partly hidden ("~text -> text").
-    options: further keyword arguments of `fit_mapping`.
+    data, out: as in `fit_mapping`. options: further keyword arguments of `fit_mapping`.
 
     Raises UsageError for an arrow that hides nothing, and the errors of `fit_mapping`.
     """
@@ -73,9 +73,11 @@ def fit_mapping(
     start: the starting model, whose weights training begins with: a folder, a hub name or a mapping.
     like: a folder or hub name whose architecture and tokenizer are used with random weights.
     test: rows that training never sees; the mapping is scored on them at the end.
+    options: None for the defaults. progress: prints the progress; None prints nothing.
     overwrite: replace another run in `out`.
 
-    Raises UsageError, DataError, CheckpointError, RunError.
+    Raises UsageError for unsuitable arguments, DataError for unusable rows, CheckpointError for an unusable starting
+    model, RunError if training fails or is interrupted.
     """
     started_at = time.monotonic()
     ranks = join_process_group()
@@ -98,7 +100,7 @@ def fit_mapping(
 def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
     """Carry out a request to fit, and return the trained mapping.
 
-    data: the data of the request if it has been read before, as a hyperparameter search does; None reads it.
+    data: what `read_data` returned for the request, so that several fits can share it; None reads the data here.
 
     Raises the errors of `fit_mapping`.
     """
@@ -121,7 +123,7 @@ def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
 
 
 def _prepare(request: FitRequest) -> PreparedRun:
-    """Read the data and build the model in every process.
+    """Read the data of the request and build the model in this process, as all others do; return both as a PreparedRun.
 
     When the data is a corpus, the main process writes its missing shards, and the others then open them.
     """
@@ -146,9 +148,9 @@ def _clear_folder(request: FitRequest, run: PreparedRun) -> None:
 
 
 def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
-    """Return whether the folder already holds this run, finished, when torchrun has restarted the processes.
+    """Return whether the processes were restarted by torchrun although the folder already holds this run's finished model.
 
-    A process that dies after the model was saved causes such a restart.
+    This happens when a process dies after the model was saved. Without a restart it returns False.
     """
     folder, ranks = request.folder, request.ranks
     if folder is None or not ranks.restarts:
@@ -241,9 +243,9 @@ def _save(
 
 
 def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
-    """Return (training setup, plan) of a run; for a method that begins with a linear probe, fit the probe to the heads.
+    """Return (training setup, plan) of a run; for a method that begins with a linear probe, fit the heads as linear models.
 
-    An unfinished run in the folder gives its recorded plan; otherwise a new plan is made and recorded.
+    The plan is the recorded one if the folder holds this run, unfinished; else a new plan is made and recorded.
     """
     options, ranks, folder = run.options, request.ranks, request.folder
     method, reason = choose_method(run)
@@ -281,7 +283,10 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
 
 
 def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
-    """Write run.json and rejected.csv. Raises RunError when the disk has no space for the run's checkpoints."""
+    """Write run.json, with the run's facts and plan, and rejected.csv, with the rows that could not be read, to `folder`.
+
+    Raises RunError when the disk has no space for the run's checkpoints.
+    """
     # Checked before training, not when the first checkpoint does not fit.
     files.require_space(folder, required_bytes(run.mapping, plan))
     write_rejected(folder, run.data.rejected)

@@ -40,7 +40,7 @@ class Fold:
     """One fold of a hyperparameter search.
 
     request: the request of a fit to the fold's training rows, with the options that all trials share.
-    held_out: the rows that the trial is scored on.
+    held_out: the training table's other rows, on which each trial's mapping is scored.
     """
 
     request: FitRequest
@@ -57,10 +57,11 @@ class Fold:
 
 
 def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
-    """Return up to five folds, each a pair of tables (rows to train on, rows to score on); no row is scored on twice.
+    """Return one to five folds, each a pair of tables (rows to train on, rows to score on); no row is scored on twice.
 
+    The more rows there are, the fewer folds: about SCORED_ROWS rows are scored on in total.
     rows: the training rows of the final fit. seed: seeds the random split.
-    Raises DataError for too few rows.
+    Raises DataError if there are too few rows for one fold.
     """
     count, row_indices = len(rows), np.arange(len(rows))
     # Large tables need a smaller share to score as many rows, and fewer folds.
@@ -82,9 +83,10 @@ def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
 
 
 def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int64s:
-    """Return the indices of the held-out rows whose class occurs among the training rows.
+    """Return the indices of the held-out rows whose class occurs among the training rows; all of them for other answers.
 
-    training, held_out: row indices. No trial can predict a class that it has not seen.
+    Rows of other classes are dropped because no trial can predict a class that it has not seen.
+    training, held_out: indices of rows in `rows`.
     """
     for target, answers in zip(answering(rows.arrow), rows.targets, strict=True):
         if has_exclusive_classes(target):
@@ -94,9 +96,9 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
 
 
 def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
-    """Return (validation error, loss) of the answer to the first target for each row of `table`.
+    """Return (validation error, loss) of the mapping's answer to the first target for each row of `table`.
 
-    Both are computed as in the validation during training.
+    The loss and the error measure are those of validation during training; rows without a true answer are left out.
     """
     target = mapping.targets[0]
     rows = load_rows(mapping.arrow, table)

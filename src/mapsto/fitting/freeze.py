@@ -13,7 +13,8 @@ def freeze_weights(mapping: Mapping, options: OptimizationOptions, start: Starti
     """Freeze layers of the mapping (`--freeze`) or attach LoRA adapters to it (`--lora`), if an option asks for it.
 
     `--freeze 2` freezes the embeddings and the two lowest layers, `--freeze all` everything but heads and poolers.
-    Raises UsageError without a starting model, for both options together, and for layers that do not exist.
+    Raises UsageError for either option if `start` has no weights, for both options together, for more layers than the
+    model has, and for `--lora` in pretraining.
     """
     flags = [f"--{name}" for name in ("lora", "freeze") if getattr(options, name) is not None]
     if not flags:

@@ -1,8 +1,8 @@
-"""The method of a fit, chosen by the number of labels per class (see FEW_LABELS for the measurements).
+"""The method of a fit, chosen by the number of labelled rows per class (see FEW_LABELS for the measurements).
 
 The methods are: train all weights ("full"), only fit linear heads ("probe"), first the heads and then all weights
 ("probe+full"), supervised contrastive learning and then linear heads ("contrast"), or a linear model of classical
-features without a starting model ("linear").
+features such as TF-IDF, which uses no starting model ("linear").
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEPLESS_METHODS = ("probe", "linear")
 
 
 def choose_method(run: PreparedRun) -> tuple[str, str]:
-    """Return (method, reason in words) of the run; the option "auto" chooses a method by the number of labels.
+    """Return (method, reason in words) of the run; the option "auto" chooses by the number of labelled rows per class.
 
     Raises UsageError for a method that the starting model, the answers or the other options do not allow.
     """
@@ -66,11 +66,11 @@ def choose_method(run: PreparedRun) -> tuple[str, str]:
 
 
 def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
-    """Return (method, reason in words) for the run's number of labels per class.
+    """Return (method, reason in words) for the run's number of labelled rows per class.
 
-    Up to FEW_LABELS the method is "contrast" or "probe", if the starting model and the options allow it; up to
-    MANY_LABELS "probe+full", above "full". It is "full" without a starting model, in pretraining, and for answers that
-    no linear probe can give.
+    Up to FEW_LABELS it is "contrast" for classes and a suitable kind of value, else "probe"; up to MANY_LABELS, or if
+    an option would then have no effect, "probe+full"; above "full".
+    It is always "full" in pretraining, without starting weights, and for answers that no linear probe can give.
     """
     mapping, num_rows = run.mapping, run.data.num_rows
     if run.start.tensors is None or run.is_pretraining:
@@ -96,9 +96,9 @@ def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
 
 
 def _unused_flags(method: str, options: Options) -> str:
-    """Return the beginning of a message about options that `method` would ignore; "" when there are none.
+    """Return "--steps, --rate would change nothing with" for the options set that `method` ignores; "" if there are none.
 
-    The caller completes the message with the name of the method.
+    The caller appends the name of the method.
     """
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused_options(method, options))
     return f"{flags} would change nothing with" if flags else ""

@@ -94,10 +94,10 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
 
 
 def learning_defaults(run: PreparedRun) -> Learning:
-    """Return the default number of epochs and the default learning rates of a run.
+    """Return the default learning rates, number of steps, and bounds on the epochs of a run.
 
-    A target with defaults of its own (boxes) decides; else the kind of value that the model reads, or for a published
-    starting model the general defaults.
+    The first target that has defaults of its own (boxes) decides. Otherwise they are those of the source if the weights
+    are new or only mapsto has trained them, and the general ones for a published starting model.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
@@ -143,10 +143,10 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
 
 
 def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float) -> int:
-    """Return the number of training steps of a new run.
+    """Return the number of training steps of a new run, from `--steps`, `--epochs` or `--minutes`.
 
-    It follows from `--steps`, `--epochs` or `--minutes`; the default is PRETRAIN_MINUTES in pretraining and a number of
-    epochs in a fit.
+    Without these options pretraining takes PRETRAIN_MINUTES, and a fit a number of epochs that depends on method and
+    data.
     started_at: the monotonic time from which minutes count.
     """
     options = run.options

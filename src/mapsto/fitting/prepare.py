@@ -63,7 +63,7 @@ def prepare(request: FitRequest, shards_record: FoundShards | None = None) -> Pr
 
     shards_record: the state of the corpus shards in the run's folder, if it has been inspected before.
 
-    Raises UsageError, DataError, CheckpointError.
+    Raises UsageError for unsuitable options, DataError for unusable rows, CheckpointError for a damaged starting model.
     """
     return build_run(request, read_data(request, shards_record))
 

@@ -83,9 +83,10 @@ def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
 
 
 def fit_linear(run: PreparedRun) -> None:
-    """Set the weights of a linear model to the best ones for the training rows, a regression for each target.
+    """Set the weights of a linear model to the best ones for the training rows, by a regression for each target.
 
-    Channel i of the embedded tokens is output i, so that the weights of the heads are parts of an identity matrix.
+    The embedding of an example holds all outputs of all targets, so its matrix gets the fitted weights. Each head has
+    only to pick its target's outputs, so its matrix is some rows of an identity matrix, beside the fitted bias.
     """
     mapping = run.mapping
     ((kind, source),) = mapping.sources.items()
@@ -102,7 +103,11 @@ def fit_linear(run: PreparedRun) -> None:
 
 
 def _fit_target(run: PreparedRun, port: int, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight (c, f) and bias (c,) of the regression of a target's answers on features (n, f)."""
+    """Return weight (outputs, features) and bias (outputs,) of a regression of one target's answers on features.
+
+    port: the index of the target. features: (rows, features), one row per training example; those without an answer are
+        left out.
+    """
     target, answers = run.mapping.targets[port], run.examples.answers
     assert isinstance(target, LinearProbe) and answers is not None
     values = [encoded[port] for encoded in answers.encoded]
@@ -112,7 +117,7 @@ def _fit_target(run: PreparedRun, port: int, features: Any) -> tuple[torch.Tenso
 
 
 def _copy(module: torch.nn.Module, values: Dict[str, torch.Tensor]) -> None:
-    """Set parameters of a module by name."""
+    """Copy tensors into the parameters of a module; values: by parameter name, each with the parameter's shape."""
     with torch.no_grad():
         for name, value in values.items():
             module.get_parameter(name).copy_(value)

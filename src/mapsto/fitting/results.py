@@ -40,7 +40,8 @@ BASELINE_SHARE, MIN_BASELINE_SECONDS = 0.1, 3.0
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
     """Return a function that scores a mapping on the held-out rows as {"loss": …, "error": …}; None without held-out rows.
 
-    Loss and error are means over the answers to the first target. Each process computes its share of the rows.
+    Loss and error are means over the answers to the first target. Each process computes its share of the rows, and all
+    return the means over all rows.
     """
     if run.held_out is None:
         return None
@@ -141,7 +142,7 @@ def _scored_rows(run: PreparedRun, evaluation: Evaluation | None) -> Rows | None
 
 
 def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
-    """Return the shell command that repeats the run in another folder.
+    """Return the shell command that repeats the run, with the placeholder FOLDER for its output folder.
 
     Return None when data, test rows or starting model are Python objects and not paths.
     """
@@ -156,7 +157,8 @@ def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
 def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) -> list[str]:
     """Write report.html about the scores on the test rows, and return its main findings, one sentence each.
 
-    If the packages that the report needs are not installed, a note is printed and no report is written.
+    If the packages that the report needs are not installed, a note is printed and no file is written; the findings are
+    returned all the same.
     """
     assert request.folder is not None
     analyses = analyse_evaluation(evaluation, run.mapping, run.device)

@@ -76,7 +76,7 @@ class RunData:
 def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
     """Return a new target object for each target port of the arrow, in order.
 
-    Raises UsageError for `--balance` and `--smooth` if no answer is a class.
+    Raises UsageError if `--balance` or `--smooth` is set and no answer is a class.
     """
     targets = [target() for target in kinds.answering(arrow)]
     for name in ("balance", "smooth"):
@@ -91,9 +91,9 @@ def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
 def bind_targets(
     arrow: Arrow, sources: Dict[str, Source], targets: Sequence[Target], start: StartingModel, options: Options
 ) -> ModelConfig:
-    """Give each target the facts about the sources that it needs, such as the vocabulary; return the model's config.
+    """Give each target the facts about the sources that it needs, such as the vocabulary; return the new model's configuration.
 
-    Raises UsageError for options that do not fit the sources or the starting model.
+    Raises UsageError for options that do not suit the sources or the starting model, such as `--length` with pictures.
     """
     if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
@@ -109,9 +109,9 @@ def bind_targets(
 
 
 def require_useful_options(arrow: Arrow, options: Options) -> None:
-    """Raise UsageError for options that would change nothing for this arrow, such as an augmentation of another kind.
+    """Raise UsageError for options that would change nothing for this arrow, such as an augmentation of pictures for texts.
 
-    Also raise it for several sources of one kind if the model would have nothing to tell them apart by.
+    Also raise it if several sources have the same kind and the model could not tell their values apart.
     """
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
@@ -159,11 +159,11 @@ def make_corruption(arrow: Arrow, options: ObjectiveOptions) -> Corruption:
 def length_limits(
     options: Options, config: ModelConfig, pretraining: bool, sources: Dict[str, Source] | None = None
 ) -> corpus.ExampleLimits:
-    """Return the length limit of an example in tokens, special ones included, and what is done with longer examples.
+    """Return the maximum length of an example in tokens, special ones included, and what is done with longer examples.
 
     config: of the model. pretraining: whether the arrow hides parts of its source with `~`.
-    sources: the model's sources by kind; values of kinds with a fixed number of tokens (pictures) are always read
-        whole.
+    sources: the model's sources by kind, or None for a corpus. Values with a fixed number of tokens, such as pictures,
+        are always read whole.
 
     Raises UsageError for a `--length` that is more than the model can read.
     """

@@ -65,9 +65,9 @@ BEFORE_RUN = {
 def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     """Raise UsageError unless a run can use `folder`, which must be new, empty or hold an unfinished run.
 
-    overwrite: whether the folder may hold a finished or another run, which will be replaced.
-    searched: whether the run has a hyperparameter search; an unfinished run in the folder must have one too, or
-        neither.
+    overwrite: also accept a folder with any run, finished or not, which will be replaced.
+    searched: whether the new run has a hyperparameter search; if it has, an unfinished run in the folder must have one
+        too, and if not, none.
     Nothing is written. A folder with only the files of BEFORE_RUN counts as empty.
     """
     if folder.exists() and not folder.is_dir():
@@ -225,7 +225,7 @@ def _require_same(
 
     subject: the beginning of the message.
     recorded: the recorded facts by name, with the recorded options under "options".
-    facts, options: of this run.
+    facts, options: those to compare, of the new run or search.
     """
     differing = [name for name in names if recorded.get(name) != facts[name]]
     differing += [f"--{name.replace('_', '-')}" for name in options.differing(recorded["options"])]

@@ -58,8 +58,8 @@ class Trial:
     """The hyperparameters of a trial and its result.
 
     number: from 1. knobs: the hyperparameters by name.
-    error: the validation error on the folds' held-out rows; None for a trial that failed.
-    loss: the loss on the same rows, which decides between trials of equal error; None for a trial that failed.
+    error: the mean validation error over the held-out rows of all folds; None for a trial that failed.
+    loss: the mean loss on the same rows, which decides between trials of equal error; None for a trial that failed.
     failed: the reason for the failure in words; None for a trial that succeeded.
     """
 
@@ -174,9 +174,11 @@ def search_and_fit(
 
 
 def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, minutes: float | None) -> int:
-    """Return `num_trials` if a search is possible.
+    """Return `num_trials`, the value of `--search`, if a search is possible.
 
-    Raises UsageError if the arrow or the options rule it out, or a package is not installed.
+    minutes: the value of `--search-minutes`.
+    Raises UsageError if `num_trials` is None, a number is not above 0, the arrow or an option rules a search out, or
+    optuna is not installed.
     """
     if num_trials is None:
         raise UsageError("--search-minutes needs --search with the number of trials")
@@ -282,7 +284,7 @@ def _is_possible(method: Method, run: PreparedRun) -> bool:
 
 
 def _can_contrast(mapping: Mapping, training: Table) -> bool:
-    """Return whether contrastive learning is possible: at least two classes have two rows each in `training`."""
+    """Return whether contrastive learning is possible with the rows of `training`: two or more classes have two or more rows."""
     port = contrast_port(mapping)
     assert port is not None
     answers = load_rows(mapping.arrow, training).targets[port]
@@ -296,6 +298,7 @@ def _bounds(default: float, factors: tuple[float, float]) -> tuple[float, float]
 def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], progress: Progress) -> list[Trial]:
     """Run the trials that search.json of the folder does not yet record, and return all trials in order.
 
+    It stops early when the time of the search is used up. Each finished trial is recorded and printed.
     folder: the folder of the run; None records nothing.
     facts: the facts that identify the search; a recorded search must have the same ones.
     """
@@ -363,7 +366,7 @@ def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: i
     """Return hyperparameters by name for the next trial, suggested by a tree-structured Parzen estimator.
 
     The suggestion depends only on `space`, the finished trials and the seed (Bergstra et al. 2011).
-    space: by name, the list of values or the bounds of a number.
+    space: by name of the hyperparameter, the list of its values or its bounds (lowest, highest).
     """
     optuna = _import_optuna()
     distributions = {

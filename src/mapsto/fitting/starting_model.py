@@ -132,7 +132,7 @@ def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
     """Return a copy of the starting model with `words` added to its vocabulary.
 
     The embedding of a new word is the mean of the embeddings of the tokens that it was split into before.
-    Raises UsageError without a starting model, and for a model whose vocabulary cannot be extended.
+    Raises UsageError if `start` is empty, as for a new model, and for a model whose vocabulary cannot be extended.
     """
     if start.sources is None:
         raise UsageError("--words adds to the vocabulary of a start; a new model makes its own from the text")

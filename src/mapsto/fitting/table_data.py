@@ -35,11 +35,11 @@ from mapsto.task.target import Target
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
-    """Read the table of a request and return the data of the run.
+    """Read the table in the request and return the data of the run, split into training and held-out rows.
 
-    The columns are bound to the arrow, classes and other facts are learned from the answers, training and test rows are
-    checked, and rows are held out. Raises UsageError for options that do not fit, DataError for rows that cannot be
-    used.
+    On the way the arrow gets the names of the table's columns, the targets learn from the answers (such as the
+    classes), and training and test rows are checked.
+    Raises UsageError for options that do not suit the arrow or the model, DataError for rows that cannot be used.
     """
     options, say = request.options, request.say
     test = None if request.test is None else read_table(request.test, encoding=options.encoding)
@@ -82,10 +82,11 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
 
 
 def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
-    """Return the arrow with the table's column for each source and target.
+    """Return the arrow with the name of the table's column for each source and target.
 
     With `--style` the target gets the column of the source, since the style loss needs no pairs of pictures.
-    Raises UsageError for columns that are missing, and for arrows or files that `--style` cannot use.
+    Raises UsageError for missing columns, and with `--style` for an arrow that does not turn a picture into a picture,
+    or a missing style picture.
     """
     if options.style is None:
         return bind_to(arrow, table)
@@ -152,7 +153,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
 def _augmentation(arrow: Arrow, options: DataOptions) -> str | None:
     """Return the augmentation of training rows, such as "mirror"; None for no augmentation.
 
-    The option `--augment` names it; "auto" takes the first augmentation of the kinds of value that the arrow reads.
+    The option `--augment` names it; "auto" takes the first one in the list of the first source that has augmentations.
     """
     sources = [kinds.source(port.kind) for port in arrow.sources]
     methods = [method for source in sources if issubclass(source, Augmentable) for method in source.augmentations]

@@ -60,7 +60,10 @@ class ReplicatedWeights:
             parameter.register_post_accumulate_grad_hook(self._on_gradient)  # type: ignore[no-untyped-call]
 
     def check(self, batch_size: int, optimizer: str) -> None:
-        """Raise UsageError if this layout cannot train with the batch size or the optimizer ("adamw" or "muon")."""
+        """Raise UsageError if this layout cannot train with the batch size, here if it is less than the number of processes.
+
+        optimizer: "adamw" or "muon"; this layout allows both.
+        """
         if batch_size < self.ranks.size:
             raise UsageError(
                 f"{batch_size} examples in an update cannot be shared by {self.ranks.size} processes; "
@@ -107,7 +110,8 @@ class ReplicatedWeights:
     def shard_like(self, tensor: Tensor, parameter: Tensor) -> Tensor:
         """Return this process's shard of `tensor`, divided in the same way as `parameter`; here the whole tensor.
 
-        tensor: in resuming, a loaded weight or moment with the full shape of `parameter`; others are returned whole.
+        tensor: a full weight, or a value of the optimizer state, loaded from a checkpoint. If its shape is not that of
+            `parameter`, as for a step counter, it is returned whole.
         """
         return tensor
 

@@ -69,7 +69,8 @@ class Interrupted(RunError):
 class Training:
     """One training run of a model.
 
-    mapping: the model, trained in place.
+    mapping: the model, trained in place. examples: the training examples.
+    plan: the hyperparameters. context: the device, folder, loggers and processes of the run.
     objective: the losses to minimise; None for the losses of the mapping's targets.
     """
 
@@ -132,8 +133,8 @@ class Training:
     def step(self, number: int) -> tuple[float, float]:
         """Update the weights once with the rows of step `number`, from 0; return (loss, learning rate).
 
-        The loss is the sum over loss terms of the mean over all answers in the step, however the rows are packed and
-        divided among processes.
+        The loss is a sum of terms, one for each target or as the objective defines. Each term is the mean over all
+        answers in the step, however the rows are packed and divided among processes.
         """
         step_batches = self.ranks.run_on_all(lambda: self.loader.get_batches(number))
         # Each process draws its own dropout; the main one draws as a single process would.
@@ -200,7 +201,7 @@ class Training:
             )
 
     def _update_average(self) -> None:
-        """Add the current weights to their running mean, if the plan asks for it and the run is in its last AVERAGED_TAIL."""
+        """Add the current weights to their running mean in the last AVERAGED_TAIL of all steps, if the plan asks for it."""
         if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.plan.steps:
             return
         self.state.averaged += 1

@@ -66,7 +66,7 @@ class ImageObjective(Objective):
         return losses
 
     def counts(self, batch: Batch) -> dict[int, int]:
-        """Return by index of the term how many losses are summed: the answers of a target, the images of an image loss."""
+        """Return by index of the loss term how many losses it sums: a target's answers, or an image loss's images."""
         num_images = len(batch.starts)
         return super().counts(batch) | {self.num_ports + index: num_images for index in range(len(self.image_losses))}
 
@@ -84,7 +84,7 @@ def image_port(mapping: Mapping) -> int:
 
 
 def _source_tokens(batch: Batch, readout: PackedAnswers, kind: str) -> Tensor:
-    """Return the source tokens (m, …) at the m positions where a target's output is read.
+    """Return the tokens of the source image (m, …) at the m positions of the packed batch where the output is read.
 
     readout: the target's answers in the batch, with these positions. kind: the kind of the source.
     """

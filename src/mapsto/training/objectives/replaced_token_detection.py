@@ -104,6 +104,7 @@ def uniform_draws(batch: Batch, readout: PackedAnswers) -> Tensor:
 def replace_tokens(batch: Batch, kind: str, readout: PackedAnswers, sampled_m: Tensor) -> tuple[Batch, Tensor]:
     """Return (batch with the sampled tokens at the masked positions, labels (t,): 1 for a replaced token, else 0).
 
+    kind: the kind of the tokens. readout: the masked positions and the original tokens there.
     sampled_m: (m,), the sampled token ids. One that equals the original token counts as not replaced.
     """
     assert readout.at is not None

@@ -4,7 +4,7 @@ Style is measured by Gram matrices of a frozen network's feature maps, which say
 they are (Gatys et al. 2016, https://arxiv.org/abs/1508.06576). Content is measured by a feature map itself. The mapping
 is trained to transfer the style in one forward pass (perceptual losses, Johnson et al. 2016,
 https://arxiv.org/abs/1603.08155). A step costs three passes through the frozen network.
-Legend of shapes: n images, h × w pixels, g × k cells or patches, d width, t tokens, p side of a patch.
+Legend of shapes: n images, h × w pixels, g × k cells or patches, d width, t tokens, p edge length of a patch in pixels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StyleLoss:
             self.style_grams = [gram_matrix(features) for features in feature_maps(self.network, image)]
 
     def __call__(self, mapping: Mapping, predicted: Tensor, target: Tensor, source: Tensor) -> Tensor:
-        """Return content distance + weight · style distance, both relative, summed over images.
+        """Return content distance + weight · style distance, summed over images; both are relative, as in `_relative_distance`.
 
         predicted, source: images (n, 3, h, w) from 0 to 1. target: ignored, as the style image takes its place.
         """
@@ -74,7 +74,7 @@ def read_style_image(file: str, mapping: Mapping) -> Tensor:
 def feature_maps(network: Mapping, images: Tensor) -> list[Tensor]:
     """Return the feature maps (n, d, g, k) of images (n, 3, h, w) from 0 to 1 at several depths of a network, in fp32.
 
-    Images are resized so that each side is a whole number of the network's cells or patches.
+    Images are resized so that height and width are whole multiples of the edge of the network's cells or patches.
     """
     source = _image_source(network)
     embedder, p = network.embedders[source.kind], source.resizer.patch
