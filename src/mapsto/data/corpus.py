@@ -72,8 +72,8 @@ def sample_values(arrow: Arrow, parts: Iterable[Table]) -> tuple[list[Any], floa
     """Return (values, share): a random sample of a corpus's source values, on which to train a vocabulary.
 
     parts: the corpus as tables. share: the fraction of the corpus's characters that the sample holds.
-    A corpus of at most SAMPLE_CHARACTERS characters is taken whole. Otherwise rows are drawn by a hash of their number, so
-    that equal corpora give equal samples, until the sample is below that size.
+    A corpus of at most SAMPLE_CHARACTERS characters is taken whole. Of a larger one the share of rows is halved until the sample
+    is that small. A hash of the row number decides which rows to keep, so that equal corpora give equal samples.
     """
     port = arrow.sources[0]
     kind = kinds.source(port.kind)
@@ -186,7 +186,10 @@ def _encode_part(arrow: Arrow, source: Tokenized, limits: ExampleLimits, part: T
 
 
 def _draw(key: str) -> int:
-    """Return a 64-bit hash of a row's key. Splits decide by it, so that equal rows are on the same side."""
+    """Return a 64-bit hash of `key`, a string that is equal for equal source values (`Source.key`).
+
+    Splits into training and held-out rows decide by it, so that equal rows are on the same side.
+    """
     # A damaged text may hold lone surrogates, which UTF-8 refuses.
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 

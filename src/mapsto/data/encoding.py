@@ -92,10 +92,9 @@ def encode_rows(
     """Encode rows as pieces, and cut, split or refuse those above `max_tokens` tokens.
 
     If all source kinds bound the length of their pieces, as images do, no limit applies and a piece is encoded when read.
-    sources: the sources by kind.
-    max_tokens: largest number of tokens of an example, special tokens included.
+    sources: the sources by kind. max_tokens: largest number of tokens of an example, special tokens included.
     long: "cut", "window" or "error" (`--long`). Rows of several sources are cut even with "window".
-    aligned: whether pieces carry the alignment with raw coordinates, and the units (words) of tokens.
+    aligned: whether pieces also carry, for each token, its place in raw coordinates and the word that it belongs to.
     Raises UsageError if `max_tokens` is too small for the sources, DataError for long rows with long="error".
     """
     require_room(rows.arrow, max_tokens)
@@ -135,10 +134,11 @@ def encode_rows(
 
 
 class LazyPieces(Sequence[tuple[Piece, ...]]):
-    """The pieces of each row, encoded when first read and then cached until the cache is full (CACHE_BYTES).
+    """The pieces of each row, encoded when read.
 
+    Pieces read once are kept in memory until these take CACHE_BYTES; pieces read later are encoded again at each reading.
     sources: the sources by kind.
-    aligned: whether pieces carry the alignment with raw coordinates, and the units (words) of tokens.
+    aligned: whether pieces also carry, for each token, its place in raw coordinates and the word that it belongs to.
     """
 
     def __init__(self, rows: Rows, sources: Mapping[str, Source], aligned: bool) -> None:

@@ -1,7 +1,8 @@
 """Training examples by index: pieces augmented, mixed with other rows and partly hidden, with their answers.
 
-Random choices depend on (seed, row, step, view) alone, not on the examples computed before. So a run that was killed
-continues with bit-identical examples, on any number of processes.
+Random choices depend on the seed, the row, the training step and the view (the number of the variant, if a step reads several
+variants of an example), not on the examples computed before. So a run that was killed continues with bit-identical examples,
+on any number of processes.
 """
 
 from __future__ import annotations
@@ -38,12 +39,10 @@ class RowAnswers:
     """The encoded answers of examples, computed once before training.
 
     Answers in raw coordinates of a source (located answers), such as boxes, are instead encoded anew for each augmented piece.
-    A target that restores a hidden source gets None, and so does a target for which `rows` has no values.
-
-    row_indices: the index into `rows` of each example.
+    A target that restores a hidden source gets None, and so does one whose answers were not read into `rows`.
+    row_indices: the index into `rows` of each example. lie_in_pieces: True if a target has located answers.
     encoded: for each example one answer for each target; None for located answers.
-    lie_in_pieces: True if a target has located answers.
-    keep_colours: True if a target's answers look like the source, so that augmentation must not recolour the source.
+    keep_colours: True if a target's answers are pictures computed from the source, which a recoloured source would not match.
     """
 
     def __init__(self, rows: Rows, row_indices: Ints, targets: Sequence[Target]) -> None:
@@ -56,7 +55,7 @@ class RowAnswers:
         self.encoded: list[Answers] = [self.encode(index, ()) for index in row_indices.tolist()]
 
     def encode(self, index: int, pieces: tuple[Piece, ...]) -> Answers:
-        """Return the encoded answers of row `index`, one for each target; None for a target without an answer.
+        """Return the encoded answers of the row at `index` in `rows`, one for each target; None for a target without an answer.
 
         pieces: the pieces of the example, in which located answers are encoded; if empty, these answers are None.
         """
@@ -68,9 +67,9 @@ class RowAnswers:
         )
 
     def mix(self, indices: Sequence[int], pieces: tuple[Piece, ...], parts: Sequence[MixturePart]) -> Answers:
-        """Return the encoded answers to a mixture of the rows `indices`, one for each target.
+        """Return the encoded answers to a mixture of the rows at `indices` in `rows`, one for each target.
 
-        A target without values, or one that is not Mixable, gets None.
+        None for a target that has no answers in `rows`, restores a source, or cannot answer to mixtures (is not `Mixable`).
         pieces: the mixed pieces. parts: the contribution of each row to the mixture.
         """
         return tuple(
@@ -151,7 +150,8 @@ class Examples:
         """Return (pieces, answers) of a mixture of example `row` and other, randomly drawn examples.
 
         With probability 1 − `Mixture.probability`, example `row` is returned unmixed.
-        mixing: name of the mixture. pieces: the single piece of `row`, already augmented; the others are augmented here.
+        mixing: name of the mixture.
+        pieces: the single piece of `row`, already augmented. Pieces of the drawn examples are augmented here.
         """
         assert self.answers is not None
         (piece,), rows = pieces, [row]
@@ -168,9 +168,10 @@ class Examples:
     def _corrupted(
         self, pieces: tuple[Piece, ...], answers: Answers, rng: np.random.Generator, progress: float
     ) -> tuple[tuple[Piece, ...], Answers]:
-        """Return (pieces, answers): the pieces of sources behind `~` with some tokens hidden, and the completed answers.
+        """Return (pieces, answers) with some tokens hidden in the sources behind `~`.
 
-        The hidden tokens become the answers of the targets that restore these sources; other answers stay as passed.
+        The hidden tokens become the answers of the targets that restore these sources. The answers of other targets are returned
+        unchanged. progress: the finished share of training, 0 to 1, on which the share of hidden tokens may depend.
         """
         corrupted = list(pieces)
         hidden: dict[int, Ints] = {}

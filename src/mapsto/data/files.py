@@ -95,7 +95,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _leads_nowhere(file: Path) -> bool:
-    """Return whether a file is a broken symbolic link. It is kept, so that it is reported as a row that cannot be read."""
+    """Return whether a file is a broken symbolic link. `_walk` keeps such files, to report them as rows that cannot be read."""
     return file.is_symlink() and not file.exists()
 
 
@@ -126,7 +126,8 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
     """Return the listing of a media file, a folder of media files, or annotation files; None if `path` is to be read as tables.
 
     Annotations become columns, and names of subfolders become labels.
-    walk: function that returns the contents of a folder. Raises DataError, OSError.
+    walk: function that returns the contents of a folder.
+    Raises DataError for annotations that cannot be understood, OSError for a file or folder that cannot be read.
     """
     medium = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     if medium is not None and path.is_file():
@@ -189,7 +190,7 @@ def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Findin
 
 
 def _located_targets() -> list[type[Located]]:
-    """Return the target kinds in raw coordinates of a source, such as boxes. Only their answers may be in annotation files."""
+    """Return the target kinds whose answers are in raw coordinates of a source, such as boxes. Only they have annotation files."""
     return [target for target in kinds.targets() if issubclass(target, Located)]
 
 

@@ -171,7 +171,8 @@ def _lines(path: Path, encoding: str | None) -> Iterator[str]:
     """Yield the lines of a text file, each with its line end (CR, LF or CRLF), without the byte order mark.
 
     encoding: None for the one that the byte order mark names, or else UTF-8.
-    Raises DataError for an empty file, or with the line and byte that cannot be decoded; UsageError for an unknown encoding.
+    Raises DataError for an empty file, a damaged .gz file, and bytes that cannot be decoded, whose line and offset it names;
+    UsageError for an unknown encoding.
     """
     codec = encoding or _encoding_of_mark(path) or "utf-8"
     empty = True
@@ -216,7 +217,7 @@ def _encoding_of_mark(path: Path) -> str | None:
 
 
 def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
-    """Read a file again to find the first bytes that cannot be decoded; return a finding with their line and place in it.
+    """Read a file again to find the first bytes that cannot be decoded; return a finding with their line and their offset in it.
 
     codec: the encoding that failed. encoding: the encoding that the user named, or None.
     """
@@ -251,8 +252,9 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
 
 
 def _guess(content: bytes, is_whole_file: bool) -> str:
-    """Return advice for the error message about undecodable bytes: to name a probable encoding with `--encoding`, or any.
+    """Return the advice that ends the error message about undecodable bytes: to name the encoding with `--encoding`.
 
+    The advice proposes the first of GUESSES that decodes `content` plausibly, and no encoding if none does.
     content: bytes of the file. is_whole_file: False if the file goes on after them, so that the last character may be cut.
     """
     for name in GUESSES:
@@ -305,9 +307,9 @@ def _stream_jsonl(path: Path, encoding: str | None) -> Iterator[FilePart]:
 
 
 def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
-    """Yield the rows of a JSON file in parts. The file holds a list of objects, one a row, or one object of columns.
+    """Yield the rows of a JSON file in parts.
 
-    Raises DataError for any other content.
+    The file holds a list of objects, one a row, or one object of lists of cells by column. Raises DataError for other content.
     """
     text = "".join(_lines(path, encoding))
     try:
@@ -349,9 +351,10 @@ def _task(record: Any) -> Any:
 
 
 def _check_record(file: str, number: int, record: Any, size: int) -> Row:
-    """Return a JSON value as a row; if it is no object or has invalid characters, return the findings about it.
+    """Return a JSON object as a readable row, or, as an unreadable row, a list of findings about it.
 
-    number: the row number. record: the JSON value. size: number of characters that the row took in the file.
+    A row is unreadable if `record`, the JSON value, is no object or has a cell with invalid characters.
+    number: the row number. size: number of characters that the row took in the file.
     """
     if not isinstance(record, dict):
         return [Finding(file, number, None, json.dumps(record), "a row is an object of named cells")]

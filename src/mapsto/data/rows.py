@@ -32,14 +32,17 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
     """Return the arrow with every port bound to a column of `table`. Raises ArrowError if no column or several fit a port.
 
     A column of media file names, such as paths of images, is bound to a port of another kind only if the arrow names it.
-
-    answers: whether targets are bound too. If False, the table need not have their columns, and sources lose their `~`.
+    answers: whether targets are bound too. If False, `table` need not have columns for them, and sources are returned without
+        `~`, as no target is left to restore what it hides.
     """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
     samples: dict[str, list[object]] = {}
 
     def fits(kind: str, column: str, side: str) -> bool:
-        """Return whether the first cells of a column can be of a kind. side: "source" or "target"."""
+        """Return whether the first FITTING_SAMPLE cells of a column can be read as values of `kind`.
+
+        side: "source" or "target", the place of the port in the arrow.
+        """
         values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
         # Names of media files are also texts, so without this test two ports could take the column.
         if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
@@ -132,7 +135,8 @@ class _Reader:
     def add_fault(self, row: int, column: str | None, value: str | None, reason: object) -> None:
         """Add a finding about a cell.
 
-        value: the cell as text, to be quoted in messages; None if it cannot be quoted. reason: an error or message.
+        row: index of the row in the table. column: the column of the cell. reason: an error or message.
+        value: the cell as text, to be quoted in messages; None if it cannot be quoted.
         """
         finding = Finding(*self.table.origin(row), column, value, str(reason))
         self.faults.setdefault(row, []).append(finding)
@@ -171,10 +175,10 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
 
 
 def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
-    """Raise DataError for unreadable rows, except where they are skipped; return the findings about them for rejected.csv.
+    """Raise DataError if more rows are unreadable than `bad_rows` allows; else return the findings about all unreadable rows.
 
-    bad_rows: "skip" allows up to 1 % of the rows to be unreadable, "stop" none (`--bad-rows`). None is "stop" for commands
-        without this option.
+    bad_rows: the value of `--bad-rows`: "skip" allows up to 1 % of the rows to be unreadable, "stop" none. None, for commands
+        without this option, is "stop".
     """
     if bad_rows is not None:
         require_choice("bad_rows", bad_rows)

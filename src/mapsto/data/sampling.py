@@ -55,7 +55,7 @@ def permute_rows(seed: int, epoch: int, n: int) -> Int64s:
 
 
 def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
-    """Return the numbers (batch,) of the rows that training step `step` reads, out of n rows.
+    """Return the numbers (batch,) of the rows that training step `step`, counted from 0, reads out of n rows.
 
     Each epoch visits all rows in a permutation of its own. A step that reaches an epoch's end goes on with the next epoch.
     """

@@ -145,9 +145,10 @@ class CorpusShards:
         return shards
 
     def _open(self, folder: Path, on_disk: FoundShards, is_begun: bool) -> None:
-        """Use the shards on disk if their key is the same, else delete them.
+        """Use the shards on disk if the key in their manifest equals `self.key`, else delete them.
 
-        Raises UsageError if their key is another one and training has begun.
+        folder: the folder of shards. on_disk: the result of `inspect_shards`. is_begun: whether training has begun with them.
+        Raises UsageError if the keys differ and training has begun.
         """
         record = on_disk.record
         differing = [] if record is None else sorted(n for n in self.key if record["key"].get(n) != self.key[n])

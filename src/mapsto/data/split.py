@@ -33,9 +33,10 @@ def check_data(
     options: Options,
     say: Callable[[str], None],
 ) -> tuple[Table | None, list[Finding]]:
-    """Check training and test rows and print warnings; return (test table without leaks, warnings).
+    """Check training and test rows by `check_rows`, print its warnings, and return (test table without leaks, warnings).
 
     Leaks are test rows whose sources equal those of a training row. Raises DataError for leaks unless `--bad-rows skip`.
+    Without a test, rows for pretraining are not checked, and remarks on files that were not read are printed instead.
     rows: the training rows. test_table: None for no test, which returns None as the table. say: function that prints a line.
     """
     if rows.arrow.corrupted and test_table is None:  # a corpus may repeat itself, and the search would take long
@@ -109,10 +110,11 @@ def drop_leaks(
 
 
 def held_out_share(rows: int, pretraining: bool, options: Options) -> float:
-    """Return the share of rows to hold out: `--hold-out` or, by default, one that depends on the number of rows.
+    """Return the share of rows to hold out: `--hold-out`, or by default 5 % (HELD_OUT) but at most MAX_HELD_OUT rows.
 
-    By default few rows give 0, and never more than MAX_HELD_OUT rows are held out.
-    rows: number of rows. pretraining: whether a source is hidden in part, so that no labels are needed.
+    The default is 0 for fewer than FEWEST_TO_HOLD_OUT rows, which are too few to spare any.
+    rows: number of rows. pretraining: whether a source is hidden in part, as in `~text -> text`. Then the default is 2 % from
+        FEWEST_TO_HOLD_OUT_TEXT rows on.
     """
     if options.hold_out is not None:
         return options.hold_out

@@ -31,7 +31,8 @@ class Table:
     """A table: named columns of equal length, whose rows know their place in a file.
 
     data: the cells of each column; None for an empty cell.
-    origins: (file, row number) of each row, numbered from 1 as an editor does; 0 if the whole file is one row.
+    origins: (file, row number) of each row. Numbers begin with 1; 0 if the whole file is one row, as an image is. Rows of a
+        Python object have "data" as their file.
     rejected: findings about rows that could not be read and are not in `data`.
     remarks: notes on what else was not read, such as files of other types.
     """
@@ -59,7 +60,10 @@ class Table:
 
     @property
     def name(self) -> str:
-        """The name, without folders, of the file that holds the rows; for several files that of their common folder."""
+        """The name, without folders, of the file that holds the rows; for several files that of their common folder.
+
+        For a Python object it is "data".
+        """
         files = list(dict.fromkeys(file for file, _ in self.origins))
         return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
 
@@ -72,7 +76,10 @@ class Table:
         return Path(file).parent if line and readers.file_format(Path(file)) is not None else None
 
     def remarks_on(self, columns: Collection[str | None] = ()) -> list[Finding]:
-        """Return the remarks about the whole table and those about one of `columns`."""
+        """Return the remarks about the whole table and, after `columns`, those about one of these columns.
+
+        columns: names of columns; None among them is ignored. By default only remarks about the whole table are returned.
+        """
         return [remark for remark in self.remarks if remark.column is None or remark.column in columns]
 
     def in_order(self) -> list[int | Finding]:
@@ -152,8 +159,9 @@ def is_path(source: Any) -> bool:
 
 
 def is_table_name(text: str, folders: bool = False) -> bool:
-    """Return whether a command-line argument names a table, and is no value: an existing file or folder, or a table's suffix.
+    """Return whether a command-line argument names a table, rather than being itself a value to answer, such as a text.
 
+    A table is an existing file or folder, or a name without spaces that has the suffix of a table format.
     folders: whether any folder's name counts. If False, a bare word counts as a value even if a folder has that name.
     """
     path = Path(text)

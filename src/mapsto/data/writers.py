@@ -40,9 +40,10 @@ def require_writable(path: Path) -> str:
 
 
 def require_output_path(path: Path | None) -> None:
-    """Raise UsageError if answers can be written to `path` neither as a table file nor as a folder of one file per answer.
+    """Raise UsageError if answers cannot be written to `path`, the value of `--out`.
 
-    path: the value of `--out`; None for standard output, which is always possible.
+    A path with the suffix of a table format must be a file to which rows can be written. Any other path becomes a folder with
+    one file per answer, so it must not be an existing file. None is standard output, which is always possible.
     """
     if path is not None and file_format(path) is not None:
         require_writable(path)
@@ -57,7 +58,8 @@ def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
 
     columns: the columns to write; cells of other columns are left out.
     rows: never all in memory. They are iterated once, but for parquet twice, as its header needs the types of all cells.
-    Raises UsageError if `path` or a cell does not suit the format, RunError if the file cannot be written.
+    Raises UsageError if `require_writable` refuses `path`, if the cells of a parquet column have no common type, or if a cell
+    holds half a character (a lone surrogate); RunError if the file cannot be written.
     """
     kind = require_writable(path)
     try:
@@ -83,7 +85,10 @@ def _compress(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 
 def to_text_cells(row: Row) -> dict[str, Any]:
-    """Return a row with cells fit for csv: lists, dicts and arrays as JSON, and bytes of a file as its path or size."""
+    """Return a row with cells fit for csv: lists, dicts and arrays as JSON, other cells unchanged.
+
+    A cell with the bytes of a file becomes the path that it gives beside the bytes or, without one, their size as text.
+    """
     return {name: _nested_to_json(_describe_file(cell)) for name, cell in row.items()}
 
 
@@ -94,12 +99,15 @@ def _nested_to_json(cell: Any) -> Any:
 
 
 def _to_builtin(value: Any) -> Any:
-    """Return a NumPy array as a list, or a NumPy number as a Python number, so that it can be written as JSON."""
+    """Return a NumPy array as a list, or a NumPy number as a Python number. `json.dumps` calls this for what it cannot write."""
     return value.tolist()
 
 
 def _describe_file(cell: Any) -> Any:
-    """Return the path, or if unknown the size, of a cell that holds the bytes of a file; return any other cell unchanged."""
+    """Return the path of a cell that is a dict of `bytes` and `path`, or the size, as text, of bytes without a path.
+
+    Any other cell is returned unchanged.
+    """
     if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
         return cell.get("path") or _describe_file(cell["bytes"])
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
@@ -155,9 +163,9 @@ def _write_parquet(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row]
 
 
 def _unify_type(name: str, column_type: Any, cells: list[Any]) -> Any:
-    """Return an Arrow type for the cells of a column so far. Raises UsageError if no type holds all of them.
+    """Return an Arrow type that holds the earlier and the next cells of a column. Raises UsageError if no type holds all of them.
 
-    name: the column. column_type: the type for the cells before. cells: the next cells.
+    name: the column. column_type: the type of the earlier cells; Arrow's null type if there are none. cells: the next cells.
     """
     import pyarrow
 

@@ -76,10 +76,11 @@ class Detections:
 
 
 def match_detections(detections: Floats, scores: Floats, objects: Floats, is_crowd: Bools) -> Detections:
-    """Match the detections (d, 4) and objects (g, 4) of one class in one image at each of IOU_THRESHOLDS, as COCO does.
+    """Match the detections (d, 4), in any order, and objects (g, 4) of one class in one image, as COCO does.
 
-    In order of confidence, each detection is matched to the unmatched object with the largest IoU at or above the threshold.
-    A crowd may be matched any number of times. Only the MAX_DETECTIONS most confident detections are kept.
+    At each of IOU_THRESHOLDS the detections are matched in order of falling confidence, each to the unmatched object with the
+    largest IoU at or above the threshold. A crowd may be matched any number of times. Only the MAX_DETECTIONS most confident
+    detections are kept.
     scores: (d,), the confidence of each detection. is_crowd: (g,), whether each object is a crowd.
     """
     order = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
@@ -103,9 +104,10 @@ def match_detections(detections: Floats, scores: Floats, objects: Floats, is_cro
 
 
 def _best_match(iou: Floats, is_matched: Bools, is_crowd: Bools, threshold: float) -> int | None:
-    """Return the index of the object to match a detection to: the free one of largest IoU; None if no IoU reaches `threshold`.
+    """Return the index of the object to match a detection to; None if no object can be matched.
 
-    A crowd is returned only if no other object can be matched. Of equal IoUs the last one wins, as in COCO's reference code.
+    It is the object of largest IoU, at least `threshold`, among those not yet matched. A crowd may be matched repeatedly, but is
+    returned only if no other object can be. Of equal IoUs the last one wins, as in COCO's reference code.
     iou: (g,), IoU of the detection with each object. is_crowd: (g,), whether each object is a crowd.
     is_matched: (g,), whether each object is already matched to a more confident detection.
     """

@@ -2,8 +2,8 @@
 
 The model of the noise is that of confident learning (Northcutt et al. 2021): the given label depends on the true class
 alone, so that p(true = k | x, given = y) is proportional to p(k | x) · p(given = y | true = k). Confident learning
-counts confident rows to estimate p(given | true), and so counts the model's own mistakes as wrong labels: without one
-flipped label in SST-2 it expects 80 % of the first ten rows to be wrong (benchmarks/suspects.py). Here the likelihood
+counts confident rows to estimate p(given | true), and so counts the model's own mistakes as wrong labels: in SST-2 with no
+label flipped, it expects 80 % of its 10 most suspicious rows to be wrong (benchmarks/suspects.py). Here the likelihood
 of the given labels is maximised. First come the model's temperature and one rate of noise for all classes, since noise
 and an overconfident model can only be separated together. Then comes a rate for each pair of classes, by expectation
 maximisation with a prior at the common rate. The price is a few seconds for 20,000 rows of 77 classes.
@@ -41,9 +41,9 @@ MIN_PROBABILITY = 1e-300  # keeps logarithms and quotients finite
 
 @dataclass(frozen=True)
 class LabelNoise:
-    """Noise of the labels, and the temperature at which the model's probabilities agree with it.
+    """Estimated rates of wrong labels, and the temperature of the model that was estimated together with them.
 
-    temperature: what the model's logits are divided by.
+    temperature: the number to divide the model's logits by before the softmax.
     rates: (c, c), p(given label | true class), with a row for each true class.
     """
 
@@ -52,7 +52,10 @@ class LabelNoise:
 
 
 def estimate_label_noise(logits: Floats, labels: Ints) -> LabelNoise:
-    """Return the temperature and the noise of labels (n,), class indices, that are likeliest under logits (n, c)."""
+    """Return the temperature and the rates of noise under which the given labels are most probable, by the priors of this module.
+
+    logits: (n, c), the model's. labels: (n,), the given labels as class indices. Of more than MAX_ROWS rows a sample is used.
+    """
     if len(labels) > MAX_ROWS:
         sample = np.random.default_rng(0).choice(len(labels), MAX_ROWS, replace=False)
         logits, labels = logits[sample], labels[sample]
@@ -76,7 +79,10 @@ def wrong_label_probabilities(logits: Floats, labels: Ints, noise: LabelNoise) -
 
 
 def _fit_common_rate(logits: Floats, labels: Ints) -> tuple[float, float]:
-    """Return the temperature, and the share of wrong labels if wrong ones are equally often of each other class."""
+    """Return (temperature, rate of wrong labels), fitted under the assumption that all wrong classes are equally probable.
+
+    logits: (n, c). labels: (n,), the given labels as class indices.
+    """
     from scipy.optimize import minimize  # half a second to import
 
     num_others = logits.shape[1] - 1
@@ -95,21 +101,28 @@ def _fit_common_rate(logits: Floats, labels: Ints) -> tuple[float, float]:
 
 
 def _uniform_noise(num_classes: int, rate: float) -> Floats:
-    """Return rates (c, c) at which `rate` of each true class is labelled as the other classes, equally often."""
+    """Return p(given label | true class), (c, c), for labels of which a share of `rate` is wrong.
+
+    The rate is the same for each true class, and is divided equally between the other classes.
+    """
     rates = np.full((num_classes, num_classes), rate / (num_classes - 1))
     np.fill_diagonal(rates, 1 - rate)
     return rates
 
 
 def _true_class_probabilities(probabilities: Floats, labels: Ints, rates: Floats) -> Floats:
-    """Return p(true class | input, given label), (n, c), from the model's p(true class | input), (n, c)."""
+    """Return p(true class | input, given label), (n, c).
+
+    probabilities: (n, c), the model's p(true class | input). labels: (n,), the given labels as class indices.
+    rates: (c, c), p(given label | true class), with a row for each true class.
+    """
     joint = probabilities * rates[:, labels].T
     posterior: Floats = joint / np.maximum(joint.sum(axis=1, keepdims=True), MIN_PROBABILITY)
     return posterior
 
 
 def _softmax(logits: Floats) -> Floats:
-    """Return probabilities (n, c)."""
+    """Return the softmax, (n, c), of the logits of each row, (n, c)."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: Floats = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities
