@@ -114,7 +114,10 @@ class Suggestions:
 
 @dataclass(frozen=True)
 class Pool:
-    """The table of rows to choose from, with the labelled rows that a fit has used already, or their number."""
+    """The table of rows to choose from, and the labelled rows that the model was fitted to.
+
+    Callers that do not have these labelled rows give their number instead.
+    """
 
     # The rows to choose from; rows with a filled label cell are not suggested.
     table: Table

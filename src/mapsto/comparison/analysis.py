@@ -67,11 +67,11 @@ class CurvePoint:
 class Difference:
     """The difference in score between a candidate and a reference that were fitted to the same labelled rows.
 
-    points: the candidate's score minus the reference's, as a fraction (0.05 is 5 percentage points).
+    num_labels: the number of these rows. points: the candidate's score minus the reference's, as a fraction.
     labels_saved: how many labelled rows more than `num_labels` the reference needs to reach the candidate's score;
-        infinite if it never does.
-    min_labels_saved: lower limit of `labels_saved`: the smallest number of labelled rows that the reference was fitted
-        with, minus `num_labels`.
+        negative if it needs fewer, infinite if it never does.
+    min_labels_saved: the lowest value that `labels_saved` can have, as the reference was fitted to no fewer rows: its
+        smallest number of labelled rows minus `num_labels`.
     """
 
     candidate: str = field(metadata={"key": "way"})
@@ -103,7 +103,7 @@ class Comparison:
     num_pool_rows: number of labelled rows from which the training rows were drawn.
     curves: each candidate's learning curve by the candidate's name, in ascending order of the number of labelled rows.
     headline: the result in sentences.
-    overlaps: by starting model, the rows of the comparison that it was fitted to; only of starts that have any.
+    overlaps: by name of a starting model that was fitted before to rows of this comparison, these rows.
     """
 
     arrow: str
@@ -217,7 +217,7 @@ def _item_scores(experiment: Experiment, candidate: Candidate, num_labels: int, 
 
 
 def _sample_means(*item_scores: Any) -> Floats:
-    """Return k mean scores over rows and seeds, followed by their bootstrap samples, (1 + b, k).
+    """Return k mean scores over rows and seeds, followed by their bootstrap samples, (1 + b, k); b is 0 for a single seed.
 
     item_scores: k arrays (s, n), the score of each test row for each seed.
     Samples are clipped to the metric's range: at most 1, and at least 0 unless a row has a negative score.
@@ -229,8 +229,8 @@ def _sample_means(*item_scores: Any) -> Floats:
 def mean_over_draws(values: list[float], maximum: float) -> Score:
     """Return the mean of a metric over the seeds with its 95 % interval.
 
-    values: the metric for each seed.
-    maximum: upper limit of the interval. The lower limit is 0 unless some value is negative.
+    values: the metric of the fit with each seed.
+    maximum: the limits of the interval are at most this, and at least 0 unless some value is negative.
     """
     return mean_interval(values, 0.0 if min(values) >= 0 else -math.inf, maximum)
 
@@ -272,9 +272,10 @@ def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, 
 
 
 def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[Difference]:
-    """Return the score differences from the references, which are random weights and the linear baseline.
+    """Return the differences in score from each reference, which is random weights or the linear baseline.
 
     Starting models are compared with both references, random weights with the linear baseline.
+    num_rows: number of test rows, to be recorded in each Score.
     """
     differences = []
     for reference in design.candidates:
@@ -307,7 +308,10 @@ def _differences(design: Design, samples: ScoreSamples, num_rows: int) -> list[D
 
 
 def _extrapolations(design: Design, samples: ScoreSamples, num_rows: int) -> list[Extrapolation]:
-    """Extrapolate each learning curve with at least MIN_POINTS_TO_EXTRAPOLATE points, except the constant baseline's."""
+    """Extrapolate each learning curve with at least MIN_POINTS_TO_EXTRAPOLATE points, except the constant baseline's.
+
+    num_rows: number of test rows, to be recorded in each Score.
+    """
     extrapolations = []
     for candidate in design.candidates:
         label_counts = _label_counts(candidate, samples)
@@ -357,10 +361,9 @@ def _headline(design: Design, curves: dict[str, list[CurvePoint]], differences: 
 def describe_benefit(start: str, reference: str, differences: list[Difference]) -> str:
     """Describe in words what a starting model gains over a reference with its best fitting method.
 
-    Methods that lack some numbers of labels of another method are not considered; of the rest, the best method has the
-    largest mean gain.
+    Only methods with results for the most numbers of labels are considered. The best one has the largest mean gain.
     start, reference: names for the text.
-    differences: from this reference, of all methods of the starting model.
+    differences: those of all methods of the starting model from this reference.
     """
     methods = dict.fromkeys(difference.candidate for difference in differences)
     # A method for few labels alone, such as contrast, says nothing about the larger numbers.

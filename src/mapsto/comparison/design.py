@@ -127,11 +127,10 @@ class Design:
 
     pool: the labelled rows from which training rows are drawn.
     test_sets: by name, the test rows, perturbed copies of them, and the rows of --shift.
-    label_counts: numbers of labelled rows in ascending order; the last may be all rows.
-    scratch_like: the starting model from which random weights take their architecture and tokenizer; None for the
-        defaults.
-    findings: problems found in the data.
-    overlaps: by starting model, the rows of the comparison that it was fitted to; only of starts that have any.
+    label_counts: the numbers of labelled rows to fit to, in ascending order; the last may be all rows of the pool.
+    scratch_like: the starting model whose architecture and tokenizer random weights get; None for mapsto's defaults.
+    findings: problems found in the data. overlaps: by starting model, the rows here that it was fitted to before, if
+        any.
     """
 
     arrow: Arrow
@@ -235,7 +234,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     """Check the arguments and the data; return the design and the facts that identify the comparison.
 
     The facts are a dict of everything that the results depend on, such as fingerprints of the data.
-    Raises UsageError, DataError, CheckpointError.
+    Raises UsageError for unsuitable arguments, DataError for unusable rows, CheckpointError for a damaged starting
+    model.
     """
     options = request.options
     _check_arguments(request)
@@ -289,7 +289,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
 
 
 def _check_arguments(request: Request) -> None:
-    """Raise UsageError for arguments that are invalid whatever the data is."""
+    """Raise UsageError for arguments that need no data to be refused: no seed, no starting model, or one of FIXED_OPTIONS."""
     default = Options()
     fixed = [f"--{name}" for name in FIXED_OPTIONS if getattr(request.options, name) != getattr(default, name)]
     if fixed:
@@ -356,7 +356,7 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
 
 
 def _mark(candidates: list[Candidate], starts: Collection[str]) -> list[Candidate]:
-    """Return the candidates with OVERLAP_MARK behind the names of those that begin with one of these starts."""
+    """Return the candidates; those whose starting model is in `starts` get OVERLAP_MARK at the end of their names."""
     return [
         replace(candidate, name=f"{candidate.name} {OVERLAP_MARK}") if candidate.start in starts else candidate
         for candidate in candidates
@@ -376,7 +376,8 @@ def _drop_unused_candidates(design: Design, progress: Progress) -> Design:
 def _label_counts(labels: Sequence[int | str], num_rows: int) -> list[int]:
     """Return the numbers of --labels in ascending order; "all" becomes `num_rows`.
 
-    Raises UsageError for invalid numbers.
+    num_rows: the number of rows in the pool.
+    Raises UsageError for no number, for text that is no number, and for numbers below 2 or above `num_rows`.
     """
     counts = set()
     for text in map(str, labels):
@@ -425,9 +426,9 @@ def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:
 
 
 def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) -> Rows:
-    """Read the rows of --shift, and leave out rows that cannot be read or are also in the pool.
+    """Read the rows of --shift; leave out rows that cannot be read, and rows that are also in the pool.
 
-    Raises DataError if a row would be left out, unless `--bad-rows skip` allows it.
+    Raises DataError if there is such a row, unless `--bad-rows skip` allows to leave it out.
     """
     options = request.options
     table = read_table(request.shift, encoding=options.encoding)

@@ -69,7 +69,7 @@ def write_report(out: Path, comparison: Comparison, experiment: Experiment) -> N
 
 
 def _table_rows(fit: Fit, result: FitResult) -> Iterator[dict[str, Any]]:
-    """Yield the rows of fits.parquet for one fit, one row per number: score on each test set, other metrics, costs."""
+    """Yield the rows of fits.parquet for one fit: one for its score on each test set, each other metric, and each cost."""
     # Column names of the file format, older than the names in code.
     fit_columns = {"way": fit.candidate.name, "labels": fit.num_labels, "seed": fit.seed}
     for test_set, item_scores in result.item_scores.items():
@@ -383,7 +383,7 @@ def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
 
 
 def _command(design: Design) -> str:
-    """Return the shell command that repeats the comparison in another folder."""
+    """Return the shell command that repeats the comparison, with the placeholder FOLDER for its output folder."""
     fitted = [candidate for candidate in design.candidates if candidate.method in METHODS]
     lists = {
         "starts": dict.fromkeys(candidate.start or SCRATCH for candidate in fitted),

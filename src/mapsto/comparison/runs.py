@@ -100,10 +100,10 @@ def run_comparison(
     """Run the fits of a comparison, and save each in the folder `out`; load fits that `out` already holds.
 
     out: None saves nothing.
-    jobs: number of fits that run at the same time; by default one for every two cores.
+    jobs: number of fits that run at the same time; None for one for every two cores.
     overwrite: delete the comparison in `out` first.
-
-    Raises UsageError, DataError, CheckpointError, RunError.
+    Raises UsageError for unsuitable arguments, DataError for unusable rows, CheckpointError for a damaged starting
+    model, RunError if a fit fails or is interrupted.
     """
     progress = progress or Progress()
     if jobs is not None and jobs < 1:
@@ -165,9 +165,10 @@ def _explain_interruption(results: dict[Fit, FitResult], out: Path | None) -> It
 
 @contextmanager
 def _run_fits(design: Design, fits: list[Fit], jobs: int) -> Iterator[Iterator[tuple[Fit, FitResult]]]:
-    """Open an iterator over (fit, result) in order of completion.
+    """Run the fits during the `with` block, which receives an iterator over (fit, result) in the order of completion.
 
-    The fits run in this process or in `jobs` worker processes.
+    They run in this process if `jobs` is 1 or there is one fit at most, else in `jobs` worker processes.
+    Raises RunError if a worker process dies.
     """
     if jobs == 1 or len(fits) < 2:
         yield ((fit, run_fit(design, fit)) for fit in fits)
@@ -209,7 +210,8 @@ def _exit_with_parent() -> None:
 def _run_in_worker(fit: Fit) -> FitResult:
     """Run a fit in this worker process, and return its result.
 
-    After an interruption such as Ctrl-C, this and every later call in the process raise KeyboardInterrupt.
+    After an interruption such as Ctrl-C, this and every later call in the process raise KeyboardInterrupt; otherwise
+    the process would go on with the next fit.
     """
     if _WORKER_DESIGN:
         # Ctrl-C reaches all processes of the group; the pool would hand this one the next fit.
@@ -232,7 +234,7 @@ class _TokenCounter(Progress):
 
 
 def run_fit(design: Design, fit: Fit) -> FitResult:
-    """Fit a candidate to its training rows, and score it on every test set."""
+    """Fit a candidate to its training rows, score it on every test set, and return scores, outputs and costs as a FitResult."""
     # A worker process runs several fits, and each reports a peak of its own.
     _reset_peak_memory()
     counter, start_time = _TokenCounter(), time.monotonic()
@@ -292,7 +294,8 @@ def _model_predict(design: Design, mapping: Mapping) -> tuple[Comparable, Predic
 def _item_scores(design: Design, target: Comparable, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return by test set the compared metric of each row, (n,).
 
-    Raises DataError if the metric is undefined for a test set.
+    outputs: by test set, the outputs of the fit, (n, …).
+    Raises DataError if the metric is undefined because all labels of a test set are equal.
     """
     item_scores = {}
     for name, test_rows in design.test_sets.items():
@@ -358,7 +361,7 @@ def _enter_folder(out: Path, facts: dict[str, Any], overwrite: bool) -> None:
 
 
 def _require_same_facts(out: Path, facts: dict[str, Any]) -> None:
-    """Raise UsageError if the folder holds a comparison with other facts, such as other data."""
+    """Raise UsageError if compare.json in the folder records other facts, such as other data, than those in `facts`."""
     if not (out / PLAN_FILE).exists():
         return
     try:
@@ -397,7 +400,10 @@ def _save_result(out: Path, fit: Fit, result: FitResult) -> None:
 
 
 def _load_results(design: Design, out: Path, progress: Progress) -> dict[Fit, FitResult]:
-    """Load the saved fits of a folder. Damaged ones are left out with a note, so that they are fitted again."""
+    """Return the results of the fits of `design` that are saved in the folder, by fit.
+
+    Damaged files are left out with a printed note, so that their fits run again.
+    """
     results = {}
     for fit in design.fits:
         path = out / FITS_FOLDER / fit.folder_name

@@ -22,9 +22,10 @@ OVERLAP_MARK = "(overlap)"
 
 @dataclass(frozen=True)
 class StartOverlap:
-    """The rows of a comparison that a starting model was fitted to.
+    """The overlap of a comparison's rows with the rows that one starting model was fitted to; false if there is none.
 
-    pool: among the rows from which labels are drawn. test_sets: among the test rows and the rows of --shift, by name.
+    pool: of the rows from which training rows are drawn. test_sets: of the test rows and of the rows of --shift, by
+        name.
     """
 
     pool: Overlap
@@ -51,9 +52,12 @@ def find_start_overlaps(
     is_allowed: bool,
     say: Callable[[str], None],
 ) -> dict[str, StartOverlap]:
-    """Return the overlap of each start that has any, by the start's name. Raises UsageError unless it is allowed.
+    """Return by name of a starting model its overlap with the rows of the comparison; models without overlap are left out.
 
-    pool: the rows from which labels are drawn. test_sets: the rows to score on, by name.
+    pool: the rows from which training rows are drawn. test_sets: the rows to score on, by name.
+    is_allowed: whether `--allow-overlap` is set. say: prints a note about rows that may overlap, although it is not
+        certain.
+    Raises UsageError if there is an overlap and it is not allowed.
     """
     overlaps = {}
     for name, start in starts.items():
@@ -73,9 +77,9 @@ def find_start_overlaps(
 
 
 def describe_overlaps(overlaps: Dict[str, StartOverlap], names: Sequence[str]) -> list[str]:
-    """Return a sentence for each start with overlap, for the headline and the page.
+    """Return a sentence for each starting model with overlap, and one that lists the affected models; empty without overlaps.
 
-    names: the names of all compared models, of which those of the starts are marked.
+    names: the names of all compared models; those that end in OVERLAP_MARK are the affected ones.
     """
     if not overlaps:
         return []

@@ -281,7 +281,8 @@ def _adjust_p_values(p_values: Floats) -> Floats:
 def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
     """Yield (name, membership mask (n,)) of each slice to test.
 
-    Slices are by input size, by true class, and by the values of each column that the model does not use.
+    Slices are by size of the input (such as its number of characters), by true class, and by the values of each column
+    that the model neither reads nor answers.
     """
     rows = predictions.rows
     for port, values in zip(predictions.arrow.sources, rows.sources, strict=True):
@@ -391,7 +392,8 @@ def _random_rows(predictions: Predictions) -> Ints:
 
 
 def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attribution]]) -> list[Case]:
-    """Return the rows at the indices `rows` as cases to show; an empty list for targets without classes.
+    """Return the rows at the indices `rows` as cases to show; an empty list if the answers are no classes and so have
+    no confidence.
 
     parts: attributions by row index.
     """

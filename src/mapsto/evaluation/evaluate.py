@@ -273,9 +273,10 @@ def _sample_outputs(
 
 
 def scoring_examples(examples: Examples) -> Iterator[Example]:
-    """Yield every example as it is scored: a masked (`~`) source has the share of masked tokens of the end of training.
+    """Yield every example as it is scored; if the arrow hides parts of a source (`~`), with some of its tokens hidden.
 
-    The masked tokens of an example are the same at every call.
+    The share of hidden tokens is that at the end of training, as it may change during training. An example's hidden
+    tokens are the same at every call.
     """
     return (examples.example(row, 0, 1.0) for row in range(len(examples)))
 

@@ -201,7 +201,10 @@ def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
 
 
 def _describe_check(data: Sequence[str]) -> str:
-    """Return a sentence on the training data in which the scored rows were looked up, and which has none of them."""
+    """Return a sentence saying that the scored rows are not among the rows that the model was fitted to, or that it is unknown.
+
+    data: the names of the training data in which they were looked up; empty if the model records no such rows.
+    """
     if not data:
         return "The model does not record the rows that it was fitted to, so the scored rows may be among them."
     return f"The scored rows were looked up in the rows that the model was fitted to, and are not among them: {', '.join(data)}."

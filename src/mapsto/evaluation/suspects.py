@@ -76,7 +76,7 @@ class Suspects:
 
     @property
     def threshold(self) -> float | None:
-        """Return the probability of the last row of the recommended list; None if that list is empty."""
+        """Return the lowest `wrong_probability` among the recommended rows to check; None if there are no such rows."""
         return self.rows[self.num_recommended - 1].wrong_probability if self.num_recommended else None
 
     def write(self, path: str | Path) -> int:
@@ -88,7 +88,9 @@ class Suspects:
         return write_file(Path(path), columns, [asdict(suspect) for suspect in self.rows])
 
     def summary(self) -> list[str]:
-        """Return sentences on the number of suspects, the recommended threshold, and what is not in the list."""
+        """Return sentences on the number of suspects, the recommended lowest `wrong_probability`, and rows that could
+        not be judged.
+        """
         if not self.rows:
             lines = ["no label is likely to be wrong"]
         else:
@@ -148,8 +150,9 @@ def find_suspects(all_predictions: Sequence[Predictions]) -> Suspects:
 def _suspects_of_target(
     predictions: Predictions, classes: Sequence[str], rows: Ints, labels: Ints
 ) -> Iterator[Suspect]:
-    """Yield the rows whose label may be wrong, in the order of the table, without the precision.
+    """Yield the rows whose label may be wrong, in the order of the table; `precision` keeps its default value.
 
+    The caller sets `precision`, which depends on the suspects of all targets.
     classes: (c,), in the order of the logits. rows: (n,), indices of the rows with a label that training saw.
     labels: (n,), the indices of these labels among the classes.
     """

@@ -67,10 +67,10 @@ class _Prepared:
 class Predictor:
     """A copy of a mapping (model) that answers the rows of tables, on one device and in one precision.
 
+    device, precision: names such as "cpu" and "bf16"; "auto" chooses what suits the machine.
     long: treatment of rows longer than the model takes: "cut", "window" (read in parts) or "error".
     min_confidence: an answer with a lower probability is withheld: its value becomes None, and its probability stays.
-
-    Raises UsageError for options that do not suit the mapping.
+    Raises UsageError for an unknown option, a missing device, and for `min_confidence` if no answer has a probability.
     """
 
     def __init__(
@@ -211,11 +211,11 @@ class Predictor:
     ) -> list[Any]:
         """Return the values with a part of each hidden and filled in by the model: texts, or pixels (h, w, 3).
 
-        hide: the share of the tokens to hide at random.
+        values: texts, or pictures or their file names. hide: the share of the tokens to hide at random.
         mask: the region to hide instead, for pictures: one mask for all values, or a list with one mask per value.
         rows: the values' row numbers, which seed the random choice together with `seed`; by default 0, 1, …
-
-        Raises UsageError.
+        Raises UsageError for a value that cannot be read, an unsuitable mask, and a model that was not trained to fill
+        in.
         """
         source = self.mapping.sources[self.mapping.arrow.sources[0].kind]
         read_values = [read_value(source, value, index) for index, value in enumerate(values)]

@@ -27,7 +27,7 @@ def reconstruct(
     masks: Sequence[object] | None = None,
     rows: Sequence[int] | None = None,
 ) -> Iterator[Any]:
-    """Yield each value with a part of it hidden and filled in by the model.
+    """Yield each value with a part of it hidden and filled in by the model: texts, or pixels (h, w, 3).
 
     values: values in the form that `source.encode` takes, as `read_value` returns them.
     share: the share of the tokens to hide; their choice is a function of (seed, row).

@@ -40,10 +40,10 @@ def answer_all(
 ) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
     """Yield the tables of a source, in order, each with its answers (one dict per row).
 
-    source: anything that `stream_tables` takes, such as the path of a table.
+    source, encoding: anything that `stream_tables` takes, such as the path of a table.
     progress: shows the number of answered rows, and notes on rows and files that cannot be read.
-
-    Raises UsageError, DataError, and RunError if the engine breaks down.
+    Raises UsageError for a missing column, DataError for a file that cannot be read, and RunError if the engine breaks
+    down.
     """
     progress, num_answered = progress or Progress(), 0
 
