@@ -1,10 +1,10 @@
-"""Attention over packed rows: the mask, the kernels, and rotary positions.
+"""Attention over packed rows, each of which holds several examples end to end: the mask, the kernels, and rotary positions.
 
 There are two kernels: torch's fused one, and one made of plain matrix products, which is faster on a CPU in bf16
 (`benchmarks/attention.py` measures both). `choose_kernel` is the only place that decides.
 
-Legend of shapes: r rows, l row length, h heads, e width of a head, d = h × e, a axes of position, m = rows × heads that are
-computed at once.
+Legend of shapes: r rows, l row length, h heads, e width of a head, d = h × e, a axes of position, m = rows × heads of the part
+of a batch whose scores are computed at once.
 """
 
 from __future__ import annotations
@@ -35,14 +35,13 @@ MAX_SAVED_LENGTH = 256
 
 
 def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
-    """Return which token may attend to which, (r, l, l) of bool: entry (i, j) says whether token i sees token j of its row.
+    """Return the attention mask, (r, l, l) of bool: entry (i, j) of a row says whether its token i may attend to its token j.
 
     Every token sees the source tokens of its example. A causal token also sees itself and the causal tokens before it, a
-    parallel token all parallel tokens of its example. No token sees another example. Padding sees padding, so that every
-    token sees at least one.
+    parallel token also all parallel tokens. Padding sees only padding: a token that saw none would get NaN from the softmax.
 
-    segments: number of each token's example, (r, l); 0 is padding. roles: source, causal or parallel, (r, l).
-    window: largest distance of two tokens that see each other; None for no limit.
+    segments: number of each token's example within the row, (r, l); 0 is padding. roles: `Role` of each token, (r, l).
+    window: largest distance in tokens at which one token sees another; None for no limit.
     """
     index = torch.arange(segments.shape[1], device=segments.device)
     distance = index[:, None] - index[None, :]
@@ -67,9 +66,10 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def choose_kernel(rows: int, length: int, dtype: torch.dtype, device: str, training: bool) -> Literal["plain", "fused"]:
-    """Return which attention kernel is faster: plain matrix products or torch's fused one. The rules come from measurements.
+    """Return the attention kernel that was faster in measurements: plain matrix products ("plain") or torch's fused one.
 
-    rows, length: the tokens are `rows` rows of `length` tokens. training: whether gradients are computed.
+    rows, length: number of packed rows, and of tokens in each. device: torch's device type, such as "cpu".
+    training: whether gradients are computed.
     """
     if device != "cpu" or dtype != torch.bfloat16:
         return "fused"
@@ -81,12 +81,12 @@ def choose_kernel(rows: int, length: int, dtype: torch.dtype, device: str, train
 def self_attention(
     qkv: Tensor, mask: Tensor | None, heads: int, rotary: Rotary | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Return the output of multi-head self-attention, (r, l, d), before the output projection.
+    """Return the output of multi-head self-attention, (r, l, d), to which the layer has yet to apply its output projection.
 
-    qkv: queries, keys and values from one fused projection, (r, l, 3d).
+    qkv: queries, keys and values of all heads, concatenated in this order, (r, l, 3d).
     mask: from `additive_mask`, (r, 1, l, l); None if every token of a row sees every other.
     rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
-    dropout: rate at which attention weights are dropped.
+    dropout: probability with which an attention weight is dropped.
     """
     training = torch.is_grad_enabled() and qkv.requires_grad
     if choose_kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
@@ -104,11 +104,11 @@ def self_attention(
 
 
 class PlainAttention(torch.autograd.Function):
-    """Multi-head self-attention on a fused projection (r, l, 3d), computed slice by slice with plain matrix products.
+    """Multi-head self-attention by plain matrix products, for a few rows or heads at a time so that the scores stay in cache.
 
-    One pass over memory rotates and scales queries and keys, and copies them to the layout that the products need. Gradients
-    of queries, keys and values are written straight into one tensor (r, l, 3d); autograd would make transposed copies and
-    join them.
+    The input is the concatenation of queries, keys and values, (r, l, 3d). One pass over memory rotates and scales queries and
+    keys and copies them to the layout that the products need. The three gradients are written straight into one tensor
+    (r, l, 3d); autograd would make a transposed copy of each and then concatenate them.
     """
 
     @staticmethod
@@ -190,10 +190,10 @@ class _Scores:
         return self.memory[: len(q)]
 
     def weights(self, q: Tensor, k: Tensor, part: tuple[slice, slice], out: Tensor | None = None) -> Tensor:
-        """Return the attention weights softmax(q kᵀ + mask) of a slice, (m, l, l).
+        """Return the attention weights softmax(q kᵀ + mask), (m, l, l), of the rows and heads in `part`.
 
-        q, k: (m, l, e). part: the slice of rows and the slice of heads. out: tensor to write the weights to; by default the
-        buffer.
+        q, k: scaled queries and keys of these rows and heads, (m, l, e). part: slice of rows and slice of heads, from `slices`.
+        out: tensor to write the weights to; by default the buffer, which the next call overwrites.
         """
         out = self.buffer(q) if out is None else out
         torch.bmm(q, k.mT, out=out)
@@ -222,9 +222,9 @@ def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float,
 
 
 def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> Rotary:
-    """Return the cosines and the sines, each (r, l, 1, e / 2), of the angles of rotary positions (Su et al. 2021).
+    """Return the cosines and the sines of the rotary angles of tokens (Su et al. 2021), each (r, l, 1, e / 2), in `dtype`.
 
-    positions: (r, l, a). With several axes, each axis rotates an equal share of the channel pairs.
+    positions: position of each token along a axes, (r, l, a), such as row and column; each axis rotates e / 2a channel pairs.
     base: base of the angles' geometric progression, such as 10,000.
     """
     axes = positions.shape[-1]

@@ -148,24 +148,33 @@ class ModelConfig:
 
     @property
     def is_linear(self) -> bool:
-        """Return whether the model only adds up its embedded tokens: it is then a linear model of classical features."""
+        """Return whether the model has neither Transformer layers nor a backbone: heads read the sum of its embedded tokens.
+
+        Such a model is a linear model of classical features, such as TF-IDF.
+        """
         return self.transformer.layers == 0 and self.backbone is None
 
     @property
     def pooled_width(self) -> int:
-        """Width of the pooled vector of an example, before the pooler: twice the Transformer's for the pooling "first_mean"."""
+        """Width of an example's pooled vector before the pooler.
+
+        It is the Transformer's width, or twice that for the pooling "first_mean".
+        """
         return self.transformer.width * (2 if self.pooling == "first_mean" else 1)
 
     @property
     def max_tokens(self) -> int:
         """Maximum number of tokens of an example, special tokens included. Training cuts longer examples to this length.
 
-        Prediction cuts them too, or reads them in windows of this length.
+        So does prediction by default; with `--long window` it reads a long example in windows of this length.
         """
         return self.length or self.transformer.max_tokens
 
     @property
     def num_indices(self) -> int:
-        """Upper bound of the numbers that stand for `{i}` in names of weights: numbers of layers, or of a stage's modules."""
+        """Exclusive upper bound of the number that replaces `{i}` in the names of weights in zoo/.
+
+        The number counts the layers of the Transformer or decoder, or the modules of a backbone's stage.
+        """
         decoder_layers = self.decoder.layers if self.decoder else 0
         return max(self.transformer.layers, decoder_layers, self.backbone.num_indices if self.backbone else 0)

@@ -1,8 +1,8 @@
 """Convolutional networks (VGG, ResNet, ConvNeXt) as the backbone in front of a Transformer: pictures → grid of features.
 
 The first layers of a network are its attribute `stem` (VGG has none), the stages are `blocks`. Learning rates by layer and the
-names of published weights rely on these attributes. Field names and defaults of the configurations are part of a source's
-fingerprint: after a change of one of them, unfinished runs cannot be resumed.
+names of published weights rely on these attributes. A run can be resumed only if its settings are unchanged. They include the
+field names and defaults of the configurations here, so a change of one of these ends the resuming of older runs.
 
 Legend of shapes: n pictures, c channels, h height, w width, d channels of the last grid.
 """
@@ -52,13 +52,13 @@ class ConvolutionConfig(ABC):
 
     @property
     def num_indices(self) -> int:
-        """Upper bound of the numbers that names of published weights give to the modules of a stage."""
+        """Exclusive upper bound of the numbers that published names of weights give to the modules of a stage."""
         return max(self.depths)
 
     @property
     @abstractmethod
     def stride(self) -> int:
-        """Pixels of the picture along a side of one cell of the last grid."""
+        """Height and width, in pixels of the picture, of the square that one cell of the last grid stands for."""
 
     @abstractmethod
     def network(self) -> Network:
@@ -142,9 +142,9 @@ class BatchNorm(nn.Module):
 
 
 def _convolution(in_channels: int, out: int, side: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """Build a convolution that keeps the size of the grid at stride 1, with He initialisation for ReLUs (He et al. 2015).
+    """Build a square convolution, padded so that with stride 1 the grid keeps its height and width; He initialisation for ReLUs.
 
-    side: side of the kernel.
+    side: height and width of the kernel, an odd number. Initialisation: He et al. 2015.
     """
     convolution = nn.Conv2d(in_channels, out, side, stride, padding=side // 2, bias=bias)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
@@ -202,8 +202,8 @@ class NormedConvolution(nn.Module):
 class ResidualLayer(nn.Module):
     """Layer of a ResNet: two or three convolutions, and a shortcut around them.
 
-    The scale of the last norm starts at zero (Goyal et al. 2017). So deep networks learn from random weights, although
-    the batch norms do not use the statistics of the batch.
+    The scale of the last norm starts at zero (Goyal et al. 2017), so that a new layer passes on only its shortcut. This lets
+    deep networks learn from random weights, although the batch norms do not use the statistics of the batch.
     """
 
     def __init__(self, config: ResidualConfig, in_channels: int, out: int, stride: int) -> None:

@@ -42,7 +42,7 @@ class Linear(nn.Linear):
     packed: Tensor | None = None
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
-        """Return activation(x Wᵀ + b), (…, in) → (…, out)."""
+        """Return activation(x Wᵀ + b), (…, in) → (…, out); x Wᵀ + b if `activation` is None."""
         # A packed product applies the activation before it writes its result: one pass over memory fewer.
         if self.packed is not None and activation in matmul.POST_OPS:
             return matmul.packed_linear(x, self.packed, self.bias, activation)
@@ -122,7 +122,7 @@ class Dropout(nn.Module):
 class TransformConfig:
     """Shape of the dense layer between a hidden state or pooled vector and a head, as in BERT.
 
-    A target's state is saved with these field names.
+    The field names are keys in saved targets, so renaming one would make saved models unreadable.
     """
 
     activation: Activation = "gelu"
@@ -161,8 +161,8 @@ class Transform(nn.Module):
     def init_identity(self) -> None:
         """Set the weight of the linear layer to 0.1 × the identity; do nothing if there is no linear layer.
 
-        For small inputs every activation here is close to linear. So a new head then reads the starting model's vectors
-        almost unchanged, but for their scale.
+        It serves a new pooler on a starting model. GELU and tanh are close to linear for small inputs, so that new heads read
+        the starting model's vectors almost unchanged but for their scale.
         """
         if self.dense is not None:
             self.dense.weight.copy_(0.1 * torch.eye(len(self.dense.weight)))

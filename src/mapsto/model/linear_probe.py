@@ -41,15 +41,12 @@ def fit_logistic_regression(
 ) -> Any:
     """Return scikit-learn's LogisticRegression, fitted to labels (m,) given features (m, d).
 
-    The inverse penalty is the candidate with the best cross-validated log loss, or the second candidate if a class has one
-    row only.
-
-    features: dense array or scipy sparse matrix.
-    labels: class number of each row.
+    Its inverse penalty is the one of INVERSE_PENALTIES (sparse: SPARSE_INVERSE_PENALTIES) with the best cross-validated log loss.
+    features: dense array or scipy sparse matrix. labels: class number of each row.
     seed: seed for drawing the rows on which the penalty is chosen, and their folds.
     class_weights: weight of each class in the loss, by class number.
-    selection_features: other features of the same rows, on which the penalty is chosen. Needed if `features` were learnt
-    from these labels, since cross-validation would then be too optimistic.
+    selection_features: features of the same rows on which the penalty is chosen, by default `features`. Needed if these were
+    learnt from the labels, since cross-validation would then be too optimistic.
     """
     # scikit-learn takes a second to import, and only probes need it.
     from sklearn.exceptions import ConvergenceWarning
@@ -73,11 +70,10 @@ def fit_ridge_regression(
 ) -> tuple[Tensor, Tensor]:
     """Return weight (c, d) and bias (c,) of the ridge regression of values (m,) or (m, c) on features (m, d).
 
-    The penalty is the candidate with the lowest leave-one-out error (Golub et al. 1979).
-
+    The penalty is the one of PENALTIES with the lowest leave-one-out error (Golub et al. 1979).
     features: dense array. seed: seed for drawing the rows on which the penalty is chosen.
-    selection_features: other features of the same rows, on which the penalty is chosen. Needed if `features` were learnt from
-    these values, since the leave-one-out error would then be too optimistic.
+    selection_features: features of the same rows on which the penalty is chosen, by default `features`. Needed if these were
+    learnt from the values, since the leave-one-out error would then be too optimistic.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
@@ -105,10 +101,10 @@ def _selection_rows(count: int, seed: int) -> Ints:
 
 
 def _choose_inverse_penalty(model: Any, features: Any, labels: Ints, seed: int, candidates: Sequence[float]) -> float:
-    """Return the inverse penalty with the best cross-validated log loss; the second candidate if a class has a single row.
+    """Return the one of `candidates` with the best cross-validated log loss on at most SELECTION_ROWS rows, drawn by `seed`.
 
-    model: the LogisticRegression to try. features, labels: of all rows; the penalty is chosen on at most SELECTION_ROWS of
-    them.
+    If these rows cannot be cross-validated, because a class has a single row or there is one class, return the second candidate.
+    model: the LogisticRegression to try. features, labels: features and class numbers of all rows.
     """
     rows = _selection_rows(len(labels), seed)
     features, labels = features[rows], labels[rows]

@@ -58,9 +58,10 @@ class LowRankUpdate:
 
 
 def attach(mapping: Mapping, rank: int) -> None:
-    """Add a trainable low-rank update to every linear map in the Transformer's layers, in place, and freeze their weights.
+    """Add a trainable low-rank update to every linear map in the Transformer's layers, in place.
 
-    All other weights of the embedders and of the Transformer are frozen too.
+    All weights of the embedders and of the Transformer, those of the linear maps too, are frozen. Updates and heads stay
+    trainable. rank: rank of the updates.
     """
     for module in (mapping.embedders, mapping.transformer):
         module.requires_grad_(False)
@@ -70,9 +71,10 @@ def attach(mapping: Mapping, rank: int) -> None:
 
 
 def merge(mapping: Mapping) -> dict[str, LowRankUpdate]:
-    """Replace every linear map with a low-rank update by a plain one that contains it; return the updates by name of the map.
+    """Replace every linear map that has a low-rank update by a plain one that contains it; return the updates.
 
-    Afterwards all weights of the mapping are trainable again, except those in `mapping.fixed`.
+    The key of an update is the name of its linear map among the mapping's modules. Afterwards all weights are trainable again,
+    except those that are never trained (`mapping.fixed`).
     """
     updates = {}
     for name, module in list(mapping.named_modules()):

@@ -32,9 +32,9 @@ from mapsto.task.target import Target
 
 
 class SkipInit(TorchFunctionMode):
-    """A context in which new modules get no initial weights.
+    """A context in which torch.nn.init does nothing, so that new modules keep uninitialised weights.
 
-    It saves a second when a saved model is opened, whose weights replace the initial ones anyway.
+    It saves a second when a saved model is opened, because the saved weights replace the initial ones anyway.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -90,7 +90,10 @@ class Mapping(nn.Module):
         return [port for port, target in enumerate(self.targets) if target.readout.per_example]
 
     def forward(self, batch: Batch) -> list[Tensor]:
-        """Return the outputs (m, …) of each target, in the order of the target ports."""
+        """Return for each target port, in order, the outputs of its head, (m, …): one for each answer in the batch.
+
+        For a batch without answers, as in prediction, the outputs are one for each example.
+        """
         hidden = self.hidden(batch)
         return [self.read(hidden, batch, port) for port in range(len(self.targets))]
 
@@ -131,17 +134,17 @@ class Mapping(nn.Module):
         return states
 
     def states(self, x: Tensor, batch: Batch, every_layer: bool = False) -> Tensor | list[Tensor]:
-        """Return the hidden states (r, l, d) after the last layer.
+        """Return the hidden states (r, l, d) after the last layer and its norm.
 
         x: embedded tokens of the batch, (r, l, input_width).
-        every_layer: whether to return the list of the first layer's input and the output of every layer instead.
+        every_layer: whether to return instead the list of the first layer's input and each layer's output, the last one normed.
         """
         mid_positions = self._mid_positions(batch) if self.config.mid_positions else None
         states: Tensor | list[Tensor] = self.transformer(x, batch, every_layer=every_layer, mid_positions=mid_positions)
         return states
 
     def _mid_positions(self, batch: Batch) -> Tensor:
-        """Return the position embeddings that are added after each layer but the last, (layers - 1, r, l, d)."""
+        """Return the position embeddings that are added after each layer but the last (YOLOS), (layers - 1, r, l, d)."""
         shape, config = batch.segments.shape, self.config.transformer
         x = torch.zeros(
             config.layers - 1, shape.numel(), config.width, dtype=self.precision, device=batch.segments.device
@@ -174,7 +177,10 @@ class Mapping(nn.Module):
         return output if answers is None else output[: len(answers.values)]
 
     def _token_states(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
-        """Return the states (r × l, d) of all tokens that the head of target port `port` reads: the decoder's, else `hidden`."""
+        """Return the states (r × l, d) of all tokens as the head of target port number `port` reads them.
+
+        They are `hidden`, or the decoder's states, with d its width, if a decoder restores the hidden tokens of this port.
+        """
         if self.decoder is not None and port in self.decoded_ports:
             places = self.decoded_places(batch)
             assert places is not None
@@ -182,14 +188,18 @@ class Mapping(nn.Module):
         return hidden.flatten(0, 1)
 
     def pooled_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Return the pooled vectors of all examples as the heads read them, (n, d): after the pooler, if the model has one."""
+        """Return one vector for each example, as the heads read it: pooled, then mapped by the pooler if the model has one.
+
+        The shape is (n, d), or (n, 2d) with the pooling "first_mean". hidden: hidden states (r, l, d) from `hidden`.
+        """
         vectors = self.pool(hidden, batch)
         return vectors if self.pooler is None else self.pooler(vectors)
 
     def sentence_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Return one vector for each example, (n, d), for use outside this model, such as search.
 
-        A published sentence encoder, or CLIP without heads, pools as it was trained to. Other models pool as for their heads.
+        A published sentence encoder, or CLIP without heads, pools as in its own training. Any other model uses its own pooling,
+        without the pooler, which is (n, 2d) for "first_mean".
         """
         sentence, norm = self.config.sentence, self.transformer.vector_norm
         # A published model without heads (CLIP) returns the first token after this norm. Heads read the states before it.
@@ -204,8 +214,8 @@ class Mapping(nn.Module):
     def pool(self, hidden: Tensor, batch: Batch, pooling: str | None = None) -> Tensor:
         """Return one vector for each example, pooled from its hidden states, (n, d) in fp32, or (n, 2d) for "first_mean".
 
-        pooling: one of the poolings of model/config.py; by default the model's own, followed by its trained norm if it has
-        one.
+        pooling: name of the pooling, from `Pooling` in model/config.py. By default it is the model's own, followed by the trained
+        norm that ConvNeXt has after its pooling.
         """
         vectors = self._pool(hidden, batch, pooling or self.config.pooling)
         if pooling is None and self.pooled_norm is not None:
@@ -213,7 +223,10 @@ class Mapping(nn.Module):
         return vectors
 
     def _pool(self, hidden: Tensor, batch: Batch, pooling: str) -> Tensor:
-        """Return one vector for each example by one of the poolings of model/config.py, (n, d) or (n, 2d) in fp32."""
+        """Return one vector for each example, pooled from its hidden states, in fp32: (n, d), or (n, 2d) for "first_mean".
+
+        pooling: name of the pooling, from `Pooling` in model/config.py.
+        """
         states = hidden.flatten(0, 1)
         first = states[batch.starts].float()
         if pooling == "first":
@@ -247,9 +260,9 @@ class Mapping(nn.Module):
         ]
 
     def compute_in(self, precision: torch.dtype) -> Mapping:
-        """Set the precision of the computation, keep the weights in fp32 (see layers.Linear), and return the mapping itself.
+        """Let all layers compute in `precision`, with the weights still in fp32, and return the mapping itself.
 
-        A linear model computes in fp32 always: it has no matrix product that another precision speeds up.
+        A linear model always computes in fp32: it has no matrix product that another precision speeds up.
         """
         self.precision = torch.float32 if self.config.is_linear else precision
         return self

@@ -42,14 +42,20 @@ def can_pack() -> bool:
 
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """Return activation(x Wᵀ + b), (…, in) → (…, out), with a weight from `pack_weight`."""
+    """Return activation(x Wᵀ + b), (…, in) → (…, out), with a weight from `pack_weight`.
+
+    activation: a key of POST_OPS; None for no activation.
+    """
     name, algorithm = POST_OPS[activation]
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
     return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return x Wᵀ + b, (…, in) → (…, out). On a CPU in bf16, products over many tokens are split in two (see SplitLinear)."""
+    """Return x Wᵀ + b, (…, in) → (…, out).
+
+    On a CPU in bf16, a product over more than SPLIT_TOKENS tokens that are no multiple of it is split in two (see SplitLinear).
+    """
     num_tokens = x.shape[:-1].numel()
     is_split = num_tokens > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_split:
@@ -89,6 +95,6 @@ class SplitLinear(torch.autograd.Function):
 
 
 def _split(num_tokens: int) -> tuple[slice, slice]:
-    """Return the slice of the first tokens, a multiple of SPLIT_TOKENS, and the slice of the rest."""
+    """Return two slices: of the first tokens, the largest multiple of SPLIT_TOKENS in `num_tokens`, and of the rest."""
     boundary = num_tokens // SPLIT_TOKENS * SPLIT_TOKENS
     return slice(boundary), slice(boundary, num_tokens)

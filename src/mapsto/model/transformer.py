@@ -20,11 +20,14 @@ from mapsto.sequence.piece import Role
 
 
 class TokenLayout(Protocol):
-    """The tensors that tell the Transformer where the tokens of each example are in packed rows. `Batch` has them."""
+    """The tensors from which the Transformer knows the example, role, position and source of each token in packed rows.
+
+    `Batch` is such a layout.
+    """
 
     @property
     def segments(self) -> Tensor:
-        """Number of the example each token belongs to, (r, l); 0 is padding."""
+        """Number of each token's example within its row, (r, l), from 1 on; 0 is padding."""
 
     @property
     def roles(self) -> Tensor:
@@ -32,11 +35,11 @@ class TokenLayout(Protocol):
 
     @property
     def positions(self) -> Tensor:
-        """Position of each token in its example, (r, l, a)."""
+        """Position of each token in its example along each of a axes, (r, l, a): one axis in text, two in images."""
 
     @property
     def places(self) -> Tensor:
-        """Index of the source port that each token came from, (r, l)."""
+        """Index of the piece of each token within its example, (r, l); for a source token it is the index of the source port."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class SingleExampleLayout:
 
     @property
     def segments(self) -> Tensor:
-        """Number of the example each token belongs to, (r, l): 1 for all tokens."""
+        """Number of each token's example within its row, (r, l): 1 for all tokens, since a row holds one example."""
         return torch.ones(self.positions.shape[:2], dtype=torch.long, device=self.positions.device)
 
     @property
@@ -92,7 +95,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
         """Return the output of self-attention, (r, l, d) → (r, l, d).
 
-        mask: mask to add to the scores, (r, 1, l, l); None for none. rotary: cosines and sines from `rotary_angles`, or None.
+        mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
+        rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
         """
         dropout = self.dropout if self.training else 0.0
         out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, dropout))
@@ -153,7 +157,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
         """Return the output of the layer, (r, l, d) → (r, l, d).
 
-        mask: mask to add to the scores, (r, 1, l, l); None for none. rotary: cosines and sines from `rotary_angles`, or None.
+        mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
+        rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
         """
         x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary), self.attention_scale)
         return self._residual(x, self.feed_norm, self.feed, self.feed_scale)
@@ -161,9 +166,9 @@ class Block(nn.Module):
     def _residual(
         self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor], scale: Tensor | None = None
     ) -> Tensor:
-        """Return x plus the output of `part`, with the norm before `part` (pre-norm) or after the sum (post-norm).
+        """Return x + dropout(scale × part(norm(x))) in a pre-norm layer, norm(x + dropout(part(x))) in a post-norm layer.
 
-        scale: factor per channel for the output of `part`, in pre-norm layers only.
+        part: attention or feed-forward part. scale: factor for each channel, (d,), in pre-norm layers only; None for 1.
         """
         if self.pre:
             update = part(norm(x))
@@ -173,7 +178,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack of layers, which first adds embeddings of positions and token types: embedded tokens → hidden states."""
+    """The stack of layers, from embedded tokens to hidden states.
+
+    Before the first layer it adds learnt embeddings of positions and of token types, if the configuration has them.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -221,10 +229,9 @@ class Transformer(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Return the hidden states (r, l, d) after the last layer and its norm.
 
-        x: embedded tokens, (r, l, input_width).
-        layout: segments, roles, positions and places of the tokens, such as the batch.
-        every_layer: whether to return the list of the first layer's input and the output of every layer instead.
-        mid_positions: position embeddings to add after each layer but the last, (layers - 1, r, l, d).
+        x: embedded tokens, (r, l, input_width). layout: segments, roles, positions and places of the tokens, such as the batch.
+        every_layer: whether to return instead the list of the first layer's input and each layer's output, the last one normed.
+        mid_positions: position embeddings to add after each layer but the last, (layers - 1, r, l, d); None to add nothing.
         """
         config = self.config
         if self.position_table is not None:

@@ -126,7 +126,7 @@ def get_family(model_type: str) -> Family:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the Family of a model; if its feed-forward parts are gated, with the names of gated weights added."""
+    """Return the Family of a model; a gated model's names of the feed-forward weights replace those of the ungated one."""
     family = get_family(config.family)
     if not config.transformer.gated:
         return family
@@ -143,7 +143,10 @@ def read_activation(name: object) -> Any:
 
 
 def write_activation(name: str) -> str:
-    """Return the published name of an activation, such as "gelu_new", given our name."""
+    """Return the published name of an activation, such as "gelu_new", given our name.
+
+    Of several published names it is the first one in ACTIVATIONS.
+    """
     # Several published names mean the same function; the first one is written.
     return next(published for published, activation in ACTIVATIONS.items() if activation == name)
 

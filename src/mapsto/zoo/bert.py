@@ -69,7 +69,10 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def embedding_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of the embedding weights. prefix: start of the published names ("bert.")."""
+    """Return pairs (our name, published name) of the token, position and type embeddings and their norm.
+
+    prefix: start of the published names, such as "bert.".
+    """
     return (
         ("embedders.text", f"{prefix}embeddings.word_embeddings"),
         ("transformer.position_table", f"{prefix}embeddings.position_embeddings"),
@@ -79,7 +82,10 @@ def embedding_names(prefix: str) -> Names:
 
 
 def body_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of the body's weights. prefix: start of the published names ("bert.")."""
+    """Return pairs (our name, published name) of all weights but the heads': the embeddings and the layers.
+
+    prefix: start of the published names, such as "bert.".
+    """
     layer = f"{prefix}encoder.layer.{{i}}."
     return (
         *embedding_names(prefix),

@@ -59,7 +59,10 @@ def gated_width(width: int) -> int:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the ModelConfig of a new model with random weights. longest: maximum number of tokens of an example."""
+    """Return the ModelConfig of a new model of pictures.
+
+    width, layers, heads: those of its Transformer. longest: maximum number of tokens of an example.
+    """
     shape = TransformerConfig(
         width=width,
         layers=layers,

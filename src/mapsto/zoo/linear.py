@@ -1,4 +1,4 @@
-"""The linear model: TF-IDF weights of n-grams times a table, which `--method linear` fits. It is mapsto's own family."""
+"""The linear model that `--method linear` fits: TF-IDF weights of n-grams times a learnt matrix. The family is mapsto's own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mapsto.zoo import MAX_SIZE, Family, read_positive_int
 
 
 def linear_config(width: int) -> ModelConfig:
-    """Return the configuration of a linear model: no layers and no norms; the head reads the sum of the tokens' vectors.
+    """Return the ModelConfig of a linear model: no layers and no norms; the heads read the sum of the tokens' vectors.
 
-    width: the number of outputs of all heads.
+    width: width of these vectors, the total number of outputs of all heads.
     """
     shape = TransformerConfig(
         width=width,
@@ -27,12 +27,12 @@ def linear_config(width: int) -> ModelConfig:
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a config.json describes. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for an invalid `hidden_size`."""
     return linear_config(read_positive_int(raw, "hidden_size"))
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """Return the config.json of a configuration: the inverse of `read`."""
+    """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     return {"hidden_size": config.transformer.width}
 
 

@@ -68,9 +68,10 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the ModelConfig of a new model with random weights. longest: maximum number of tokens of an example.
+    """Return the ModelConfig of a new model of text. width, layers, heads: those of its Transformer.
 
-    The gated feed-forward part has about as many weights as an ungated one of four times the model's width.
+    Its gated feed-forward parts have about as many weights as ungated ones of four times the width.
+    longest: maximum number of tokens of an example.
     """
     # A gated part has three matrices instead of two: 2/3 of 4 × width, in multiples of 64.
     hidden = max(64, round(width * 8 / 3 / 64) * 64)
@@ -82,9 +83,9 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
 
 
 def _global_every(raw: Mapping[str, Any], layers: int) -> int:
-    """Return n, where the first layer and every n-th after it have global attention, and the others local attention.
+    """Return n, where layers 0, n, 2n, … have global attention and all others local attention.
 
-    raw: the parsed config.json. layers: number of layers. Raises CheckpointError for other patterns.
+    raw: the parsed config.json. layers: number of layers. Raises CheckpointError if its `layer_types` have no such pattern.
     """
     types = raw.get("layer_types")
     if types is None:
@@ -99,9 +100,10 @@ def _global_every(raw: Mapping[str, Any], layers: int) -> int:
 
 
 def _rotary_base(raw: Mapping[str, Any], layer_type: str, old_key: str, default: float) -> float:
-    """Return the base of the rotary angles of one type of layer. Raises CheckpointError if positions are scaled.
+    """Return the base of the rotary angles in the layers with global or with local attention.
 
-    layer_type: GLOBAL or LOCAL. old_key: name of this setting in older files. default: the base if the file states none.
+    raw: the parsed config.json. layer_type: GLOBAL or LOCAL. old_key: name of this setting in older files.
+    default: the base if the file states none. Raises CheckpointError if the file scales rotary positions, as for long texts.
     """
     rope = (raw.get("rope_parameters") or {}).get(layer_type) or {}
     if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):

@@ -46,9 +46,9 @@ def read_stages(raw: Mapping[str, Any], widths: tuple[int, ...], depths: tuple[i
 
 
 def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
-    """Return the ModelConfig of a convolutional network alone, without Transformer layers.
+    """Return the ModelConfig of a model that consists of a convolutional network, without Transformer layers.
 
-    Heads read the mean of the network's last grid.
+    Heads read the mean over the cells of the network's last grid.
     """
     shape = TransformerConfig(
         width=backbone.width, layers=0, heads=1, positions="none", embedding_norm=False, final_norm=False
@@ -57,9 +57,9 @@ def backbone_config(backbone: ConvolutionConfig) -> ModelConfig:
 
 
 def batch_norm_names(module: str, published: str) -> Names:
-    """Return pairs (our name, published name) of a batch norm's weight and bias, running mean, and running variance.
+    """Return three pairs (our name, published name): of a batch norm's module, its running mean, and its running variance.
 
-    module, published: our name and the published name of the norm.
+    The first pair stands for weight and bias. module, published: our name and the published name of the norm.
     """
     return tuple((f"{module}{end}", f"{published}{end}") for end in ("", ".running_mean", ".running_var"))
 

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019): BERT's encoder, whose table of positions is read from the padding id plus 1 on.
+"""RoBERTa (Liu et al. 2019): BERT's encoder, but the first token of an example has the position padding id + 1, and not 0.
 
 Starting models are FacebookAI/roberta-base and its other sizes, and sentence encoders and classifiers made of them.
 """

@@ -22,7 +22,10 @@ REQUIRES = {
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
-    """Return the ModelConfig that `raw`, a parsed config.json, describes; VGG-16 by default. Raises CheckpointError."""
+    """Return the ModelConfig that `raw`, a parsed config.json, describes; missing sizes are those of VGG-16.
+
+    Raises CheckpointError if the sizes are too large or make no sense.
+    """
     stages = read_stages(raw, (64, 128, 256, 512, 512), (2, 2, 3, 3, 3))
     return backbone_config(PlainConfig(**stages, normed=bool(raw.get("batch_norm", False))))
 

@@ -38,7 +38,7 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
 def _with_pooling(shape: TransformerConfig, mean: bool) -> ModelConfig:
     """Return the ModelConfig of a model whose heads read the mean of all tokens, or the first token if not `mean`.
 
-    shape: the Transformer. The mean is followed by a norm. The first token is read after the norm of the last layer.
+    shape: the Transformer. The published model applies its last norm after the mean, but before the first token is read.
     """
     shape = replace(shape, final_norm=not mean)
     return ModelConfig(
@@ -54,9 +54,9 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
-    """Return the ModelConfig of a new model with random weights, without a decoder.
+    """Return the ModelConfig of a new model of videos, without a decoder.
 
-    longest: maximum number of tokens of an example.
+    width, layers, heads: those of its Transformer. longest: maximum number of tokens of an example.
     """
     shape = vit.read_stack({"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads})
     return _with_pooling(replace(shape, key_bias=False, max_positions=longest), mean=True)

@@ -32,10 +32,10 @@ RENAMED = (
 
 
 def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
-    """Return the shape of the Transformer that the config.json of a vision model describes. Raises CheckpointError.
+    """Return the shape of the Transformer that `raw`, a vision model's parsed config.json, describes.
 
-    raw: the parsed config.json. The maximum number of tokens is not set here: it follows from the size of pictures, which the
-    source reads.
+    The maximum number of tokens keeps its default: it follows from the size of pictures, which the image source reads.
+    Raises CheckpointError for unsupported or invalid settings.
     """
     if not raw.get("qkv_bias", True):
         raise CheckpointError("config.json: qkv_bias false is not supported")
@@ -60,9 +60,10 @@ def read_stack(raw: Mapping[str, Any]) -> TransformerConfig:
 
 
 def write_stack(shape: TransformerConfig) -> dict[str, Any]:
-    """Return the settings of config.json that describe a Transformer's shape, but for `intermediate_size`.
+    """Return the settings of config.json that describe a Transformer's shape.
 
-    The source of pictures writes the settings of pictures and patches.
+    `intermediate_size` is left out, because DINOv2 writes a ratio instead. The image source writes the settings of pictures
+    and patches.
     """
     return {
         "hidden_size": shape.width,
@@ -77,10 +78,10 @@ def write_stack(shape: TransformerConfig) -> dict[str, Any]:
 
 
 def read_decoder(raw: Mapping[str, Any], defaults: Mapping[str, int]) -> TransformerConfig:
-    """Return the shape of the decoder of a masked autoencoder. Raises CheckpointError.
+    """Return the shape of the decoder of a masked autoencoder.
 
-    raw: the parsed config.json, whose settings `decoder_*` are the decoder's sizes.
-    defaults: values of missing sizes, by name without this prefix.
+    raw: the parsed config.json. Its settings `decoder_*` are the decoder's sizes; all others hold for encoder and decoder.
+    defaults: values of missing sizes, by name without "decoder_". Raises CheckpointError for unsupported or invalid settings.
     """
     # A decoder's sizes take the place of the encoder's; it has all other settings in common with it.
     return read_stack(
@@ -98,7 +99,7 @@ def write_decoder(config: ModelConfig) -> dict[str, Any]:
 
 
 def shared_names(prefix: str) -> Names:
-    """Return pairs (our name, published name) of embeddings, attention and last norm, which DINOv2 names as ViT does.
+    """Return pairs (our name, published name) of the weights that ViT and DINOv2 name alike: embeddings, attention and last norm.
 
     prefix: start of the published names, such as "vit.".
     """
