@@ -1,11 +1,11 @@
 """The registry of kinds of values. Each file in this package is one kind, and the file's name is the kind's name.
 
-A kind's file defines one or several of: `source`, a Source class (task/source.py); `target`, the Target class
-(task/target.py) of answers; `restored`, the Target class that fills in the hidden part of a source, if that is another
-class. Nothing else has to be edited to add a kind.
+A kind's file assigns at least one of three names: `source`, the Source class (task/source.py) that reads values; `target`,
+the Target class (task/target.py) that predicts values; `restored`, the Target class that predicts the hidden part of a `~`
+source, where that is not `target`. Nothing else has to be edited to add a kind.
 
-A kind's file is imported only when the kind is used, since importing torch modules takes seconds. Which roles a file
-defines is read from its text, which takes a millisecond.
+A kind's file is imported only when the kind is used, since importing torch modules takes seconds. The names that a file
+assigns are found by searching its text, which takes a millisecond.
 """
 
 from __future__ import annotations
@@ -42,26 +42,32 @@ def names(role: Role) -> tuple[str, ...]:
 
 @cache
 def _names(role: Role, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the kinds with this role, cached by `folders`, the folders of this package."""
+    """Return the sorted names of the kinds with this role, from the kinds' files in `folders`, without importing them.
+
+    The result is cached. A change of `folders`, the search path of this package, is searched anew.
+    """
     modules = sorted(module.name for module in pkgutil.iter_modules(folders))
     return tuple(name for name in modules if DEFINITIONS[role].search(_code(name)))
 
 
 def _code(name: str) -> str:
-    """Return the Python code of the file that defines a kind."""
+    """Return the source code of the kind's file in this package. Raises AssertionError if there is no such file."""
     spec = find_spec(f"{__name__}.{name}")
     assert spec is not None and isinstance(spec.loader, InspectLoader)
     return spec.loader.get_source(spec.name) or ""
 
 
 def media() -> dict[str, tuple[str, ...]]:
-    """Return the suffixes of the files whose content is one value, by source kind, such as {"image": (".jpg", …)}."""
+    """Return the file suffixes of each source kind whose values can be stored as files, such as {"image": (".jpg", …)}."""
     sources = {kind: source(kind) for kind in names("source")}
     return {kind: cls.suffixes for kind, cls in sources.items() if issubclass(cls, FileBacked)}
 
 
 def source(kind: str) -> type[Source]:
-    """Return the Source class of a kind. Raises UsageError, which names all kinds, if there is none."""
+    """Return the Source class of a kind.
+
+    If the kind does not exist or cannot be read, raises UsageError listing those that can.
+    """
     # Checked by name first, so that a misspelt kind gets a hint, not an ImportError.
     _require(kind, "source")
     cls: type[Source] = _module(kind).source
@@ -86,9 +92,9 @@ def target(kind: str, restored: bool = False) -> type[Target]:
 
 
 def targets() -> Iterator[type[Target]]:
-    """Yield the Target class of each kind that can be answered without hiding part of a source.
+    """Yield the Target classes by name of the kind, but not of kinds that are predicted only as the hidden part of a source.
 
-    A kind's file is imported only when its class is reached.
+    A kind's file is imported when the iteration reaches it.
     """
     for name in names("target"):
         if hasattr(_module(name), "target"):
@@ -96,21 +102,24 @@ def targets() -> Iterator[type[Target]]:
 
 
 def reading(arrow: Arrow) -> dict[str, type[Source]]:
-    """Return the Source class of each kind that an arrow reads, by kind. Raises UsageError for a kind that cannot be read."""
+    """Return {kind: Source class} of the arrow's source ports. Raises UsageError if one of their kinds cannot be read."""
     return {port.kind: source(port.kind) for port in arrow.sources}
 
 
 def answering(arrow: Arrow) -> list[type[Target]]:
-    """Return the Target class of each target port of an arrow, in order. Raises UsageError for a kind that cannot be answered."""
+    """Return the Target class of each target port of an arrow, in the order of the ports.
+
+    A port that fills in a `~` source gets the kind's class for that. Raises UsageError if a kind cannot be predicted.
+    """
     return [target(port.kind, port.restores is not None) for port in arrow.targets]
 
 
 def _require(kind: str, role: Role) -> None:
-    """Raise UsageError if no kind of this name can be a "source" or a "target", as `role` says."""
+    """Raise UsageError unless `kind` is the name of a kind that can have the role `role`."""
     if kind not in names(role):
         raise UsageError(f"no {role} kind {kind!r} here{near(kind, names(role))}; there are: {', '.join(names(role))}")
 
 
 def _module(name: str) -> ModuleType:
-    """Import the file of a kind and return its module."""
+    """Import the file of the kind `name` in this package, and return the module. Raises ImportError if there is no such file."""
     return importlib.import_module(f"{__name__}.{name}")

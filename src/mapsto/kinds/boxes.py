@@ -1,12 +1,12 @@
-"""boxes: where objects are in a picture, and of which class they are (object detection).
+"""boxes: the objects in an image, each as a rectangle and a class (object detection).
 
-Each query predicts one box, or that there is none. By default the queries are the cells of a grid over the picture. The
-vector of a cell is interpolated from the tokens around it, and a few layers mix neighbouring cells. In training a true
-box is assigned to the cells near its centre (FCOS, Tian et al. 2019). Of predictions that overlap, the most confident
-is kept (non-maximum suppression). Each class is predicted by a sigmoid of its own.
-A starting model may have learnt queries, as tokens of every piece (YOLOS, Fang et al. 2021). They are matched to boxes
-one to one (DETR, Carion et al. 2020), which learns much more slowly from a few hundred pictures. Learnt queries are
-classified by a softmax, in which "no box" is one more class, as in the published models.
+Each query, a vector computed from the image, predicts one box or no box. By default there is a query for each cell of a grid
+over the image. Its vector is interpolated from the tokens around the cell, and a few layers of the head mix neighbouring
+cells. In training a true box is assigned to the cells near its centre (FCOS, Tian et al. 2019). Where predicted boxes of a
+class overlap, only the most confident one is kept (non-maximum suppression). Each class has a sigmoid of its own.
+A starting model may instead have learnt queries: extra tokens behind the patches of each image (YOLOS, Fang et al. 2021).
+Each true box is matched to one of them (DETR, Carion et al. 2020), which learns much more slowly from a few hundred images.
+Learnt queries are classified by a softmax, in which "no box" is one more class, as in the published models.
 Legend of shapes: n examples, q queries, m = n·q, c classes, k boxes, d width.
 """
 
@@ -68,9 +68,9 @@ VisibleBox = tuple[int, Floats, Floats]  # class, first and last corner (y, x) a
 
 @dataclass(frozen=True)
 class Box:
-    """A labelled rectangle, with its sides in pixels of the raw picture.
+    """A labelled rectangle, given by the coordinates of its four edges in pixels of the raw image.
 
-    crowd: whether it holds many objects that were not counted. Such a box is neither learnt nor scored.
+    crowd: True for a rectangle around many objects without boxes of their own (COCO). It is neither learnt nor scored.
     """
 
     label: str
@@ -110,11 +110,11 @@ def _parse_box(entry: object) -> Box:
 
 
 class Boxes(Located, Classes, Comparable, Mixable):
-    """The boxes of a picture, each of a class seen in training.
+    """A target that answers with the boxes in an image, each with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.
-    grid: number of queries along each side of the picture, if the starting model has no learnt queries.
-    usual: mean number of boxes in a training picture, at least 1.
+    grid: number of queries along each side of the image; not used if the starting model has learnt queries.
+    usual: mean number of boxes in a training image, at least 1; it scales the loss.
     """
 
     kind = "boxes"
@@ -131,19 +131,22 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @property
     def learning(self) -> Learning:
-        """Return the default length and learning rates of fits, which differ for a grid of queries and for learnt queries."""
+        """Return the default numbers of epochs and steps and the learning rates of a fit.
+
+        A grid's head has a higher learning rate.
+        """
         return QUERY_LEARNING if self.num_learnt else GRID_LEARNING
 
     @property
     def queries(self) -> int:
-        """Return the number of queries of a picture, which limits the number of boxes in an answer."""
+        """Return the number of queries of an image. Each query predicts at most one true box."""
         return self.num_learnt or self.grid**2
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether all cells of a column hold lists of boxes (also as JSON or a dict of lists), or {"fault": reason}.
+        """Return whether all cells of a column are lists of boxes, such lists as JSON, dicts of lists (Hugging Face), or None.
 
-        Such a dict stands for an annotation file that could not be read.
+        A cell {"fault": reason}, which stands for an annotation file that could not be read, is allowed too.
         """
         cells = [value for value in values if value is not None and not _is_fault(value)]
         try:
@@ -170,7 +173,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def misplaced(answer: tuple[Box, ...], value: Any) -> str:
-        """Return a message on the first box of which too little lies inside the picture to be learnt; "" if there is none."""
+        """Return a message on the first box of `answer` of which less than a quarter of the area lies inside the image `value`.
+
+        Such a box is not learnt. Returns "" if there is no such box.
+        """
         for box in answer:
             wide = min(box.right, value.width) - max(box.left, 0)
             high = min(box.bottom, value.height) - max(box.top, 0)
@@ -180,25 +186,27 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
-        """Return the boxes in the COCO, Pascal VOC or YOLO files at `path`, by the path of their image.
+        """Return the boxes read from COCO, Pascal VOC or YOLO files, by the path of the image to which they belong.
 
-        within: function that lists the files of a folder.
+        path: a COCO file, or a folder with annotation files. within: function that lists all files below a folder.
+        Raises DataError if a COCO file or a file of class names is damaged, OSError if a file cannot be read.
         """
         return dict(detection_annotations.read_annotations(path, within))
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return the number of classes of the box head in a published model, without its class "no box"; None without a box head.
+        """Return the number of classes of a published model's box head, not counting "no box"; None if the model has no box head.
 
-        tensors: the weights of the model under mapsto's names.
+        tensors: the model's weights, renamed to the parameter names of mapsto's models.
         """
         bias = tensors.get(f"{cls.head_name}.named.bias")
         return None if bias is None else len(bias) - 1
 
     def learn(self, answers: Sequence[tuple[Box, ...]], balance: bool = False) -> None:
-        """Learn the classes (sorted by name), the mean number of boxes in a picture, and the number of queries on the grid.
+        """Learn from the training answers the classes (sorted by name), the mean number of boxes, and the size of the grid.
 
-        balance: not used. Raises DataError if no row has a box.
+        The grid gets more queries the more boxes the fullest image has, from 16 × 16 to 32 × 32. Crowds do not count.
+        balance: not used. Raises DataError if no answer has a box.
         """
         counted = [[box for box in answer if not box.crowd] for answer in answers]
         counts = Counter(box.label for boxes in counted for box in boxes)
@@ -209,7 +217,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, counted))) ** 0.5), *GRIDS))
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Store the picture source and the number of its learnt queries. Raises UsageError if the arrow reads no picture."""
+        """Store the image source and its number of learnt queries. Raises UsageError if the arrow has no image source.
+
+        transform: not used.
+        """
         source = sources.get(self.lies_in)
         if source is None:
             raise UsageError("boxes lie in a picture: the arrow reads none")
@@ -217,9 +228,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         self.num_learnt = self.source.queries
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
-        """Return an empty answer, (q, 5) filled with −1, that asks for a prediction of every query of the picture.
+        """Return an answer without boxes that names the tokens from which each query's vector is read: values (q, 5), all −1.
 
-        A learnt query is read at its own token, a query on the grid is interpolated from the four patches around it.
+        A learnt query is read at its own token. A query on the grid is interpolated from the four patches around it.
         """
         (port,) = (port for port, piece in enumerate(pieces) if piece.kind == self.lies_in)
         first, no_boxes = sum(map(len, pieces[:port])), np.full((self.queries, 5), -1.0, np.float32)
@@ -231,18 +242,20 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return Answer(no_boxes, first + indices, shares=shares)
 
     def encode(self, answer: tuple[Box, ...], pieces: Sequence[Piece]) -> Answer:
-        """Return values (q, 5), a box a row: class, centre x and y, width, height, as fractions of the visible picture.
+        """Return the boxes as values (q, 5): class index, centre x, centre y, width, height, as fractions of the visible image.
 
-        Rows without a box have the class −1.
+        The boxes fill the first rows, the largest first; the other rows are −1. The loss assigns boxes to queries.
+        Boxes that are crowds, of unknown classes, or mostly outside the visible image are left out.
         """
         return self._to_answer(self._visible_boxes(answer, self._find_piece(pieces)), pieces)
 
     def mix_answers(
         self, answers: Sequence[tuple[Box, ...]], pieces: Sequence[Piece], parts: Sequence[MixturePart]
     ) -> Answer:
-        """Return the encoded boxes of all pictures in a mosaic, each box moved to where the mosaic shows its picture.
+        """Return the encoded boxes of all images in a mosaic, each box moved to where the mosaic shows its image.
 
-        answers: the boxes of each picture. parts: for each picture, the tokens of the mosaic that show it.
+        answers: the boxes of each image. pieces: the source pieces of the mosaic's example.
+        parts: for each image, the tokens of the mosaic that show it.
         """
         # Positions count patches, so dividing by the grid gives fractions of the mosaic, as boxes are encoded.
         grid = self._find_piece(pieces).positions.max(0) + 1
@@ -255,9 +268,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return self._to_answer(boxes, pieces)
 
     def _visible_boxes(self, answer: tuple[Box, ...], piece: Piece) -> list[VisibleBox]:
-        """Return the boxes of an answer of which at least MIN_VISIBLE is visible in a piece, cut off at the piece's edges.
+        """Return the boxes of an answer, cut off at the edges of the part of the image that `piece` shows.
 
-        Crowds and boxes of unknown classes are left out.
+        Boxes with less than the share MIN_VISIBLE of their area in this part, crowds, and boxes of classes not in `classes` are
+        left out. The coordinates are fractions of this part.
         """
         first, last = _ends(piece)
         boxes: list[VisibleBox] = []
@@ -272,7 +286,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return boxes
 
     def _to_answer(self, boxes: Sequence[VisibleBox], pieces: Sequence[Piece]) -> Answer:
-        """Return boxes as an encoded answer (q, 5); of more than q boxes, the q largest."""
+        """Return boxes as an encoded answer (q, 5), see `encode`; if there are more than q boxes, only the q largest.
+
+        pieces: the source pieces of the example, in which the tokens of the queries are looked up.
+        """
         answer = self.questions(pieces)
         largest = sorted(boxes, key=lambda box: -(box[2] - box[1]).prod())[: self.queries]
         for row, (index, low, high) in enumerate(largest):
@@ -280,14 +297,15 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return answer
 
     def _find_piece(self, pieces: Sequence[Piece]) -> Piece:
-        """Return the piece of the picture among the source pieces of an example."""
+        """Return the one image piece among the source pieces of an example."""
         (picture,) = (piece for piece in pieces if piece.kind == self.lies_in)
         return picture
 
     def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return the outputs of each example, (n, q, c + 4): class logits, then left, top, right, bottom in raw pixels.
+        """Return the outputs by example, (n, q, c + 4): class logits, then left, top, right, bottom in pixels of the raw image.
 
-        For learnt queries the logit of "no box" follows the class logits: (n, q, c + 5).
+        With learnt queries they are (n, q, c + 5): the logit of "no box" follows the class logits.
+        output: (m, …), class logits, then centre x, centre y, width, height as fractions of the visible image.
         """
         queries = output.view(len(pieces), self.queries, -1)
         ends = np.array([_ends(self._find_piece(example)) for example in pieces])[
@@ -301,13 +319,16 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return torch.cat([queries[..., :-4], raw.amin(0), raw.amax(0)], dim=-1)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return the module from query vectors (m, d) to class logits and boxes: LearntHead for learnt queries, else BoxHead."""
+        """Return the module from query vectors (m, d) to class logits and boxes: LearntHead for learnt queries, else BoxHead.
+
+        embedder: not used.
+        """
         return LearntHead(width, len(self.classes)) if self.num_learnt else BoxHead(width, len(self.classes), self.grid)
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the loss of classes and boxes, summed over pictures, from outputs (m, …) and encoded answers (m, 5).
+        """Return the loss of outputs (m, …) against encoded answers (m, 5), summed over images, and multiplied by q / `usual`.
 
-        It is multiplied by queries / `usual`: divided by m, it is then the mean loss of a picture divided by `usual`.
+        The training loop divides by m = n·q. The result is then the mean loss of an image, divided by the usual number of boxes.
         """
         predictions, labels = output.float().view(-1, self.queries, output.shape[-1]), values.view(-1, self.queries, 5)
         total = output.new_zeros((), dtype=torch.float32)
@@ -320,9 +341,11 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return total * self.queries / self.usual
 
     def _grid_loss(self, middle_q2: Tensor, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
-        """Return the loss of one picture on a grid: focal loss of classes, and 1 − GIoU of predicted and assigned true boxes.
+        """Return the loss of one image on a grid: the weighted sum of the classes' focal loss and the boxes' 1 − GIoU.
 
-        middle_q2: (x, y) of each query. truth_k5: class, centre and size of each true box.
+        The sum is divided by the mean number of queries to which a true box is assigned.
+        middle_q2: x, y of each query. boxes_q4: predicted boxes. truth_k5: class index of each true box, then its coordinates.
+        All coordinates are fractions of the visible image; a box is centre x, centre y, width, height.
         """
         classes, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
         query, true = assign_by_centre(middle_q2, sides, 1 / self.grid)
@@ -334,10 +357,11 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return (CLASS_WEIGHT * focal_loss(logits_qc, labels) + OVERLAP_WEIGHT * overlap_loss) / queries_per_box
 
     def _matched_loss(self, logits_qc: Tensor, boxes_q4: Tensor, truth_k5: Tensor) -> Tensor:
-        """Return the loss of one picture with learnt queries, each true box of which is matched to one query (DETR).
+        """Return the loss of one image with learnt queries, each true box of which is matched to one query (DETR).
 
-        It sums the cross-entropy of classes, and the L1 distance and 1 − GIoU of matched boxes.
-        truth_k5: class, centre and size of each true box.
+        It is a weighted sum of the cross-entropy of all queries, and the L1 distance and 1 − GIoU of the matched boxes.
+        boxes_q4: predicted boxes. truth_k5: class index of each true box, then its coordinates. A box is centre x, centre y,
+        width, height as fractions of the visible image.
         """
         classes, sides = truth_k5[:, 0].long(), truth_k5[:, 1:]
         with torch.no_grad():
@@ -353,9 +377,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
         )
 
     def _class_loss(self, logits: Tensor, query: Tensor, classes: Tensor) -> Tensor:
-        """Return the cross-entropy of the class logits of learnt queries, with a small weight for "no box".
+        """Return the cross-entropy of the logits (q, c + 1) of learnt queries, summed and weighted: "no box" has a small weight.
 
-        query, classes: indices of the matched queries, and their true classes. All other queries have the class "no box".
+        query: indices of the queries that are matched to a true box. classes: the class index of that box for each of them.
+        The correct class of all other queries is "no box".
         """
         no_box = len(self.classes)
         weight = logits.new_ones(no_box + 1)
@@ -367,14 +392,17 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return F.cross_entropy(logits, labels, weight, reduction="sum") * self.usual / total_weight
 
     def _class_scores(self, logits: Tensor) -> Tensor:
-        """Return the probability of each class from logits, (…, c), without the class "no box" of learnt queries."""
+        """Return the probability of each class, (…, c), from logits: by a softmax for learnt queries, else by sigmoids.
+
+        For learnt queries the logits (…, c + 1) end with "no box", whose probability is left out.
+        """
         return logits.softmax(-1)[..., :-1] if self.num_learnt else torch.sigmoid(logits)
 
     def ranked(self, picture: Tensor) -> tuple[Floats, NDArray[np.int64], Floats]:
-        """Return probabilities (b,), classes (b,) and sides (b, 4) of at most MAX_BOXES boxes, the most confident first.
+        """Return the most confident boxes of an image, at most MAX_BOXES: probabilities (b,), class indices (b,), boxes (b, 4).
 
-        picture: (q, …), the outputs of one picture. On a grid, a box is left out if it overlaps a more confident box of
-        its class.
+        A box is left, top, right, bottom. On a grid, a box that overlaps a more confident box of its class is left out.
+        picture: (q, …), the outputs of one image, from `gather`.
         """
         # Each pair of a query and a class is a candidate, numbered query · classes + class.
         probabilities, pairs = self._class_scores(picture[:, :-4].double()).flatten().sort(descending=True, stable=True)
@@ -389,9 +417,9 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return scores[best], classes[best], sides[best]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"boxes", "probability"} for each picture: its boxes, the most confident first, and the answer's confidence.
+        """Return {"boxes", "probability"} for each image: its boxes, the most confident first, and the answer's `confidence`.
 
-        A box is {"label", "box", "probability"}, in raw pixels, with a probability of at least MIN_CONFIDENCE.
+        A box is {"label", "box": [left, top, right, bottom] in raw pixels, "probability"}, if that is at least MIN_CONFIDENCE.
         """
         answers = []
         for scores, classes, sides in map(self.ranked, output):
@@ -404,10 +432,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return answers
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> dict[str, Metric]:
-        """Return COCO's average precision and recall, and "found", by name.
+        """Return average precision ("map", "map50", "map75") and recall ("recall") as in COCO, and "found".
 
-        Average precision is "map" over ten thresholds of IoU, "map50" at 0.5 and "map75" at 0.75. "found" is the mean Jaccard
-        index of a picture's predicted and true boxes, which match from an IoU of 0.5.
+        "map" is the mean over ten IoU thresholds, "map50" is at IoU 0.5, "map75" at 0.75. "found" is the mean over images of
+        `per_item_metric`.
         """
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
         return {
@@ -419,7 +447,10 @@ class Boxes(Located, Classes, Comparable, Mixable):
         }
 
     def _precision(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> AveragePrecision:
-        """Return an AveragePrecision of all classes, with the detections of each picture matched to its true boxes."""
+        """Return an AveragePrecision built from all classes and images, with predicted boxes matched to true boxes.
+
+        Classes never seen in training are included, without predictions.
+        """
         names = self.classes + sorted({box.label for answer in answers for box in answer} - set(self.classes))
         detections = [self.ranked(picture) for picture in output]
         return AveragePrecision(
@@ -433,16 +464,17 @@ class Boxes(Located, Classes, Comparable, Mixable):
         )
 
     def confidence(self, output: Tensor) -> Floats:
-        """Return the confidence (n,) of each answer: the mean probability of its boxes.
+        """Return the confidence (n,) of each answer: the mean probability of the boxes in it.
 
-        For an answer without boxes it is one minus the probability of the likeliest candidate.
+        For an answer without boxes it is 1 minus the highest probability of any box, all of which were below MIN_CONFIDENCE.
         """
         return np.array([_answer_confidence(self.ranked(picture)[0]) for picture in output])
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
-        """Return the Jaccard index (n,) of each picture's predicted and true boxes, which match from an IoU of 0.5.
+        """Return for each image the Jaccard index of its predicted and true boxes, (n,): matched pairs over all distinct boxes.
 
-        It is 1 for a picture without predicted and true boxes.
+        A predicted and a true box match if they have the same class and an IoU of at least 0.5. Predictions inside a crowd do not
+        count. The index is 1 if an image has neither predicted nor true boxes.
         """
         scores_of_rows = []
         for picture, answer in zip(output, answers, strict=True):
@@ -461,23 +493,23 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return np.array(scores_of_rows, np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
-        """Return the Jaccard index (n,) of each picture's predicted and true boxes, the same as `per_item_metric`."""
+        """Return for each image the Jaccard index of its predicted and true boxes, (n,); see `per_item_metric`."""
         return self.per_item_metric(output, answers)
 
     def baseline(self, answers: Sequence[tuple[Box, ...]]) -> dict[str, Score]:
-        """Return no scores, since no boxes are a useful constant answer to all pictures."""
+        """Return {}: boxes have no baseline, since it is not useful to predict the same boxes in every image."""
         return {}
 
     def brief(self, answer: Any) -> str:
-        """Return the number of boxes of each class in words, such as "2 cat, 1 dog"."""
+        """Return the number of boxes of each class in words, such as "2 cat, 1 dog"; "nothing" if there are no boxes."""
         counts = Counter(mark.text for mark in self.regions(answer))
         return ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing"
 
     @staticmethod
     def regions(answer: Any, true: bool = False) -> list[Mark]:
-        """Return the rectangle of each box of an answer as a mark with the box's label.
+        """Return a mark for each box of an answer: the rectangle in raw pixels, with the box's label as caption.
 
-        true: whether the answer is a true label, not a prediction.
+        true: True if the answer is a true one, False if it is a prediction; stored in the marks.
         """
         boxes = [
             (box.label, (box.left, box.top, box.right, box.bottom))
@@ -488,11 +520,15 @@ class Boxes(Located, Classes, Comparable, Mixable):
         return [Mark([[top, bottom], [left, right]], label, true) for label, (left, top, right, bottom) in boxes]
 
     def class_names(self, answer: tuple[Box, ...]) -> Sequence[str]:
-        """Return the label of each box in a true answer."""
+        """Return the label of each box in a true answer, in the order of the boxes; a label may occur several times."""
         return [box.label for box in answer]
 
     def notes(self, answers: Sequence[tuple[Box, ...]]) -> list[str]:
-        """Return sentences on classes in `answers` never seen in training, and on pictures with too many boxes for one answer."""
+        """Return sentences on the five most frequent classes in `answers` that training never saw, with their number of boxes.
+
+        If images have more true boxes than an answer can hold (q or MAX_BOXES), one more sentence gives the number of such
+        images.
+        """
         unseen = Counter(box.label for answer in answers for box in answer if box.label not in self.classes)
         max_boxes = min(self.queries, MAX_BOXES)
         num_full = sum(sum(not box.crowd for box in answer) > max_boxes for answer in answers)
@@ -504,18 +540,24 @@ class Boxes(Located, Classes, Comparable, Mixable):
         )
 
     def state(self) -> State:
-        """Return the classes, the number of queries along a side of the grid, and the mean number of boxes in a picture."""
+        """Return the constructor's arguments: the classes, the number of queries along a side of the grid, and `usual`."""
         return {"classes": self.classes, "grid": self.grid, "usual": self.usual}
 
 
 def _ends(piece: Piece) -> tuple[Floats, Floats]:
-    """Return the first corner (y, x) and the last corner of the visible part of a picture, in raw pixels."""
+    """Return two corners of the visible part of an image, each (y, x) in raw pixels: top left and bottom right.
+
+    In a mirrored image they are top right and bottom left.
+    """
     assert piece.alignment is not None
     return piece.alignment.ends(piece.positions)
 
 
 def _parse_list(cell: object) -> list[Any]:
-    """Return the entries of a cell, one for each box: of a list, of JSON, or of COCO's dict of lists. Raises BadCell."""
+    """Return one entry for each box in a cell. Raises BadCell if the cell holds no such list, or is {"fault": reason}.
+
+    cell: a list, a list as JSON, or a dict of the lists "bbox" and "category" (Hugging Face).
+    """
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -535,9 +577,9 @@ def _parse_list(cell: object) -> list[Any]:
 
 
 def _answer_confidence(scores: Floats) -> float:
-    """Return the mean of the probabilities that reach MIN_CONFIDENCE; if none does, one minus the highest.
+    """Return the mean of the probabilities that are at least MIN_CONFIDENCE; if none is, 1 minus the highest probability.
 
-    scores: the probabilities of a picture's candidate boxes, the highest first.
+    scores: the probabilities of an image's predicted boxes, the highest first.
     """
     kept = scores[scores >= MIN_CONFIDENCE]
     return float(kept.mean() if len(kept) else 1 - scores[0])
@@ -549,7 +591,10 @@ def _is_fault(cell: object) -> bool:
 
 
 def _boxes_of(answer: Sequence[Box], name: str) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the boxes (g, 4) of one class in an answer, in pixels, and a mask (g,) of the crowds among them."""
+    """Return the boxes with label `name` in an answer, (g, 4), and a mask (g,) that is True for crowds.
+
+    A box is left, top, right, bottom in raw pixels.
+    """
     boxes = [box for box in answer if box.label == name]
     sides = [[box.left, box.top, box.right, box.bottom] for box in boxes]
     return np.array(sides, np.float64).reshape(-1, 4), np.array([box.crowd for box in boxes], np.bool_)

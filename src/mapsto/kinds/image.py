@@ -1,4 +1,4 @@
-"""image: an image, read as square patches; as an answer, the hidden patches of `~image`, or an image made from the source image.
+"""image: an image, read as square patches. As an answer, it is the hidden patches of `~image`, or a new image of the same size.
 
 See vision/image_value.py for the cells, vision/patch_source.py for the tokens, and vision/image_targets.py for answers.
 Legend of shapes: h rows, w columns of pixels, t tokens, d width.
@@ -82,17 +82,17 @@ PREDICTION_STROKE = 'stroke="rgb(var(--against))"'
 
 
 class ImageSource(PatchSource, Spatial):
-    """A source of images that are cut into patches.
+    """A source of images, whose tokens are square patches of pixels.
 
     table: rows and columns of the grid of position embeddings.
-    placed: number of special tokens in front with a position embedding, such as [CLS].
-    registers: number of special tokens after these, without position embeddings.
-    masked: whether hidden patches have a learnt vector; else they are embedded as patches of the mean colour.
-    bias: whether the linear map of a patch's pixels has a bias.
-    front: a convolutional network that embeds whole images, if any; its outputs take the place of embedded patches. Then
-    nothing can be hidden, and there are no special tokens.
+    placed: number of special tokens in front of the patches that have position embeddings, such as [CLS].
+    registers: number of special tokens between these and the patches, without position embeddings.
+    masked: True if hidden patches are embedded as a learnt vector, False if as patches of the mean colour.
+    bias: whether the linear map from a patch's pixels to its vector has a bias.
+    front: settings of a convolutional network that embeds whole images in place of the linear map; None for the linear map.
+    With it nothing can be hidden, and there are no special tokens.
     queries: number of learnt query tokens behind the patches.
-    layer_positions: number of layers behind which learnt position embeddings are added once more.
+    layer_positions: number of layers to whose outputs learnt position embeddings are added again.
     """
 
     kind = "image"
@@ -147,9 +147,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def new(cls, values: Sequence[ImageValue], size: int | None = None, share: float = 1.0) -> Self:
-        """Return the source of a new model, which scales images to at most 224 pixels a side, in about 8 × 8 patches.
+        """Return the source of a new model. It scales images down to at most 224 pixels a side.
 
-        values: training images, whose size and pixel statistics are used.
+        The patch size is chosen so that an image of median size has about 8 × 8 patches. The mean and the standard deviation of
+        pixels are computed from the training images `values`. share: not used.
         Raises DataError if there are no images, and UsageError for a `size`, since images have no vocabulary.
         """
         if size is not None:
@@ -161,9 +162,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved model, from its settings and the weights of its embedder. Raises CheckpointError.
+        """Return the source of a saved model from the settings in `folder`, and the embedder's `weights`, whose shapes count.
 
-        front: the convolutional network that embeds whole images, if the model has one.
+        front: settings of the convolutional network that embeds whole images; None if the model has none.
+        Raises CheckpointError if the settings are missing, invalid or not supported.
         """
         processor = files.read_json(folder / PROCESSOR_FILE)
         if front is None:
@@ -185,7 +187,10 @@ class ImageSource(PatchSource, Spatial):
             raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare pictures: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write preprocessor_config.json; return the image size, patch size and number of channels as entries of config.json."""
+        """Write preprocessor_config.json to `folder`; return image size, patch size and number of channels for config.json.
+
+        longest: not used.
+        """
         resizer, processor = self.resizer, preprocessor_config.to_config(self.resizer, self.mean, self.std)
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         rows, columns = self.table
@@ -203,7 +208,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def sketch(cls, value: ImageValue) -> Hashes:
-        """Return hashes of the strongest low frequencies of the image; near-duplicates share most of these hashes."""
+        """Return a hash for each of the strongest low frequencies of the image and its sign; near-duplicates share most.
+
+        The frequencies are those of the cosine transform of a small grey copy.
+        """
         return hashes(strongest_waves(value.thumbnail).astype(np.uint64))
 
     @staticmethod
@@ -221,10 +229,10 @@ class ImageSource(PatchSource, Spatial):
     _augment_pixels = staticmethod(augmentation.augment_image)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return a mixture of images, and the contribution of each image to it.
+        """Return a mixture of images, and for each image its share and, in a mosaic, the tokens that show it.
 
-        method: "mixup" averages two images, "cutmix" pastes a rectangle of the second into the first, "mosaic" puts
-        four side by side.
+        method: "mixup" averages two images, "cutmix" pastes a rectangle of the second into the first, "mosaic" shows four images
+        in the quadrants around a random point.
         """
         # Blending and pasting are the same for images and videos; only images have mosaics.
         if method != "mosaic":
@@ -234,9 +242,9 @@ class ImageSource(PatchSource, Spatial):
         return mosaic, [self._tile_part(mosaic, piece, tile) for piece, tile in zip(pieces, tiles, strict=True)]
 
     def _tile_part(self, mosaic: Piece, piece: Piece, tile: mixup.Tile | None) -> MixturePart:
-        """Return the share of a mosaic that shows the image of `piece`, and the tokens there; a share of 0 without a tile.
+        """Return the part of a mosaic that shows the image of `piece`: its share of all patches and its tokens.
 
-        tile: the rectangle of patches that shows the image; None if the image was left out.
+        tile: the rectangle of patches that shows the image; None if the mosaic does not show it, which gives the share 0.
         """
         if tile is None:
             return MixturePart(0.0)
@@ -248,14 +256,15 @@ class ImageSource(PatchSource, Spatial):
         return MixturePart(len(part) / int((~mosaic.special).sum()), part)
 
     def require_parts(self) -> None:
-        """Raise UsageError if a convolutional network embeds whole images, so that no patch can be hidden or read alone."""
+        """Raise UsageError if a convolutional network embeds whole images: then no single patch can be hidden or removed."""
         if self.front is not None:
             raise UsageError(f"no part of a picture can be hidden or read alone: this start reads {self}")
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a module from tokens (t, 5 + f), with 5 bytes of header and f of pixels, to vectors (t, width).
+        """Return the module from tokens (t, 5 + f) to vectors (t, width): a linear map with positions, or the network `front`.
 
-        It is a linear map of patches with position embeddings, or the convolutional network that embeds whole images.
+        A token is bytes: its type, row and column, the number of rows and columns of patches, then the f pixel values of its
+        patch.
         """
         config = PatchConfig(
             self.resizer.patch, self.mean, self.std, self.table, self.placed, self.registers, self.masked, self.bias,
@@ -264,14 +273,17 @@ class ImageSource(PatchSource, Spatial):
         return PatchEmbedder(config, width) if self.front is None else ConvolutionEmbedder(config, self.front)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return a module from tokens to the fixed position embeddings (t, width) of an MAE decoder; 0 for special tokens."""
+        """Return a module from tokens to the position embeddings (t, width) of an MAE decoder: fixed sines and cosines.
+
+        Those of special tokens are 0.
+        """
         return PatchPositions(self.table, width)
 
     def mask_region(self, piece: Piece, value: ImageValue, mask: object) -> tuple[Piece, Ints]:
-        """Return the piece with the patches hidden that a mask touches, and the indices of these patches.
+        """Return the piece of an image with all patches hidden that contain a pixel to hide, and the indices of these patches.
 
-        mask: an image of the same size, or an array (h, w), in which the pixels to hide are not black.
-        Raises BadCell if it does not fit the image, UsageError if no patch can be hidden.
+        value: the raw image. mask: an image of the same size, or an array (h, w); pixels that are not black (0) are to be hidden.
+        Raises BadCell if the mask has another size or marks no patch, UsageError if the model cannot hide patches.
         """
         self.require_parts()
         is_marked, size = image_value.read_mask(mask), (value.height, value.width)
@@ -293,8 +305,9 @@ class ImageSource(PatchSource, Spatial):
         return self._hide(piece, hidden), hidden
 
     def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """Return the four tokens around each of q points on a regular grid, (q, 4), and their bilinear weights, (q, 4).
+        """Return the four patch tokens around each of q points, (q, 4), and their bilinear weights, (q, 4).
 
+        The points lie on a regular grid over the image.
         counts: number of points along y and along x; q is their product.
         """
         patches, weights = grid_neighbours(self.grid(piece), counts)
@@ -324,9 +337,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def highlight(cls, value: ImageValue, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the image as HTML; if there are regions, also the image with the regions shaded, beside it.
+        """Return the image as HTML; if there are regions, the plain image and, beside it, the image with the regions shaded.
 
-        regions: ((top, bottom), (left, right)) each. shades: from −1 (speaks against the answer) to 1 (speaks for it).
+        regions: ((top, bottom), (left, right)) of each region, in raw pixels.
+        shades: one number for each region, from −1 (speaks against the answer) to 1 (speaks for it).
         """
         if not regions:
             return image_io.svg_image(value.pixels, THUMBNAIL, "a picture")
@@ -360,9 +374,10 @@ class ImageSource(PatchSource, Spatial):
         return ".png", image_io.draw_boxes(value.pixels, [(mark.region, mark.text) for mark in marks])
 
     def resize(self, size: int | None) -> ImageSource:
-        """Return a source that reads images uncropped, in their aspect ratio, with at most `size` pixels a side.
+        """Return a source that reads whole images, not cropped, in their aspect ratio, scaled to at most `size` pixels a side.
 
-        size: None to keep the size that this source reads. Raises UsageError for a size with too many patches.
+        size: None for the largest side that this source reads. It is rounded to whole patches.
+        Raises UsageError for a size with too many patches.
         """
         # A source that already reads whole images in its size has nothing to change.
         if size is None and not self.resizer.crops:
@@ -380,7 +395,10 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def fit_features(cls, values: Sequence[ImageValue]) -> Callable[[Sequence[ImageValue]], Any]:
-        """Return the function from images to sparse histograms (n, f) of colours and edges; nothing is fitted to `values`."""
+        """Return the function from images to histograms of colours and edges, a sparse matrix (n, f).
+
+        values: not used, since histograms need no fitting.
+        """
         extract = histogram_extractor()
         return lambda images: extract([image.pixels for image in images])
 
@@ -392,7 +410,10 @@ class ImageSource(PatchSource, Spatial):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the settings that decide how an image is encoded."""
+        """Return the SHA-256 of this source's settings, such as size and normalisation.
+
+        Equal hashes mean equal encodings of an image.
+        """
         settings = [
             asdict(self.resizer),
             self.mean,
@@ -411,9 +432,10 @@ class ImageSource(PatchSource, Spatial):
 
 
 def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
-    """Return the side of a patch in pixels, and arguments of ImageSource by name, read from a model folder.
+    """Return the side of a patch in pixels, and the other arguments of ImageSource by name.
 
-    weights: the embedder's weights, whose shapes are used with config.json. Raises CheckpointError.
+    They are derived from the shapes of the embedder's `weights`, and from config.json in `folder`.
+    Raises CheckpointError if weights are missing or have the wrong number of axes.
     """
     sizes = {name: tuple(weights[name].shape) if name in weights else (0,) * axes for name, axes in WEIGHT_AXES.items()}
     required = sizes["position_embeddings"] + sizes["projection.weight"]
@@ -439,7 +461,8 @@ def _read_patches(folder: Path, weights: Mapping[str, Tensor]) -> tuple[int, dic
 def _position_table(num_patches: int, size: Any, patch: int) -> tuple[int, int]:
     """Return (rows, columns) of the grid of `num_patches` position embeddings.
 
-    size: `image_size` of config.json. Unless it is [height, width] and fits `num_patches`, the grid is square.
+    size: the entry `image_size` of config.json, in pixels. If it is [height, width] and gives `num_patches` patches with a side
+    of `patch` pixels, the grid has its shape; else the grid is square.
     """
     if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size):
         rows, columns = (side // patch for side in size)

@@ -1,8 +1,8 @@
 """label: one of several classes (classification), read from the pooled vector.
 
 A linear head is trained with cross-entropy; with few labelled rows it is a logistic regression on frozen vectors.
-Then the logits are divided by a temperature fitted on held-out rows, so that of the answers with a probability of 0.9
-about nine in ten are right.
+Then the logits are divided by a temperature fitted on held-out rows (calibration): about 90 % of the answers with a
+probability near 0.9 are then right.
 Legend of shapes: m answers, c classes, d width.
 """
 
@@ -64,7 +64,10 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column can hold class names: at most 100 characters each, of which at most half are distinct."""
+        """Return whether the cells of a column can be class names: at most 100 characters each, and not too many different ones.
+
+        The number of different names may be half of the number of cells, or 2.
+        """
         labels = [str(value) for value in values if value is not None]
         are_repeated = len(set(labels)) <= max(2, len(labels) // 2)
         return bool(labels) and are_repeated and max(map(len, labels)) <= 100
@@ -93,19 +96,19 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return the number of classes of the classifier in a published model; None if it has no classifier.
+        """Return the number of classes of a published model's classifier; None if the model has no classifier.
 
-        tensors: the weights of the model under mapsto's names.
+        tensors: the model's weights, renamed to the parameter names of mapsto's models.
         """
         weight = tensors.get(f"{cls.head_name}.weight")
         return None if weight is None else len(weight)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Learn the classes, sorted by number if all are whole numbers, else by name; a starting model's classes are kept.
+        """Learn the classes from the training answers: sorted by number if all are whole numbers, else by name.
 
-        balance: whether all classes get the same total weight in the loss.
-
-        Raises DataError for fewer than two classes, and for classes that the starting model does not have.
+        If classes are already set, as by a starting model with a classifier, they are kept.
+        balance: whether to learn class weights that give all classes the same total weight in the loss.
+        Raises DataError if `answers` have fewer than two classes, or a class that is not among those kept.
         """
         counts = Counter(answers)
         # A starting model's classes are kept, so that the rows of its head keep their meaning.
@@ -141,7 +144,8 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of a logistic regression of the classes on the features.
 
-        features: (m, d). values: (m,), class indices. seed: for the random rows and folds of cross-validation.
+        features: (m, d). values: (m,), class indices. seed: draws the rows and the folds for choosing the regularisation
+        strength.
         selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         class_weights = None if self.weights is None else dict(enumerate(self.weights))
@@ -161,9 +165,9 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return new_head(width, len(self.classes))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed cross-entropy of logits (m, c) against class indices (m,) or shares of classes (m, c).
+        """Return the cross-entropy, summed over answers, of logits (m, c) against class indices (m,) or shares of classes (m, c).
 
-        If classes are balanced they are weighted, and `label_smoothing` (Szegedy et al. 2016) is applied.
+        Classes are weighted if they are balanced. True classes are smoothed by `label_smoothing` (Szegedy et al. 2016).
         """
         weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
         return F.cross_entropy(
@@ -171,17 +175,17 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         )
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the number of wrong answers, or the sum of their weights if classes are balanced.
+        """Return the number of wrong answers in a batch; if classes are balanced, the sum of the wrong answers' class weights.
 
-        Held-out rows are not judged by cross-entropy, which may already grow while the number of errors still falls.
+        Cross-entropy is not used, since on held-out rows it may already grow while the number of errors still falls.
         """
         is_wrong = (output.argmax(dim=-1) != values).float()
         return is_wrong.sum() if self.weights is None else is_wrong @ is_wrong.new_tensor(self.weights)[values]
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"label", "probability", "scores"} for each answer: the likeliest class and its probability.
+        """Return {"label", "probability", "scores"} for each answer: the likeliest class, its probability, and all probabilities.
 
-        "scores" are the probabilities of all classes by name.
+        "scores" is {class: probability}.
         """
         answers = []
         for probabilities in torch.softmax(output.float(), dim=-1).tolist():
@@ -196,10 +200,10 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return answers
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Divide the head's parameters by the temperature with the lowest log loss (temperature scaling, Guo et al. 2017).
+        """Fit a temperature on held-out rows by lowest log loss, and divide the head's weight and bias by it (Guo et al. 2017).
 
-        output: logits (m, c) of held-out rows. values: class indices (m,).
-        Return the temperature; None, and change nothing, for fewer than MIN_ROWS_TO_CALIBRATE rows.
+        output: logits (m, c) of the held-out rows. values: (m,), their true class indices.
+        Return the temperature. With fewer than MIN_ROWS_TO_CALIBRATE rows, return None and leave the head unchanged.
         """
         if len(values) < MIN_ROWS_TO_CALIBRATE:
             return None
@@ -218,7 +222,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return temperature
 
     def constant_output(self, values: Ints) -> Tensor:
-        """Return the logarithm of each class's frequency, (c,): logits that answer the most frequent class in every row.
+        """Return the logarithm of each class's share of the training answers, (c,), as logits to be used for every row.
 
         values: (m,), class indices of the training answers.
         """
@@ -227,7 +231,10 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the log-odds (m,), in the logits `output`, of the class that `reference` answers, against all other classes."""
+        """Return the log-odds (m,), according to the logits `output`, of each answer's fixed class against all other classes.
+
+        reference: (m, c), logits whose likeliest class is the fixed class.
+        """
         # −∞ takes the answered class out of the sum over all others.
         answer = reference.argmax(dim=-1, keepdim=True)
         mask = torch.full_like(output, 0.0).scatter(1, answer, -torch.inf)
@@ -239,19 +246,19 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return probabilities
 
     def per_item_metric(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return 1 for each correct class, else 0, (m,)."""
+        """Return for each answer 1 if the likeliest class is the true class, else 0, (m,)."""
         predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
         return np.array([predicted == true for predicted, true in zip(predictions, answers, strict=True)], np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return 1 for each correct class, else 0, (m,)."""
+        """Return for each answer 1 if the likeliest class is the true class, else 0, (m,)."""
         return self.per_item_metric(output, answers)
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Return accuracy, macro F1, log loss and expected calibration error, by name.
 
-        A row whose class was never seen in training counts as wrong. Only log loss leaves it out, since it needs the
-        probability of the true class, and so has a smaller number of rows.
+        A row whose true class was never seen in training counts as wrong. Log loss is computed without these rows, since the
+        model gives no probability to their true class.
         """
         names = self.classes + sorted(set(answers) - set(self.classes))
         labels = np.array([names.index(answer) for answer in answers])
@@ -267,14 +274,17 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return {**metrics, "calibration_error": (classification.expected_calibration_error, labels, probabilities)}
 
     def confusion(self, output: Tensor, answers: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Return the number of rows as {true class: {answered class: number}}, for all pairs of classes."""
+        """Return the confusion matrix as {true class: {predicted class: number of rows}}, including pairs with 0 rows.
+
+        True classes that were never seen in training have a row too.
+        """
         predictions = (self.classes[index] for index in output.argmax(dim=-1).tolist())
         counts = Counter(zip(answers, predictions, strict=True))
         true_names = self.classes + sorted(set(answers) - set(self.classes))
         return {true: {name: counts[true, name] for name in self.classes} for true in true_names}
 
     def class_names(self, answer: str) -> Sequence[str]:
-        """Return a tuple of the answer's one class."""
+        """Return a tuple of one name: the class of a true answer."""
         return (answer,)
 
     def notes(self, answers: Sequence[str]) -> list[str]:
@@ -283,14 +293,14 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return [f"{count} rows have the label {name!r}, which training never saw" for name, count in unseen.items()]
 
     def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
-        """Return the accuracy of always answering the most frequent class of `answers`."""
+        """Return the accuracy, on `answers`, of always predicting their most frequent class."""
         names = sorted(set(answers))
         labels = np.array([names.index(answer) for answer in answers])
         predictions = np.full(len(labels), np.bincount(labels).argmax())
         return {"accuracy": intervals.with_interval(intervals.accuracy, labels, predictions)}
 
     def state(self) -> State:
-        """Return the classes in the order of the logits, and their weights in the loss."""
+        """Return the classes in the order of the logits, and their weights in the loss (None if they are not balanced)."""
         return {"classes": self.classes, "weights": self.weights}
 
 

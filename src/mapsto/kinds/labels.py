@@ -53,7 +53,10 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column can hold several labels a row: lists, or texts of which some contain | or a semicolon."""
+        """Return whether a column can hold several labels a row.
+
+        True if a cell is a list and all others are lists or texts, or if a text contains "|" or ";".
+        """
         cells = [value for value in values if value is not None]
         if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
             return all(isinstance(cell, list | tuple | np.ndarray | str) for cell in cells)
@@ -66,9 +69,11 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def read(cell: object) -> tuple[str, ...]:
-        """Return the distinct label names in a cell; () for an empty cell, to which no class applies. Raises BadCell.
+        """Return the distinct label names in a cell; () for an empty cell, to which no class applies.
 
-        cell: a list, a list as JSON, or a text whose names are separated by |, ; or a comma.
+        cell: a list, a list as JSON, or a text whose names are separated by one of |, ; and comma (the first of them that
+        occurs).
+        Raises BadCell for any other cell, for invalid JSON and for invalid characters.
         """
         if cell is None:
             return ()
@@ -108,9 +113,9 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return Answer(_one_hot([answer], self.classes)[0].astype(np.float32))
 
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
-        """Return weight (c, d) and bias (c,) of one logistic regression per class on the features.
+        """Return weight (c, d) and bias (c,): one logistic regression on the features for each class.
 
-        features: (m, d). values: (m, c), 1 where a class applies. seed: for the random rows and folds of cross-validation.
+        features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds for choosing the regularisation.
         selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
@@ -125,7 +130,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """Return the log-odds of each class's frequency in the training answers, (c,), as logits for every row.
+        """Return the log-odds of each class's share of the training answers, (c,), as logits to be used for every row.
 
         values: (m, c), 1 where a class applies.
         """
@@ -134,9 +139,10 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.from_numpy(np.log(frequencies / (1 - frequencies))).float()
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the sum (m,), in the logits `output`, of the log-odds of the labels that `reference` answers.
+        """Return the log-odds (m,), according to the logits `output`, of each row's fixed labels, summed over these labels.
 
-        If `reference` answers no label, return the log-odds that its likeliest class does not apply.
+        If a row has no fixed label, return the log-odds that the class with its highest `reference` logit does not apply.
+        reference: (m, c), logits whose positive classes are the fixed labels.
         """
         applies = reference > 0
         # Without a label, the decision nearest to changing is that on the likeliest class.
@@ -144,21 +150,21 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return torch.where(applies, output, torch.where(is_rejected, -output, torch.zeros_like(output))).sum(-1)
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32] | None:
-        """Return the Jaccard index of predicted and true labels of each row, (m,); 1 if a row has neither."""
+        """Return for each row the Jaccard index of its predicted and true labels, (m,); 1 if a row has neither. Never None."""
         return self._jaccard(output, answers).astype(np.float32)
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
-        """Return 1 for each row with exactly the true labels, else 0, (m,)."""
+        """Return for each row 1 if the predicted labels are exactly the true labels, else 0, (m,), as float32."""
         return self._exact_match(output, answers).astype(np.float32)
 
     def _exact_match(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
-        """Return 1 for each row with exactly the true labels, else 0, (m,)."""
+        """Return for each row 1 if the predicted labels are exactly the true labels, else 0, (m,)."""
         predictions, labels = self._decisions(output, answers)
         matches: Values = (predictions == labels).all(1).astype(np.float64)
         return matches
 
     def _jaccard(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> Values:
-        """Return the Jaccard index of predicted and true labels of each row, (m,); 1 if a row has neither."""
+        """Return for each row the Jaccard index of its predicted and true labels, (m,); 1 if a row has neither."""
         predictions, labels = self._decisions(output, answers)
         num_either = (predictions | labels).sum(1)
         return np.where(num_either > 0, (predictions & labels).sum(1) / np.maximum(num_either, 1), 1.0)
@@ -166,9 +172,10 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def _decisions(
         self, output: Tensor, answers: Sequence[tuple[str, ...]]
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return two matrices (m, c + u) that are True where a class is predicted, and where it is true.
+        """Return two matrices (m, c + u): the first is True where a class is predicted, the second where it truly applies.
 
-        The last u classes are those of `answers` that training never saw: never predicted, and so wrong wherever true.
+        The last u columns are the classes in `answers` that were never seen in training. The first matrix is False in these
+        columns.
         """
         unseen = sorted({name for answer in answers for name in answer}.difference(self.classes))
         predictions = np.pad(_predict(output), ((0, 0), (0, len(unseen))))
@@ -186,9 +193,9 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"labels", "probability", "scores"} for each row: the classes whose own probability is above one half.
+        """Return {"labels", "probability", "scores"} for each row. "labels" are the classes with a probability above one half.
 
-        "probability" is that of all classes being decided right, and "scores" are the probabilities of all classes.
+        "probability" is the probability that the decisions on all classes are right. "scores" is {class: probability}.
         """
         scores, confidences = torch.sigmoid(output.double()).tolist(), self.confidence(output).tolist()
         answers = []
@@ -199,16 +206,19 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return answers
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the probability (m,) that every class is decided right, if classes are independent."""
+        """Return the probability (m,) that a row's decisions on all classes are right.
+
+        It is the product of the probabilities of the decisions, as if they were independent.
+        """
         scores = torch.sigmoid(output.double())
         probabilities: NDArray[np.float64] = torch.maximum(scores, 1 - scores).prod(-1).cpu().numpy()
         return probabilities
 
     def metrics(self, output: Tensor, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
-        """Return "agreement", "exact", macro F1 and micro F1, by name.
+        """Return "agreement", "exact", macro F1 ("macro_f1") and micro F1 ("micro_f1").
 
-        "agreement" is the mean Jaccard index of rows, "exact" the share of rows with exactly the true labels. A label that
-        training never saw counts as a missing answer in all four.
+        "agreement" is the mean Jaccard index of a row's predicted and true labels, "exact" the share of rows in which both are
+        equal. True labels that were never seen in training count, in all four, as labels that the model failed to predict.
         """
         predictions, labels = self._decisions(output, answers)
         return {
@@ -219,17 +229,20 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         }
 
     def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
-        """Return "agreement" and "exact" (see `metrics`) of answering no label in every row."""
+        """Return "agreement" and "exact" (see `metrics`) on `answers` if no label is predicted for any row."""
         # An empty answer is right only for rows without labels, by both metrics.
         is_empty = np.array([not answer for answer in answers], np.float64)
         return {"agreement": with_interval(mean_score, is_empty), "exact": with_interval(mean_score, is_empty)}
 
     def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
-        """Return the classes that apply in a true answer."""
+        """Return the names of the classes in a true answer, which may be none."""
         return answer
 
     def notes(self, answers: Sequence[tuple[str, ...]]) -> list[str]:
-        """Return a sentence for each of the five most frequent labels of `answers` that were never seen in training."""
+        """Return a sentence for each of the five most frequent labels in `answers` that were never seen in training.
+
+        It gives the number of rows that have the label.
+        """
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
@@ -238,12 +251,15 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return {"classes": self.classes}
 
     def brief(self, answer: Sequence[str]) -> str:
-        """Return the labels separated by commas, or "none"."""
+        """Return the labels of a predicted or true answer, separated by commas; "none" if it has no label."""
         return ", ".join(answer) or "none"
 
 
 def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:
-    """Return a matrix (m, c) that is True where a class applies to an answer; labels that are not in `classes` are ignored."""
+    """Return a matrix (m, c) that is True where the answer of the row has the class of the column.
+
+    Labels that are not in `classes` are ignored.
+    """
     index_of = {name: index for index, name in enumerate(classes)}
     applies = np.zeros((len(answers), len(classes)), np.bool_)
     for row, answer in enumerate(answers):
@@ -252,7 +268,7 @@ def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDAr
 
 
 def _predict(output: Tensor) -> NDArray[np.bool_]:
-    """Return a matrix (m, c) that is True where a class is predicted: its logit is positive."""
+    """Return a matrix (m, c) that is True where a class is predicted: where its logit in `output` is positive."""
     applies: NDArray[np.bool_] = (output > 0).cpu().numpy()
     return applies
 

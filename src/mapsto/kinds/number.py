@@ -62,7 +62,10 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
 
     @staticmethod
     def read(cell: object) -> float:
-        """Return the finite number that a cell holds or spells. Raises BadCell."""
+        """Return the finite number that a cell is, or spells as text.
+
+        Raises BadCell if it is blank, not a number, or not finite.
+        """
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadCell("the number is blank")
         number = _parse(cell)
@@ -75,7 +78,10 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return number
 
     def learn(self, answers: Sequence[float], balance: bool = False) -> None:
-        """Learn the mean and the standard deviation. balance: not used. Raises DataError if all numbers are the same."""
+        """Learn mean and standard deviation of the training answers. balance: not used.
+
+        Raises DataError if all are the same number.
+        """
         values = np.asarray(answers, np.float64)
         self.mean, self.deviation = float(values.mean()), float(values.std())
         if not self.deviation > 0:
@@ -88,20 +94,22 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
 
-        features: (m, d). values: (m,), standardised answers. seed: for the random rows that choose the regularisation.
+        features: (m, d). values: (m,), standardised answers. seed: draws the rows for choosing the regularisation strength.
         selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 
     def constant_output(self, values: Ints) -> Tensor | None:
-        """Return the mean of the standardised training answers `values`, (1,)."""
+        """Return the mean of the standardised training answers, (1,), as the output to be used for every row.
+
+        values: (m,), the standardised training answers.
+        """
         return torch.tensor([float(np.mean(values))])
 
     def per_item_metric(self, output: Tensor, answers: Sequence[float]) -> NDArray[np.float32] | None:
-        """Return a score of each answer, (m,), whose mean is R²; None if all of `answers` are the same.
+        """Return a score for each answer, (m,), the mean of which is R²; None if all true answers are the same.
 
-        The score is R² plus the influence of the answer on R² (delta method), so that the variance of the scores gives the
-        standard error of R².
+        A score is R² plus the influence of this answer on R² (delta method): the scores' variance over m estimates that of R².
         """
         labels = np.asarray(answers, np.float64)
         variances = (labels - labels.mean()) ** 2
@@ -113,7 +121,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return worth
 
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return the predicted number (m,) in its own unit, not standardised. reference: not used."""
+        """Return the predicted numbers (m,), in the unit of the data, as their own score. reference: not used."""
         return output[:, 0] * self.deviation + self.mean
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
@@ -126,7 +134,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return ((output[:, 0].float() - values) ** 2).sum()
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"number": …} for each answer, in the unit of the training rows."""
+        """Return {"number": predicted number} for each answer, in the unit of the data."""
         return [{"number": value} for value in self._to_numbers(output).tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[float]) -> dict[str, Metric]:
@@ -135,13 +143,13 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return {name: (metric, predictions, labels) for name, metric in METRICS.items()}
 
     def baseline(self, answers: Sequence[float]) -> dict[str, Score]:
-        """Return the metrics of always answering the mean of the training rows."""
+        """Return the metrics "mae", "rmse" and "r2" on `answers` if the mean of the training rows is predicted for every row."""
         labels = np.asarray(answers, np.float64)
         predictions = np.full(len(labels), self.mean)
         return {name: with_interval(metric, predictions, labels) for name, metric in METRICS.items()}
 
     def state(self) -> State:
-        """Return the mean and the standard deviation of the training rows."""
+        """Return the mean and the standard deviation of the numbers in the training rows."""
         return {"mean": self.mean, "deviation": self.deviation}
 
     def brief(self, answer: float) -> str:
@@ -149,13 +157,13 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         return f"{answer:,.6g}"
 
     def _to_numbers(self, output: Tensor) -> Values:
-        """Return standardised outputs (m, 1) as numbers (m,) in the unit of the training rows."""
+        """Return standardised outputs (m, 1) as numbers (m,) in the unit of the data."""
         numbers: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean
         return numbers
 
 
 def _parse(cell: object) -> float | None:
-    """Return a cell as a number, or None if it is none. Booleans are no numbers."""
+    """Return a cell as a float; None if it is not a number, or a text that spells one. A boolean is not a number."""
     # A bool is an int in Python, but a column of booleans is one of classes.
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
         return None

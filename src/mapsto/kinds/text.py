@@ -1,7 +1,7 @@
 """text: text in any language, read as tokens; as an answer, the hidden tokens of `~text`.
 
-A tokenizer cuts text into tokens of a vocabulary. Masked language modelling (BERT, Devlin et al. 2019) predicts the
-hidden ones, with the token embeddings as output weights.
+A tokenizer splits a text into tokens of a vocabulary. In masked language modelling (BERT, Devlin et al. 2019) some tokens
+are hidden, and a head predicts them, with the token embeddings as output weights.
 
 Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 """
@@ -39,9 +39,10 @@ ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, wh
 
 
 class TextSource(Tokenized, Explainable, Describable):
-    """A source of text, cut into tokens by a tokenizer.
+    """A source of text, split into tokens by a tokenizer.
 
-    vocabulary: number of embeddings, at least the tokenizer's size; published models often have more, which are unused.
+    vocabulary: number of rows of the embedding table, at least the tokenizer's number of tokens. Published models often have
+    more rows than tokens; the additional rows are not used.
     """
 
     kind = "text"
@@ -59,8 +60,8 @@ class TextSource(Tokenized, Explainable, Describable):
     def new(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
         """Return a source with a tokenizer trained on the texts `values`. Raises DataError if there are no texts.
 
-        size: size of the vocabulary; by default it grows with the amount of text.
-        share: the share of the whole corpus that `values` are.
+        size: number of tokens of the vocabulary; None for one that grows with the amount of text in the corpus.
+        share: the texts' share of the corpus, if they are a sample of it; used to estimate the amount of text.
         """
         if not values:
             raise DataError("there is no text to make a vocabulary from")
@@ -68,8 +69,9 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved model: the folder's tokenizer, and as many embeddings as the weights have.
+        """Return the source of a saved model: the tokenizer in `folder`, and as many embeddings as the embedder's `weights` have.
 
+        front: None, since no supported text model has a convolutional network that embeds the values.
         Raises CheckpointError if there are fewer embeddings than tokens in the vocabulary.
         """
         assert front is None, "no published network in front reads text"
@@ -82,17 +84,18 @@ class TextSource(Tokenized, Explainable, Describable):
         return cls(tokenizer, vocabulary)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
-        """Return a source that reads each of these words as one token, and {new id: earlier ids} of the words.
+        """Return a source that reads each of `words` as one token, and for the new tokens {id: ids of the tokens that it replaces}.
 
-        The earlier ids are the tokens into which a word was split before. Unused embeddings are taken before new ones are added.
+        The replaced tokens are those into which the word was split. Unused rows of the embedding table are taken before new rows
+        are added.
         """
         tokenizer, old_tokens = self.tokenizer.extended(words)
         return TextSource(tokenizer, self.vocabulary), dict(old_tokens)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the tokenizer's files; return the vocabulary's size and the ids of special tokens as entries of config.json.
+        """Write the tokenizer's files to `folder`; return the vocabulary's size and the ids of special tokens for config.json.
 
-        longest: number of tokens of the longest example.
+        longest: number of tokens of the longest example, written as the tokenizer's maximum length.
         """
         tokenizer = self.tokenizer
         tokenizer.save(folder, longest)
@@ -111,8 +114,9 @@ class TextSource(Tokenized, Explainable, Describable):
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece of token ids for each text, between the special tokens of the model family.
 
-        place: index of the source port; a second text opens with other special tokens than the first.
-        aligned: whether pieces also have the word index and the start and end (in characters) of each token.
+        place: index of the source port. A port after the first one opens with other special tokens than the first.
+        aligned: whether each piece also has, for each token, its start and end in the text (in characters) and the index of its
+        word.
         """
         opening = self.tokenizer.opening if place == 0 else self.tokenizer.joining
         closing = self.tokenizer.closing
@@ -125,9 +129,9 @@ class TextSource(Tokenized, Explainable, Describable):
         ]
 
     def flatten(self, values: Sequence[str], units: bool = False) -> FlatValues:
-        """Return the token ids of all texts end to end, without special tokens, and the number of tokens of each text.
+        """Return the token ids of all texts in one array, without special tokens, and the number of tokens of each text.
 
-        units: whether to also mark the tokens that begin a word.
+        units: whether to return too, for each token, whether it begins a word.
         """
         if not units:
             return FlatValues(*self.tokenizer.encode_flat(values))
@@ -143,23 +147,26 @@ class TextSource(Tokenized, Explainable, Describable):
         return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
 
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
-        """Return the piece of these token ids, between the special tokens of a first text.
+        """Return the piece of a text with these token ids, between the special tokens used for the first source port.
 
-        begins: (t,), True for each token that begins a word.
+        begins: (t,), True for each token that begins a word; None if words are not needed.
         """
         # Words are numbered from 0, also in a window that begins inside a word.
         words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
         return _frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Shorten a piece to `length` tokens. Its closing special tokens stay and count towards `length`."""
+        """Return the piece cut to `length` tokens. The special tokens at its end are kept and are included in `length`."""
         # The model has seen every text end with the closing tokens, so these are kept.
         num_closing = len(self.tokenizer.closing)
         keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return the text as consecutive pieces of at most `length` tokens, which include special tokens at both ends of each."""
+        """Return the text of a piece as consecutive pieces without overlap, each of at most `length` tokens.
+
+        Each has the special tokens before and after the text, which are included in `length`.
+        """
         inner = np.flatnonzero(~piece.special)
         # Special tokens before and after the text, as opposed to Source.windows, where all stand in front.
         frame = np.flatnonzero(piece.special)
@@ -171,7 +178,7 @@ class TextSource(Tokenized, Explainable, Describable):
         ]
 
     def embedder(self, width: int) -> nn.Embedding:
-        """Return an embedding table (v, width) with a vector for each token of the vocabulary."""
+        """Return a new embedding table (v, width), initialised as in BERT, from token ids to vectors."""
         table = nn.Embedding(self.vocabulary, width)
         # BERT's initialisation. PyTorch's default of 1 is too large for output weights, which the table is too.
         nn.init.normal_(table.weight, std=0.02)
@@ -182,9 +189,10 @@ class TextSource(Tokenized, Explainable, Describable):
     ) -> tuple[Piece, Ints]:
         """Return the piece with some tokens hidden, and the indices (m,) of the tokens to predict.
 
-        A hidden token is replaced by the mask token or as `corruption` says. In an example of causal modelling no token is
-        replaced: the piece is read from left to right, and all tokens after the opening special tokens are predicted.
-        progress: the finished share of training, from 0 to 1.
+        A hidden token is replaced by the mask token or a random token, or kept, by the shares in `corruption`. In the share
+        `causal`
+        of calls no token is hidden: the piece gets causal attention, and all tokens after the opening special ones are predicted.
+        progress: the finished share of training, 0 to 1, on which the share of hidden tokens depends.
         """
         if corruption.causal and rng.random() < corruption.causal:
             return read_causally(piece)
@@ -192,11 +200,11 @@ class TextSource(Tokenized, Explainable, Describable):
         return hide_tokens(piece, hidden, self.tokenizer.mask_id, self.vocabulary, corruption, rng), hidden
 
     def token_names(self, piece: Piece) -> list[str]:
-        """Return each token as the vocabulary spells it."""
+        """Return the spelling of each token in the vocabulary, such as "##ing"; "?" for an id that no token has."""
         return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece without the tokens at these indices. The remaining tokens get consecutive positions."""
+        """Return the piece without the tokens at these indices. The positions of the other tokens are renumbered without gaps."""
         return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
@@ -208,21 +216,21 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
-        """Fit TF-IDF on texts; return the function from texts to sparse features (n, f).
+        """Fit TF-IDF weights on texts; return the function from texts to a sparse matrix of features (n, f).
 
-        The features weight words and character n-grams, which stand in for words in languages written without spaces.
+        A feature is a word or a character n-gram. Character n-grams serve languages written without spaces between words.
         """
         source = NgramSource.new(values)
         return lambda texts: source.features(source.encode(texts, 0))
 
     @classmethod
     def linear_source(cls) -> type[NgramSource]:
-        """Return the source of n-grams with TF-IDF weights."""
+        """Return NgramSource, the source class by which linear models read texts: n-grams with TF-IDF weights."""
         return NgramSource
 
     @staticmethod
     def perturb(value: str, rng: np.random.Generator) -> dict[str, str]:
-        """Return variants of the text by name: with typing errors, in capitals, and without punctuation."""
+        """Return {name of the change: changed text}: with typing errors, in capitals, and without punctuation."""
         return {
             "typing errors": perturb.add_typos(value, rng),
             "all capitals": value.upper(),
@@ -231,15 +239,16 @@ class TextSource(Tokenized, Explainable, Describable):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the tokenizer, which decides how a text is encoded."""
+        """Return the SHA-256 of the tokenizer. Sources with equal hashes encode a text in the same way."""
         return self.tokenizer.fingerprint
 
 
 class MaskedTextTarget(Reconstruction):
-    """A target that predicts the hidden tokens of `~text` from the hidden states at their places.
+    """A target that predicts the hidden tokens of `~text`, each from the hidden state at its position.
 
-    transform: shape of the layer before the output weights, as arguments of TransformConfig; None for no layer.
-    corruption: how tokens are hidden, as arguments of Corruption.
+    If the model also learns causal modelling, each is predicted from the position before (`Corruption.ahead`).
+    transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
+    corruption: arguments of Corruption, the settings by which tokens are hidden.
     """
 
     kind = "text"
@@ -254,7 +263,10 @@ class MaskedTextTarget(Reconstruction):
         self.corruption = Corruption(**(corruption or {}))
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Store the text source with its tokenizer, and the shape of the family's vocabulary head (`transform`)."""
+        """Store the text source of the arrow, and `transform`.
+
+        transform: the model family's settings of the layer before the output weights.
+        """
         source = sources[self.kind]
         assert isinstance(source, TextSource)
         self.source, self.transform = source, transform
@@ -267,9 +279,9 @@ class MaskedTextTarget(Reconstruction):
         """Learn nothing, since the vocabulary belongs to the source."""
 
     def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
-        """Return the text with the likeliest token in each hidden place; all other characters stay as they are.
+        """Return the text `value` with each hidden token replaced by the likeliest token; all other characters stay as they are.
 
-        piece: the piece of `value`, with its alignment. hidden: (h,), indices of the hidden tokens. output: (h, v), logits.
+        piece: the piece of `value`, with its alignment. hidden: (h,), indices of the hidden tokens. output: (h, v), their logits.
         """
         assert piece.alignment is not None
         predictions = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
@@ -286,13 +298,13 @@ class MaskedTextTarget(Reconstruction):
         return "".join([*parts, value[position:]])
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """Raise UsageError, since texts cannot be answered yet except by filling in hidden tokens."""
+        """Raise UsageError: a whole text cannot be predicted, only hidden tokens of a `~text` source."""
         raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that asks for the mask tokens written in the text; None if the text has none.
+        """Return an answer without values that names the tokens at which to predict: the mask tokens in the user's text.
 
-        Also None for a causal model, which does not see the text after a mask token.
+        None if the text contains no mask token, and for a causal model, which cannot see the text after one.
         """
         if self.corruption.causal == 1:
             return None
@@ -301,16 +313,16 @@ class MaskedTextTarget(Reconstruction):
 
     @property
     def nothing_hidden(self) -> str:
-        """Return the error message for a text without hidden tokens, which says how to hide tokens."""
+        """Return the error message for a text without hidden tokens. It explains to the user how to hide tokens."""
         if self.corruption.causal == 1:
             return FILLS_NOTHING
         mask = self.source.tokenizer.token(self.source.tokenizer.mask_id)
         return f"nothing is hidden: write {mask} for each token to put back, or say which share to hide (--hide 0.3)"
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a module from hidden states (m, d) to logits (m, v).
+        """Return a module from hidden states (m, d) to logits (m, v): a dense layer with activation and norm, then a linear map.
 
-        It is the family's dense layer, activation and norm, then the embeddings as output weights (Press & Wolf 2017).
+        Its output weights are the token embeddings of `embedder`, shared with it (Press & Wolf 2017).
         """
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
@@ -320,9 +332,9 @@ class MaskedTextTarget(Reconstruction):
         return cast(Tensor, CrossEntropy.apply(output, values))  # type: ignore[no-untyped-call]
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return (m, 2): the loss of each hidden token, and 1 if it was predicted correctly, else 0.
+        """Return for each hidden token its loss, and 1 if it was predicted correctly, else 0, as columns of (m, 2).
 
-        They replace the logits (m, v), which would not fit in memory for all batches.
+        `metrics` needs only these. The logits (m, v) of all batches together would not fit in memory.
         """
         losses = F.cross_entropy(output.float(), values, reduction="none")
         return torch.stack([losses, (output.argmax(dim=-1) == values).float()], dim=1)
@@ -336,7 +348,7 @@ class MaskedTextTarget(Reconstruction):
         ]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the mean loss in nats ("masked_loss"), and the share of correctly predicted tokens ("token_accuracy").
+        """Return "masked_loss", the hidden tokens' mean loss in nats, and "token_accuracy", the share predicted correctly.
 
         output: (m, 2), from `evidence`. answers: not used.
         """
@@ -344,9 +356,9 @@ class MaskedTextTarget(Reconstruction):
         return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, is_correct)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the loss of a unigram model, which predicts every token with its frequency in `answers`, as "masked_loss".
+        """Return the mean loss in nats ("masked_loss") of a unigram model: each token's probability is its share of `answers`.
 
-        answers: token ids of the hidden tokens.
+        answers: the true ids of the hidden tokens.
         """
         ids = np.asarray(answers, np.int64)
         # These frequencies are those of the scored tokens, so no other constant prediction has a lower loss.
@@ -354,15 +366,16 @@ class MaskedTextTarget(Reconstruction):
         return {"masked_loss": intervals.with_interval(np.mean, -np.log(frequency[ids]))}
 
     def state(self) -> State:
-        """Return the shape of the head, and how tokens were hidden."""
+        """Return the constructor's arguments: settings of the layer before the output weights, and of the corruption."""
         transform = None if self.transform is None else asdict(self.transform)
         return {"transform": transform, "corruption": asdict(self.corruption)}
 
 
 class CrossEntropy(torch.autograd.Function):
-    """The summed cross-entropy of logits (m, v) with ids (m,), computed in fp32 for a few rows at a time to save memory.
+    """The summed cross-entropy of logits (m, v) with token ids (m,), computed in fp32 for a few rows at a time to save memory.
 
-    Loss and gradient need the same exponentials, so the gradient is computed in the forward pass and kept in place of the logits.
+    The forward pass also computes the gradient, since both need the same exponentials. The gradient is saved for the backward
+    pass, and the logits are not.
     """
 
     @staticmethod
@@ -391,9 +404,9 @@ class CrossEntropy(torch.autograd.Function):
 
 
 class VocabularyHead(nn.Module):
-    """A head that computes logits over the vocabulary, (m, d) → (m, v), with the embeddings as output weights.
+    """A head from hidden states (m, d) to logits over the vocabulary (m, v), with the token embeddings as output weights.
 
-    transform: shape of a layer before the output weights; None for no layer.
+    transform: settings of a layer before the output weights; None for no layer.
     """
 
     def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
@@ -409,9 +422,10 @@ class VocabularyHead(nn.Module):
 def _frame(
     ids: Ints, opening: Sequence[int], closing: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
 ) -> Piece:
-    """Return the piece of token ids between opening and closing special tokens.
+    """Return the piece of these token ids, with `opening` and `closing` special tokens added before and after them.
 
-    offsets: (t, 2), start and end of each token in characters. words: (t,), index of each token's word.
+    offsets: (t, 2), start and end of each token of `ids` in the text, in characters; None for a piece without alignment.
+    words: (t,), index of each token's word; None for a piece without words.
     """
     count = len(opening) + len(ids) + len(closing)
     special = np.ones(count, np.bool_)
@@ -435,12 +449,12 @@ def _frame(
 
 
 def _concatenate(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
-    """Return the arrays end to end, with the type `kind`; an empty array if there are no arrays."""
+    """Return the arrays concatenated, with the data type `kind`; an empty array if there are no arrays."""
     return np.concatenate([np.zeros(0, kind), *arrays]).astype(kind)
 
 
 def _select(piece: Piece, keep: Ints) -> Piece:
-    """Return the piece with only the tokens at the indices `keep`, at consecutive positions."""
+    """Return the piece with only the tokens at the indices `keep`, their positions renumbered without gaps."""
     return replace(piece.select(keep), positions=np.arange(len(keep))[:, None])
 
 

@@ -1,7 +1,7 @@
-"""vector: a list of numbers of the same length in every row, read from the pooled vector.
+"""vector: a list of numbers of the same length in every row, predicted from the pooled vector.
 
-With the vectors of another model as answers, this is distillation. The head predicts each number standardised by its mean
-and standard deviation over the training rows, with squared error.
+If the answers are the vectors of another model, this is distillation. Each number is standardised by its mean and standard
+deviation over the training rows, and the head is trained with squared error.
 
 Legend of shapes: m answers, k numbers of an answer, d width.
 """
@@ -46,7 +46,7 @@ class Vector(LinearProbe, Mixable):
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether all cells of a column are lists of at least two numbers, or such lists as JSON."""
+        """Return whether all cells of a column are lists of at least two numbers, also as JSON, or None. Lengths may differ."""
         cells = [value for value in values if value is not None]
         try:
             return bool(cells) and all(len(Vector.read(cell)) > 1 for cell in cells)
@@ -55,12 +55,15 @@ class Vector(LinearProbe, Mixable):
 
     @staticmethod
     def samples() -> list[Any]:
-        """Return cells with a vector of both signs, one of whole numbers, and one as JSON."""
+        """Return three cells: a vector with positive and negative numbers, one of whole numbers, and one as JSON."""
         return [[1.0, -2.5, 0.0], [0, 3, 1], "[2.0, 0.5, -1.0]"]
 
     @staticmethod
     def read(cell: object) -> tuple[float, ...]:
-        """Return the finite numbers in a cell: a list, an array or a list as JSON. Raises BadCell."""
+        """Return the numbers in a cell: a list, an array, or a list as JSON.
+
+        Raises BadCell if they are none, or not all finite.
+        """
         if isinstance(cell, str):
             try:
                 cell = json.loads(cell)
@@ -81,9 +84,9 @@ class Vector(LinearProbe, Mixable):
         return tuple(vector.tolist())
 
     def learn(self, answers: Sequence[tuple[float, ...]], balance: bool = False) -> None:
-        """Learn mean and standard deviation of each number. balance: not used.
+        """Learn the mean and the standard deviation of each of the k numbers over the training answers. balance: not used.
 
-        Raises DataError for vectors of different lengths.
+        Raises DataError if the answers have different lengths.
         """
         if len(sizes := {len(answer) for answer in answers}) > 1:
             raise DataError(f"vectors of different lengths: {', '.join(map(str, sorted(sizes)[:5]))}")
@@ -99,7 +102,7 @@ class Vector(LinearProbe, Mixable):
     def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
         """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
 
-        features: (m, d). values: (m, k), standardised answers. seed: for the random rows that choose the regularisation.
+        features: (m, d). values: (m, k), standardised answers. seed: draws the rows for choosing the regularisation strength.
         selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
@@ -109,7 +112,7 @@ class Vector(LinearProbe, Mixable):
         return new_head(width, len(self.mean))
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the squared error of outputs (m, k), averaged over the k standardised numbers and summed over answers."""
+        """Return the mean squared error over the k standardised numbers of an answer, summed over answers. output: (m, k)."""
         # The mean over the k numbers keeps the loss, and so the best learning rate, independent of k.
         return ((output.float() - values) ** 2).mean(-1).sum()
 
@@ -123,7 +126,7 @@ class Vector(LinearProbe, Mixable):
         return {"cosine": (mean_cosine, predictions, labels), "r2": (mean_r_squared, predictions, labels)}
 
     def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Score]:
-        """Return the mean cosine similarity ("cosine") of answering the mean vector of the training rows in every row."""
+        """Return the mean cosine similarity ("cosine") between the mean vector of the training rows and each of `answers`."""
         labels = np.array(answers)
         return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, labels.shape), labels)}
 
@@ -132,7 +135,7 @@ class Vector(LinearProbe, Mixable):
         return {"mean": self.mean, "deviation": self.deviation}
 
     def _to_numbers(self, output: Tensor) -> Values:
-        """Return standardised outputs (m, k) as numbers (m, k) in the units of the training rows."""
+        """Return standardised outputs (m, k) as numbers (m, k) in the units of the data."""
         numbers: Values = output.double().cpu().numpy() * self.deviation + self.mean
         return numbers
 

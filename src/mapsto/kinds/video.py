@@ -1,7 +1,7 @@
 """video: a stack of frames, read as patches that span two frames; as an answer, the hidden patches of `~video`.
 
-A source reads the same number of frames from every video, evenly spaced. See vision/patch_source.py for the tokens and
-vision/video_io.py for the decoding.
+A source reads the same number of frames from every video, at equal distances in time. See vision/patch_source.py for the
+tokens and vision/video_io.py for the decoding.
 Legend of shapes: k frames, h rows, w columns of pixels, t tokens, d width.
 """
 
@@ -74,9 +74,10 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Video:
-    """A checked video that can be decoded: the file at `path`, the encoded bytes `content`, or `frames` (k, h, w, 3).
+    """A video that has been checked to be decodable.
 
-    In a video given as `frames`, each frame lasts one second.
+    Its frames are in one of: the file `path`, the encoded bytes `content`, `frames`.
+    frames: (k, h, w, 3), each of which counts as one second long.
     """
 
     path: str | None = field(compare=False)
@@ -109,7 +110,10 @@ class Video:
 
     @classmethod
     def from_file(cls, path: str | None, content: bytes | None) -> Video:
-        """Return the video in the file at `path`, or in the encoded bytes `content` if given. Raises OSError, Unreadable."""
+        """Return the video in the file `path`; if `content` is not None, the video in these encoded bytes instead.
+
+        Raises OSError if the file cannot be opened, Unreadable if it holds no video that can be decoded.
+        """
         info = video_io.probe_video(path, content)
         digest = hashlib.sha256(content).hexdigest() if content is not None else files.hash_file(Path(str(path)))
         return cls(path, content, None, digest, info)
@@ -120,21 +124,21 @@ class Video:
 
 
 def _samples() -> list[Any]:
-    """Return four cells, the frames (k, h, w, 3) of small random videos of different sizes and lengths."""
+    """Return four cells: the frames (k, h, w, 3) of small videos of random pixels."""
     rng = np.random.default_rng(0)
     sizes = ((6, 16, 16), (4, 16, 8), (1, 12, 16), (6, 16, 16))
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
 
 
 def _fits(values: Sequence[object]) -> bool:
-    """Return whether all cells of a column look like videos: file names with a video suffix, encoded bytes, or 4-axis arrays."""
+    """Return whether all cells of a column look like videos: file names with a video suffix, encoded bytes, or 4-d arrays."""
     return are_media(values, video_io.VIDEO_SUFFIXES, axes=4)
 
 
 def _read(cell: object) -> Video:
-    """Return the video in a cell. Raises BadCell.
+    """Return the video in a cell. Raises BadCell if the cell holds no video that can be decoded.
 
-    cell: a file name, encoded bytes, a dict of either (Hugging Face), or frames (k, h, w, 3) of uint8.
+    cell: a file name, encoded bytes, a dict {"path", "bytes"} with one of them (Hugging Face), or frames (k, h, w, 3) of uint8.
     """
     if isinstance(cell, Video):
         return cell
@@ -153,9 +157,9 @@ def _read(cell: object) -> Video:
 
 
 class VideoSource(PatchSource):
-    """A source of videos that are cut into patches, with fixed position embeddings.
+    """A source of videos, whose tokens are patches of pixels over several frames, with fixed position embeddings.
 
-    frames: number of frames that are read of every video. depth: number of consecutive read frames that a patch spans.
+    frames: number of frames that are read from every video. depth: number of these frames, one after another, in a patch.
     """
 
     kind = "video"
@@ -180,7 +184,7 @@ class VideoSource(PatchSource):
 
     @property
     def block(self) -> tuple[int, ...]:
-        """Return the size of a patch: (frames, rows, columns)."""
+        """Return the size of a patch along each axis: number of frames, rows and columns of pixels."""
         return self.depth, *super().block
 
     def __str__(self) -> str:
@@ -189,15 +193,16 @@ class VideoSource(PatchSource):
 
     @property
     def max_tokens(self) -> int:
-        """Return the number of tokens of a video whose frames have the largest size that is read; none of them is special."""
+        """Return the number of tokens of a video with frames of the largest size that is read. There are no special tokens."""
         return self.frames // self.depth * math.prod(self.table)
 
     @classmethod
     def new(cls, values: Sequence[Video], size: int | None = None, share: float = 1.0) -> Self:
-        """Return the source of a new model, fitted to training videos: up to 112 pixels a side and up to 16 frames.
+        """Return the source of a new model, fitted to the training videos `values`.
 
-        It reads fewer frames if the video of median length has fewer. Raises DataError if there are no videos, and
-        UsageError for a `size`, since videos have no vocabulary.
+        It reads at most 112 pixels a side and 16 frames.
+        Fewer frames are read if the median number of frames of a training video is smaller. share: not used.
+        Raises DataError if there are no videos, and UsageError for a `size`, since videos have no vocabulary.
         """
         if size is not None:
             raise UsageError("--vocabulary is for text; videos have none")
@@ -212,9 +217,10 @@ class VideoSource(PatchSource):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved model, from its settings and the weights of its embedder. Raises CheckpointError.
+        """Return the source of a saved model from the settings in `folder`, and the embedder's `weights`, whose shapes count.
 
-        front: not used, since no supported video model has a convolutional network in front.
+        front: not used, since no supported video model has a convolutional network that embeds the values.
+        Raises CheckpointError if the settings or weights are missing, invalid or not supported.
         """
         processor, config = files.read_json(folder / PROCESSOR_FILE), files.read_json(folder / CONFIG_FILE)
         kernel = tuple(weights["projection.weight"].shape[2:]) if "projection.weight" in weights else ()
@@ -238,7 +244,10 @@ class VideoSource(PatchSource):
             raise CheckpointError(f"{folder / PROCESSOR_FILE} says no way to prepare videos: {error!r}") from error
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write preprocessor_config.json; return the sizes of frames and patches and the number of frames for config.json."""
+        """Write preprocessor_config.json to `folder`; return sizes of frames and patches and number of frames for config.json.
+
+        longest: not used.
+        """
         processor = preprocessor_config.to_config(self.resizer, self.mean, self.std)
         processor |= {"image_processor_type": PROCESSOR_TYPE, "do_center_crop": self.resizer.crops}
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
@@ -289,14 +298,14 @@ class VideoSource(PatchSource):
         )
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a module from tokens (t, 7 + f), with 7 bytes of header and f of pixels, to vectors (t, width).
+        """Return the module from tokens (t, 7 + f) to vectors (t, width): a linear map of pixels plus fixed positions.
 
-        It is a linear map of patches with position embeddings.
+        A token is bytes: a header of 7 (its type, its position, and the number of patches along each axis), then f pixel values.
         """
         return StackEmbedder(self._config(), width)
 
     def decoder_positions(self, width: int) -> nn.Module:
-        """Return a module from tokens to fixed position embeddings (t, width) for a decoder, made like those of the embedder."""
+        """Return a module from tokens to the position embeddings (t, width) that a decoder adds: fixed, as in the embedder."""
         return StackPositions(self._config(), width)
 
     @staticmethod
@@ -307,10 +316,10 @@ class VideoSource(PatchSource):
 
     @classmethod
     def highlight(cls, value: Video, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return a few frames in a row as HTML; if there are regions, also the same frames with the regions shaded below.
+        """Return up to four frames in a row as HTML; if there are regions, also a second row of the frames with these shaded.
 
-        regions: ((begin, end), (top, bottom), (left, right)) each.
-        shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
+        regions: ((begin, end), (top, bottom), (left, right)) of each region, in seconds and raw pixels.
+        shades: one number for each region, from −1 (speaks against the answer) to 1 (speaks for it).
         """
         count = min(NUM_THUMBNAILS, value.info.frames)
         times = video_io.middle_times(value.info.seconds, count)
@@ -327,9 +336,9 @@ class VideoSource(PatchSource):
 
     @classmethod
     def fit_features(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
-        """Return the function from videos to sparse histograms (n, f) of colours, edges and changes between frames.
+        """Return the function from videos to histograms of colours, edges and changes between frames, a sparse matrix (n, f).
 
-        Nothing is fitted to `values`.
+        values: not used, since histograms need no fitting.
         """
         extract = video_io.video_histogram_extractor()
         return lambda videos: extract([video.sample(FEATURE_FRAMES) for video in videos])
@@ -342,7 +351,10 @@ class VideoSource(PatchSource):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the settings that decide how a video is encoded."""
+        """Return the SHA-256 of this source's settings, such as size and normalisation.
+
+        Equal hashes mean equal encodings of a video.
+        """
         settings = [
             asdict(self.resizer), self.mean, self.std, self.table, self.frames, self.depth, self.scale.settings()
         ]  # fmt: skip
@@ -350,7 +362,7 @@ class VideoSource(PatchSource):
 
 
 class MaskedVideoTarget(MaskedPatches):
-    """The target that fills in the hidden patches of `~video`, by predicting their pixels."""
+    """A target that predicts the pixels of the hidden patches of `~video`."""
 
     kind = "video"
 
