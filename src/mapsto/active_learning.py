@@ -114,9 +114,10 @@ class Suggestions:
 
 @dataclass(frozen=True)
 class Pool:
-    """The table of rows to choose from, and the labelled rows that the model was fitted to.
+    """The table of rows to choose from, and the labelled rows that the model was fitted to (`labelled`).
 
-    Callers that do not have these labelled rows give their number instead.
+    Callers that do not have these labelled rows give their number instead (`num_labels`). Rows of the table that are labelled,
+    or equal a labelled row, are not suggested.
     """
 
     # The rows to choose from; rows with a filled label cell are not suggested.
@@ -138,8 +139,10 @@ def require_new(path: Path) -> None:
 
 
 def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
-    """Choose up to `count` rows of a pool to label next: typical rows while few rows have labels, later uncertain rows.
+    """Choose up to `count` rows of a pool to label next.
 
+    These are uncertain rows if the model's answers are classes and at least ENOUGH_LABELS rows, and ENOUGH_PER_CLASS per class,
+    have labels; else typical rows.
     seed: for clustering and for sampling a pool of more than MAX_POOL rows.
     Raises UsageError for a count below 1, DataError if no unlabelled row can be read.
     """
@@ -198,10 +201,10 @@ def margin_uncertainty(probabilities: Floats) -> Floats:
 
 
 def choose_rows(vectors: Vectors, labelled: Vectors, uncertainty: Floats | None, count: int, seed: int) -> Ints:
-    """Return the indices of `count` rows of the pool: uncertain rows spread over clusters, or typical rows.
+    """Return the indices of `count` rows of the pool: uncertain ones spread over clusters, or typical ones.
 
-    vectors: (p, d), of the rows of the pool. labelled: (k, d), vectors of the labelled rows.
-    uncertainty: (p,), of the model's answers; None chooses typical rows.
+    vectors: (p, d), of the rows of the pool. labelled: (k, d), vectors of the labelled rows, used only for typical rows.
+    uncertainty: (p,), of the model's answers; None to choose typical rows.
     """
     if uncertainty is None:
         return _choose_typical(vectors, labelled, count, seed)
@@ -221,9 +224,11 @@ def _cluster(vectors: Vectors, count: int, seed: int, weights: Floats | None = N
 
 
 def _choose_typical(vectors: Vectors, labelled: Vectors, count: int, seed: int) -> Ints:
-    """Return the indices of `count` rows of the pool, each the most typical of its cluster that is left (TypiClust).
+    """Return the indices of `count` rows of the pool that are typical of their clusters (TypiClust).
 
-    Clusters with the fewest labelled or chosen rows come first, and of several such clusters the largest.
+    Rows are chosen one by one: the most typical row, not yet chosen, of the cluster with the fewest labelled and chosen rows. Of
+    several such clusters the largest is taken.
+    vectors: (p, d), of the rows of the pool. labelled: (k, d), of the labelled rows.
     """
     # Unit vectors, so that Euclidean k-means clusters by cosine similarity.
     unit, labelled_unit = _normalize(vectors), _normalize(labelled)
@@ -260,7 +265,9 @@ def _most_typical(unit: Vectors) -> int:
 def _choose_uncertain(vectors: Vectors, uncertainty: Floats, count: int, seed: int) -> Ints:
     """Return the indices of `count` uncertain rows of the pool that are spread over clusters.
 
-    The most uncertain rows are clustered, weighted by uncertainty, and the row nearest to each centre is chosen.
+    The CANDIDATES_PER_ROW · count most uncertain rows are clustered into `count` clusters, weighted by uncertainty, and the row
+    nearest to each centre is chosen.
+    vectors: (p, d), of the rows of the pool. uncertainty: (p,), of the model's answers.
     """
     candidates = np.argsort(-uncertainty, kind="stable")[: CANDIDATES_PER_ROW * count]
     unit = _normalize(vectors[candidates])

@@ -85,11 +85,11 @@ class Model:
         return list(self.predictor.answer(read_table(self._rows(data))))
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
-        """Hide parts of values and return the values as the model fills them in: texts, or pixels (h, w, 3).
+        """Hide parts of values and return the values as the model fills them in: texts, or for pictures pixels (h, w, 3).
 
-        The size of these pixels is the size in which the model reads pictures.
+        A picture is returned in the size in which the model reads pictures.
         hide: the share of each value to hide at random. seed: for the random choice of the hidden parts.
-        mask: a picture of the same size whose non-black pixels are hidden instead; one for all values, or a list of masks.
+        mask: a picture of the value's size, whose non-black pixels are hidden instead; one for all values, or a list of masks.
 
         Raises UsageError for a model that was not pretrained to fill in hidden parts, and for masks that do not fit.
         """
@@ -195,14 +195,15 @@ def fit(
     data: a path, a DataFrame, a list of dicts or a Hugging Face data set.
     test: rows in one of the same forms that training never sees; the model is scored on them at the end.
     out: the run's folder; an unfinished run in it is resumed, bit for bit.
-    start: the starting model: a folder, a hub name or a Model.
+    start: the starting model: a folder, a hub name or a Model; None for random weights.
     like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
     search: the number of hyperparameter trials on held-out rows before the fit.
     search_minutes: no trial begins after this many minutes.
     progress: prints progress; by default nothing is printed. overwrite: replace another run in `out`.
     fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
 
-    Raises UsageError, DataError, CheckpointError, RunError.
+    Raises UsageError for a wrong argument, DataError for rows that cannot be used, CheckpointError for a starting model that
+    cannot be opened, and RunError for a run that cannot start or continue, such as on a full disk.
 
     >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
     """
@@ -230,7 +231,7 @@ def pretrain(
     """Pretrain a model on data without labels, by hiding parts of each value and learning to fill them in; return it.
 
     what: a kind of value such as "text", or an arrow whose `~` marks what is partly hidden, such as "~text -> text".
-    The other arguments are those of `fit`.
+    data, out, start, like, test, progress, overwrite, options, fields: as for `fit`.
     """
     run = _options(pretrain, options, fields)
     mapping = pretrain_mapping(
@@ -271,7 +272,8 @@ def compare(
     jobs: how many fits run at the same time, by default one for every two cores.
     fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
 
-    Raises UsageError, DataError, CheckpointError, RunError.
+    Raises UsageError for a wrong argument, DataError for rows that cannot be used, CheckpointError for a starting model that
+    cannot be opened, and RunError for a run that cannot start or continue, such as on a full disk.
 
     >>> mapsto.compare("text -> label", rows, starts=["scratch", "runs/base"], labels=[16, 64])  # doctest: +SKIP
     """

@@ -213,12 +213,12 @@ class DataOptions(OptionGroup):
 
     @property
     def augmentation(self) -> str:
-        """Return the augmentation of single rows in `augment`: "crop" of "crop+mixup"; "auto" if there is none."""
+        """Return the part of `augment` that names an augmentation: "crop" of "crop+mixup"; "auto" if it names none."""
         return next((name for name in self.augment.split("+") if name in AUGMENTATIONS), "auto")
 
     @property
     def mixture(self) -> str | None:
-        """Return the method of mixing rows in `augment`: "mixup" of "crop+mixup"; None if there is none."""
+        """Return the part of `augment` that names a method of mixing rows: "mixup" of "crop+mixup"; None if it names none."""
         return next((name for name in self.augment.split("+") if name in MIXTURES), None)
 
 

@@ -100,9 +100,10 @@ class Lines(Progress):
             self.close()
 
     def _advance(self, count: int, total: int | None, seconds: float, text: str, is_last: bool = False) -> None:
-        """Print `text` with the remaining time, or with the speed if `total` is None; at most once per interval.
+        """Print `text` with the remaining time, or with the speed if `total` is None.
 
-        seconds: the time at which `count` items were done. is_last: print even if the interval has not passed.
+        Nothing is printed if the last progress line was printed less than `self.interval` seconds ago, unless `is_last`.
+        count: number of finished items. total: number of all items. seconds: the time at which `count` items were finished.
         """
         if self.origin is None:
             self.origin = (count, seconds)

@@ -42,7 +42,7 @@ class InputRows:
 
 
 class RowCounts(NamedTuple):
-    """The number of input rows, and how many of them got an error in place of an answer."""
+    """The number of input rows, and the number of those that could not be answered."""
 
     num_rows: int
     num_failed: int
@@ -98,7 +98,10 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
-    """Answer every input row with an engine that writes each answer to a file; print a note for each row without a file."""
+    """Answer every input row with an engine that itself writes each answer to a file; return the counts of rows.
+
+    A note with the reason is printed for each row that can be read but gets no file.
+    """
     num_rows = num_failed = 0
     progress = choose_progress()
     for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, progress):

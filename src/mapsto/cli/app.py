@@ -161,7 +161,8 @@ def _run() -> None:
 def _fail(text: str, status: int, reporter: int = 0) -> None:
     """Print an error to standard error, as JSON with --json, and exit with `status`.
 
-    reporter: the rank of the process that prints; other processes of the run exit silently a little later.
+    reporter: the rank of the process that prints. Other processes of the run exit silently, SECONDS_TO_PRINT later, so that
+        torchrun does not end the reporter before it has printed.
     """
     if read_ranks().rank != reporter:
         time.sleep(SECONDS_TO_PRINT)

@@ -77,7 +77,7 @@ def evaluate(
 
 
 def _write_suspects(path: Path, evaluation: Evaluation) -> None:
-    """Write the rows whose label may be wrong to a table; print how many there are, and how many are worth a check."""
+    """Write the rows whose label may be wrong to a table; print their number, and how many of them to check first."""
     from mapsto.cli.output import print_status
 
     suspects = evaluation.suspects()

@@ -107,7 +107,7 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
 def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool) -> None:
     """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
-    out: the table file or folder; None for the screen.
+    out: the table file or folder; None for the screen. json: print JSON lines on the screen, not csv.
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds

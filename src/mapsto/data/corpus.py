@@ -56,10 +56,10 @@ def is_corpus_arrow(arrow: Arrow) -> bool:
 
 @dataclass(frozen=True)
 class ExampleLimits:
-    """The length limit of a corpus's examples, and the treatment of rows above it.
+    """The length limit of a corpus's examples, and what is done with longer rows.
 
     longest: largest number of tokens of an example, special tokens included.
-    long: "cut", "window" (split into several examples) or "error" (`--long`).
+    long: "cut" (drop the tokens beyond), "window" (split into several examples) or "error" (`--long`).
     units: whether shards also store where words begin, which hiding whole words needs.
     """
 

@@ -190,7 +190,10 @@ def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Findin
 
 
 def _located_targets() -> list[type[Located]]:
-    """Return the target kinds whose answers are in raw coordinates of a source, such as boxes. Only they have annotation files."""
+    """Return the target kinds whose answers are in raw coordinates of a source, such as boxes.
+
+    Only answers of these kinds are read from annotation files.
+    """
     return [target for target in kinds.targets() if issubclass(target, Located)]
 
 

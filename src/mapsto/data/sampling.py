@@ -67,11 +67,11 @@ def rows_of_step(seed: int, step: int, batch: int, n: int) -> Int64s:
 def stratified_split(
     n: int, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, share: float, seed: int
 ) -> tuple[Int64s, Int64s]:
-    """Split n rows at random into training and held-out rows; return the sorted row indices of both.
+    """Split n rows at random; return the sorted row indices of the training rows and of the held-out rows.
 
-    groups: the group of each row, such as its text. All rows of a group are on the same side.
+    groups: the group of each row, such as its text. All rows of a group are held out, or none.
     strata: the class of each row, so that about `share` of each class is held out; None to ignore classes.
-    share: fraction of rows to hold out.
+    share: fraction of rows to hold out. A group counts to the class of its first row, and is held out only if the class has room.
     """
     order = permute_rows(seed, 0, n)
     members: dict[Hashable, list[int]] = {}

@@ -76,7 +76,7 @@ def _recorded(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None
 
 
 def _highest(record: Mapping[str, Any]) -> int:
-    """Return 1 + the highest shard number in a manifest; 0 if the manifest lists no shard. record: the manifest's content."""
+    """Return 1 + the highest shard number in a manifest, or 0 if it lists no shard. record: the manifest's content."""
     return 1 + max(map(int, record["shards"]), default=-1)
 
 

@@ -89,7 +89,8 @@ def drop_leaks(
 ) -> Table:
     """Return a test table without the rows that are also in the training data, and print their number.
 
-    leaks: findings about these rows. say: function that prints a line. table_name: words for the table in messages.
+    leaks: findings about these rows, each with file and row number. say: function that prints a line.
+    table_name: words for the table in messages.
     Raises DataError if there are leaks and `--bad-rows` is "stop", or if no row is left.
     """
     if not leaks:

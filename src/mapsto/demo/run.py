@@ -108,6 +108,7 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: boo
     """Run part (a): pretrain on Chinese reviews without labels, then compare fits from that model and from random weights.
 
     Return the title of the part and the comparison.
+    out: folder for the models and the report. minutes: duration of pretraining.
     restart: whether to repeat steps whose result `out` already holds.
     """
     reviews = _shuffle(data.reviews())
@@ -130,7 +131,7 @@ def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str,
     """Run part (b): fit a published sentence encoder to the topics of English news, and compare it with a linear baseline.
 
     Return the title of the part and the comparison.
-    restart: whether to repeat steps whose result `out` already holds.
+    out: folder for the model and the report. restart: whether to repeat a comparison that `out` already holds.
     """
     news = _shuffle(data.news())
     test, pool = news[:NUM_TEST_NEWS], news[NUM_TEST_NEWS:]

@@ -63,12 +63,10 @@ class Attribution:
 class Explanation:
     """A model's answer for one row, and the attribution of this answer to the parts of the row's input.
 
-    parts: the parts of the input with their weights.
+    parts: the parts of the input with their weights. method: name of the attribution method.
     answer: the decoded answer. summary: the answer in a few words.
-    method: name of the attribution method.
-    score_name: name of the score that is attributed, such as "log-odds".
-    score: the score that the model gives its answer.
-    baseline_score: the score of the same answer for a blank input.
+    score_name: name of the score that is attributed, such as "log-odds". score: the score that the model gives its answer.
+    baseline_score: the score of the same answer for the input with all content blanked (`Explainer.blank`).
     completeness_gap: for integrated gradients the sum of the weights minus (score − baseline_score), which would be 0 if the
         integration were exact; None for other methods.
     """
@@ -106,10 +104,10 @@ class Explainer:
     """A model with an attribution method, which explains the model's answers to rows. It computes in fp32.
 
     mapping: the model. method: one of METHODS. steps: number of steps of integrated gradients.
-    port: index of the explained target port, the first with an Attributable target.
+    port: index of the explained target port: the first whose answers have a score to attribute (`Attributable`).
     num_cut: number of rows in the last call of `explain` that were cut to the model's token limit.
-
-    Raises UsageError if no target is Attributable, if a source is not Explainable, and for an unknown method.
+    Raises UsageError if no target is `Attributable`, if tokens of a source cannot be removed and highlighted (it is not
+    `Explainable`), for an unknown method, and for fewer than 1 step.
     """
 
     def __init__(
@@ -135,7 +133,7 @@ class Explainer:
         self.port, self.target = first
 
     def read(self, table: Table) -> Rows:
-        """Return the readable rows of a table without answers; `Rows.faults` has the findings about the other rows."""
+        """Return the readable rows of a table, read without answers; `Rows.faults` has the findings about the other rows."""
         return load_rows(self.mapping.arrow, table, answers=False)
 
     def examples(self, rows: Rows) -> list[Example]:
@@ -190,9 +188,10 @@ class Explainer:
         return outputs
 
     def answer_scores(self, outputs: Tensor, reference: Tensor) -> Floats:
-        """Return the scores (n,) that `outputs` (n, …) give to fixed answers, those of the outputs `reference` (n, …).
+        """Return for each example the score (n,) that `outputs`, (n, …), give to the answer that `reference`, (n, …), gives.
 
-        So the score of the original answer can be compared between the original input and a changed one.
+        If `reference` is for the original input and `outputs` for a changed input, this is the score of the original answer after
+        the change.
         """
         scores: Floats = self.target.answer_score(outputs, reference).double().numpy()
         return scores
@@ -303,7 +302,10 @@ class Explainer:
         return weights
 
     def blank(self, example: Example) -> Example:
-        """Return the example with blank values of as many tokens, which is the baseline of an attribution."""
+        """Return the example with the content of all tokens removed, special tokens excepted: the baseline of an attribution.
+
+        The number of tokens stays the same. Each source decides by what it replaces them, such as [MASK] or the mean colour.
+        """
         return Example(
             tuple(self.sources[piece.kind].blank(piece) for piece in example.pieces),
             example.answers,
@@ -311,8 +313,9 @@ class Explainer:
         )
 
     def remove_parts(self, example: Example, parts: Sequence[Ints]) -> Example:
-        """Return the example without the tokens of some parts, encoded as if the input had never contained them.
+        """Return the example without the tokens of some parts, as if the input had never contained them.
 
+        Where a convolutional network embeds whole images, the tokens stay and are blanked instead.
         parts: for each part to remove the indices of its tokens, from `split_parts`.
         """
         # The empty array sets the type if there are no parts.

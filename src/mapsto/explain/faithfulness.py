@@ -38,10 +38,11 @@ MEASURED_AT_ONCE = 20
 
 @dataclass(frozen=True)
 class Measure:
-    """One faithfulness measure of an attribution method, and its advantage over other orders of deleting the parts.
+    """One faithfulness measure of an attribution method, and how much better it is than with other orders of deleting the parts.
 
     value: mean over the examples, with parts deleted in the order of their weights.
-    over_random, over_reversed: mean advantage over random and over reverse order; positive if the order of weights is better.
+    over_random, over_reversed: mean difference to the measure with random and with reverse order, with the sign changed where
+        smaller is better, so that positive means that the order of weights is better.
     """
 
     value: Score
@@ -55,9 +56,9 @@ class Faithfulness:
 
     method: name of the attribution method. num_examples: size of the sample.
     quantity: what is measured of the original answer while parts are deleted: "probability", or a score such as "log-odds".
-    comprehensiveness: fall of the quantity when the parts with the largest weights are deleted; larger is better.
-    sufficiency: fall of the quantity when only the parts with the largest weights are retained; smaller is better.
-    deletion: mean of the quantity while 10 to 90 % of the parts are deleted; smaller is better.
+    comprehensiveness: mean fall of the quantity when the 10, 20 and 50 % of parts with the largest weights are deleted; larger is
+        better. sufficiency: mean fall when only these parts are retained; smaller is better.
+    deletion: mean of the quantity when 10, 20, … 90 % of the parts are deleted; smaller is better.
     """
 
     method: str
@@ -167,7 +168,7 @@ def _deletion_orders(weights: Floats, seed: int, index: int) -> tuple[Ints, Ints
 
 
 def _count(num_parts: int, share: float) -> int:
-    """Return how many of `num_parts` parts a share of them is, rounded, but at least one and never all."""
+    """Return the number of parts that `share` of `num_parts` parts makes, rounded, but at least one and never all."""
     return min(num_parts - 1, max(1, round(share * num_parts)))
 
 
@@ -196,10 +197,10 @@ def _summarise(explainer: Explainer, full: Floats, reduced: Floats) -> Faithfuln
 
 
 def _measure(values: Floats, sign: int) -> Measure:
-    """Average a measure over the examples; return it with its advantage over random and over reverse order.
+    """Average a measure over the examples; return the mean, and the mean differences to random and to reverse order.
 
     values: (n, o), the measure for each example and each of ORDERS.
-    sign: 1 if a larger value is better, −1 if a smaller value is better.
+    sign: 1 if a larger value is better, −1 if a smaller value is better. The differences are multiplied by it.
     """
     explained, random, reverse = values.T
     return Measure(*map(_mean_score, (explained, sign * (explained - random), sign * (explained - reverse))))

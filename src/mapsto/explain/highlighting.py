@@ -12,9 +12,10 @@ from mapsto.task.capabilities import Explainable
 
 
 def highlight_parts(source_kinds: Sequence[str], values: Sequence[Any], parts: Sequence[Attribution]) -> Any:
-    """Return the source values of one row as HTML, with each part shaded in proportion to its attribution weight.
+    """Return the source values of one row as HTML, with each part coloured by its attribution weight.
 
-    The part with the largest absolute weight in the row gets the strongest shade.
+    Weights are divided by the largest absolute weight in the row, so that this part gets the strongest shade. The source kind
+    chooses the colours by the sign of the weights; values of a kind that is not `Explainable` are shown uncoloured.
     source_kinds, values: the kind and the value of each source. parts: the attributed parts of all values.
     """
     # 1 where all weights are 0, since it is a divisor.

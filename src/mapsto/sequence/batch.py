@@ -1,6 +1,8 @@
 """Examples, their answers, and the packed batches that a model reads.
 
-Legend of shapes: r rows, l row length, t tokens, n examples, m answers read at tokens, a axes of position.
+An answer is read at tokens if it is predicted from their hidden states, and pooled if it is predicted from one vector of the
+whole example.
+Legend of shapes: r rows, l row length, t tokens, n examples, m tokens or points with an answer, a axes of position.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from mapsto.sequence.piece import Ints, Piece
 class Answer:
     """The encoded label of one example at one target port.
 
-    values: () or (k,) for an answer read from the example's pooled vector; (m, …) for an answer read at m tokens or points.
-    at: (m,), indices of the tokens where the answer is read, counted from the first token of the example. (m, k) for an answer
-        read between tokens: the k tokens around each of m points. None for a pooled answer.
-    piece: for an answer that is appended to the sources, its own tokens; `at` then counts from the first of these tokens.
-    shares: (m, k), interpolation weights of the tokens `at`, for an answer read between tokens.
+    values: () or (k,), a number or a vector, if pooled; (m, …) for an answer at each of m tokens or points.
+    at: None if pooled; (m,), indices of the tokens that predict the answer, counted from the first token of the example; (m, p)
+        if points lie between tokens: the p tokens around each of m points.
+    piece: the answer's own tokens, if these are appended to the sources; `at` then counts from the first of them.
+    shares: (m, p), weights of the p tokens around each point, by which their hidden states are interpolated.
     """
 
     values: NDArray[Any]
@@ -75,10 +77,10 @@ class PackedAnswers:
     """The answers of all examples of a batch at one target port, end to end.
 
     values: (m, …), the encoded answers.
-    at: (m,), flat places in the batch of the tokens where answers are read; (m, k) if read between k tokens; None for pooled
-        answers.
+    at: None if pooled; (m,), flat places in the batch of the tokens that predict the answers; (m, p) for the p tokens around each
+        of m points.
     examples: (m,), index of the example of each answer.
-    shares: (m, k), interpolation weights of the tokens `at`, if answers are read between tokens.
+    shares: (m, p), weights of the p tokens around each point, by which their hidden states are interpolated; else None.
     """
 
     values: Tensor

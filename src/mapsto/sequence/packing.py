@@ -2,7 +2,7 @@
 
 Sorting costs n log n in the number of examples, and placing an example one shift of a bit set. 97–98 % of a batch's places
 hold a token, not padding, and packing takes 1–2 % of the time of a training step (benchmarks/packing.py).
-Legend of shapes: r rows, l row length, t tokens, n examples, m answers read at tokens, a axes of position.
+Legend of shapes: r rows, l row length, t tokens, n examples, m hidden tokens, v remaining tokens, a axes of position.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     """Return the batch without its hidden tokens, and the flat places (v,) in `batch` of the v remaining tokens.
 
     hidden: (m,), flat places of the tokens to drop.
-    The remaining tokens of a row move together, and rows become as short as the fullest one allows. The new batch has no
-    answers, since the places where they are read may be gone.
+    The remaining tokens of a row move together to its left, and all rows are shortened to about the length of the fullest one.
+    The new batch has no answers, since the tokens that predict them may be gone.
     """
     height, length = batch.segments.shape
     # Padding is dropped together with the hidden tokens.
@@ -216,9 +216,9 @@ def make_batches(
 ) -> list[Batch]:
     """Pack examples into batches of about `most_tokens` places (tokens and padding) or fewer.
 
-    Attention over long rows costs more per token, so only long examples get long rows. Short examples first fill the free places
-    of long rows. Those left over get a batch of shorter rows if they hold a share SHORT_GROUP of all tokens, else long rows too.
-
+    Attention over long rows costs more per token, so only long examples get long rows. Short examples first fill free places
+    of long rows. Those left over get batches of shorter rows, or, if they hold less than a share SHORT_GROUP of all tokens,
+    further long rows.
     shortest: smallest length of a row, in tokens; a batch of a single row may be shorter.
     views: number of random variants of each example. `examples` holds all examples in the first variant, then all in the
         second, and so on. A batch has all variants of its examples, in the same order.

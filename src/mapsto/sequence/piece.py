@@ -35,7 +35,8 @@ class Alignment:
 
     regions: (t, a, 2), start and end of each token's region on each raw axis. If both are equal, the token covers nothing, as
         [CLS] does.
-    whole: (a, 2), start and end of the whole raw value, for kinds whose answers may have another size than the source.
+    whole: (a, 2), start and end of the whole raw value on each axis; None for source kinds that do not need it. It is needed to
+        scale an answer of another size than the source, such as a picture.
     """
 
     regions: NDArray[Any]
@@ -54,7 +55,7 @@ class Alignment:
         return np.stack([regions[:, :, 0].min(axis=0), regions[:, :, 1].max(axis=0)], axis=1)
 
     def ends(self, positions: Ints) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (start, end): where in raw coordinates the lowest and the highest position lie on each axis, (a,) each.
+        """Return (start, end): the raw coordinates at which the tokens' lowest and highest position lie on each axis, (a,) each.
 
         positions: (t, a), the positions of the piece's tokens.
         Start is the raw start of the tokens at the lowest position, end the raw end of those at the highest. Along an axis on
