@@ -84,7 +84,7 @@ class TextSource(Tokenized, Explainable, Describable):
         return cls(tokenizer, vocabulary)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
-        """Return a source that reads each of `words` as one token, and for the new tokens {id: ids of the tokens that it replaces}.
+        """Return a source that reads each of `words` as one token, and {id of each new token: ids of the tokens it replaces}.
 
         The replaced tokens are those into which the word was split. Unused rows of the embedding table are taken before new rows
         are added.

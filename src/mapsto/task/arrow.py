@@ -1,6 +1,6 @@
-"""The arrow notation of tasks, such as `text -> label`: parse it, check its kinds, bind its ports to columns.
+"""The arrow notation of tasks, such as `text -> label`: parse it, check its kinds, choose a column of a table for each port.
 
-side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
+Grammar: arrow = side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class Port:
     """One source or target of an arrow.
 
     kind: name of the kind of its values, such as "text".
-    column: the table column that holds the values; None until the arrow is bound to a table.
-    corrupted: True for a source behind `~`, part of which is hidden.
-    restores: for a target that fills in a hidden source, the index of that source; set by Arrow.
+    column: the table column that holds the values; None until `bind` chooses one.
+    corrupted: True for a source written with `~`, part of which is hidden.
+    restores: for a target that predicts the hidden part of a source, the index of that source among the sources; else None.
+    Arrow sets it.
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Port:
 class Arrow:
     """A task: source ports, whose values are read, and target ports, whose values are predicted.
 
-    symmetric: True for `<->`, which matches pairs of values.
+    symmetric: True for `<->`, which learns to match the two values of a row.
     """
 
     sources: tuple[Port, ...]
@@ -71,19 +72,19 @@ class Arrow:
 
     @property
     def corrupted(self) -> bool:
-        """Return whether part of a source is hidden (`~`), as in pretraining."""
+        """Return whether a source is written with `~`, so that part of its values is hidden, as in pretraining."""
         return any(port.corrupted for port in self.sources)
 
     @property
     def body(self) -> Arrow:
-        """Return the arrow of the same sources, none of them hidden (`~`), and without targets."""
+        """Return an arrow with the same sources, each without `~`, and without targets."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
 
 
 def parse(text: str) -> Arrow:
     """Return the arrow that a text such as "text -> label" describes; the inverse of `str(arrow)`.
 
-    Raises ArrowError, which says where the text is wrong.
+    Raises ArrowError if the text is not a valid arrow; the message gives the place of the error.
     """
     tokens = _tokens(text)
     arrows = [i for i, (kind, _) in enumerate(tokens) if kind == "arrow"]
@@ -106,12 +107,18 @@ def parse(text: str) -> Arrow:
 
 
 def parse_ports(text: str) -> tuple[Port, ...]:
-    """Return the ports of one side of an arrow, such as "title:text, image". Raises ArrowError."""
+    """Return the ports that a text such as "title:text, image" lists, without an arrow sign.
+
+    Raises ArrowError if it is invalid.
+    """
     return _side(_tokens(text), text, "in")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
-    """Return (kind, text) for each token of an arrow; kinds are "arrow", "sign", "quoted" and "name". Raises ArrowError."""
+    """Return the tokens of an arrow's text as pairs (type, text). Raises ArrowError for characters that are no token.
+
+    The types are "arrow" (-> or <->), "sign" (comma, colon or ~), "quoted" (without the quotes) and "name".
+    """
     tokens, position = [], 0
     while text[position:].strip():
         match = TOKEN.match(text, position)
@@ -125,9 +132,9 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port, ...]:
-    """Return the ports of one side of an arrow from its tokens. Raises ArrowError.
+    """Return the ports on one side of an arrow sign from the tokens of that side. Raises ArrowError for an invalid port.
 
-    text: the whole arrow. location: words for the side in messages, such as "before the arrow of".
+    text: the whole arrow. location: words for the side in error messages, such as "before the arrow of".
     """
     groups: list[list[tuple[str, str]]] = [[]]
     for token in tokens:
@@ -139,7 +146,10 @@ def _side(tokens: list[tuple[str, str]], text: str, location: str) -> tuple[Port
 
 
 def _port(tokens: list[tuple[str, str]], name: str) -> Port:
-    """Return the port that consists of these tokens. Raises ArrowError, whose message calls the port `name`."""
+    """Return the port that these tokens describe. Raises ArrowError if they are no port.
+
+    name: words for the port in the message, such as "port 1 before the arrow of 'text -> label'".
+    """
     corrupted = bool(tokens) and tokens[0] == ("sign", "~")
     shape = [value if kind == "sign" else "word" for kind, value in tokens[corrupted:]]
     words = [value for kind, value in tokens[corrupted:] if kind != "sign"]
@@ -154,9 +164,9 @@ def _port(tokens: list[tuple[str, str]], name: str) -> Port:
 
 
 def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) -> None:
-    """Raise ArrowError if a kind that cannot be read is among the sources, or one that cannot be predicted among the targets.
+    """Raise ArrowError if a source port has a kind not in `sources`, or a target port has a kind not in `targets`.
 
-    sources, targets: names of the kinds that can be read, and of those that can be predicted.
+    sources, targets: names of all kinds that can be read, and of all kinds that can be predicted.
     """
     allowed = {"read": list(sources), "answered": list(targets)}
     for verb, ports in (("read", arrow.sources), ("answered", arrow.targets)):
@@ -172,13 +182,12 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
 
 
 def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], bool]) -> Arrow:
-    """Return the arrow with a column for every port.
+    """Return a copy of the arrow in which every port has a column.
 
-    A port takes the column that it names, else the column with the name of its kind, else the only column that fits. In an
-    arrow with `~`, the i-th target of a kind shares the column of the i-th source of that kind.
-
-    fits: function of (kind, column, role) that says whether such a port can read the column.
-    Raises ArrowError, which lists the columns, if no column or several columns are left for a port.
+    A port gets the column that it names; else the one with the name of its kind, if no other port wants it; else the only free
+    column that fits. In an arrow with `~`, the i-th target of a kind gets the column of the i-th source of that kind.
+    fits: function (kind, column, "source" or "target") that returns whether a port of this kind can use the column.
+    Raises ArrowError, listing the columns, if a named column is missing, or if a port has no column or several to choose from.
     """
     column_list = _list_columns(columns)
     ports: list[tuple[Role, Port]] = [("source", p) for p in arrow.sources] + [("target", p) for p in arrow.targets]
@@ -219,7 +228,10 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
 
 
 def _list_columns(columns: Sequence[str]) -> str:
-    """Return the names of the columns for a message, with a hint if the file's cells seem to have another separator."""
+    """Return the column names for a message.
+
+    For a single name with a separator in it, add a hint that the file uses this separator.
+    """
     listing = ", ".join(map(repr, columns)) or "none"
     # A single column whose name has a separator hints at a file with another separator than its suffix says.
     mark = next((mark for mark in ";\t|" if len(columns) == 1 and mark in columns[0]), None)
@@ -231,9 +243,10 @@ def _list_columns(columns: Sequence[str]) -> str:
 
 
 def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str) -> ArrowError:
-    """Return the error for ports to which no column can be assigned.
+    """Return the error to raise for ports that have no column, or several to choose from. It describes one of these ports.
 
-    candidates: by index of the port, the columns that the port could read. column_list: all columns in words.
+    ports: (role, port) for all ports. candidates: {index of a port without column: the free columns that fit it}.
+    column_list: all columns in words, for the message.
     """
     # Report a port without any candidate first: it is the clearest error.
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
@@ -252,9 +265,10 @@ def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], c
 
 
 def _shared(arrow: Arrow) -> dict[int, int]:
-    """Return {port index: source index} of the targets that fill in a source and so share its column, in an arrow with `~`.
+    """Return {index of a target port: index of the source port whose column it gets}; empty for an arrow without `~`.
 
-    Port indices count all sources first, then the targets.
+    The i-th target of a kind belongs to the i-th source of that kind. Targets that name a column are left out.
+    Indices count all sources first, then the targets.
     """
     if not arrow.corrupted:
         return {}

@@ -48,10 +48,10 @@ def require(kind: Kind, capability: type[Capability], ability: str) -> Capabilit
 
 
 def require(kind: Any, capability: type[Kind], ability: str) -> Any:
-    """Return `kind` unchanged, but typed as having a capability. Raises UsageError if it lacks it.
+    """Return `kind` unchanged, for the type checker as an instance or subclass of `capability`. Raises UsageError if it is not.
 
-    kind: an object or a class.
-    ability: participle for the message: "explained" gives "'number' cannot be explained".
+    kind: a source or target, as object or class.
+    ability: participle for the error message: "explained" gives "'number' cannot be explained".
     """
     if not (issubclass(kind, capability) if isinstance(kind, type) else isinstance(kind, capability)):
         raise UsageError(f"{kind.kind!r} cannot be {ability}")
@@ -62,18 +62,21 @@ def require(kind: Any, capability: type[Kind], ability: str) -> Any:
 
 
 class FileBacked(Kind):
-    """A kind whose cells may be names of files. Such a file can also be given to a model without a table, as a single value."""
+    """A kind whose values can be stored as files, one value a file. A cell may then be a file name.
+
+    Such a file can also be given to a model directly, without a table.
+    """
 
     # The suffixes of such files in lower case, with the dot.
     suffixes: ClassVar[tuple[str, ...]]
 
     @staticmethod
     def locate(cell: object, folder: Path | None) -> object:
-        """Return a cell with its file name resolved: beside the table or, failing that, below the working directory.
+        """Return a cell with its file name resolved: beside the table if the file exists there, else in the working directory.
 
-        cell: a file name, or a dict with a "path" (Hugging Face). Anything else is returned unchanged, such as bytes or a URL.
-        folder: the folder of the table file; None if the table is in no file, which leaves the cell unchanged.
-        Raises BadCell if the file is missing, or is outside both folders, since a table may come from a stranger.
+        cell: a file name, or a dict with a "path" (Hugging Face). Any other cell, such as bytes or a URL, is returned unchanged.
+        folder: the folder of the table; None if the table is not a file, which leaves the cell unchanged.
+        Raises BadCell if the file is missing, or lies outside both folders, since a table from a stranger may name private files.
         """
         if isinstance(cell, dict) and not cell.get("bytes"):
             return {**cell, "path": FileBacked.locate(cell.get("path"), folder)}
@@ -92,7 +95,10 @@ class FileBacked(Kind):
 
 
 def why_not_local(name: str) -> str:
-    """Return why no local file can have this name, as words for a message; an empty string if a file can."""
+    """Return the reason, in words for an error message, why `name` cannot be the name of a local file; "" if it can.
+
+    The reasons are a NUL character and a URL.
+    """
     if "\0" in name:
         return "whose name has no NUL character"
     return "and no address: nothing is fetched from the network" if "://" in name else ""
@@ -126,29 +132,29 @@ class Mark:
 class Tokenized(Source):
     """A source whose pieces consist of vocabulary ids and can be rebuilt from the ids alone.
 
-    So its ids can be stored as a corpus that is larger than memory, and words can be added to its vocabulary.
+    So its values can be stored as ids, in a corpus that is larger than memory, and words can be added to its vocabulary.
     """
 
     @abstractmethod
     def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:
-        """Return the token ids of all values end to end, without special tokens, and the number of tokens of each value.
+        """Return the token ids of all values in one array, without special tokens, and the number of tokens of each value.
 
-        units: whether to compute too which tokens begin a unit (word).
+        units: whether to return too, for each token, whether it begins a unit of its kind (a word of a text).
         """
 
     @abstractmethod
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
-        """Return the piece of a value, or of a window of it, from its token ids as `flatten` returns them.
+        """Return the piece of a value, or of a window of it, from its token ids, given as `flatten` returns them.
 
-        The piece has special tokens too, and equals what `encode` returns for the same value.
-        begins: (t,), True for tokens that begin a unit (word).
+        The special tokens are added, so that the piece of a whole value equals the one from `encode`.
+        begins: (t,), True for tokens that begin a unit (word); None if units are not needed.
         """
 
     @abstractmethod
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[Source, dict[int, Ints]]:
-        """Return a source whose vocabulary has these words too, and {new id: earlier ids} of the words.
+        """Return a source that reads each of `words` as one token, and {id of each new token: ids of the tokens it replaces}.
 
-        The earlier ids are the tokens into which the word was split before.
+        The replaced tokens are those into which the word was split.
         """
 
     @abstractmethod
@@ -166,22 +172,23 @@ class Augmentable(Kind):
 
     @abstractmethod
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
-        """Return the piece of a random variant of the value, with the same meaning and number of tokens.
+        """Return the piece of a random variant of a value, with the same meaning and number of tokens.
 
-        The alignment of the new piece still points to the raw coordinates of the original value.
-        method: one of `augmentations`. recolour: whether colours may change too, and not only positions.
+        piece: the piece of the value. method: one of `augmentations`. recolour: whether colours may change, besides positions.
+        If `piece` has an alignment, the new one gives the place of each token in the original value.
         """
 
     @abstractmethod
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return (mixed piece, parts): a random mixture of values, and the contribution of each value to the mixture.
+        """Return (mixed piece, parts): a random mixture of values, and for each value its share and its tokens in the mixture.
 
-        pieces: one piece for each value that the mixture `method` takes. The mixed piece has as many tokens as the first.
+        pieces: the pieces of the values. method: a key of `mixtures`, which sets the number of values.
+        The mixed piece has as many tokens as the first piece.
         """
 
 
 class Spatial(Kind):
-    """A source whose values have rows and columns, so that answers and masks can refer to places in them."""
+    """A source whose values have rows and columns (images), so that answers and masks can refer to places in a value."""
 
     # Number of learnt query tokens at the end of each piece, where boxes are read; 0 if they are read between patches.
     queries: int
@@ -190,35 +197,36 @@ class Spatial(Kind):
 
     @abstractmethod
     def tokens_around(self, piece: Piece, counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-        """Return for q points on a regular grid the k tokens around each, (q, k), and their bilinear weights (q, k).
+        """Return for each of q points the indices of the k tokens around it, (q, k), and their bilinear weights, (q, k).
 
+        The points lie on a regular grid over the value.
         counts: number of points along each axis of the value; q is their product.
         """
 
     @abstractmethod
     def resize(self, size: int | None) -> Source:
-        """Return a source that reads values without cropping, and scales larger values down to `size` pixels a side.
+        """Return a source that reads whole values, not cropped, and scales values larger than `size` pixels a side down to it.
 
-        size: None for the size that this source reads. Raises UsageError if `size` is too large.
+        size: None for the largest side that this source reads. Raises UsageError if `size` is too large.
         """
 
     @abstractmethod
     def mask_region(self, piece: Piece, value: Any, mask: object) -> tuple[Piece, Ints]:
-        """Return the piece with the tokens hidden that a mask touches, and the indices of these tokens.
+        """Return the piece with all tokens hidden that contain a point to hide, and the indices of these tokens.
 
-        piece: the piece of `value`, with its alignment. mask: a cell, such as the name of an image file.
+        piece: the piece of `value`, with its alignment. mask: a cell that marks the points to hide, such as an image file's name.
         Raises BadCell if the mask does not fit the value, UsageError if the model cannot hide parts of a value.
         """
 
     @classmethod
     @abstractmethod
     def outline(cls, value: Any, marks: Sequence[Mark]) -> str:
-        """Return the value as HTML with the regions of the marks outlined: dashed for true labels, solid for predictions."""
+        """Return the value as HTML with each mark's region outlined: dashed if it is from a true label, solid if predicted."""
 
     @classmethod
     @abstractmethod
     def draw(cls, value: Any, marks: Sequence[Mark]) -> tuple[str, bytes]:
-        """Return (suffix, content) of a file that shows the value with the marks outlined and captioned."""
+        """Return (file suffix, file content) of a picture of the value, with the region of each mark outlined and captioned."""
 
 
 class Explainable(Kind):
@@ -226,30 +234,37 @@ class Explainable(Kind):
 
     @abstractmethod
     def token_names(self, piece: Piece) -> list[str]:
-        """Return a name for each token of the piece: its text or, for other kinds, a description such as "row,column"."""
+        """Return a name for each token of the piece: its spelling in a text; for other kinds its place, as "row,column"."""
 
     @abstractmethod
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece without the tokens at these indices, or with these tokens blanked if a model reads values whole.
+        """Return the piece without the tokens at these indices.
 
+        If the model can only read whole values, the tokens stay but lose their content.
         tokens: (k,), indices of tokens that are not special.
         """
 
     @abstractmethod
     def blank(self, piece: Piece) -> Piece:
-        """Return a piece of the same length whose tokens have no content, except special ones: the baseline of an attribution."""
+        """Return the piece with the content of all tokens removed, except of special tokens; its length is unchanged.
+
+        It is the reference input with which an attribution method compares the value.
+        """
 
     @staticmethod
     @abstractmethod
     def excerpt(value: Any, region: Any) -> str:
-        """Return a region (a, 2) of the value in words: the text in it, or its coordinates."""
+        """Return a region of the value in words: the text in the region, or its coordinates.
+
+        region: (a, 2), begin and end along each axis of the value, in raw coordinates.
+        """
 
     @classmethod
     def highlight(cls, value: Any, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the value as HTML with its regions shaded; by default the value as text, then an excerpt of each region, shaded.
+        """Return the value as HTML with its regions shaded, for some kinds beside the value without shades.
 
+        By default: the value as text, then the excerpt of each region, shaded.
         regions: (a, 2) each. shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
-        Kinds whose shading covers the value, such as images, also show the value without shades.
         """
         parts = [
             f'<mark class="{"against" if shade < 0 else "for"}" style="--shade:{abs(shade):.2f}">'
@@ -260,7 +275,10 @@ class Explainable(Kind):
 
 
 class Describable(Kind):
-    """A source whose values can be measured, compared and varied without a model, for baselines, checks and error analysis."""
+    """A source whose values have features, a size, variants and hashes that are computed without a model.
+
+    They serve baselines, data checks and error analysis.
+    """
 
     # The name of the features that `fit_features` computes, such as "TF-IDF".
     feature_name: ClassVar[str]
@@ -269,23 +287,23 @@ class Describable(Kind):
 
     @classmethod
     def linear_source(cls) -> type[LinearFeatures] | None:
-        """Return the source by which a linear model reads these values; None if there is none for this kind."""
+        """Return the Source class by which a linear model reads values of this kind; None if this kind has no linear models."""
         return None
 
     @classmethod
     @abstractmethod
     def fit_features(cls, values: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
-        """Fit classical features on training values; return the function from values to features.
+        """Fit a classical feature extractor, such as TF-IDF, on training values; return the function from values to features.
 
-        The features are an array or a sparse matrix (n, f).
+        The features are a dense array or a sparse matrix (n, f).
         """
 
     @staticmethod
     @abstractmethod
     def perturb(value: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """Return variants of a value with the same meaning, by the name of the change, such as "typing errors" or "darker".
+        """Return {name of the change: changed value}, such as "typing errors" or "darker". The changes keep the value's meaning.
 
-        They test whether a model's answers are robust.
+        They are used to test whether a model's answers are robust.
         """
 
     @staticmethod
@@ -295,31 +313,34 @@ class Describable(Kind):
 
     @classmethod
     def sketch(cls, value: Any) -> Hashes:
-        """Return the sorted distinct hashes of the parts of a value, by default of short runs of characters of its key.
+        """Return sorted distinct hashes of the parts of a value. Near-duplicates share most of their hashes, other values few.
 
-        Near-duplicates share most hashes, and other values few.
+        By default the parts are all substrings of five characters of the value's `key`.
         """
         return shingles(cls.key(value))
 
 
 class LinearFeatures(Source):
-    """A source for linear models: the sum of a value's embedded tokens is a linear map of its classical features."""
+    """A source for linear models.
+
+    A value's tokens are embedded so that their sum is a linear map of the value's classical features.
+    """
 
     @property
     @abstractmethod
     def num_features(self) -> int:
-        """Return the number f of features of a value; the embedder's `weight` is (f, width)."""
+        """Return the number f of features of a value; the weight of the embedder has the shape (f, width)."""
 
     @abstractmethod
     def features(self, pieces: Sequence[Piece]) -> Any:
-        """Return the features (n, f) of n pieces, sparse or not."""
+        """Return the classical features of n pieces, a dense array or a sparse matrix (n, f)."""
 
 
 # Capabilities of targets
 
 
 class Reconstruction(Target):
-    """A target whose answer replaces tokens of the source of its kind: the tokens hidden by `~`, or all tokens."""
+    """A target that predicts new content for tokens of the source of its kind: for those hidden by `~`, or for all tokens."""
 
     # How tokens are hidden; set only if the target fills in tokens hidden by `~`.
     corruption: Corruption
@@ -329,33 +350,33 @@ class Reconstruction(Target):
     yields_to_classifier: ClassVar[bool] = False
 
     def restore(self, corruption: Corruption) -> None:
-        """Store the corruption of pretraining, so that prediction asks for tokens hidden in the same way."""
+        """Store the settings by which pretraining hides tokens, so that prediction can hide tokens in the same way."""
         self.corruption = corruption
 
     @abstractmethod
     def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
-        """Return the value with predicted content in place of the hidden tokens.
+        """Return a copy of the value in which the hidden tokens have the predicted content.
 
         piece: the piece of `value`, with its alignment.
         hidden: (h,), indices of the hidden tokens.
-        output: (h, …), the outputs for these tokens.
+        output: (h, …), the head's outputs for these tokens.
         """
 
     @staticmethod
     def file(value: Any) -> tuple[str, bytes] | None:
-        """Return (suffix, content) of a file for a value with its filled-in tokens; None for kinds written to table cells."""
+        """Return (file suffix, file content) for a value returned by `complete`; None for kinds written to cells of a table."""
         return None
 
     @property
     def nothing_hidden(self) -> str:
-        """The error message for a value in which no token is hidden."""
+        """The error message to be raised for a value in which no token is hidden."""
         return "nothing is asked of this value"
 
 
 class Located(Target):
     """A target whose answers are given in raw coordinates of a source, such as boxes in pixels of an image.
 
-    If augmentation moves the content of the source, the answers move with it.
+    If an augmentation moves parts of the source value, the true answer is moved in the same way.
     """
 
     # The kind of the source in whose coordinates answers are given.
@@ -365,46 +386,54 @@ class Located(Target):
 
     @property
     def learning(self) -> Learning | None:
-        """Return the length and learning rate of fits for this target; None for those of the starting model or source kind."""
+        """Return the default length and learning rates of a fit with this target.
+
+        None if the defaults of the starting model or of the source kind are to be used.
+        """
         return None
 
     @staticmethod
     def misplaced(answer: Any, value: Any) -> str:
-        """Return a message if an answer cannot lie in a value of the source; an empty string if it can."""
+        """Return a message if an answer has a part that cannot lie in `value`, the source's value in the same row; "" if all can.
+
+        By default "".
+        """
         return ""
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
-        """Return the answers in annotation files at `path`, by the media file that they belong to; may be empty.
+        """Return the answers in annotation files, by the path of the image (or other media file) to which they belong.
 
-        within: function that lists the files of a folder. Raises DataError, OSError.
+        path: an annotation file or a folder. within: function that lists all files below a folder.
+        By default the result is empty. Raises DataError for a damaged file, OSError for one that cannot be read.
         """
         return {}
 
     @staticmethod
     def regions(answer: Any, true: bool = False) -> list[Mark]:
-        """Return the regions that an answer names, as marks to be drawn.
+        """Return the regions in an answer, such as the rectangles of boxes, as marks to be drawn; by default none.
 
-        true: whether the answer is a true label, not a prediction.
+        true: True if the answer is a true one, False if it is a prediction; stored in the marks.
         """
         return []
 
     def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return one output for each example, (n, …), in raw coordinates; by default the outputs unchanged.
+        """Return one output for each example, (n, …), in raw coordinates of its source; by default `output` unchanged.
 
-        output: (m, …), the outputs of the head at every place that it reads. pieces: the source pieces of each example.
+        output: (m, …), the head's outputs, of which an example has one for each token or point that is read.
+        pieces: the source pieces of each example.
         """
         return output
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return what `metrics` needs of the outputs, one entry for each example, (n, …); by default computed by `gather`.
+        """Return `evidence` with one entry for each example, (n, …), as `metrics` needs it; by default the result of `gather`.
 
-        evidence: (m, …), what `Target.evidence` returned. pieces: the source pieces of each example.
+        evidence: (m, …), the result of `Target.evidence`. pieces: the source pieces of each example.
         """
         return self.gather(evidence, pieces)
 
     def show(self, answer: Any) -> str:
-        """Return a predicted or true answer as HTML, such as a thumbnail."""
+        """Return a predicted or true answer as HTML, by default its `brief` text."""
         return html.escape(self.brief(answer))
 
 
@@ -425,61 +454,65 @@ class Classes(Target):
     @classmethod
     @abstractmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
-        """Return the number of classes of the head in a published model; None if it has no such head.
+        """Return the number of classes of this kind's head in a published model; None if the model has no such head.
 
-        tensors: the weights of the model under the names that mapsto uses.
+        tensors: the model's weights, renamed to the parameter names of mapsto's models.
         """
 
     @abstractmethod
     def class_names(self, answer: Any) -> Sequence[str]:
-        """Return the names of the classes in a true answer."""
+        """Return the names of the classes in a true answer, which may be one, several or none."""
 
     def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
-        """Return the confusion matrix as {true class: {predicted class: count}}; empty if the kind has none."""
+        """Return the confusion matrix as {true class: {predicted class: number of rows}}; {} if this kind has none.
+
+        output: (m, …), of the head. answers: the true answers.
+        """
         return {}
 
     @abstractmethod
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return for each answer the probability, as the target estimates it, that the answer is right, (m,)."""
+        """Return the target's own estimate of the probability that each answer is right, (m,). output: (m, …), of the head."""
 
     @abstractmethod
     def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
-        """Return how far each answer is right, (m,), from 0 (wrong) to 1 (right), to compare with `confidence`.
+        """Return the score of each answer, (m,), from 0 (wrong) to 1 (right), with which calibration compares `confidence`.
 
-        answers: the true answers.
+        output: (m, …), of the head. answers: the true answers.
         """
 
     def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Rescale `head` so that its confidence matches its accuracy on held-out rows; the answers stay the same.
+        """Rescale the weights of `head` so that its confidence on held-out rows equals its accuracy. The answers stay the same.
 
-        output: (m, …), outputs for the held-out rows. values: (m, …), their encoded true answers.
-        Return the temperature; None if the kind is not calibrated or there are too few rows.
+        output: (m, …), the outputs for the held-out rows. values: (m, …), the encoded true answers.
+        Return the temperature by which logits are divided; None, without a change, for too few rows or a kind without
+        calibration.
         """
         return None
 
     @abstractmethod
     def notes(self, answers: Sequence[Any]) -> list[str]:
-        """Return sentences to print with the scores, such as that some true classes were never seen in training."""
+        """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
 
 
 class LinearProbe(Target):
-    """A target whose linear head can be fitted by ridge or logistic regression on pooled vectors of a model kept fixed."""
+    """A target whose linear head can be fitted by ridge or logistic regression on the pooled vectors of a frozen model."""
 
     @abstractmethod
     def probe(
         self, features: Any, values: NDArray[Any], seed: int, selection_features: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Return weight (c, d) and bias (c,) of the best linear head on frozen features.
+        """Return weight (c, d) and bias (c,) of the linear head that a regression finds on fixed features.
 
-        features: (m, d), vectors of a model, or sparse features of unit norm. values: (m, …), the encoded answers.
-        seed: for random choices, such as the folds of cross-validation.
-        selection_features: (m, d), used in place of `features` to choose the regularisation strength; needed if a model was
-            trained on the same answers, because its `features` look better on these rows than on new ones.
+        features: (m, d), vectors of a frozen model, or sparse features of unit norm. values: (m, …), the encoded answers.
+        seed: for random choices, such as the rows on which the regularisation strength is chosen.
+        selection_features: (m, d), used in place of `features` for that choice; needed if a model was trained on the same
+            answers, because its `features` look better on these rows than on new ones.
         """
 
 
 class Comparable(Target):
-    """A target with a score for each answer, whose mean is the metric by which models are compared."""
+    """A target with a score for each answer. The mean of the scores is the metric by which models are compared."""
 
     # The name of the metric that is the mean of `per_item_metric`, such as "accuracy".
     primary_metric: ClassVar[str]
@@ -490,14 +523,14 @@ class Comparable(Target):
 
     @abstractmethod
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
-        """Return the score of each answer, (m,), at best 1; None if `answers` cannot be scored.
+        """Return the score of each answer, (m,), at most 1; None if `answers` have no score, such as R² for equal numbers.
 
-        output: the head's outputs; for kinds with several answers in an example, what `evidence` made of them.
+        output: the head's outputs; for kinds with several predictions in an example, the result of `evidence` or `gather`.
         answers: the true answers.
         """
 
     def constant_output(self, values: NDArray[Any]) -> Tensor | None:
-        """Return the output (c,) that answers every example alike and best fits the training answers; None if the kind has none.
+        """Return the output (c,) that, if used for all examples, fits the training answers best; None if this kind has none.
 
         values: (m, …), the encoded training answers.
         """
@@ -505,51 +538,51 @@ class Comparable(Target):
 
 
 class Attributable(Target):
-    """A target whose answers have a score that can be attributed to parts of the source."""
+    """A target with a score of an answer, which an attribution method divides among the parts of the source value."""
 
     # The unit of `answer_score`.
     score_unit: ClassVar[str] = "log-odds"
 
     @abstractmethod
     def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
-        """Return how strongly each output (m, …) supports an answer that is kept fixed, (m,), in `score_unit`.
+        """Return a score, (m,), that is higher the more each output (m, …) speaks for a fixed answer, in `score_unit`.
 
-        reference: (m, …), the outputs that give the fixed answers, usually those for the unchanged input. The score then shows
-            what a change of the input does to the answer.
+        reference: (m, …), the outputs whose answers are the fixed ones, usually for the unchanged input. So the score shows
+            how a change of the input changes the support for the answer.
         """
 
 
 class Mixable(Target):
-    """A target that can compute the true answer to a weighted mixture of several rows."""
+    """A target that can compute the true answer for a mixture of several rows, such as by mixup."""
 
     # The layouts of the mixtures whose answer it can compute.
     mixture_layouts: ClassVar[tuple[MixtureLayout, ...]] = ("blended", "placed")
 
     def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
-        """Return the encoded answer to a mixture: the rows' encoded answers, averaged by their shares (mixup, Zhang et al. 2018).
+        """Return the encoded answer for a mixture of rows: by default their encoded answers' weighted mean (Zhang et al. 2018).
 
-        answers: the true answer of each row. pieces: the source pieces of the mixed example.
-        parts: the contribution of each row to the mixture.
+        answers: the true answer of each row. pieces: the source pieces of the mixture.
+        parts: the part of each row in the mixture; its share is the weight.
         """
         values = [self.encode(answer, pieces).values for answer in answers]
         return Answer(np.asarray(np.average(values, axis=0, weights=[part.share for part in parts]), np.float32))
 
 
 def has_exclusive_classes(target: Target | type[Target]) -> bool:
-    """Return whether each answer of a target, an object or a class, is exactly one of several classes."""
+    """Return whether a target's answer is always exactly one of its classes. target: an object or a class."""
     kind = target if isinstance(target, type) else type(target)
     return issubclass(kind, Classes) and kind.exclusive
 
 
 def is_located(target: Target | type[Target]) -> TypeGuard[Located | type[Located]]:
-    """Return whether the answers of a target, an object or a class, are given in raw coordinates of a source."""
+    """Return whether a target is Located: its answers are given in raw coordinates of a source. target: an object or a class."""
     return issubclass(target if isinstance(target, type) else type(target), Located)
 
 
 def gather_outputs(target: Target, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-    """Return one output for each example, (n, …), in raw coordinates for a located target, else `output` unchanged.
+    """Return one output for each example, (n, …): for a Located target the result of `gather`, for others `output` unchanged.
 
-    target: one with a single answer an example. output: (m, …), the outputs of its head at every place that it reads.
-    pieces: the source pieces of each example.
+    target: a target with a single answer in each example. pieces: the source pieces of each example.
+    output: (m, …), the head's outputs, one for each pooled vector, token or point that is read.
     """
     return target.gather(output, pieces) if isinstance(target, Located) else output

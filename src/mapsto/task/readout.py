@@ -1,6 +1,6 @@
-"""Readouts: which vectors the head of a target reads, and how many answers an example has.
+"""Readouts: the rules by which a target's head reads the pooled vector or single tokens of an example.
 
-Legend of shapes: r rows, l row length, n examples, m places that are read, k tokens around a place, d width.
+Legend of shapes: r rows of a batch, l tokens of a row, n examples, m vectors that are read, k tokens around a point, d width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Vectors = Callable[[], Tensor]  # a function, so that only the vectors that a re
 
 
 class Readout(ABC):
-    """The rule that says which vectors of an example a target's head reads."""
+    """A rule that selects the vectors of an example from which a target's head computes its outputs."""
 
     # Whether the head reads the pooled vector of an example, and no hidden states of tokens.
     pooled: ClassVar[bool] = False
@@ -32,37 +32,37 @@ class Readout(ABC):
 
     @abstractmethod
     def width(self, pooled: int, token: int) -> int:
-        """Return the width of the vectors that the head reads.
+        """Return the width of the vectors that the head reads, one of the two widths in the arguments.
 
         pooled: width of pooled vectors. token: width of the hidden states of tokens.
         """
 
     @abstractmethod
     def vectors(self, pooled: Vectors, tokens: Vectors, answers: PackedAnswers | None) -> Tensor:
-        """Return the vectors (m, d) that the head reads.
+        """Return the vectors (m, d) that the head reads in a batch. m may be padded, see `_at_places`.
 
         pooled: function that computes the pooled vector of each example, (n, d).
         tokens: function that computes the hidden states of all tokens, (r·l, d).
-        answers: the tokens to read. If None, the pooled vector of each example is read.
+        answers: the examples or tokens that are read; None for the pooled vectors of all examples.
         """
 
     def question(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that asks for a prediction of an example with these pieces.
+        """Return an answer without values that requests a prediction for an example with these source pieces.
 
-        None by default, for readouts whose target must choose the tokens to read.
+        None by default, as for readouts of tokens: their targets choose the tokens to read themselves.
         """
         return None
 
     @abstractmethod
     def describe(self, count: int, pooling: str) -> str:
-        """Return in words where `count` answers are read, as printed by `mapsto trace`.
+        """Return in words from which vectors `count` answers are read, such as "pooled (mean)"; printed by `mapsto trace`.
 
-        pooling: name of the pooling.
+        pooling: name of the pooling, such as "mean".
         """
 
 
 class Pooled(Readout):
-    """A readout of the one pooled vector of each example, for answers such as a class or a number."""
+    """A readout of one vector for each example, the pooled vector, for answers such as a class or a number."""
 
     pooled = True
     per_example = True
@@ -82,9 +82,9 @@ class Pooled(Readout):
 
 
 class PerToken(Readout):
-    """A readout of the hidden states of single tokens, such as hidden tokens that are to be filled in.
+    """A readout of the hidden states of single tokens, such as of hidden tokens that are to be predicted.
 
-    places: the word for these tokens in `describe`.
+    places: the noun for these tokens in the text of `describe`.
     """
 
     def __init__(self, places: str = "hidden places") -> None:
@@ -102,9 +102,9 @@ class PerToken(Readout):
 
 
 class Queried(PerToken):
-    """A readout of several queries, such as for boxes (DETR, Carion et al. 2020).
+    """A readout of several query vectors for each example, such as one for each box (DETR, Carion et al. 2020).
 
-    A query is a learnt token or a point between tokens. Each query predicts one part of the answer, such as one box.
+    A query vector is the hidden state of a learnt token, or is interpolated at a point between tokens.
     """
 
     per_example = True
@@ -114,17 +114,18 @@ class Queried(PerToken):
 
 
 def ask_at(places: Ints) -> Answer | None:
-    """Return an empty answer that asks for predictions at tokens of an example; None if there are no tokens.
+    """Return an answer without values that requests predictions at these tokens of an example; None if `places` is empty.
 
-    places: (m,) indices of the tokens in the example.
+    places: (m,), indices of the tokens in the example.
     """
     return Answer(np.zeros(len(places), np.int64), places) if len(places) else None
 
 
 def _at_places(states: Tensor, answers: PackedAnswers) -> Tensor:
-    """Return the hidden states (m', d) at the tokens of answers; at a point between tokens, their weighted mean.
+    """Return the hidden states (m', d) at the tokens where `answers` are read; at a point between tokens, the weighted mean.
 
-    states: (r·l, d). The m states are padded to one of few sizes m' ≥ m, since each new size costs a choice of kernel.
+    states: (r·l, d), of all tokens. The m results are padded with further rows to m' ≥ m, one of a few sizes, because the GPU
+    library chooses its kernels anew for each size.
     """
     assert answers.at is not None
     extra = round_up_size(len(answers.at)) - len(answers.at)

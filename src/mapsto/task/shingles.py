@@ -14,7 +14,10 @@ Hashes = NDArray[np.uint64]
 
 
 def shingles(text: str) -> Hashes:
-    """Return the sorted distinct hashes of all substrings of five characters, ignoring case and spacing; at most MAX_SHINGLES."""
+    """Return sorted distinct hashes of all substrings of five characters; if there are more than MAX_SHINGLES, the smallest ones.
+
+    Case, and the amount of white space, are ignored. A text of fewer than five characters has no hashes.
+    """
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     if len(folded) < SHINGLE_LENGTH:
         return np.zeros(0, np.uint64)
@@ -27,5 +30,5 @@ def shingles(text: str) -> Hashes:
 
 
 def hashes(numbers: Hashes) -> Hashes:
-    """Return the sorted distinct hashes of 64-bit numbers, each hash being one number with its bits mixed."""
+    """Return the sorted distinct hashes of these integers: each is scrambled, so that the smallest hashes are a random sample."""
     return np.unique((numbers ^ (numbers >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9))

@@ -1,4 +1,4 @@
-"""The interface of a kind of values that are read (Source), and of any kind of values (Kind).
+"""The interfaces of kinds: Kind for any kind of values, and Source for a kind of values that a model reads.
 
 A source encodes each value as a piece: a sequence of tokens with positions. Abilities that only some kinds have are in
 capabilities.py.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learning:
-    """Default length and learning rates of a fit: numbers of epochs and steps, and the rates of the starting model and heads."""
+    """Default settings of a fit: numbers of epochs and steps, and learning rates of the starting model and the heads."""
 
     # The smallest and the largest number of epochs. Between them, fits run for `steps` training steps.
     min_epochs: float = 3.0
@@ -60,26 +60,29 @@ class Kind(ABC):
     @staticmethod
     @abstractmethod
     def samples() -> list[Any]:
-        """Return a few different cells of this kind, on which tests that every kind must pass are run."""
+        """Return a few different example cells of this kind, used by the tests that every kind must pass."""
 
     @staticmethod
     @abstractmethod
     def fits(values: Sequence[object]) -> bool:
-        """Return whether a column with these cells can be of this kind."""
+        """Return whether a column with these cells can be of this kind. Cells that are None are ignored."""
 
     @staticmethod
     @abstractmethod
     def read(cell: object) -> Any:
-        """Return the value that a cell holds. Raises BadCell if the cell holds no value of this kind."""
+        """Return the value in a cell. Raises BadCell if the cell holds no value of this kind."""
 
     @staticmethod
     def key(value: Any) -> str:
-        """Return a string that is equal for equal values."""
+        """Return a string that is the same for equal values, to compare values and find duplicates."""
         return str(value)
 
 
 class Source(Kind):
-    """A kind of values that are read. One object encodes the values of all source ports of its kind in an arrow."""
+    """A kind of values that a model reads.
+
+    An arrow has one Source object for each kind, shared by all source ports of this kind.
+    """
 
     # The published family (zoo/) whose architecture a new model takes.
     family: ClassVar[str] = "modernbert"
@@ -90,53 +93,59 @@ class Source(Kind):
     @classmethod
     @abstractmethod
     def new(cls, values: Sequence[Any], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source fitted to training values: with a vocabulary for them, or with the size and statistics of their pixels.
+        """Return a source for a new model, fitted to training values: its vocabulary, or the size and statistics of their pixels.
 
-        size: number of tokens of the vocabulary, for kinds that have one.
-        share: the share of all training values that `values` are.
-        Raises DataError if there are no values, UsageError for a `size` of a kind without vocabulary.
+        size: number of tokens of the vocabulary; None for the default. share: the share of the training values that are in
+        `values`, if these are a sample.
+        Raises DataError if there are no values, UsageError if `size` is set for a kind without vocabulary.
         """
 
     @classmethod
     @abstractmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of the model that is saved in `folder`. Raises CheckpointError.
+        """Return the source of the model saved in `folder`. Raises CheckpointError if its files are damaged or not supported.
 
         weights: the weights of the source's embedder, by name.
-        front: settings of a convolutional network that embeds the values; None if the model has none.
+        front: settings of the convolutional network that embeds the values; None if the model has none.
         """
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the files that `open` reads into `folder`; return those of their settings that config.json repeats.
+        """Write the files that `open` reads into `folder`; return the entries of config.json that describe this source.
 
-        By default no file is written and the dict is empty. longest: number of tokens of the longest example.
+        By default no file is written and no entry is returned. longest: number of tokens of the longest example.
         """
         return {}
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hash that is equal for sources that encode equal values in the same way."""
+        """Return a hash of all settings that affect `encode`. Sources with equal hashes encode a value in the same way."""
 
     @property
     def max_tokens(self) -> int | None:
-        """Return the largest number of tokens of a value, special ones included; None for kinds without a limit (text)."""
+        """Return the largest number of tokens of a value, special tokens included; None if there is no limit (text)."""
         return None
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
-        """Return each value as a piece.
+        """Return a piece for each value.
 
-        place: index of the source port. The second text of an example gets other special tokens than the first.
-        aligned: whether pieces also say which region and which unit (word) of the raw value each token is, at a cost in time.
+        place: index of the source port. A text at a port after the first gets other special tokens than at the first.
+        aligned: whether pieces also have, for each token, its region in the raw value and its unit (word), which takes more time.
         """
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the first `length` tokens of the piece. A kind with special tokens at the end keeps these within `length`."""
+        """Return the piece cut to its first `length` tokens.
+
+        Kinds with special tokens at the end cut the tokens before these instead; the special tokens count towards `length`.
+        """
         return piece.select(np.arange(length))
 
     def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return the whole value as consecutive pieces (windows) of at most `length` tokens, each with all special tokens."""
+        """Return the tokens of a piece as consecutive pieces (windows) without overlap, of at most `length` tokens each.
+
+        Each window has all the special tokens, which count towards `length`.
+        """
         # Each window repeats the special tokens, so it has room for fewer others.
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)
@@ -145,7 +154,7 @@ class Source(Kind):
 
     @abstractmethod
     def embedder(self, width: int) -> nn.Module:
-        """Return the module that maps tokens, (t,) ids or (t, f) features, to vectors (t, width)."""
+        """Return a new module that maps tokens, ids (t,) or features (t, f), to vectors (t, width)."""
 
     @abstractmethod
     def mask(
@@ -153,15 +162,15 @@ class Source(Kind):
     ) -> tuple[Piece, Ints]:
         """Return the piece with some tokens hidden, and the indices (m,) of the tokens to predict.
 
-        corruption: the rate and shape of hidden tokens. progress: the finished share of training, 0 to 1, which the rate may
-            depend on.
+        corruption: how many tokens to hide, and in which shape.
+        progress: the finished share of training, 0 to 1, on which the share of hidden tokens may depend.
         """
 
     def decoder_positions(self, width: int) -> nn.Module | None:
-        """Return a module from tokens to the position embeddings (t, width) that a decoder adds; None if a decoder adds none."""
+        """Return a module from tokens to the position embeddings (t, width) that an MAE decoder adds; None if it adds none."""
         return None
 
     @classmethod
     def show(cls, value: Any) -> str:
-        """Return the value as HTML; by default as text."""
+        """Return the value as HTML, by default as escaped text."""
         return html.escape(str(value))

@@ -1,6 +1,6 @@
-"""The interface of a kind of values that are predicted. Abilities that only some kinds have are in capabilities.py.
+"""The interface of a kind of values that a model predicts. Abilities that only some kinds have are in capabilities.py.
 
-Legend of shapes: m answers of a batch, d width.
+Legend of shapes: m answers of a batch, or, for kinds with several predictions in an example, m predictions; d width.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Metric = tuple[Any, ...]  # (function, *arrays): the metric is function(*arrays)
 
 
 class Target(Kind):
-    """A kind of values that are predicted. Each target port of an arrow has its own object."""
+    """A kind of values that a model predicts. Each target port of an arrow has its own Target object."""
 
     # The rule that says which vectors the head reads.
     readout: ClassVar[Readout]
@@ -34,85 +34,89 @@ class Target(Kind):
 
     @staticmethod
     def key(value: Any) -> str:
-        """Return a string that is equal for equal answers."""
+        """Return a string that is the same for equal answers, to compare answers."""
         return str(value)
 
     @abstractmethod
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
-        """Learn from the training answers what the head needs, such as the classes, or mean and standard deviation.
+        """Learn from the training answers the settings of the head, such as the classes, or the mean and standard deviation.
 
         balance: whether all classes get the same total weight in the loss, however many rows they have.
-        Raises DataError if nothing can be learnt from these answers, such as from a single class.
+        Raises DataError if the answers do not suffice, such as if all are of one class.
         """
 
     @abstractmethod
     def state(self) -> State:
-        """Return what `learn` has learnt, as JSON values by name. The constructor takes them as keyword arguments."""
+        """Return the constructor's arguments that rebuild this target, such as the settings from `learn`, in JSON types."""
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Store what this target needs of the arrow's sources, such as the tokenizer; by default nothing.
+        """Store the sources that this target uses, such as the text source for its tokenizer; by default nothing.
 
-        sources: the sources by kind. transform: settings of the vocabulary head in the model family.
-        Raises UsageError if a source that the answers need is missing.
+        sources: the arrow's sources, by kind. transform: the model family's settings of the layer before the output weights.
+        Raises UsageError if the arrow lacks a source that this target needs.
         """
 
     @abstractmethod
     def encode(self, answer: Any, pieces: Sequence[Piece]) -> Answer:
-        """Return an answer as numbers, with the tokens of the example at which it is read.
+        """Return a true answer as numbers, with the indices of the tokens from which it is predicted (None if pooled).
 
         pieces: the source pieces of the example.
         """
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an empty answer that names the tokens at which to predict; None if nothing is to be predicted.
+        """Return an answer without true values, which requests predictions for an example; None if there is nothing to predict.
 
-        pieces: the source pieces of the example.
+        It has the indices of the tokens from which to predict (None for the pooled vector). pieces: the source pieces of the
+        example.
         """
         return self.readout.question(pieces)
 
     @abstractmethod
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return the module that maps the vectors (m, width), which `readout` selects, to outputs (m, …).
+        """Return a new module from the vectors (m, width) that `readout` selects to outputs (m, …).
 
-        embedder: the embedder of the source of the same kind; None if the arrow has no such source.
+        embedder: the embedder of the source of this target's kind; None if the arrow has no such source.
         """
 
     @abstractmethod
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the loss of outputs (m, …) against encoded answers (m, …), summed over answers, as an fp32 scalar."""
+        """Return the loss of outputs (m, …) against encoded true answers (m, …), summed over answers, as an fp32 scalar."""
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the error, summed over answers, that is computed on held-out rows to choose the best weights.
+        """Return the error of a batch of held-out rows, summed over answers. The weights with the lowest error are kept.
 
-        By default it is the loss. output: (m, …). values: (m, …), encoded answers.
+        By default it is the loss. output: (m, …), of the head. values: (m, …), encoded true answers.
         """
         return self.loss(output, values)
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return what `metrics` needs of the outputs, (m, …): by default the outputs, for large ones a summary to save memory.
+        """Return the part of the outputs, (m, …), from which `metrics` is computed later.
 
-        output: (m, …), of the head. values: (m, …), encoded answers.
+        By default these are the outputs; kinds with large outputs return a summary, to save memory.
+        output: (m, …), of the head. values: (m, …), encoded true answers.
         """
         return output
 
     @abstractmethod
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return one dict for each output: the answer under the kind's name, and a "probability" if the kind has a confidence.
+        """Return a dict for each answer: {kind: answer}, and "probability" for kinds with a confidence.
 
-        output: (m, …), of the head.
+        output: (m, …), of the head. Some kinds name or add entries otherwise, such as "scores".
         """
 
     @abstractmethod
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return each metric by name as a tuple of a function and its arguments, which are arrays with one entry for each item.
+        """Return {name: (function, *arrays)}.
 
+        The value of a metric is function(*arrays), and each array has one entry for each answer.
+        So the function can also be evaluated on a sample of the answers, for confidence intervals.
         output: (m, …), from `evidence`. answers: the true answers.
         """
 
     @abstractmethod
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the scores on `answers` of the best constant answer, which ignores the sources, by name of the metric."""
+        """Return {metric name: score on `answers`} for the best constant answer, which is the same for every row."""
 
     def brief(self, answer: Any) -> str:
-        """Return a predicted or true answer in a few words, for tables and messages."""
+        """Return a predicted or true answer as a short text, for tables and messages."""
         return str(answer)
