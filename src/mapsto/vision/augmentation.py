@@ -48,7 +48,7 @@ def augment_image(
     The origin is the scale and shift along y and x from pixel coordinates of the copy to those of the image.
     method: "move" (shift), "mirror" (mirror and shift), "crop" (random crop) or "rand" (RandAugment).
     mirror: whether the image may be mirrored left to right; "move" never does. recolour: whether its colours may change.
-    warp: whether "rand" may shear and rotate the image. The origin leaves these changes out.
+    warp: whether "rand" may shear and rotate the image, which the origin does not express.
     """
     if method == "crop":
         return random_crop(pixels, rng, mirror, recolour)
@@ -58,10 +58,11 @@ def augment_image(
 
 
 def move(pixels: Pixels, rng: np.random.Generator, mirror: bool, relight: bool) -> tuple[Pixels, NDArray[np.float64]]:
-    """Return the image (h, w, 3) shifted at random by up to an eighth of its height and width, and its origin (2, 2).
+    """Return the image (h, w, 3) shifted at random by up to an eighth of its height and width, in the same size, and its origin.
 
-    Edge pixels are repeated in the gap. The origin is the scale and shift along y and x, from new to old coordinates.
-    mirror: whether to mirror the image first with probability 1/2. relight: whether to change its brightness by up to 20 %.
+    Edge pixels are repeated in the gap. The origin, (2, 2), is the scale and shift along y and x from pixel coordinates of the
+    result to those of `pixels`. mirror: whether to mirror the image before, with probability 1/2.
+    relight: whether to multiply its brightness by a random factor from 0.8 to 1.2.
     """
     h, w = pixels.shape[:2]
     limits = (max(1, round(h * MAX_SHIFT)), max(1, round(w * MAX_SHIFT)))
@@ -82,7 +83,7 @@ def random_crop(
     """Return a random crop of the image, enlarged to the image's size (h, w, 3), and its origin (2, 2).
 
     The crop covers 20 to 100 % of the area; the method is SimCLR's (Chen et al. 2020) without blur. The origin is the scale
-    and shift along y and x, from new to old coordinates.
+    and shift along y and x from pixel coordinates of the result to those of `pixels`.
     mirror: whether to mirror the crop with probability 1/2. recolour: whether to change its colours at random.
     """
     size = np.array(pixels.shape[:2])
@@ -159,9 +160,9 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _warp(image: Any, matrix: Sequence[Sequence[float]]) -> Any:
-    """Return the Pillow image after a linear map about its centre, in the same size, with edge pixels repeated outside.
+    """Return the Pillow image mapped linearly about its centre, in the same size, with edge pixels repeated in the gaps.
 
-    matrix: (2, 2), from (x, y) in the new image to (x, y) in `image`, both measured from the centre.
+    matrix: (2, 2), from (x, y) in the result to (x, y) in `image`, both measured from the centre.
     """
     pixels, centre = np.asarray(image), np.array([image.width, image.height]) / 2
     # Pad by the farthest that a corner moves, so that no pixel outside the image is black.
@@ -196,10 +197,10 @@ def rand_augment(
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return the image (h, w, 3) after two random operations (RandAugment), in the same size, and its origin (2, 2).
 
-    Shifts along an axis are always among the operations to draw from; changes of colours only if `recolour`; shears and
-    rotations only if `warp`. Each has 0.3 of its maximum strength, in a random direction. The origin is the scale and shift
-    along y and x, from new to old coordinates; it leaves shears and rotations out.
-    mirror: whether to mirror the image first with probability 1/2.
+    Operations are shifts along y or x, changes of colour if `recolour`, and shears and rotations if `warp`. Each has 0.3 of its
+    maximum strength, with a random sign. The origin is the scale and shift along y and x from pixel coordinates of the result to
+    those of `pixels`; it leaves shears and rotations out.
+    mirror: whether to mirror the image before, with probability 1/2.
     """
     width, shift = pixels.shape[1], np.zeros(NUM_AXES)
     mirrored = mirror and bool(rng.random() < 0.5)

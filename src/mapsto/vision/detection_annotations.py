@@ -39,12 +39,12 @@ MIN_POLYGON = 6
 
 
 def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -> BoxCells:
-    """Return the boxes of each image, by image path, in a folder or a COCO file; empty if there are no annotations.
+    """Return the boxes of each image, by image path; empty if there are no annotations.
 
-    list_files: function that returns all files below a folder.
-    An image in the folder that has no annotation gets None, or with YOLO an empty list, since YOLO writes no file for an
-    image without boxes. A damaged annotation of one image becomes {"fault": reason}. Raises DataError for a damaged COCO file
-    or file of class names, and OSError.
+    path: a folder, or a COCO file. list_files: function that returns all files below a folder.
+    An image of a folder without an annotation gets None, or [] in YOLO's format, which has no file for an image without boxes.
+    A damaged annotation of one image becomes {"fault": reason}. Raises DataError for a damaged COCO file or file of class
+    names, and OSError for a file that cannot be opened.
     """
     if not path.is_dir():
         coco = _read_coco(path)
@@ -62,14 +62,14 @@ def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -
 
 
 def _images(files: Sequence[Path]) -> list[Path]:
-    """Return the files among `files` whose names end like an image's."""
+    """Return the files whose suffix is one of IMAGE_SUFFIXES, such as ".jpg"."""
     return [file for file in files if file.suffix.lower() in image_io.IMAGE_SUFFIXES]
 
 
 def _key(root: Path, file: Path) -> tuple[str, ...]:
-    """Return the parts of the path of `file` below `root`, which an image and its annotation have in common.
+    """Return the key of an image or annotation file; an annotation has the same key as its image.
 
-    Left out are the suffix and folders such as "images" and "labels" (SPLIT_FOLDERS).
+    It holds the parts of the file's path below `root`, without the suffix and without folders such as "images" (SPLIT_FOLDERS).
     """
     parts = file.relative_to(root).with_suffix("").parts
     return *(part for part in parts[:-1] if part.lower() not in SPLIT_FOLDERS), parts[-1]
@@ -83,7 +83,8 @@ def _ambiguity(name: str) -> str:
 def _all_voc(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
     """Return the boxes in all Pascal VOC files (Everingham et al. 2010) of a folder, by image path; empty if it has none.
 
-    root: the folder. files: all files below it. images: the image files by `_key`.
+    A damaged XML file counts as one of them if an image has its key. An annotation without an image gets the path where the image
+    should be. root: the folder. files: all files below it. images: the image files by `_key`.
     """
     parsed: dict[Path, ParsedXml] = {}
     for file in files:
@@ -129,7 +130,7 @@ def _voc_cell(file: Path, xml: ParsedXml) -> BoxCell:
 
 
 def _read_coco(file: Path) -> dict[str, Any] | None:
-    """Return the content of a COCO file with boxes (Lin et al. 2014); None for any other file, such as a table."""
+    """Return the content of a COCO file with boxes (Lin et al. 2014); None if the file is missing or of another format."""
     if file.suffix.lower() != ".json":
         return None
     try:
@@ -149,7 +150,8 @@ def _read_coco(file: Path) -> dict[str, Any] | None:
 def _all_coco(files: Sequence[Path], images: list[Path]) -> BoxCells:
     """Return the boxes in all COCO files of a folder, by image path; empty if it has none.
 
-    files: all files of the folder. images: the image files among them. Raises DataError if two COCO files annotate one image.
+    files: all files below the folder. images: the image files among them.
+    Raises DataError if a COCO file is damaged, or if two of them annotate the same image.
     """
     cells: BoxCells = {}
     file_of_image: dict[str, Path] = {}
@@ -211,10 +213,12 @@ def _reason(error: Exception) -> str:
 
 
 def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str:
-    """Return the path of the image that a COCO file calls `name`, or an error message if no or several paths are possible.
+    """Return the path of the image that a COCO file calls `name`.
 
-    file: the COCO file. by_name: image files by file name, to choose from if none exists at `name` beside the COCO file.
-    If there is no such image at all, the path beside the COCO file is returned; a later reader reports it as missing.
+    It is `name` beside the COCO file or in the folder `images` there, or else the one image of this file name in `by_name`. If
+    there is none, the first of these paths is returned, and a later reader reports it as missing. If there are several, or if a
+    missing image would lie outside the COCO file's folder, an error message is returned.
+    file: the COCO file. by_name: image files by file name.
     """
     is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
     expected = [file.parent / name, file.parent / "images" / name] if is_inside else []
@@ -234,10 +238,10 @@ def _locate(file: Path, name: str, by_name: dict[str, list[Path]]) -> Path | str
 
 
 def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCells:
-    """Return the boxes in all YOLO files of a folder, by image path; empty if it has none.
+    """Return the boxes in all YOLO files of a folder, by image path; empty if it has none. An image without a YOLO file gets [].
 
-    Text files named like images count as YOLO's if the folder has a file of class names (CLASS_FILES), or if the first line
-    of any of them is a box. root: the folder. files: all files below it. images: the image files by `_key`.
+    Text files with the same key as an image count as YOLO's if the folder has a file of class names (CLASS_FILES), or if the
+    first line of any of them is a box. root: the folder. files: all files below it. images: the image files by `_key`.
     """
     texts = {key: file for file in files if file.suffix == ".txt" and (key := _key(root, file)) in images}
     has_classes = any(file.name in CLASS_FILES for file in files)
@@ -255,7 +259,7 @@ def _all_yolo(root: Path, files: Sequence[Path], images: ImagesByKey) -> BoxCell
 def _read_classes(files: Sequence[Path]) -> list[str]:
     """Return the names of YOLO's classes, in the order of class numbers; empty if no file among `files` names them.
 
-    The first of CLASS_FILES that is there is read. Raises DataError if it is damaged.
+    Of several such files, the one whose name comes first in CLASS_FILES is read. Raises DataError if it is damaged.
     """
     candidates = (file for file in files if file.name in CLASS_FILES)
     for file in sorted(candidates, key=lambda file: CLASS_FILES.index(file.name)):
@@ -271,9 +275,9 @@ def _read_classes(files: Sequence[Path]) -> list[str]:
 
 
 def _yaml_classes(text: str) -> list[str]:
-    """Return the class names, in the order of class numbers, from the entry `names` of a YAML file of YOLO's.
+    """Return the class names, in the order of class numbers, from the entry `names` of YOLO's YAML file.
 
-    The entry is a list, or a dict by class number. Raises ValueError, KeyError, TypeError.
+    The entry is a list, or a dict by class number. Raises ValueError, KeyError or TypeError if `text` has no such entry.
     """
     import yaml  # a dependency of huggingface-hub
 
@@ -300,10 +304,11 @@ def _is_box_line(line: str) -> bool:
 
 
 def _parse_box_line(line: str) -> tuple[int, float, float, float, float]:
-    """Return (class number, left, top, right, bottom) from a line of a YOLO file; the sides as fractions of the image's size.
+    """Return (class number, left, top, right, bottom) from a line of a YOLO file.
 
-    A line holds the class number, then centre x and y, width, height and optionally a confidence. Or it holds the class
-    number and the corners of a polygon, whose bounding box is returned. Raises ValueError for anything else.
+    The four edges of the box are fractions of the image's width or height. A line holds the class number, then centre x and y,
+    width, height and optionally a confidence. Or it holds the class number and the corners of a polygon, whose bounding box is
+    returned. Raises ValueError for anything else.
     """
     number, *coordinates = line.split()
     shares = [float(coordinate) for coordinate in coordinates]

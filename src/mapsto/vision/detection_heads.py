@@ -3,7 +3,8 @@
 A new model has one query per cell of a grid. True boxes are assigned to the cells near their centres, without anchors
 (FCOS, Tian et al. 2019). A starting model with learnt queries is trained by one-to-one matching (DETR, Carion et al.
 2020).
-Legend of shapes: n examples, k true boxes, m queries of all examples, g queries a side, q = g·g, d width, c classes.
+Legend of shapes: n examples, k true boxes, m queries of all examples, g rows and columns of the grid, q queries of an example
+(g·g on a grid), d width, c classes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ PRIOR = 0.01
 
 
 def grid_centres(grid: int) -> Tensor:
-    """Return the centres (q, 2) of a grid's cells, row by row: (x, y) as fractions of the image's width and height."""
+    """Return the centres (q, 2) of the cells of a square grid, row by row: (x, y) as fractions of the image's width and height.
+
+    grid: number of rows and of columns of the grid.
+    """
     shares = (torch.arange(grid) + 0.5) / grid
     y, x = torch.meshgrid(shares, shares, indexing="ij")
     return torch.stack([x, y], -1).view(-1, 2)
@@ -41,7 +45,8 @@ class BoxHead(nn.Module):
     """A detection head over grids of queries, (m, d) → (m, c + 4): class logits, then the box.
 
     A box is centre x and y, width and height, as fractions of the image. Convolutions mix neighbouring grid cells. For each
-    cell the head predicts the distances from the cell's centre to the four sides of its box (FCOS).
+    cell the head predicts how far the box's four edges are from the cell's centre (FCOS).
+    width: d. classes: c. grid: number of rows and of columns of a grid.
     """
 
     middle: Tensor
@@ -107,11 +112,11 @@ class LearntHead(nn.Module):
 
 
 def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple[Tensor, Tensor]:
-    """Return the indices of the queries to which a true box is assigned, and the index of that box for each of them.
+    """Return (queries, boxes), the indices of the queries to which a true box is assigned, and of the box of each, equally long.
 
-    A box is assigned to the queries that lie inside it within 1.5 grid cells of its centre, and always to the nearest query.
-    A query with several such boxes gets the smallest one. All coordinates are fractions of the image.
-    centres_q2: (x, y) of each query. boxes_k4: centre x and y, width and height. cell: side of a grid cell.
+    A box goes to the queries that lie inside it and, along each axis, within 1.5 grid cells of its centre, and always to the
+    nearest query. Of several boxes a query gets the smallest. All coordinates are fractions of the image.
+    centres_q2: (x, y) of each query. boxes_k4: centre x and y, width and height. cell: width of a grid cell.
     """
     if not len(boxes_k4):
         empty = torch.zeros(0, dtype=torch.long, device=boxes_k4.device)
@@ -127,9 +132,9 @@ def assign_by_centre(centres_q2: Tensor, boxes_k4: Tensor, cell: float) -> tuple
 
 
 def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the focal loss (Lin et al. 2017) of logits, summed over all elements.
+    """Return the focal loss (Lin et al. 2017) of logits, with the exponent 2, summed over all elements.
 
-    targets: 0 or 1, in the shape of `logits`. An element with target 0 weighs a third of one with target 1.
+    targets: 0.0 or 1.0, in the shape of `logits`. The loss of an element with target 0 is multiplied by 1/3.
     """
     error = (torch.sigmoid(logits) - targets).abs()
     weight = torch.where(targets > 0, 1.0, NEGATIVE_WEIGHT) * error**GAMMA
@@ -137,9 +142,9 @@ def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def generalised_iou(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
-    """Return the generalised intersection over union (…,) of boxes (…, 4) and (…, 4) (Rezatofighi et al. 2019).
+    """Return the generalised intersection over union of two boxes (Rezatofighi et al. 2019), (…, 4) and (…, 4) → (…,).
 
-    A box is centre x and y, width and height.
+    The boxes at the same index of `boxes_a` and `boxes_b` are compared. A box is centre x and y, width and height.
     """
     (low_a, high_a), (low_b, high_b) = (
         (box[..., :2] - box[..., 2:] / 2, box[..., :2] + box[..., 2:] / 2) for box in (boxes_a, boxes_b)

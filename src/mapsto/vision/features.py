@@ -56,9 +56,9 @@ def grey_thumbnail(pixels: Pixels) -> bytes:
 def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
     """Return the strongest low frequencies of a grey thumbnail as at most 32 integers, a hash for near-duplicates.
 
-    The integer is 2·i + 1 if frequency number i of the cosine transform has a positive amplitude, 2·i if a negative one.
-    Frequencies are ranked by amplitude times a weight that rises with the frequency (as with the wavelets of Jacobs et al.
-    1995).
+    Frequency i = 8 · row + column of the cosine transform's 8 × 8 lowest gives 2·i + 1 if its amplitude is positive, else 2·i.
+    They are ranked by amplitude times a weight that rises with the frequency (as with the wavelets of Jacobs et al. 1995). The
+    constant, frequency 0, and amplitudes below one grey value do not count.
     thumbnail: 256 bytes from `grey_thumbnail`.
     """
     grey = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
@@ -74,7 +74,7 @@ def strongest_waves(thumbnail: bytes) -> NDArray[np.int64]:
 
 @cache
 def _cosines() -> NDArray[np.float64]:
-    """Return the cosines of the 8 lowest frequencies at 16 places, (8, 16), one a row and of unit norm (DCT-II)."""
+    """Return the cosines of the 8 lowest frequencies at 16 equally spaced points (DCT-II), (8, 16), each row of unit norm."""
     frequencies = np.arange(WAVES_PER_AXIS)[:, None]
     scale = (2 / THUMBNAIL_SIDE) ** 0.5
     basis: NDArray[np.float64] = (
@@ -94,7 +94,7 @@ def histogram_features(images: Sequence[Pixels]) -> NDArray[np.float32]:
 
 
 def _parts(values: NDArray[Any]) -> list[NDArray[Any]]:
-    """Cut an array (h, w, …) into 4 × 4 parts, row by row."""
+    """Cut an array (h, w, …) into a grid of 4 × 4 parts of about equal size, and return these 16 parts row by row."""
     rows = np.array_split(values, PARTS_PER_SIDE, 0)
     return [part for row in rows for part in np.array_split(row, PARTS_PER_SIDE, 1)]
 
@@ -109,7 +109,7 @@ def _colours(pixels: Pixels) -> NDArray[np.float32]:
 def _edges(pixels: Pixels) -> NDArray[np.float32]:
     """Return the histograms of edge directions in the 4 × 4 parts of an image as one vector of unit norm.
 
-    Each pixel counts with the strength of its edge.
+    Each pixel counts in the bin of its grey gradient's direction (8 bins, modulo π), weighted by the gradient's magnitude.
     """
     grey = pixels.astype(np.float32) @ GREY_WEIGHTS
     y, x = (np.gradient(grey, axis=axis) if grey.shape[axis] > 1 else np.zeros_like(grey) for axis in (0, 1))

@@ -46,7 +46,10 @@ def require_file(path: str | Path) -> None:
 
 
 def read_image_bytes(path: str | Path) -> bytes:
-    """Return the content of a file. Raises OSError, and Unreadable if it is no regular file, empty or too large."""
+    """Return the content of a file.
+
+    Raises OSError if it cannot be opened, and Unreadable if it is no regular file, empty or too large.
+    """
     require_file(path)
     if not (size := os.stat(path).st_size):
         raise Unreadable("the file is empty")
@@ -72,14 +75,18 @@ def is_pillow_image(value: object) -> bool:
 
 
 def pillow_pixels(image: Any) -> Pixels:
-    """Return the pixels (h, w, 3) of a Pillow image as 8-bit RGB, rotated as its EXIF data say. Raises Unreadable."""
+    """Return the pixels (h, w, 3) of a Pillow image as 8-bit RGB, rotated as its EXIF data say.
+
+    Raises Unreadable if the image is damaged or too large, or if its pixels have no known range (32 bits, floats).
+    """
     return _to_pixels(load_pillow(), lambda: image)
 
 
 def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
     """Return the image that `open_image` returns as 8-bit RGB pixels (h, w, 3), rotated as its EXIF data say.
 
-    pillow: the module. open_image: function that returns a Pillow image; its errors become Unreadable.
+    pillow: the imported module. open_image: function that returns a Pillow image. Raises Unreadable if it fails, or if the image
+    is damaged, too large or without a known range of pixels.
     """
     try:
         image = open_image()
@@ -104,7 +111,7 @@ def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
 def image_size(content: bytes) -> tuple[int, int]:
     """Return (width, height) of an encoded image, after the rotation that its EXIF data say, without decoding the pixels.
 
-    Raises Unreadable.
+    Raises Unreadable if the image is damaged or of another format.
     """
     pillow = load_pillow()
     try:
@@ -136,7 +143,7 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def encode_animation(frames: Sequence[Pixels], milliseconds: int) -> bytes:
-    """Return the frames (h, w, 3) encoded as an animated PNG that shows each of them for `milliseconds`."""
+    """Return the frames, (h, w, 3) each, encoded as an endlessly repeated animated PNG. milliseconds: duration of a frame."""
     first, *following = map(load_pillow().Image.fromarray, frames)
     stream = io.BytesIO()
     first.save(stream, "PNG", save_all=True, append_images=following, duration=milliseconds, loop=0)
@@ -209,7 +216,7 @@ def svg_shade(region: Any, shade: float) -> str:
 def svg_image(pixels: Pixels, side: int, caption: str, shapes: Iterable[str] = ()) -> str:
     """Return an SVG of an image with shapes drawn over it.
 
-    side: longer side on the page in pixels. caption: text for screen readers.
+    side: length of the longer of the image's width and height on the page, in pixels. caption: text for screen readers.
     shapes: SVG elements in the image's own pixel coordinates.
     """
     return _svg(pixels, side, caption, [_embed_image(pixels, side, ""), *shapes])
@@ -219,7 +226,7 @@ def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> 
     """Return two SVGs of an image: the image alone, and the image with shapes drawn over it.
 
     The second SVG refers to the image's bytes in the first, so that pages with many images stay small.
-    side: longer side on the page in pixels. caption: text for screen readers.
+    side: length of the longer of the image's width and height on the page, in pixels. caption: text for screen readers.
     shapes: SVG elements in the image's own pixel coordinates.
     """
     name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
@@ -230,7 +237,8 @@ def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> 
 def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> str:
     """Return an SVG that holds `elements`, in the pixel coordinates of the image.
 
-    side: longer side on the page in pixels. caption: text for screen readers.
+    pixels: the image, of which only the size is used. caption: text for screen readers.
+    side: length of the longer of the image's width and height on the page, in pixels.
     """
     h, w = pixels.shape[:2]
     width = round(side * w / max(h, w))
@@ -243,8 +251,9 @@ def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> st
 def _embed_image(pixels: Pixels, side: int, attribute: str) -> str:
     """Return the SVG element that embeds an image as JPEG.
 
-    The JPEG has up to twice as many pixels a side as are shown, for screens of double density.
-    side: longer side on the page in pixels. attribute: further attributes of the element, such as its id.
+    The JPEG has up to twice the width and height that the page shows, for screens with two device pixels per page pixel.
+    side: length of the longer of width and height on the page, in pixels. attribute: further attributes of the element, with a
+    leading space, such as its id.
     """
     h, w = pixels.shape[:2]
     scale = min(1.0, 2 * side / max(h, w))

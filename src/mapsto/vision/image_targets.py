@@ -45,7 +45,7 @@ class MaskedImageTarget(MaskedPatches):
 
     @staticmethod
     def file(value: Pixels) -> tuple[str, bytes] | None:
-        """Return the name's ending and the content of the file to which a filled-in image is written: ".png" and the PNG."""
+        """Return ".png" and the content of the PNG file in which an image is saved whose hidden patches were predicted."""
         return ".png", image_io.encode_png(value)
 
 
@@ -79,9 +79,9 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
     key = staticmethod(PatchSource.key)
 
     def encode(self, answer: ImageValue, pieces: Sequence[Piece]) -> Answer:
-        """Return the values (m, 2, f) in bytes: for each of the source's m patches the answer's patch and the source's.
+        """Return the answer at the source's m patches. Its values, (m, 2, f) in bytes, are the true patch and the source's patch.
 
-        An answer of another size than the source is stretched over it.
+        The answer is stretched to the source's size. If augmentation cropped or mirrored the source, so is the answer.
         """
         piece, places = self._find_image(pieces)
         # Augmentation may have cropped or mirrored the source; the answer is cut to the part that is left.
@@ -96,7 +96,7 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return Answer(np.stack([split_patches(truth, p), source], axis=1), places)
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an answer without values at all patches of the source image, so that the head predicts each of them."""
+        """Return an Answer that names the tokens of all source patches without values, so that the head predicts each patch."""
         return ask_at(self._find_image(pieces)[1])
 
     def _find_image(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
@@ -153,17 +153,19 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return ((self._add_source(output, values[:, 1]) - self._to_scale(values[:, 0])) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the predicted patches, the true ones and the source's, (m, 3, f) in bytes, from which `by_example` makes scores.
+        """Return the predicted, the true and the source's patches, in this order on axis 1, (m, 3, f) in bytes.
 
+        They are what `by_example` computes scores from.
         output: (m, f), predicted differences from the source. values: (m, 2, f), encoded answers.
         """
         predicted = self._to_bytes(self._add_source(output, values[:, 1])).to(values.device)
         return torch.stack([predicted, values[:, 0], values[:, 1]], dim=1)
 
     def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-        """Return four scores for each example, (n, 4): PSNR and SSIM of the prediction, then PSNR and SSIM of the source itself.
+        """Return four scores for each example, (n, 4): PSNR and SSIM of the predicted image, then PSNR and SSIM of the source.
 
-        Both images are compared with the true image. evidence: (m, 3, f), from `evidence`.
+        Each score compares with the true image. evidence: (m, 3, f), from the method `evidence`.
+        pieces: the source pieces of each example.
         """
         images, p = [self._find_image(example) for example in pieces], self.source.resizer.patch
         scores = []
@@ -182,16 +184,14 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         return super().complete(value, piece, hidden, self._add_source(output.cpu(), source))
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"change": (p, p, 3)} for each patch: its difference from the source's patch in pixel values.
-
-        Pixel values run from 0 to 255.
-        """
+        """Return {"change": (p, p, 3)} for each patch: the predicted minus the source's pixels, on the scale from 0 to 255."""
         steps = output.float().cpu().view(-1, *self.source.block, 3) * torch.tensor(self.source.std) * 255
         return [{"change": patch.round().tolist()} for patch in steps]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return by name the PSNR (dB) and SSIM of predictions and of unchanged sources, and the gain in PSNR.
+        """Return the metrics "psnr" (dB) and "ssim" of predicted images, "psnr_unchanged" and "ssim_unchanged" of source images.
 
+        The metric "psnr_gained" is the difference of the two PSNRs. Each metric is the mean over examples.
         output: (n, 4), from `by_example`.
         """
         psnr, ssim, source_psnr, source_ssim = output.double().numpy().T

@@ -28,7 +28,7 @@ THUMBNAIL = 160
 
 
 class PixelCache:
-    """A cache of decoded images by digest, which hands out an image once and then forgets it.
+    """A cache of decoded images by the digest of their encoded bytes. It hands out an image once and then forgets it.
 
     room: capacity in bytes; the attribute of this name is the number of free bytes.
     """
@@ -89,9 +89,10 @@ class ImageValue:
 
     @classmethod
     def from_bytes(cls, content: bytes, path: str | None = None) -> ImageValue:
-        """Return the image that `content` encodes, and put its pixels into the cache. Raises Unreadable.
+        """Return the image that `content` encodes, and put its pixels into the cache.
 
         path: the file that holds `content`. If it is given, the value keeps only the path and not the bytes.
+        Raises Unreadable if the image cannot be decoded.
         """
         pixels, digest = image_io.decode_image(content), hashlib.sha256(content).hexdigest()
         (height, width), thumbnail = pixels.shape[:2], features.grey_thumbnail(pixels)
@@ -113,9 +114,9 @@ def sample_images() -> list[Any]:
 
 
 def fits_images(values: Sequence[object]) -> bool:
-    """Return whether all cells of a column look like images; cells that are None do not count.
+    """Return whether all cells of a column look like images. Cells that are None do not count, but not all may be None.
 
-    An image is a Pillow image, a file name with an image's ending, encoded bytes (also in a dict), or an array with three axes.
+    An image is a Pillow image, a file name with an image's suffix, encoded bytes (also in a dict), or an array with three axes.
     """
     cells = [value for value in values if value is not None and not image_io.is_pillow_image(value)]
     if not cells:
@@ -124,7 +125,7 @@ def fits_images(values: Sequence[object]) -> bool:
 
 
 def read_image(cell: object) -> ImageValue:
-    """Return the image in a cell. Raises BadCell.
+    """Return the image in a cell. Raises BadCell if the cell has no readable image.
 
     cell: a file name, encoded bytes, a dict of either (Hugging Face), a Pillow image, or pixels (h, w, 3) of uint8.
     """
@@ -151,9 +152,9 @@ def read_image(cell: object) -> ImageValue:
 
 
 def read_mask(cell: object) -> NDArray[np.bool_]:
-    """Return a mask (h, w) that is True where an image is not black. Raises BadCell.
+    """Return a mask (h, w) from a cell: True where its image is not black. Raises BadCell if the cell has no readable image.
 
-    cell: an image cell as for `read_image`, or an array (h, w).
+    cell: an image cell as for `read_image`, or an array (h, w), whose elements are True where they are not 0.
     """
     is_plain = hasattr(cell, "__array__") and np.ndim(np.asarray(cell)) == 2
     values = np.asarray(cell) if is_plain else read_image(cell).pixels.max(axis=2)

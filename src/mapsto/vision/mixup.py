@@ -36,7 +36,7 @@ class Tile:
 def blend(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
     """Return the weighted mean of two images, and the two weights, which add up to 1 (mixup, Zhang et al. 2018).
 
-    The first weight is drawn from a Beta distribution.
+    The first weight is drawn from the distribution Beta(0.2, 0.2). The second image is resized to the first one's size.
     """
     first, second = images[0], _resize_like(images[1], images[0])
     share = float(rng.beta(BETA, BETA))
@@ -45,10 +45,10 @@ def blend(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, l
 
 
 def paste(images: Sequence[Pixels], rng: np.random.Generator) -> tuple[Pixels, list[float]]:
-    """Return the first image with a random rectangle of the second, and the shares of the area that show the first and second.
+    """Return the first image with a random rectangle taken from the second (CutMix), and the two images' shares of the area.
 
-    The rectangle comes from the same place in the second image (CutMix, Yun et al. 2019). In a video it is the same in all
-    frames.
+    The second image is resized to the first one's size before. In a video the rectangle is the same in all frames. The paper is
+    Yun et al. (2019).
     """
     # The root makes the rectangle's share of the area uniform, before it is clipped to the image.
     mixed, second = images[0].copy(), _resize_like(images[1], images[0])
@@ -74,8 +74,8 @@ def make_mosaic(images: Sequence[Pixels], p: int, rng: np.random.Generator) -> t
     """Return a mosaic of four images around a random point, in the size of the first, and the tile of each image.
 
     The point lies between patches, so that no patch shows two images (mosaic, Bochkovskiy et al. 2020). Each image keeps its
-    aspect ratio and is cropped to fill its tile; its scale is random between the smallest that fills the tile and 1. A tile
-    is None if it is empty, as in a mosaic of a single row of patches.
+    aspect ratio, is scaled by a random factor of at most 1, or by the least that fills its tile, and is cropped to the tile. A
+    tile is None if it is empty, as in a mosaic of a single row of patches. p: width and height of a patch in pixels.
     """
     mixed = np.zeros_like(images[0])
     grid = np.array(mixed.shape[:2]) // p

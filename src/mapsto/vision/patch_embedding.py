@@ -130,7 +130,7 @@ class PatchEmbedder(PixelEmbedder):
         return _replace_special(types, x, tables) + self._positions(self.position_embeddings[0], tokens)
 
     def layer_positions(self, tokens: Tensor) -> Tensor:
-        """Return position embeddings (layers, t, d), one set for each layer that adds its own to its output (YOLOS)."""
+        """Return the position embeddings (layers, t, d) that YOLOS adds to the output of each layer but the last."""
         assert self.later_positions is not None
         return torch.stack([self._positions(table[0], tokens) for table in self.later_positions])
 
@@ -161,7 +161,8 @@ def _replace_special(types: Tensor, x: Tensor, tables: Sequence[Tensor]) -> Tens
 class PatchPositions(nn.Module):
     """Fixed position embeddings of image tokens for a decoder, (t, 5 + f) bytes → (t, d).
 
-    Special tokens all get the first row of the table. grid: rows and columns of patches that the table was computed for.
+    They are a table: its first row is for all special tokens, and the others are for the cells of a grid. For images with another
+    grid they are interpolated. grid: rows and columns of the table's grid.
     """
 
     def __init__(self, grid: tuple[int, int], width: int) -> None:
@@ -179,10 +180,10 @@ class PatchPositions(nn.Module):
 def _interpolate_positions(
     embeddings: Tensor, table: tuple[int, int], tokens: Tensor, antialias: bool = False
 ) -> Tensor:
-    """Return the position embeddings (t, d) of patch tokens (t, 5 + f).
+    """Return the position embeddings (t, d) of patch tokens (t, 5 + f); the rows of special tokens have no meaning.
 
-    embeddings: (rows · columns, d), one for each cell of a grid of the size `table`. For images with another grid they are
-    interpolated (bicubic). antialias: whether the interpolation uses antialiasing.
+    embeddings: (rows · columns, d), one for each cell of a grid. table: rows and columns of this grid. For images with another
+    grid they are interpolated (bicubic). antialias: whether the interpolation uses antialiasing.
     """
     places = tokens[:, 1:3].long()
     positions = None
@@ -233,7 +234,8 @@ class StackEmbedder(PixelEmbedder):
 class StackPositions(nn.Module):
     """Fixed position embeddings of tokens of image stacks, (t, 7 + f) bytes → (t, d) (VideoMAE, Tong et al. 2022).
 
-    Channels are alternately sine and cosine of a patch's index in the largest grid, counted image by image, row by row.
+    A patch's number counts patches along the stack, then rows, then columns, in the largest grid that the model reads. Channels
+    are alternately sine and cosine of this number, in wavelengths that grow geometrically.
     """
 
     waves: Tensor
@@ -255,7 +257,7 @@ class StackPositions(nn.Module):
 class ConvolutionEmbedder(PixelEmbedder):
     """An embedder that runs a convolutional network over whole images, patch tokens (t, 5 + f) → cells of its last grid (t, d).
 
-    The patches of each image are joined before. The last grid has one cell for each patch.
+    The images are first put together from their patches. The last grid has one cell for each patch.
     """
 
     def __init__(self, config: PatchConfig, front: ConvolutionConfig) -> None:
@@ -280,8 +282,8 @@ class ConvolutionEmbedder(PixelEmbedder):
 def to_tokens(pixels: Tensor, p: int, leading: int) -> Tensor:
     """Return images (n, 3, h, w) as float tokens (n, t, 5 + f), through which gradients reach the pixels.
 
-    pixels: images with values from 0 to 255 and sides that are multiples of the patch side `p`.
-    leading: number of special tokens in front of the patches.
+    pixels: images with values from 0 to 255, whose height and width are multiples of the patch side `p`.
+    leading: number of special tokens in front of the patches; their pixels are 0.
     """
     n, grid = len(pixels), [side // p for side in pixels.shape[2:]]
     places = torch.cartesian_prod(*(torch.arange(side, device=pixels.device) for side in grid))

@@ -1,7 +1,7 @@
 """The target of the hidden patches of images and videos: a linear head predicts their pixels (SimMIM, MAE).
 
-The papers are Xie et al. (2022) and He et al. (2022). Predictions are ordered as in MAE, pixel by pixel with the three
-colours together, where tokens hold pixels channel by channel.
+The papers are Xie et al. (2022) and He et al. (2022). Predictions have MAE's order, pixel by pixel with the three colours
+together, whereas tokens hold first all red, then all green, then all blue values.
 Legend of shapes: m hidden patches, f bytes of a patch, p pixels to its side, h rows, w columns of pixels, d width.
 """
 
@@ -84,7 +84,7 @@ class MaskedPatches(Reconstruction):
         raise UsageError(f"`{self.kind}` as an answer puts back what `~{self.kind}` hides, and tells none of its own")
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an answer without values at the hidden patches, so that the head predicts them; None if nothing is hidden."""
+        """Return an Answer that names the hidden tokens without values, so that the head predicts them; None without any."""
         return ask_at(np.flatnonzero(np.concatenate([piece.tokens[:, 0] for piece in pieces]) == HIDDEN))
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
@@ -114,7 +114,7 @@ class MaskedPatches(Reconstruction):
     def _shift_and_divisor(self, standardised: bool) -> tuple[Tensor, Tensor]:
         """Return shift (3,) and divisor (3,), by colour: a pixel from 0 to 1 is scaled to (pixel − shift) / divisor.
 
-        standardised: whether they are the source's mean and deviation; if not, they leave pixels unchanged.
+        standardised: whether to return the source's mean and deviation; if not, shift 0 and divisor 1 are returned.
         """
         shift, divisor = (self.source.mean, self.source.std) if standardised else ([0.0] * 3, [1.0] * 3)
         return torch.tensor(shift), torch.tensor(divisor)
@@ -138,16 +138,16 @@ class MaskedPatches(Reconstruction):
         return ((output.float() - self._truth(values)) ** 2).mean(-1).sum()
 
     def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return two errors of each patch, (m, 2): the mean squared error of the prediction, and that of the mean colour.
+        """Return two mean squared errors of each hidden patch, (m, 2): of its prediction, and of the source's mean colour.
 
-        values: tokens of the true patches.
+        output: (m, f), predictions. values: tokens of the true patches.
         """
         truth = self._truth(values)
         predictions = (output.float(), self._mean_colour(truth))
         return torch.stack([((predicted - truth) ** 2).mean(-1) for predicted in predictions], dim=1)
 
     def _mean_colour(self, truth: Tensor) -> Tensor:
-        """Return m patches (m, f) that all have the mean colour that the source states, in the scale of predictions.
+        """Return m patches (m, f) in the mean colour of the source's pixels, in the scale in which the head predicts.
 
         truth: (m, f), true patches, for their shape.
         """
@@ -177,15 +177,15 @@ class MaskedPatches(Reconstruction):
         return self._pixels(output, self.scale.standardised).movedim(-1, 1).flatten(1)
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return "patch_loss", the mean squared error of hidden patches, and "explained", the share of variance it explains.
+        """Return "patch_loss", the mean squared error of predictions, and "explained", 1 − its ratio to that of the mean colour.
 
-        output: (m, 2), from `evidence`.
+        output: (m, 2), from `evidence`: the two errors of each hidden patch.
         """
         errors, baseline_errors = output.double().numpy().T
         return {"patch_loss": (np.mean, errors), "explained": (_explained_share, errors, baseline_errors)}
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the score of always predicting the mean colour: it explains 0 of the variance."""
+        """Return the score of always predicting the source's mean colour: "explained" is 0 by its definition."""
         return {"explained": Score(0.0, 0.0, 0.0, len(answers))}
 
     def state(self) -> State:

@@ -40,10 +40,10 @@ NORM_PIX_LOSS = "norm_pix_loss"
 
 
 def are_media(values: Sequence[object], suffixes: tuple[str, ...], axes: int) -> bool:
-    """Return whether all cells of a column look like images, or all like videos; cells that are None do not count.
+    """Return whether all cells of a column look like images, or all like videos. Cells that are None do not count.
 
-    A cell does if it is a file name with an ending from `suffixes`, encoded bytes (also in a dict), or an array with `axes`
-    axes.
+    Such a cell is a file name that ends in one of `suffixes`, encoded bytes (also in a dict), or an array with `axes` axes. A
+    column with nothing but None gives False.
     """
     cells = [value for value in values if value is not None]
     return bool(cells) and all(_may_be_media(cell, suffixes, axes) for cell in cells)
@@ -52,7 +52,7 @@ def are_media(values: Sequence[object], suffixes: tuple[str, ...], axes: int) ->
 def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int) -> bool:
     """Return whether a cell looks like one image or video.
 
-    It does if it is a file name with an ending from `suffixes`, encoded bytes (also in a dict), or an array with `axes` axes.
+    Such a cell is a file name that ends in one of `suffixes`, encoded bytes (also in a dict), or an array with `axes` axes.
     """
     if isinstance(cell, str):
         return cell.lower().endswith(suffixes)
@@ -61,10 +61,11 @@ def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int) -> bool:
 
 
 def read_media_cell(cell: object, noun: str, array_noun: str) -> tuple[str | None, bytes | None]:
-    """Return (file name, None) or (None, encoded bytes) from a cell. Raises BadCell.
+    """Return (file name, None) or (None, encoded bytes) from a cell.
 
-    cell: a file name, bytes, or a dict of either (Hugging Face).
-    noun, array_noun: words for the value and for its form as an array, used in messages.
+    cell: a file name, bytes, or a dict of either (Hugging Face). noun: word for the value in error messages, such as "picture".
+    array_noun: word for its form as an array in error messages, such as "pixels".
+    Raises BadCell for another type, a blank cell or a file name that is an address on the network.
     """
     path, content = None, None
     if isinstance(cell, dict):
@@ -157,13 +158,18 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece for each value: special tokens, then patches row by row, then learnt queries.
 
-        place: index of the source port, which makes no difference here. aligned: whether pieces carry alignment and units.
+        place: index of the source port, which makes no difference here.
+        aligned: whether a piece tells which region of the raw value each patch shows (alignment), and which patches are to be
+        hidden together (units).
         """
         return [self._piece(value, aligned) for value in values]
 
     @abstractmethod
     def _resize(self, value: Any) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return the resized pixels (…, h, w, 3) and their origin (a, 2), by axis: scale and shift to raw coordinates."""
+        """Return the pixels (…, h, w, 3) of a value after resizing, and their origin (a, 2): a scale and a shift along each axis.
+
+        A coordinate in the raw value is scale · coordinate in the resized one + shift.
+        """
 
     @staticmethod
     @abstractmethod
@@ -175,8 +181,9 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     def _augment_pixels(
         pixels: Pixels, rng: np.random.Generator, method: str, mirror: bool, recolour: bool, warp: bool
     ) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return augmented pixels and their origin (a, 2): by axis, scale and shift from new to old coordinates.
+        """Return augmented pixels and their origin (a, 2).
 
+        The origin is, along each axis, the scale and shift from coordinates of the result to those of `pixels`.
         method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand" (RandAugment). mirror, recolour, warp: whether
         mirroring, changes of colour, and shears and rotations are allowed.
         """
@@ -184,7 +191,8 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     def _piece(self, value: Any, aligned: bool) -> Piece:
         """Return the piece of one value: special tokens, then patches row by row, then learnt queries.
 
-        aligned: whether the piece carries its alignment and units (the places whose patches are hidden together).
+        aligned: whether the piece tells which region of the raw value each patch shows (alignment), and which patches are to be
+        hidden together (units).
         """
         pixels, origin = self._resize(value)
         axes, first = len(self.block), self.leading
@@ -210,12 +218,11 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return Piece(self.kind, tokens, tokens[:, 1 : 1 + axes].astype(np.int64), special, alignment, units)
 
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
-        """Return the piece of a value after a random augmentation of its pixels, with its alignment moved along.
+        """Return the piece of a value after a random augmentation of its pixels; unchanged if it lacks patches of its value.
 
-        method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand" (RandAugment). recolour: whether colours may
-        change.
-        Shears and rotations are used only if the piece has no alignment, since an alignment cannot express them. A piece that
-        holds only a part of its value is returned unchanged.
+        Its alignment, the region of the raw value that each patch shows, is changed accordingly. Without alignment, shears and
+        rotations are used too, which an alignment could not express.
+        method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand" (RandAugment). recolour: whether colours may change.
         """
         inner, grid = ~piece.special, self.grid(piece)
         # Without all of its patches a piece cannot be joined to an image.
@@ -233,9 +240,9 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return self._with_pixels(piece, pixels, alignment)
 
     def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Return the piece of a mixture of two values, in the size of the first, and the share of each value in the mixture.
+        """Return the piece of a mixture of two values, in the size of the first, and each value's share of weight or area.
 
-        method: "mixup" averages the values, "cutmix" pastes a rectangle of the second into the first.
+        method: "mixup" averages the values with random weights, "cutmix" pastes a random rectangle of the second into the first.
         """
         mix = mixup.blend if method == "mixup" else mixup.paste
         mixed, shares = mix(list(map(self.to_pixels, pieces)), rng)
@@ -248,7 +255,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return replace(piece, tokens=tokens, alignment=alignment)
 
     def _raw_regions(self, piece: Piece, places: Ints, origin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the raw regions (t, a, 2) of patches of an augmented image: start and end of each patch along each axis.
+        """Return the regions (t, a, 2) of the raw value that patches of an augmented image show: start and end along each axis.
 
         piece: the piece before augmentation. places: (t, a), row and column of the patches in the augmented image's grid.
         origin: (a, 2), scale and shift from pixel coordinates of the augmented image to those of the image in `piece`.
@@ -276,7 +283,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         """
 
     def cut(self, piece: Piece, length: int) -> Piece:
-        """Return the first `length` tokens of the piece; special tokens in front count.
+        """Return the first `length` tokens of the piece; special tokens in front count, and queries at the end may be cut off.
 
         Raises UsageError if the model must read values whole.
         """
@@ -294,10 +301,10 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some patches hidden, and the indices (m,) of the tokens of these patches.
+        """Return the piece with randomly chosen patches hidden, and the indices (m,) of the tokens of these patches.
 
-        progress: the finished share of training, 0 to 1; the share of hidden patches may depend on it.
-        Raises UsageError if the model must read values whole.
+        corruption: share and arrangement of hidden patches. progress: finished share of training, 0 to 1, with which the share
+        of hidden patches may fall. Raises UsageError if the model must read values whole.
         """
         self.require_parts()
         hidden = choose_hidden(corruption, piece, rng, progress)
@@ -314,7 +321,7 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         return []
 
     def token_names(self, piece: Piece) -> list[str]:
-        """Return a name for each token: "row,column" of a patch, or the name of a special token.
+        """Return a name for each token: "row,column" of a patch, or the name of a special token or learnt query.
 
         In a stack of images a patch is named "index,row,column".
         """
@@ -350,10 +357,10 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
 
 def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, NDArray[np.float32]]:
-    """Return indices and weights to interpolate patch vectors linearly at q places on a regular grid, (q, 2^a) each.
+    """Return patches and weights, (q, 2^a) each, to interpolate patch vectors linearly at q points on a regular grid.
 
-    The indices are those of the patches around a place, two along each axis, in the flattened grid of patches.
-    size: patches along each axis. counts: places along each axis; their product is q.
+    The patches are the two nearest along each axis of a point, as indices in the flattened grid of patches.
+    size: number of patches along each axis. counts: number of points along each axis; their product is q.
     """
     sizes = np.array(size)
     places = np.indices(tuple(counts)).reshape(len(sizes), -1).T
@@ -370,9 +377,10 @@ def grid_neighbours(size: Sequence[int], counts: Sequence[int]) -> tuple[Ints, N
 
 
 def choose_resizer(sides: Sequence[int], max_size: int) -> Resizer:
-    """Return the resizer of a new model, with the patch size that cuts an image of median size into about 8 × 8 patches.
+    """Return the resizer of a new model: it cuts an image of median size into about 8 patches along its longer side.
 
-    sides: longer side of each training image. max_size: longest side that the model reads, in pixels.
+    The patch side is a power of two from 2 to 16 pixels. sides: longer of height and width of each training image, in pixels.
+    max_size: largest height or width that the model reads, in pixels.
     """
     median = float(np.median(sides))
     patch = int(np.clip(2 ** round(np.log2(median / GRID_SIDE)), MIN_PATCH, MAX_PATCH))
@@ -380,12 +388,12 @@ def choose_resizer(sides: Sequence[int], max_size: int) -> Resizer:
 
 
 def evenly_spaced(values: Sequence[Any], limit: int) -> Sequence[Any]:
-    """Return at most `limit` of the values, at even distances in the sequence."""
+    """Return at most `limit` of the values, every n-th from the first on."""
     return values[:: max(1, len(values) // limit)][:limit]
 
 
 def pixel_statistics(images: Iterable[Pixels]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of pixels by channel, (3,) each, on the scale from 0 to 1.
+    """Return mean and standard deviation of pixels by channel, (3,) each, on the scale from 0 to 1; a deviation is at least 0.01.
 
     They are estimated from every seventh pixel of the images.
     """

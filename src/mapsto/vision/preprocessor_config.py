@@ -36,9 +36,9 @@ FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def read_normalisation(config: Mapping[str, Any]) -> tuple[Sequence[float], Sequence[float]]:
-    """Return the mean and the standard deviation of pixels by channel; 0 and 1 if the processor does not normalise.
+    """Return the mean and the standard deviation by which pixels are normalised, by channel; 0 and 1 if they are not normalised.
 
-    config: the content of preprocessor_config.json. Raises KeyError if it lacks them.
+    config: the content of preprocessor_config.json. Raises KeyError if it demands normalisation but states no mean or deviation.
     """
     if config.get("do_normalize", True):
         return config["image_mean"], config["image_std"]
@@ -75,10 +75,10 @@ def read_resizer(config: Mapping[str, Any], patch: int) -> Resizer:
 
 
 def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
-    """Return the size to which a processor resizes, and whether that size is the length of the shorter side alone.
+    """Return the size to which a processor resizes, and whether it is the length of the image's shorter side.
 
-    The size is a number, or a dict with height and width. name: the processor's class name. Raises ValueError if nothing says
-    which sides a number means.
+    Otherwise the size holds for height and width: it is a number, or a dict of both. name: class name of the processor.
+    Raises ValueError if neither config nor name tells which of the two a number means.
     """
     size = config["size"]
     if not isinstance(size, int):
@@ -89,10 +89,10 @@ def _size(config: Mapping[str, Any], name: str) -> tuple[Any, bool]:
 
 
 def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resizer:
-    """Return the resizer that brings the shorter side to a length and keeps the longer side within a limit (YOLOS).
+    """Return the resizer that keeps the aspect ratio and sets the length of the shorter side, with a limit of the longer (YOLOS).
 
-    size, longest: the length of the shorter side and the limit of the longer one, in pixels; or `size` is a dict of both.
-    Raises ValueError if they do not suit patches of side `patch`.
+    size, longest: this length and this limit in pixels; or `size` is a dict of both, and `longest` is ignored.
+    Raises ValueError if the patch side is not 16, or if the lengths are not between one patch and MAX_GRID_SIDE patches.
     """
     shorter, longest = (size, longest) if isinstance(size, int) else (size["shortest_edge"], size["longest_edge"])
     if patch != SIDE_MULTIPLE:
@@ -103,9 +103,9 @@ def _shape_keeping(size: Any, longest: Any, patch: int, resampling: Any) -> Resi
 
 
 def _square(size: Any, patch: int) -> int:
-    """Return the side of a square size, which is a number or a dict with equal height and width.
+    """Return the height, equal to the width, of a square size, which is a number or a dict with height and width, in pixels.
 
-    Raises ValueError if the size is not square, or not from 1 to MAX_GRID_SIDE patches of side `patch`.
+    patch: height and width of a patch. Raises ValueError if the size is not square, or not from 1 to MAX_GRID_SIDE patches.
     """
     height, width = (size, size) if isinstance(size, int) else (int(size["height"]), int(size["width"]))
     if height != width or not 0 < height // patch <= MAX_GRID_SIDE:

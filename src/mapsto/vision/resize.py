@@ -49,11 +49,14 @@ class Resizer:
 
     @property
     def crops(self) -> bool:
-        """Return whether only the centre of an image is kept, after the image was resized."""
+        """Return whether resized images are cropped to their central square, as by the fits "middle" and "squash_middle"."""
         return self.fit in ("middle", "squash_middle")
 
     def resize(self, pixels: Pixels) -> tuple[Pixels, NDArray[np.float64]]:
-        """Return the resized image and its origin (2, 2): scale and shift along y and x, from new to raw pixel coordinates."""
+        """Return the resized image and its origin (2, 2).
+
+        The origin is the scale and shift along y and x from pixel coordinates of the resized image to those of `pixels`.
+        """
         h, w = pixels.shape[:2]
         new = self._size(h, w)
         resized = resize_pixels(pixels, new, self.filter)
@@ -148,10 +151,10 @@ def join_patches(patches: Pixels, grid: tuple[int, ...], p: int, depth: int = 1)
 
 
 def resample_box(pixels: Pixels, box: NDArray[np.float64], size: tuple[int, int], filter: str = "bilinear") -> Pixels:
-    """Return a box of an image (h, w, 3), resized to `size`, (height, width). filter: name of Pillow's resampling filter.
+    """Return the part of an image (h, w, 3) inside a box, resized to `size`, (height, width).
 
-    box: (2, 2), begin and end along y and x in pixels, with fractions. If the end comes before the begin along an axis, the
-    box is mirrored along that axis. Outside the image, the box shows repeated edge pixels.
+    box: [[top, bottom], [left, right]] in pixels, not necessarily whole. If bottom < top or right < left, the result is mirrored
+    along that axis. Where the box reaches beyond the image, edge pixels are repeated. filter: name of Pillow's resampling filter.
     """
     pillow, box = load_pillow(), box.round(COORDINATE_DECIMALS)
     low, high, sides = box.min(1), box.max(1), np.array(pixels.shape[:2])

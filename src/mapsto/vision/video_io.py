@@ -66,9 +66,9 @@ class DecoderProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def request(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> VideoInfo | Pixels:
-        """Return the VideoInfo of a video if `times` is None; else its frames (k, h, w, 3) at these k times in seconds.
+        """Return the VideoInfo of a video if `times` is None; else the frames (k, h, w, 3) that it shows at these k seconds.
 
-        path, content: the file, or the bytes of the video if there is no file.
+        path, content: the file, or the bytes of the video if `path` is None.
         Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs; UsageError without PyAV.
         """
         content, seconds = content or b"", None if times is None else list(times)
@@ -183,9 +183,10 @@ def is_pyav_missing() -> bool:
 
 
 def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
-    """Decode a whole video to check it, and return its VideoInfo. Raises OSError, Unreadable, UsageError.
+    """Decode a whole video to check it, and return its VideoInfo.
 
-    path, content: the file, or the bytes of the video if there is no file.
+    path, content: the file, or the bytes of the video if `path` is None.
+    Raises OSError if the file cannot be opened, Unreadable if it cannot be decoded, and UsageError without PyAV.
     """
     _require_file(path)
     info = DECODER.request(path, content, None)
@@ -194,9 +195,10 @@ def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
 
 
 def decode_frames(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
-    """Return the frames (k, h, w, 3) that a video shows at `times`. Raises OSError, Unreadable, UsageError.
+    """Return the frames (k, h, w, 3) that a video shows at `times`, k rising numbers of seconds from the first frame.
 
-    path, content: the file, or the bytes of the video if there is no file. times: k rising numbers of seconds.
+    path, content: the file, or the bytes of the video if `path` is None.
+    Raises OSError if the file cannot be opened, Unreadable if it cannot be decoded, and UsageError without PyAV.
     """
     _require_file(path)
     frames = DECODER.request(path, content, times)
@@ -205,7 +207,7 @@ def decode_frames(path: str | None, content: bytes | None, times: Sequence[float
 
 
 def _require_file(path: str | None) -> None:
-    """Raise OSError if `path` cannot be opened, and Unreadable if it is no regular file. None is allowed."""
+    """Raise OSError if `path` cannot be opened, and Unreadable if it is no regular file; do nothing if it is None."""
     if path is not None:
         image_io.require_file(path)
         with open(path, "rb"):
@@ -227,8 +229,9 @@ def augment_video(
 ) -> tuple[Pixels, NDArray[np.float64]]:
     """Return a video with all frames augmented alike, and its origin (3, 2): scale and shift along time, y and x.
 
-    The origin leads from new to old coordinates. method: "move" (shift), "mirror" (mirror and shift), "crop" or "rand"
-    (RandAugment). mirror, recolour, warp: whether mirroring, changes of colour, and shears and rotations are allowed.
+    The origin leads from coordinates of the result to those of `pixels`; time stays as it is. method: "move" (shift), "mirror"
+    (mirror and shift), "crop" or "rand" (RandAugment). mirror, recolour, warp: whether mirroring, changes of colour, and shears
+    and rotations are allowed.
     """
     # Frames are augmented alike because each starts from the same seed.
     seed = int(rng.integers(2**63))
@@ -242,26 +245,27 @@ def augment_video(
 def perturb_video(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]:
     """Return variants of a video (k, h, w, 3) as if another camera had taken it, by name, to test a model's robustness.
 
-    They are "noise", "blurred" and "darker".
+    They are "noise" (normal, with a standard deviation of 16), "blurred" (mean of 3 × 3 pixels) and "darker" (half as bright).
     """
     frames = [features.perturb_image(frame, rng) for frame in pixels]
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
 def video_histogram_extractor() -> Callable[[Sequence[Pixels]], Any]:
-    """Return a function from videos to a sparse matrix (n, f) of histogram features, with rows of unit norm.
+    """Return a function from n videos to a sparse matrix (n, f) of histogram features, with rows of unit norm.
 
-    Features are colours and edges of three images: the mean frame, the change from the first half to the second, and the mean
-    difference of consecutive frames.
+    The features are histograms of colours and edge directions of the three images that `_summary_images` makes of a video: its
+    mean frame, the change from its first half to its second, and its motion.
     """
     extract = features.histogram_extractor()
     return lambda videos: extract([image for pixels in videos for image in _summary_images(pixels)], 3)
 
 
 def _summary_images(pixels: Pixels) -> list[Pixels]:
-    """Return three images of a video: the mean frame, the change from its first half to its second, and its mean motion.
+    """Return three images of a video: the mean frame, the change from its first half to its second, and its motion.
 
-    Motion is the absolute difference of consecutive frames.
+    The change is half the difference of the two halves' mean frames, plus 127.5 because it can be negative. The motion is the
+    mean absolute difference of consecutive frames.
     """
     values = pixels.astype(np.float32)
     # A change can be negative, so mid-grey (127.5) stands for none.

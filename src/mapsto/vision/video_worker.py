@@ -66,9 +66,10 @@ def serve() -> None:
 
 
 def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], bytes]:
-    """Return the answer to a request: the dict of its JSON line, and the bytes that follow the line. Raises Fault.
+    """Return the answer to a request: the dict of its JSON line, and the bytes that follow the line.
 
     stream: the opened video. times: seconds of the frames to return; None to describe the video.
+    Raises Fault if the stream holds no video of a known format, or if the video is damaged or too large.
     """
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
@@ -135,7 +136,8 @@ def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
 def _select(frames: Iterator[TimedFrame], times: list[float]) -> tuple[dict[str, Any], bytes]:
     """Return the answer with the frames shown at `times`: its shape as a dict, and the bytes of the frames.
 
-    times: rising seconds. For times after the end of the video, its last frame is repeated. Raises Fault.
+    times: rising seconds. For times after the end of the video, its last frame is repeated.
+    Raises Fault if there is no frame, or if the selected frames differ in size.
     """
     selected: list[Any] = []
     previous = None
