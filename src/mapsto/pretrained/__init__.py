@@ -1,1 +1,1 @@
-"""Published and saved models: opened from folders and the hub, and written so that other libraries open them too."""
+"""Models saved in folders or published on the hub: open them, and save models so that other libraries open them too."""

@@ -1,8 +1,8 @@
 """Open published model folders (Hugging Face), and save models as folders that `transformers` opens.
 
-The names of a family's weights and settings are in its file in zoo/. This module has what is the same for all families: the
-files of a folder, the checks, and the class names of a head. Only safetensors and JSON files are read, so no code of a checkpoint
-is run. Every shape is checked before memory is allocated.
+A family's file in zoo/ holds its names of weights and settings. This module does the same for all families: it reads and
+writes the files, checks them, and finds the class names of a head. Only safetensors and JSON files are read, so no code of
+a checkpoint is run. Every shape is checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """An opened checkpoint.
+    """A published or saved model read from a folder.
 
     config: the shape of the model.
-    tensors: weights under mapsto's names, in fp32.
-    sources: the model's only source, by kind.
-    labels: class names of the classifier or detector, in order; None if there is none.
-    folder: the folder of the checkpoint on disk.
-    notes: messages for the user, such as which weights were left out.
+    tensors: the weights in fp32, by the parameter names of mapsto's models.
+    sources: {kind: source}, with one entry.
+    labels: class names of the head, in the order of its outputs; None if no head has classes.
+    folder: the folder with the files.
+    notes: messages for the user, such as that some weights were left out.
     target_kind: the kind of answer to which `labels` belong, such as "label" or "boxes".
     """
 
@@ -78,9 +78,10 @@ class PretrainedModel:
 
 
 def open_pretrained(name: str) -> PretrainedModel:
-    """Open a model folder, or download a model of the Hugging Face hub and open it.
+    """Open the model in a local folder; if there is no such folder, download it from the Hugging Face hub first.
 
-    name: path of the folder, or name on the hub. Raises CheckpointError for anything unsafe, damaged or not supported.
+    name: path of the folder, or name of the model on the hub.
+    Raises CheckpointError if the model does not exist, is damaged or not supported, or would run code.
     """
     folder = _find_folder(name)
     raw, config = _read_config(folder)
@@ -114,9 +115,9 @@ def open_pretrained(name: str) -> PretrainedModel:
 
 
 def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
-    """Write config.json, model.safetensors and the files of the source, so that `transformers` opens the folder.
+    """Write a model to `folder` as config.json, model.safetensors and the files of its source, so that `transformers` opens it.
 
-    labels: the class names of the published head, in order.
+    labels: the class names of the saved head, in the order of its outputs; None if it has no classes.
     """
     family, task, config = zoo.family_of(mapping.config), published_task(mapping), mapping.config
     raw: dict[str, Any] = {
@@ -159,14 +160,17 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
 
 
 def make_decoder_config(shape: TransformerConfig, sizes: Dict[str, int]) -> TransformerConfig:
-    """Return the shape of a decoder, which is that of its encoder (`shape`) except for `sizes`, by field of TransformerConfig."""
+    """Return the shape of an MAE decoder: the shape of its encoder (`shape`), but with the values in `sizes`.
+
+    sizes: {field of TransformerConfig: value}, such as width and number of layers.
+    """
     return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
 
 
 def _find_folder(name: str) -> Path:
-    """Return the folder at the path `name`, or else the folder of the hub's model `name`, downloaded if needed.
+    """Return `name` as a path if it is a folder; else the folder of the hub's model of this name, downloaded if needed.
 
-    Raises CheckpointError if neither such a folder nor such a model exists.
+    Raises CheckpointError if neither a folder nor a model on the hub has this name.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -195,7 +199,10 @@ def _find_folder(name: str) -> Path:
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
-    """Return the content of a folder's config.json, and the model shape that it describes. Raises CheckpointError."""
+    """Return the content of the config.json in a folder, and the model shape that it describes.
+
+    Raises CheckpointError if the file is missing or invalid, names a family that is not supported, or asks to run code.
+    """
     path = folder / CONFIG_FILE
     if not path.exists():
         raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG_FILE}")
@@ -219,7 +226,11 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
 
 
 def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> ModelConfig:
-    """Return the model shape that a config.json describes; of a model with several towers (CLIP), the image tower's."""
+    """Return the model shape that `raw`, the content of a config.json, describes.
+
+    For a family with an image and a text tower (CLIP), it is the shape of the image tower.
+    model_type: the name of the architecture in config.json.
+    """
     tower = family.tower
     if tower is None:
         return replace(family.read_config(raw), family=model_type)
@@ -228,7 +239,10 @@ def _family_config(family: Family, raw: Dict[str, Any], model_type: str) -> Mode
 
 
 def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
-    """Return the sizes under DECODER_KEY in a config.json, by field of TransformerConfig. Raises CheckpointError."""
+    """Return {field of TransformerConfig: value} of an MAE decoder, from the entry DECODER_KEY of a config.json.
+
+    raw: the content of config.json. Raises CheckpointError if the entry is invalid.
+    """
     sizes = raw[DECODER_KEY]
     if not isinstance(sizes, dict):
         raise CheckpointError(f"config.json: {DECODER_KEY} says no sizes, but {sizes!r}")
@@ -236,9 +250,9 @@ def _read_decoder_sizes(raw: Dict[str, Any]) -> dict[str, int]:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return all weights of a folder under their published names, from model.safetensors or the files that its index lists.
+    """Return all weights in a folder by their published names, from model.safetensors or from the files that its index lists.
 
-    Raises CheckpointError if the folder has neither, or if a file cannot be opened safely.
+    Raises CheckpointError if neither exists, or if the index lists a file outside the folder or not in safetensors format.
     """
     if (folder / WEIGHTS_FILE).exists():
         return open_tensors(folder / WEIGHTS_FILE)
@@ -258,9 +272,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
-    """Return the kind of value that a model reads. Raises CheckpointError for a kind that is not installed here.
+    """Return the name of the kind of values that a model reads: the one in its config.json, else the family's.
 
-    It is the family's kind, unless config.json names another: mapsto may save a model of another kind in a family's format.
+    raw: the content of config.json, in which mapsto names the kind if it is not the family's.
+    Raises CheckpointError if there is no such source kind.
     """
     # Looked up among installed kinds, since config.json of unknown origin must not name a module to import.
     kind = raw.get(SOURCE_KEY, family.source_kind)
@@ -270,7 +285,10 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
 
 
 def linear_source(kind: type[Source]) -> type[LinearFeatures]:
-    """Return the Source class by which a linear model reads values of a kind. Raises UsageError if there is none."""
+    """Return the Source class by which linear models read values of a kind, such as n-grams for text.
+
+    kind: the kind's Source class for other models. Raises UsageError if the kind has no linear models.
+    """
     cls = kind.linear_source() if issubclass(kind, Describable) else None
     if cls is None:
         raise UsageError(f"there is no linear model that reads values of the kind {kind.kind!r}")
@@ -278,9 +296,10 @@ def linear_source(kind: type[Source]) -> type[LinearFeatures]:
 
 
 def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: Dict[str, Tensor]) -> Source:
-    """Open the source of a model folder. Raises CheckpointError.
+    """Return the source in a model folder, as an object of `cls`. Raises CheckpointError if its files or weights are invalid.
 
-    The numbers of learnt queries, and of layers that add position embeddings, must be equal in the weights and config.json.
+    It also checks that config.json gives the numbers of learnt queries, and of layers with position embeddings, that the
+    weights have.
     """
     stem = f"embedders.{cls.kind}."
     source_weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
@@ -298,9 +317,10 @@ def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: 
 def _read_classes(
     raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]
 ) -> tuple[str, list[str] | None]:
-    """Return the kind of answer that a checkpoint's head gives, and the names of its classes in order.
+    """Return the kind of a checkpoint's head with classes, such as "label" or "boxes", and its class names in order.
 
-    Without a head that has classes, the kind is "label" and the names are None.
+    ("label", None) if no head has classes. A message on a head that is left out is added to `notes`.
+    raw: content of config.json. tensors: weights by mapsto's names; those of the head that is left out are removed.
     """
     for task in family.weight_names:
         target = kinds.target(task, restored=True) if task not in ("body", classifier()) else None
@@ -312,9 +332,10 @@ def _read_classes(
 
 
 def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]) -> list[str] | None:
-    """Return the class names of a checkpoint's classifier, in order; None if it has no classifier.
+    """Return the class names of a checkpoint's single-label classifier, in order; None if it has none.
 
-    A head for another task, such as regression, is removed from `tensors`, and a message about this is added to `notes`.
+    The head is removed from `tensors` if it is for another task, such as regression, and `notes` gets a message about this.
+    raw: content of config.json. tensors: weights by mapsto's names.
     """
     target = kinds.target(classifier())
     assert issubclass(target, Classes)
@@ -336,9 +357,10 @@ def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor]
 
 
 def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -> list[str]:
-    """Return the class names in config.json, in order. Raises CheckpointError if they are not `num_classes` different names.
+    """Return the class names in a config.json, in order of the class numbers. If there are none, they are "LABEL_0" and so on.
 
-    Classes with the same name are told apart by their class numbers, and a message about this is added to `notes`.
+    A name of several classes gets each class's number added, and `notes` gets a message about this.
+    Raises CheckpointError if these are not `num_classes` different names. raw: content of config.json.
     """
     names = raw.get("id2label") or {str(i): f"LABEL_{i}" for i in range(num_classes)}
     try:
@@ -357,11 +379,11 @@ def _read_class_names(raw: Dict[str, Any], num_classes: int, notes: list[str]) -
 def _choose_pooling(
     config: ModelConfig, raw: Dict[str, Any], tensors: dict[str, Tensor], labels: list[str] | None
 ) -> ModelConfig:
-    """Return `config` with the pooling that suits the checkpoint: the normalised mean for a post-norm model without classifier.
+    """Return `config` with the pooling that suits the checkpoint: for a post-norm model without classifier, the normalised mean.
 
-    Before a classifier is trained on it, the first token of such a model holds little information. Models whose layers all
-    share their weights keep the pooling of `config`. A folder saved with the normalised mean has one more layer, which computes
-    this mean for other libraries; the layer is removed from `tensors` and `config` here.
+    The first token of such a model holds little information before a classifier is trained on it. Models whose layers all
+    share their weights keep the pooling of `config`. If mapsto saved the model with a last layer that computes the normalised
+    mean for other libraries (`weight_names.all_weights`), this layer is removed from `tensors` and `config`.
     """
     if raw.get(POOLING_KEY) == "normed_mean":
         last = config.transformer.layers - 1
@@ -374,9 +396,9 @@ def _choose_pooling(
 
 
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError if a weight of the body is missing, or has another shape than config.json says.
+    """Raise CheckpointError unless `tensors` has every weight of the model without heads, in the shape that config.json gives.
 
-    The check allocates no memory for weights, since a damaged config.json may describe a model of any size.
+    No memory is allocated for weights, since a damaged config.json may describe a model of any size.
     """
     depth = sum(config.backbone.depths) if config.backbone else 0
     for stack in filter(None, (config.transformer, config.decoder)):
@@ -402,7 +424,10 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
 
 
 def _body_shapes(config: ModelConfig, source: Source) -> dict[str, torch.Size]:
-    """Return the shape of every weight of the body, by name. The modules are built on the meta device, without memory."""
+    """Return {name: shape} of every weight of the model without heads.
+
+    The modules are built on the meta device, which allocates no memory.
+    """
     shape = config.transformer
     with torch.device("meta"), SkipInit():
         modules: dict[str, torch.nn.Module] = {

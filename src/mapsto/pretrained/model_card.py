@@ -21,10 +21,10 @@ HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
 def render_model_card(
     mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score], findings: Sequence[str] = ()
 ) -> str:
-    """Return the model card in Markdown: what the model is for, where it comes from, how good it is and where it fails.
+    """Return the model card in Markdown: the model's use, its origin, its scores and its known failures.
 
-    provenance: the entry "provenance" of mapsto.json: start, data, seed, steps and so on.
-    findings: sentences about where the model fails.
+    provenance: the entry "provenance" of mapsto.json, with starting model, data, seed, steps and so on.
+    scores: {name: score} on held-out rows. findings: sentences on rows for which the model fails.
     """
     num_parameters = sum(parameter.numel() for parameter in mapping.parameters())
     steps, seconds = provenance.get("steps", "unknown"), provenance.get("seconds")
@@ -59,7 +59,10 @@ def render_model_card(
 
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
-    """Return the lines of the YAML metadata block, with the task and the scores under the names that the hub gives them."""
+    """Return the lines of the card's YAML block, with the task and the scores under the hub's names.
+
+    Scores are left out if test rows overlap with training rows (`provenance`), and for tasks without a name on the hub.
+    """
     # A task in the metadata lets the hub run the model, which it cannot if predictions are shifted by one position.
     task = None if _predicts_ahead(mapping) else _hub_task(mapping)
     lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
@@ -82,9 +85,9 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
 
 
 def _hub_task(mapping: Mapping) -> str | None:
-    """Return the hub's name of the model's task, such as "text-classification"; None if the hub has no name for this task.
+    """Return the hub's name of the model's task, such as "text-classification"; None if the hub has no name for it.
 
-    The task follows from the first source and the first target.
+    The task is determined by the arrow's first source and first target.
     """
     source = replace(mapping.arrow.sources[0], column=None)
     target: Target | type[Target] | None = mapping.targets[0] if mapping.targets else None
@@ -97,7 +100,7 @@ def _hub_task(mapping: Mapping) -> str | None:
 
 
 def _use(mapping: Mapping) -> list[str]:
-    """Return sentences on the model's input and output, and on what the model should not be used for."""
+    """Return sentences for the card: the kinds that the model reads and predicts, and the limits of its use."""
     reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
@@ -117,9 +120,9 @@ def _use(mapping: Mapping) -> list[str]:
 
 
 def _predicts_ahead(mapping: Mapping) -> bool:
-    """Return whether the model predicts a hidden token at the position before that token.
+    """Return whether the model predicts a hidden token from the position before it, as with causal modelling.
 
-    Other libraries cannot use such a model, because they read the prediction at the token's own position.
+    Other libraries cannot use such predictions, because they read them at the hidden token's own position.
     """
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
@@ -129,9 +132,9 @@ def _predicts_ahead(mapping: Mapping) -> bool:
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:
-    """Return one line on the hyperparameter search, as a list; an empty list if there was none.
+    """Return a list with one line on the hyperparameter search, for the card; an empty list if `search` is None.
 
-    search: the trials and the number of the chosen one, as recorded in the provenance.
+    search: the entry "search" of the provenance, with the trials and the number of the best one (from 1).
     """
     if search is None:
         return []

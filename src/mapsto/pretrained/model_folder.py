@@ -53,10 +53,9 @@ MODEL_FILES = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """An opened model folder, saved by mapsto or published by others.
+    """A model folder that has been opened: one that mapsto saved, or one published by others.
 
-    pretrained: the model and its files. manifest: content of mapsto.json; None if there is no such file.
-    row_filters: of the rows that it and its starting models were fitted to, as far as they are recorded.
+    pretrained: the model and its weights. manifest: the content of mapsto.json; None if the folder has no such file.
     """
 
     pretrained: huggingface.PretrainedModel
@@ -65,7 +64,10 @@ class ModelFolder:
 
     @property
     def classes(self) -> dict[str, list[str]]:
-        """Class names of the targets, by kind of answer; if several targets have one kind, those of the first."""
+        """The class names of each kind of target that has classes, as {kind: names}.
+
+        Of several targets of a kind the first counts.
+        """
         if self.manifest is None:
             return {self.pretrained.target_kind: self.pretrained.labels} if self.pretrained.labels else {}
         classes = [(entry["kind"], entry["state"].get("classes")) for entry in self.manifest["targets"]]
@@ -78,23 +80,24 @@ class ModelFolder:
 
     @property
     def objective(self) -> str | None:
-        """Name of the pretraining objective of the run that saved the folder; None if mapsto did not pretrain the model in it."""
+        """Name of the objective with which mapsto pretrained this model; None if mapsto did not save or pretrain it."""
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, mapsto and the packages that decide a result, by name.
+    """Return {name: version} of Python, mapsto and the packages that affect results.
 
-    A run that is repeated with the same versions gives the same bits.
+    Repeating a run with the same versions gives exactly the same result.
     """
     names = ("torch", "tokenizers", "numpy")
     return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
 
 
 def open_model_folder(name: str | Path) -> ModelFolder:
-    """Open a run's folder, another model folder, or a model of the hub. Raises CheckpointError.
+    """Open the folder of a finished run, another model folder, or a model of the hub (by its name).
 
-    For a run's folder, the hashes in mapsto.json are first compared with the files.
+    In a run's folder, the files are first checked against the SHA-256 hashes in mapsto.json.
+    Raises CheckpointError if a file is missing, damaged or changed, or if the run is not finished.
     """
     path = Path(name)
     manifest = None
@@ -112,7 +115,11 @@ def open_model_folder(name: str | Path) -> ModelFolder:
 
 
 def load_mapping(name: str | Path) -> Mapping:
-    """Return the model in a folder or under a hub name with its arrow, in fp32 and evaluation mode. Raises CheckpointError."""
+    """Return the model in a folder, or of this name on the hub, as a Mapping in fp32 and evaluation mode.
+
+    Its arrow comes from mapsto.json, or else from the published head. Raises CheckpointError as `open_model_folder`, and if
+    weights that the arrow needs are missing.
+    """
     folder = open_model_folder(name)
     pretrained = folder.pretrained
     arrow, targets = _published_targets(pretrained) if folder.manifest is None else _saved_targets(folder.manifest)
@@ -128,8 +135,9 @@ def load_mapping(name: str | Path) -> Mapping:
 
 
 def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
-    """Return the arrow and the targets that mapsto.json records. Raises CheckpointError.
+    """Return the arrow that mapsto.json records, and its targets with their saved state.
 
+    Raises CheckpointError for invalid state.
     manifest: the content of mapsto.json.
     """
     text, entries = manifest["arrow"], manifest["targets"]
@@ -140,9 +148,10 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
 
 
 def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, list[Target]]:
-    """Return the arrow and the targets of a published model, derived from its head.
+    """Return the arrow and the targets of a published model, such as `text -> label` for a classifier.
 
-    A head answers classes or restores hidden tokens; without a head there are no targets.
+    A head with classes predicts them. A head that restores hidden tokens gives an arrow with `~`, such as `~text -> text`.
+    Without such a head there are no targets.
     """
     (kind,) = pretrained.sources
     if pretrained.labels:
@@ -160,7 +169,10 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
 
 
 def _make_target(kind: type[Target], state: Dict[str, Any]) -> Target:
-    """Build a target of the class `kind` from its saved state. Raises CheckpointError."""
+    """Return a target of the class `kind`, with `state` as its constructor's arguments.
+
+    Raises CheckpointError if they do not fit.
+    """
     try:
         return kind(**state)
     except (TypeError, ValueError) as error:
@@ -168,13 +180,13 @@ def _make_target(kind: type[Target], state: Dict[str, Any]) -> Target:
 
 
 def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Collection[str] = ()) -> list[str]:
-    """Copy weights into a mapping, and return the names of the parameters that keep their initial values.
+    """Copy weights into the parameters of a mapping; return the names of the parameters for which there was none to copy.
 
-    tensors: weights under mapsto's names. Weights of a head are copied only if they have the shape of the mapping's head.
-    other_classes: kinds of answers whose classes in the mapping are others than in `tensors`; head weights that have one row
-        for each class are not copied for these kinds.
+    tensors: weights by the parameter names of mapsto's models. Head weights of another shape are not copied.
+    other_classes: kinds of targets whose classes in the mapping differ from those of `tensors`; for these, head weights with one
+        row for each class are not copied.
 
-    Raises CheckpointError for a weight of the body in another shape.
+    Raises CheckpointError if a weight outside the heads has another shape.
     """
     missing = []
     with torch.no_grad():
@@ -193,7 +205,11 @@ def copy_weights(mapping: Mapping, tensors: Dict[str, Tensor], other_classes: Co
 
 
 def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
-    """Return whether the weight `name` of a head or of the pooler depends on the classes of a target of one of these kinds."""
+    """Return whether the parameter `name` belongs to the classes of a target whose kind is in `kinds`.
+
+    True for head weights with one row for each class, and for the pooler if such a target reads the pooled vector. name: of a
+    parameter of a head or of the pooler.
+    """
     if name.startswith("pooler."):
         return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)
@@ -208,10 +224,10 @@ def save_mapping(
     scores: Dict[str, Score] | None = None,
     findings: Sequence[str] = (),
 ) -> None:
-    """Save the mapping in a folder that mapsto and `transformers` open; mapsto.json is written last.
+    """Write a model to `folder`, so that mapsto and `transformers` open it. mapsto.json is written last.
 
-    provenance: how the model came about (start, data, seed, steps), in JSON types. scores: for the model card, by name.
-    findings: sentences for the model card about where the model fails.
+    provenance: origin of the model (starting model, data, seed, steps), in JSON types.
+    scores: {name: score}, for the model card and mapsto.json. findings: sentences for the card on rows for which the model fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     task = weight_names.published_task(mapping)
@@ -236,7 +252,7 @@ def save_mapping(
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
-    """Return the target's state as JSON returns it, such as lists instead of tuples."""
+    """Return the target's state in the types that reading it back from JSON gives, such as lists in place of tuples."""
     state: dict[str, Any] = json.loads(json.dumps(target.state()))
     return state
 

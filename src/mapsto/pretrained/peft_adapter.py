@@ -1,4 +1,4 @@
-"""The adapter folder of a run with `--lora`: low-rank updates and the new head, which peft opens over the starting model."""
+"""The adapter that a run with `--lora` saves: low-rank updates and new heads, which peft applies to the starting model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ HEAD = "classifier"  # peft saves this module as a whole, whatever its layers
 
 
 def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate], start: str | None) -> None:
-    """Save adapter_config.json and adapter_model.safetensors in a subfolder of a run's folder.
+    """Write adapter_config.json and adapter_model.safetensors to the subfolder "adapter" of a run's folder.
 
-    mapping: the mapping, with the updates already merged into its weights.
-    run: folder of the run.
-    updates: low-rank updates, by name of the module.
-    start: name of the starting model.
+    mapping: the trained model, with the updates already merged into its weights. run: folder of the run.
+    updates: the low-rank updates B·A, by name of the module. start: name of the starting model; None if it has none.
 
-    Where the published model has several modules for one of mapsto's (query, key and value), each gets the same matrix A,
-    and its own rows of B. Modules that the starting model does not have, such as a new head, are saved whole.
+    A module of mapsto may be several in the published model (query, key and value). Each of these gets the same matrix A, and
+    its own rows of B. Modules that the starting model does not have, such as a new head, are saved whole.
     """
     # peft takes one rank for all modules.
     rank = max(len(update.a) for update in updates.values())

@@ -1,4 +1,4 @@
-"""The files of sentence-transformers in a model folder, which say how a sentence encoder pools, normalises and cuts texts."""
+"""The files of the library sentence-transformers in a model folder: pooling, normalisation and largest length of a text."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BARE = f"remove {MODULES} to open the bare encoder"
 
 
 def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None:
-    """Return the pooling, normalisation and length of the sentence encoder in a folder; None if it is no sentence encoder.
+    """Return pooling, normalisation and maximum number of tokens of the sentence encoder in a folder.
 
-    max_tokens: largest number of tokens that the Transformer can read.
+    None if the folder holds no sentence encoder. max_tokens: largest number of tokens that the Transformer can read.
 
-    Raises CheckpointError for modules or prompts that are not supported.
+    Raises CheckpointError if the folder lists modules, a pooling or a default prompt that are not supported.
     """
     # Only a sentence encoder lists its modules.
     if not (folder / MODULES).exists():
@@ -57,9 +57,10 @@ def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None
 
 
 def _read_mode(path: Path) -> str:
-    """Return the name of the pooling, "cls" or "mean". Raises CheckpointError for another pooling, or for several.
+    """Return the pooling of a sentence encoder, "cls" or "mean", from the config.json of its pooling module (`path`).
 
-    path: config.json of the pooling module, which names the pooling or, in older files, sets a flag for it.
+    The file names the pooling or, in older versions, has a flag for each one.
+    Raises CheckpointError for another pooling, or for several.
     """
     raw = read_json(path)
     pooling = raw.get("pooling_mode")
@@ -75,8 +76,8 @@ def _read_mode(path: Path) -> str:
 def _read_length(folder: Path, max_tokens: int) -> int:
     """Return the maximum number of tokens of a text, at most `max_tokens`.
 
-    The sentence encoder's own settings are read first, then those of its tokenizer.
-    Raises CheckpointError if the settings demand lower-cased texts.
+    It is read from the sentence encoder's settings, else from its tokenizer's; if neither gives it, it is `max_tokens`.
+    Raises CheckpointError if the settings demand lower-casing of texts, which is not supported.
     """
     limits = []
     for path in sorted(folder.glob("sentence_*_config.json")):
@@ -91,9 +92,9 @@ def _read_length(folder: Path, max_tokens: int) -> int:
 
 
 def write_sentence_config(config: SentenceConfig, width: int, folder: Path) -> None:
-    """Write the files of a sentence encoder into a folder, in the layout that every version of sentence-transformers opens.
+    """Write the files of a sentence encoder to `folder`, in the layout that all versions of sentence-transformers open.
 
-    width: width of the sentence vectors.
+    config: pooling, normalisation and maximum number of tokens. width: width of the sentence vectors.
     """
     stack = STACK if config.normalize else STACK[:2]
     paths = ("", Path(POOLING_FILE).parent.name, "2_Normalize")

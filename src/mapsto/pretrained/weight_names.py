@@ -1,8 +1,9 @@
-"""Translation between mapsto's names of weights and a published family's, which are listed in the family's file in zoo/.
+"""Translate mapsto's names of weights to the names in a published family, and back. A family's file in zoo/ lists both.
 
-When weights are read, several published ones may be joined into one (such as query, key and value); when saved, this one is
-split again. Published weights that the family does not have are refused. A saved weight without a published name gets mapsto's
-name after the prefix `mapsto.`. So a folder holds all weights, and other libraries still open it.
+Several published weights (such as query, key and value) may be one weight here. They are joined when a checkpoint is read,
+and split again when it is saved. Published weights that the family's file does not list are refused. A weight without a
+published name is saved under mapsto's name with the prefix `mapsto.`. So a folder holds all weights, and other libraries
+still open it.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def published_task(mapping: Mapping) -> Task:
-    """Return the task under which a mapping is saved, which decides the class of `transformers` that opens it.
+    """Return the task under which a mapping is saved. It decides which class of `transformers` opens the folder.
 
-    The task is the kind of a target for which the family publishes a head, or "body" if no target has such a kind.
+    The task is the kind of a target whose head the family publishes, such as "label"; "body" if there is no such target.
     """
     tasks, saves_decoder = zoo.get_family(mapping.config.family).architectures, can_save_decoder(mapping.config)
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
@@ -46,14 +47,17 @@ def published_task(mapping: Mapping) -> Task:
 
 @cache
 def classifier() -> str:
-    """Return "label", the name of the kind whose answer is one of several classes, found by that property among all kinds."""
+    """Return "label", the name of the kind whose answer is exactly one of several classes.
+
+    It is found by this property, so that the kind's name is written only in its own file.
+    """
     return next(target.kind for target in kinds.targets() if has_exclusive_classes(target))
 
 
 def can_save_decoder(config: ModelConfig) -> bool:
-    """Return whether the family's own format can express how this model restores hidden tokens.
+    """Return whether the family's published format can store the decoder of this model, with which it restores hidden tokens.
 
-    It can if neither the family nor the model has a decoder, or if the family's config.json can describe the model's decoder.
+    True if neither the family nor the model has a decoder, or if the family's config.json can describe the model's decoder.
     """
     family, decoder = zoo.get_family(config.family), config.decoder
     if family.without_decoder is None or decoder is None:
@@ -63,9 +67,9 @@ def can_save_decoder(config: ModelConfig) -> bool:
 
 
 def all_weights(mapping: Mapping) -> dict[str, Tensor]:
-    """Return all weights of a mapping to save, in fp32 under mapsto's names.
+    """Return all weights of a mapping in fp32, by mapsto's names, as they are to be saved.
 
-    Published classifiers read the first token. If this one reads the normalised mean of all hidden states, a last layer is
+    Published classifiers read the first token. For a classifier of the normalised mean of all hidden states, a last layer is
     added that writes this mean into every token, so that other libraries give the same answers.
     """
     weights = {weight_name(mapping, name): p.detach().float().cpu() for name, p in mapping.named_parameters()}
@@ -76,8 +80,8 @@ def all_weights(mapping: Mapping) -> dict[str, Tensor]:
 def weight_name(mapping: Mapping, name: str) -> str:
     """Return the name under which a parameter of a mapping is saved.
 
-    name: the parameter's name in the mapping. The first head of each kind is saved under the kind's head name, such as
-    `classifier`, instead of by the number of its port (`heads.0`).
+    name: the parameter's name in the mapping. In a head it begins with the number of the target port (`heads.0`). For the first
+    target of a kind this is replaced by the kind's head name, such as `classifier`.
     """
     if not name.startswith("heads."):
         return name
@@ -89,9 +93,10 @@ def weight_name(mapping: Mapping, name: str) -> str:
 
 
 def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under the family's names. A weight that joins several published ones (query, key, value) is split by rows.
+    """Return {published name: weight}. A weight that is several in the family (query, key, value) is split by rows.
 
-    weights: weights of the mapping, or other matrices with as many rows (LoRA's B), by mapsto's name.
+    mapping: the model, which determines family and task. weights: its weights by mapsto's names, or other matrices with as many
+    rows, such as LoRA's B.
     """
     family, task = zoo.family_of(mapping.config), published_task(mapping)
     num_indices = mapping.config.num_indices + 1
@@ -113,12 +118,12 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
 def to_mapsto_names(
     family: Family, published: Dict[str, Tensor], num_indices: int, folder: Path, notes: list[str]
 ) -> dict[str, Tensor]:
-    """Return the published weights of a checkpoint under mapsto's names, in fp32.
+    """Return {mapsto's name: weight in fp32} for the weights of a checkpoint, by joining those that are one weight here.
 
-    num_indices: number of layer numbers to look for in names, from 0. folder: the folder to name in messages.
-    notes: list to which a message is added if weights of other tasks are left out.
+    published: weights by published name. num_indices: layer numbers below this one are looked for.
+    folder: the folder to name in error messages. notes: gets a message if weights of another task are left out.
 
-    Raises CheckpointError for weights that the family does not have.
+    Raises CheckpointError for weights that the family does not have, incomplete groups, and other types than floating point.
     """
     remaining = _normalise_names(family, published)
     weights = {
@@ -145,9 +150,9 @@ def to_mapsto_names(
 
 
 def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the published weights under current names with the family's prefix, as the family's file lists them.
+    """Return the weights of a checkpoint by the names that the family's file lists: current names, with the family's prefix.
 
-    The integer step counters of batch norms are left out.
+    published: weights by their names in the checkpoint. Step counters of batch norms, which are no weights, are left out.
     """
     tensors = {_modern_name(key, family): tensor for key, tensor in published.items()}
     if family.step_counter:
@@ -160,9 +165,9 @@ def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, 
 
 
 def _modern_name(key: str, family: Family) -> str:
-    """Return the name by which the family's file lists a published weight, whose name `key` may be an old one or an alias.
+    """Return the name in the family's file for the name `key` of a published weight, which may be an old one or an alias.
 
-    The first BERTs call the weight of a norm `gamma` and its bias `beta`. Aliases are listed by the family.
+    The first BERTs call the weight of a norm `gamma` and its bias `beta`. The family's file lists its aliases.
     """
     if key.startswith(OWN_PREFIX):
         return key
@@ -172,9 +177,10 @@ def _modern_name(key: str, family: Family) -> str:
 
 
 def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
-    """Return the tasks (the body and heads) whose weights are looked for in a checkpoint.
+    """Return the tasks, "body" and kinds of heads, whose weights are to be looked for among `tensors`.
 
-    A head that shares published names with the classifier is not looked for if the checkpoint has a classifier.
+    A head whose published names are also those of the classifier is left out if the checkpoint has a classifier.
+    tensors: weights of the checkpoint by published names.
     """
     head = _expand_names(family.weight_names.get(classifier(), ())[-1:], 1)
     has_classifier = any(name in tensors for names in head.values() for name in names)
@@ -182,15 +188,16 @@ def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
 
 
 def _yields_to_classifier(task: Task) -> bool:
-    """Return whether a weight whose name fits both the head of `task` and a classifier is taken for the classifier's."""
+    """Return whether the head of `task` is not looked for in a checkpoint with a classifier, as both share published names."""
     target = None if task == "body" else kinds.target(task, restored=True)
     return target is not None and issubclass(target, Reconstruction) and target.yields_to_classifier
 
 
 def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, notes: list[str]) -> None:
-    """Raise CheckpointError if a weight that no name of the family fits belongs to the body; else add a message to `notes`.
+    """Raise CheckpointError if one of the remaining weights belongs to the body of the model; else add a message to `notes`.
 
-    remaining: the weights that no name fits. Those outside the body are of another task.
+    remaining: weights by published names that the family's file does not list. Those outside the body are of another task.
+    folder: the folder to name in the error message.
     """
     unknown = [key for key in remaining if not any(re.match(pattern, key) for pattern in family.ignored_weights)]
     body_names = [name for _, names in family.weight_names["body"] for name in _as_tuple(names)]
@@ -205,17 +212,17 @@ def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, 
 
 
 def _head_names(family: Family) -> list[str]:
-    """Return the published names of weights outside the body: those of heads, and copies of tied weights."""
+    """Return the published names of head weights without the family's prefix, and of copies of tied weights."""
     entries = [entry for task, names in family.weight_names.items() if task != "body" for entry in names]
     names = [name for _, published in entries for name in _as_tuple(published)]
     return [*(name for name in names if not name.startswith(family.prefix)), *family.tied_weights]
 
 
 def _expand_names(entries: Iterable[tuple[str, str | tuple[str, ...]]], num_indices: int) -> dict[str, tuple[str, ...]]:
-    """Return the published names of each weight, by mapsto's name.
+    """Return {mapsto's name: published names} of single weights, from entries for modules and layers of any number.
 
-    entries: pairs (mapsto's name, published names) of a module or weight, in which {i} stands for the number of a layer. Each is
-        written out for the numbers from 0 to num_indices − 1, and with the suffixes ".weight" and ".bias".
+    entries: pairs (mapsto's name, published name or names), in which {i} stands for the number of a layer. Each is written out
+        for the numbers from 0 to num_indices − 1, and with the suffixes ".weight" and ".bias" and without a suffix.
     """
     expanded: dict[str, tuple[str, ...]] = {}
     for own_name, published in entries:
@@ -233,11 +240,11 @@ def _as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _mean_layer(shape: TransformerConfig) -> dict[str, Tensor]:
-    """Return the weights of a post-norm layer after which the state of every token is the normalised mean of all tokens.
+    """Return the weights of one more post-norm layer, whose output at every token is the normalised mean of all tokens' states.
 
-    Queries and keys are zero, so attention averages the values. Its output is scaled so much that the residual vanishes
-    beside it, and the norm undoes the scale. The feed-forward part adds zero. A published classifier that reads the first
-    token then reads the mean.
+    Queries and keys are zero, so attention averages the values. The average is scaled up so far that the residual added to it
+    vanishes in rounding, and the norm undoes the scale. The feed-forward part adds zero. So a published classifier, which reads
+    the first token, reads the mean.
     """
     d, prefix = shape.width, f"transformer.blocks.{shape.layers}."
     identity, zero = torch.eye(d), torch.zeros

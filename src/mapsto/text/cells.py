@@ -1,4 +1,4 @@
-"""The cells of a column of text, and how a text is shown with parts of it highlighted."""
+"""Functions for text values: check, read and excerpt the cells of a column, and show a text as HTML with highlighted parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mapsto.text.features import find_invalid_character
 
 
 def samples() -> list[str]:
-    """Return four cells: a short text, a Chinese one, a mixed one and a long one."""
+    """Return four cells: a short English text, a Chinese one, one in both languages, and a long one."""
     return [
         "A plain sentence.",
         "今天天气真好！",
@@ -22,13 +22,13 @@ def samples() -> list[str]:
 
 
 def fits(values: Sequence[object]) -> bool:
-    """Return whether all cells of a column are text."""
+    """Return whether all cells of a column are strings; cells that are None are ignored."""
     cells = [value for value in values if value is not None]
     return bool(cells) and all(isinstance(cell, str) for cell in cells)
 
 
 def read(cell: object) -> str:
-    """Return the text in a cell, unchanged. Raises BadCell, also for a blank text or one with invalid characters."""
+    """Return the text in a cell, unchanged. Raises BadCell if it is blank, not a string, or has invalid characters."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise BadCell("the text is blank")
     if not isinstance(cell, str):
@@ -39,16 +39,16 @@ def read(cell: object) -> str:
 
 
 def excerpt(value: str, region: Any) -> str:
-    """Return the part of the text in a region, ((start, end),) in characters."""
+    """Return the part of the text in a region. region: ((start, end),), in characters."""
     ((start, end),) = region
     return value[int(start) : int(end)]
 
 
 def highlight(value: str, regions: Sequence[Any], shades: Sequence[float]) -> str:
-    """Return the text as HTML with shaded regions.
+    """Return the text as HTML with the regions shaded by their scores.
 
-    regions: ((start, end),) each, in characters and in order.
-    shades: one for each region, from −1 (speaks against the answer) to 1 (speaks for it).
+    regions: ((start, end),) of each region, in characters; sorted and without overlap.
+    shades: one number for each region, from −1 (speaks against the answer) to 1 (speaks for it); near 0 it is not shaded.
     """
     parts, position = [], 0
     for ((start, end),), shade in zip(regions, shades, strict=True):

@@ -24,11 +24,11 @@ UNSPACED = np.array(
 
 
 class Encoded:
-    """The tokens of one text without special tokens. Each array is computed when first read.
+    """The tokens of one text, without special tokens. Each array is computed when it is first accessed.
 
     ids: (n,) int32, token ids.
-    offsets: (n, 2) int32, start and end of each token in characters of the original text; equal if the token is only space.
-    words: (n,) int32, index of the word of each token, from 0 on without gaps.
+    offsets: (n, 2) int32, start and end of each token in characters of the original text; both are equal for white space only.
+    words: (n,) int32, for each token the index of its word in the text, from 0 without gaps.
     """
 
     def __init__(self, text: str, encoding: tokenizers.Encoding) -> None:
@@ -52,10 +52,10 @@ class Encoded:
 
     @cached_property
     def words(self) -> Ids:
-        """Return the index of the word of each token, (n,).
+        """Return for each token the index of its word in the text, (n,).
 
-        A word is a unit of the tokenizer's pre-tokenization. In scripts without spaces (Chinese, Japanese, Thai, …) such a unit
-        may be a whole sentence. In these scripts each token counts as a word, but several byte tokens of one character as one.
+        A word is a unit of the tokenizer's pre-tokenization. In scripts without spaces (Chinese, Japanese, Thai, …), where such a
+        unit may be a whole sentence, each token is a word instead; byte tokens of one character together are one word.
         """
         if not len(self):
             return np.zeros(0, dtype=np.int32)
@@ -69,13 +69,16 @@ class Encoded:
         return (np.cumsum(begins) - 1).astype(np.int32)
 
     def _starts_unspaced(self) -> NDArray[np.bool_]:
-        """Return whether the first character of each token belongs to a script without spaces, (n,)."""
+        """Return for each token whether its first character belongs to a script without spaces, (n,)."""
         is_unspaced = unspaced(self.text)
         return is_unspaced[np.minimum(self.offsets[:, 0], len(is_unspaced) - 1)]
 
 
 def unspaced(text: str) -> NDArray[np.bool_]:
-    """Return for each character of a text whether its script is written without spaces, such as Chinese; one bool a character."""
+    """Return for each character of a text whether it belongs to a script written without spaces, such as Chinese.
+
+    Shape: (len(text),).
+    """
     codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     script = np.searchsorted(UNSPACED[:, 0], codes, side="right") - 1
     is_unspaced: NDArray[np.bool_] = (script >= 0) & (codes <= UNSPACED[script, 1])

@@ -1,7 +1,7 @@
-"""Text as n-grams with TF-IDF weights: what a linear model reads in place of tokens.
+"""Text as n-grams with TF-IDF weights, the input of linear models.
 
-Each n-gram that occurs in a text is a token with a weight. Its vector is its row of a table, times the weight. So the
-sum of a text's vectors is a linear map of its TF-IDF features.
+A token is an n-gram that occurs in the text, with a weight. Its vector is the n-gram's row of a table times the weight, so
+the sum of a text's vectors is a linear map of its TF-IDF features.
 Legend of shapes: t tokens, v n-grams of the vocabulary, n texts.
 """
 
@@ -29,9 +29,9 @@ NGRAMS_FILE = "ngrams.json"
 
 
 class NgramSource(LinearFeatures, Explainable):
-    """A source of text that a linear model reads as weighted n-grams; see ngrams.py.
+    """A source that reads a text as weighted n-grams, for linear models; see ngrams.py.
 
-    Its tokens are pairs (number of the n-gram, weight).
+    Its tokens are pairs (index of the n-gram in the vocabulary, weight).
     """
 
     kind = "text"
@@ -46,7 +46,11 @@ class NgramSource(LinearFeatures, Explainable):
 
     @classmethod
     def new(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
-        """Return a source whose n-grams are those of the texts. Raises DataError if no text has any."""
+        """Return a source with a vocabulary of n-grams learnt from the texts `values`.
+
+        Raises DataError if they contain no n-gram.
+        size, share: not used.
+        """
         encoder = NgramEncoder.learn(values)
         if not encoder.size:
             raise DataError("there is no text to make a vocabulary from")
@@ -54,7 +58,10 @@ class NgramSource(LinearFeatures, Explainable):
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
-        """Return the source of a saved linear model. Raises CheckpointError for a vocabulary that does not fit the weights."""
+        """Return the source of the linear model saved in `folder`.
+
+        Raises CheckpointError if its vocabulary is damaged, or has another size than the embedder's `weights`. front: not used.
+        """
         try:
             encoder = NgramEncoder.from_json(files.read_json(folder / NGRAMS_FILE))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -66,7 +73,10 @@ class NgramSource(LinearFeatures, Explainable):
         return cls(encoder)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
-        """Write the vocabulary; return the entry of config.json for its size."""
+        """Write the vocabulary to a JSON file in `folder`; return its size as the entry "vocab_size" of config.json.
+
+        longest: not used.
+        """
         content = json.dumps(self.encoder.to_json(), ensure_ascii=False)
         files.write_atomic(folder / NGRAMS_FILE, content.encode("utf-8", "surrogatepass"))
         return {"vocab_size": self.encoder.size}
@@ -79,7 +89,7 @@ class NgramSource(LinearFeatures, Explainable):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the vocabulary."""
+        """Return the SHA-256 of the vocabulary and its weights. Sources with equal hashes encode a text in the same way."""
         return self.encoder.fingerprint
 
     @property
@@ -90,15 +100,15 @@ class NgramSource(LinearFeatures, Explainable):
     def encode(self, values: Sequence[str], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece of weighted n-grams for each text.
 
-        aligned: whether pieces also carry the word and the character region of each token. An n-gram that touches
-            several words is then divided into a token for each, which together have its weight.
+        aligned: whether each token also has its word and that word's place in the text. An n-gram over several words is then
+            divided into one token for each word, and its weight equally among them. place: not used.
         """
         if not aligned:
             return [_piece(self.encoder.encode(value)) for value in values]
         return [_piece(*split_into_units(value, self.encoder.encode(value, with_places=True))) for value in values]
 
     def embedder(self, width: int) -> nn.Module:
-        """Return a table (v, width) whose rows are multiplied by the tokens' weights."""
+        """Return a WeightedTable (v, width): the vector of a token is the row of its n-gram times its weight."""
         return WeightedTable(self.encoder.size, width)
 
     def features(self, pieces: Sequence[Piece]) -> Any:
@@ -108,24 +118,27 @@ class NgramSource(LinearFeatures, Explainable):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Raise UsageError: a linear model fills nothing in."""
+        """Raise UsageError, since a linear model cannot predict hidden tokens."""
         raise UsageError("a linear model has no tokens to hide; pretraining needs a model that reads tokens")
 
     def token_names(self, piece: Piece) -> list[str]:
-        """Return the n-gram of each token."""
+        """Return the text of each token's n-gram."""
         return [self.encoder.ngrams[int(number)] for number in piece.tokens[:, 0]]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
-        """Return the piece without the tokens at these indices; the weights of the others stay as they are."""
+        """Return the piece without the tokens at these indices.
+
+        The weights of the remaining tokens are not scaled to unit norm again.
+        """
         return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
 
     def blank(self, piece: Piece) -> Piece:
-        """Return the piece with all weights 0, as of a text without a known n-gram."""
+        """Return the piece with the weights of all tokens set to 0, which has the features of a text without known n-grams."""
         return replace(piece, tokens=piece.tokens * np.array([1, 0], np.float32))
 
 
 class WeightedTable(nn.Module):
-    """A table of vectors; a token (number, weight) gets the vector of its number times its weight."""
+    """An embedding table for tokens (index, weight): the vector of a token is the row at its index times its weight."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -133,12 +146,15 @@ class WeightedTable(nn.Module):
         nn.init.zeros_(self.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return vectors (t, width) of tokens (t, 2)."""
+        """Return the vectors (t, width) of tokens (t, 2), each an index and a weight."""
         return nn.functional.embedding(tokens[:, 0].long(), self.weight) * tokens[:, 1:]
 
 
 def _piece(ngrams: WeightedNgrams, units: Ints | None = None) -> Piece:
-    """Return the piece of a text's n-grams. units: the word of each, with which the piece gets its alignment."""
+    """Return the piece of a text's n-grams; with an alignment if `ngrams` has their places in the text.
+
+    units: (t,), index of the word of each n-gram; None if words are not needed.
+    """
     count = len(ngrams.numbers)
     tokens = np.stack([ngrams.numbers.astype(np.float32), ngrams.weights], axis=1)
     return Piece(

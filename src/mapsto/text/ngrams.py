@@ -1,8 +1,8 @@
 """N-grams of text and their TF-IDF weights (Salton & Buckley 1988), as scikit-learn's TfidfVectorizer defines them.
 
-There are two vocabularies: runs of 1 to 4 characters within words, and runs of 1 to 2 words. Character n-grams serve
-languages without spaces, such as Chinese. Each n-gram keeps its place in the text, so that its part in an answer can be
-shown there.
+There are two vocabularies: one of 1 to 4 characters within a word, and one of 1 to 2 words. Character n-grams serve
+languages without spaces, such as Chinese. The place of each n-gram in the text is recorded, so that its contribution to an
+answer can be shown in the text.
 Legend of shapes: t n-grams of one text, v n-grams of a vocabulary.
 """
 
@@ -39,34 +39,40 @@ Floats = NDArray[np.float32]
 
 
 class Analyzer(ABC):
-    """One definition of the n-grams of a text; texts are given in lower case."""
+    """A rule that splits a text into n-grams. The texts are in lower case."""
 
     name: ClassVar[str]
 
     @staticmethod
     @abstractmethod
     def ngrams(text: str) -> list[str]:
-        """Return all n-grams of a text, as often as they occur."""
+        """Return all n-grams of a text; one that occurs several times is listed several times."""
 
     @staticmethod
     @abstractmethod
     def places(text: str) -> Ints:
-        """Return start and end in characters, (t, 2), of each n-gram of `ngrams`."""
+        """Return start and end in the text, in characters, (t, 2), of each n-gram that `ngrams` returns, in its order."""
 
 
 class Characters(Analyzer):
-    """Runs of 1 to 4 characters within a word, which has a space at both ends; a short word also counts once as a whole."""
+    """The rule for n-grams of 1 to 4 consecutive characters within a word, to which a space is added at both ends.
+
+    A word is everything between white space.
+    """
 
     name = "characters"
 
     @staticmethod
     def ngrams(text: str) -> list[str]:
-        """Return the character n-grams of each word in turn."""
+        """Return the character n-grams of the words in the text: all of the first word, then all of the second, and so on."""
         return list(chain.from_iterable(map(_ngrams_of_word, WORD_WITH_MARKS.findall(text))))
 
     @staticmethod
     def places(text: str) -> Ints:
-        """Return the places without the added spaces; the place of a space alone is the character beside it."""
+        """Return start and end in the text of each n-gram of `ngrams`, (t, 2), not counting the spaces added to words.
+
+        An added space alone gets the place of the character next to it.
+        """
         words = WORD_WITH_MARKS.finditer(text)
         parts = [_places_in_word(match.end() - match.start()) + match.start() for match in words]
         return np.concatenate([np.zeros((0, 2), np.int64), *parts])
@@ -74,14 +80,17 @@ class Characters(Analyzer):
 
 @lru_cache(CACHED_WORDS)
 def _ngrams_of_word(word: str) -> tuple[str, ...]:
-    """Return the character n-grams of a word with a space at both ends, by length and then by place."""
+    """Return the character n-grams of a word with a space added at both ends, sorted by length and then by start."""
     padded = f" {word} "
     return tuple(padded[start : start + length] for length, start in _spans_of_word(len(word)))
 
 
 @cache
 def _spans_of_word(num_characters: int) -> tuple[tuple[int, int], ...]:
-    """Return (length, start) of each character n-gram of a word; the starts count the space before the word."""
+    """Return (length, start) of each character n-gram of a word, in the order of `_ngrams_of_word`.
+
+    num_characters: length of the word without the spaces added at both ends. Start 0 is the space added in front.
+    """
     shortest, longest = CHARACTER_NGRAMS
     padded = num_characters + 2
     lengths = range(shortest, min(longest, padded) + 1)
@@ -90,20 +99,23 @@ def _spans_of_word(num_characters: int) -> tuple[tuple[int, int], ...]:
 
 @lru_cache(CACHED_WORDS)
 def _places_in_word(num_characters: int) -> Ints:
-    """Return start and end, (t, 2), of each character n-gram of a word, counted from the word's first character."""
+    """Return start and end of each character n-gram in the word, (t, 2), not counting the spaces added at both ends.
+
+    num_characters: length of the word without these spaces. Start 0 is the word's first character.
+    """
     lengths, starts = np.array(_spans_of_word(num_characters)).T
     first = np.clip(starts - 1, 0, num_characters - 1)
     return np.stack([first, np.clip(starts - 1 + lengths, first + 1, num_characters)], axis=1)
 
 
 class Words(Analyzer):
-    """Runs of 1 to 2 words; a word consists of letters, digits and underscores."""
+    """The rule for n-grams of 1 or 2 consecutive words. A word consists of letters, digits and underscores."""
 
     name = "words"
 
     @staticmethod
     def ngrams(text: str) -> list[str]:
-        """Return the runs of one word, then those of two."""
+        """Return all words of the text, then all pairs of consecutive words, joined by a space."""
         words = WORD.findall(text)
         shortest, longest = WORD_NGRAMS
         return [
@@ -114,7 +126,7 @@ class Words(Analyzer):
 
     @staticmethod
     def places(text: str) -> Ints:
-        """Return the place of each run, from its first to its last word."""
+        """Return for each n-gram of `ngrams` the start of its first word and the end of its last word, (t, 2), in characters."""
         words = np.array([match.span() for match in WORD.finditer(text)], np.int64).reshape(-1, 2)
         shortest, longest = WORD_NGRAMS
         runs = (
@@ -130,10 +142,10 @@ ANALYZERS: dict[str, type[Analyzer]] = {analyzer.name: analyzer for analyzer in 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The n-grams that one analyzer found in training texts, with their numbers and their rarity.
+    """The n-grams that one analyzer gives for training texts, with their indices and inverse document frequencies.
 
-    numbers: the number of each n-gram, from 0.
-    rarity: (v,), the inverse document frequency of each n-gram: ln((1 + texts) / (1 + texts with the n-gram)) + 1.
+    numbers: {n-gram: its index}, from 0.
+    rarity: (v,), the inverse document frequency of each n-gram: ln((1 + number of texts) / (1 + number of texts with it)) + 1.
     """
 
     numbers: dict[str, int]
@@ -141,7 +153,10 @@ class Vocabulary:
 
     @classmethod
     def learn(cls, texts: Sequence[str], analyzer: type[Analyzer]) -> Vocabulary:
-        """Return the vocabulary of the most frequent n-grams of lower-case texts; their numbers follow the order of strings."""
+        """Return the vocabulary of the MAX_FEATURES n-grams that occur most often in the texts, indexed in sorted order.
+
+        texts: in lower case. analyzer: the rule that splits them into n-grams.
+        """
         counts: Counter[str] = Counter()
         num_texts_with: Counter[str] = Counter()
         for text in texts:
@@ -156,10 +171,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class WeightedNgrams:
-    """The n-grams of one text, without those that the vocabularies lack.
+    """The n-grams of one text that are in the vocabularies, with their TF-IDF weights.
 
-    numbers: (t,). weights: (t,), TF-IDF weights; the weight of an n-gram is divided equally among its occurrences.
-    places: (t, 2), start and end in characters of the text; None unless asked for.
+    numbers: (t,), index of each n-gram. weights: (t,); the weight of an n-gram is divided equally among its occurrences.
+    places: (t, 2), start and end of each n-gram in characters of the text; None if they were not requested.
     """
 
     numbers: Ints
@@ -170,7 +185,7 @@ class WeightedNgrams:
 class NgramEncoder:
     """An encoder of texts as n-grams with TF-IDF weights.
 
-    vocabularies: learnt from training texts, by name of the analyzer; their n-grams are numbered one after the other.
+    vocabularies: by name of the analyzer. The indices of the second vocabulary follow those of the first.
     """
 
     def __init__(self, vocabularies: dict[str, Vocabulary]) -> None:
@@ -178,26 +193,29 @@ class NgramEncoder:
 
     @classmethod
     def learn(cls, texts: Sequence[str]) -> NgramEncoder:
-        """Return the encoder of training texts. An analyzer that finds nothing in them, such as words in emoji, is left out."""
+        """Return an encoder with a vocabulary of each analyzer, learnt from the training texts.
+
+        An analyzer without n-grams in these texts is left out, such as that of words if all texts are emoji.
+        """
         lowered = [text.lower() for text in texts]
         learnt = {name: Vocabulary.learn(lowered, analyzer) for name, analyzer in ANALYZERS.items()}
         return cls({name: vocabulary for name, vocabulary in learnt.items() if vocabulary.numbers})
 
     @property
     def size(self) -> int:
-        """The number of n-grams of all vocabularies."""
+        """The number of n-grams in all vocabularies together."""
         return sum(len(vocabulary.numbers) for vocabulary in self.vocabularies.values())
 
     @cached_property
     def ngrams(self) -> list[str]:
-        """All n-grams in the order of their numbers."""
+        """The n-grams of all vocabularies, in the order of their indices."""
         return list(chain.from_iterable(vocabulary.numbers for vocabulary in self.vocabularies.values()))
 
     def encode(self, text: str, with_places: bool = False) -> WeightedNgrams:
-        """Return the n-grams of a text with their weights.
+        """Return the n-grams of a text with their weights. with_places: whether to return their places in the text too.
 
-        A weight is (1 + ln(count in the text)) · rarity. The weights of each vocabulary are scaled to unit norm and
-        divided by the root of the number of vocabularies, so that all weights of a text together have unit norm.
+        The weight of an n-gram is (1 + ln(its count in the text)) · its inverse document frequency. The weights are scaled to
+        equal norms for the vocabularies, and to unit norm for the whole text.
         """
         lowered = text.lower()
         numbers, weights, places, first = [], [], [], 0
@@ -213,7 +231,7 @@ class NgramEncoder:
         return WeightedNgrams(np.concatenate(numbers), np.concatenate(weights), places_in_text)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        """Return the vocabularies in plain JSON: n-grams and rarity, by name of the analyzer."""
+        """Return {name of the analyzer: {"ngrams", "rarity"}} in JSON types: both lists in the order of the indices."""
         return {
             name: {"ngrams": list(vocabulary.numbers), "rarity": vocabulary.rarity.tolist()}
             for name, vocabulary in self.vocabularies.items()
@@ -221,7 +239,10 @@ class NgramEncoder:
 
     @classmethod
     def from_json(cls, content: dict[str, dict[str, Any]]) -> NgramEncoder:
-        """Return the encoder that `to_json` wrote. Raises AttributeError, KeyError, TypeError or ValueError for other content."""
+        """Return the encoder whose `to_json` returned `content`.
+
+        Raises AttributeError, KeyError, TypeError or ValueError for any other content.
+        """
         vocabularies = {}
         for name, entry in content.items():
             numbers = {str(ngram): number for number, ngram in enumerate(entry["ngrams"])}
@@ -235,12 +256,16 @@ class NgramEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256, in hex, of all that determines how a text is encoded."""
+        """The SHA-256, in hex, of the vocabularies. Encoders with equal hashes encode a text in the same way."""
         return hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()
 
 
 def _weigh(numbers: Ints, rarity: Floats) -> Floats:
-    """Return the weights (t,) of n-grams found in a text, scaled so that the weights of different n-grams have unit norm."""
+    """Return the weight (t,) of each occurrence of an n-gram in a text.
+
+    The weights of different n-grams have unit norm; that of an n-gram is divided equally among its occurrences.
+    numbers: (t,), index of the n-gram of each occurrence. rarity: (v,), inverse document frequencies.
+    """
     different, index, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     weights = (1 + np.log(counts)) * rarity[different]
     norm = float(np.linalg.norm(weights)) or 1.0
@@ -249,7 +274,10 @@ def _weigh(numbers: Ints, rarity: Floats) -> Floats:
 
 
 def _restore_case(text: str, lowered: str, places: Ints) -> Ints:
-    """Return places (t, 2) in the lower-cased text as places in the text."""
+    """Convert places in `lowered` to places in `text`, (t, 2) each, since a few letters become two characters in lower case.
+
+    lowered: the text in lower case.
+    """
     if len(lowered) == len(text):
         return places
     # A few letters, such as İ, become two characters in lower case.
@@ -258,9 +286,9 @@ def _restore_case(text: str, lowered: str, places: Ints) -> Ints:
 
 
 def sparse_features(tokens: Sequence[Floats], size: int) -> Any:
-    """Return weighted n-grams of n texts as a sparse matrix (n, size); equal n-grams of a text are added up.
+    """Return the features of n texts, a sparse matrix (n, size): the summed weights of each n-gram in each text.
 
-    tokens: for each text an array (t, 2) of numbers and weights.
+    tokens: for each text an array (t, 2) with an n-gram's index and weight in each row. size: number of n-grams.
     """
     from scipy.sparse import csr_matrix  # imported here since it takes a second
 
@@ -270,10 +298,11 @@ def sparse_features(tokens: Sequence[Floats], size: int) -> Any:
 
 
 def split_into_units(text: str, ngrams: WeightedNgrams) -> tuple[WeightedNgrams, Ints]:
-    """Divide the weight of each n-gram equally among the units of text that it touches.
+    """Divide each n-gram into one n-gram for each unit of text that it touches, and its weight equally among them.
 
-    A unit is a word, or one character of a script without spaces such as Chinese. Return the parts of the n-grams,
-    sorted by unit, each with the place of its unit; and the number of the unit of each part, from 0.
+    A unit is a word, or one character of a script without spaces such as Chinese. Return the new n-grams, sorted by unit, each
+    with the place of its unit, and the index of each one's unit.
+    ngrams: the n-grams of the text, with their places.
     """
     assert ngrams.places is not None
     unit_of_character, unit_places = _find_units(text)
@@ -288,7 +317,10 @@ def split_into_units(text: str, ngrams: WeightedNgrams) -> tuple[WeightedNgrams,
 
 
 def _find_units(text: str) -> tuple[Ints, Ints]:
-    """Return the unit of each character (one in a space is the unit before it), and start and end of each unit, (u, 2)."""
+    """Return the index of the unit of each character, and start and end of each unit in characters, (u, 2).
+
+    A unit is a word, or one character of a script without spaces. White space belongs to the unit before it.
+    """
     is_space = np.array([character.isspace() for character in text], np.bool_)
     is_alone = unspaced(text) & ~is_space
     begins = ~is_space & (is_alone | np.r_[True, is_space[:-1] | is_alone[:-1]])

@@ -10,7 +10,7 @@ TYPO_RATE = 0.05  # share of letters and digits with an error
 
 
 def add_typos(text: str, rng: np.random.Generator) -> str:
-    """Return the text with about one letter in twenty deleted, doubled, or swapped with the next one."""
+    """Return the text with about one letter in twenty, at random, deleted, doubled, or swapped with the next letter."""
     letters = list(text)
     index = 0
     while index < len(letters):

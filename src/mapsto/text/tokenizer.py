@@ -1,4 +1,4 @@
-"""Text ↔ token ids: train, open, extend and save a tokenizer. Wraps the `tokenizers` library.
+"""The class Tokenizer, from texts to token ids and back: train, open, extend and save. It wraps the `tokenizers` library.
 
 Legend of shapes: n tokens of one text.
 """
@@ -29,10 +29,10 @@ PROBE = "the old river mill, 17 times past a WISE 今天 season, don't end ſo"
 
 
 class _Frame(NamedTuple):
-    """The ids of special tokens around texts.
+    """The ids of the special tokens that are added to the texts of an example.
 
-    opening: before the first text. closing: after each text. joining: before each further text.
-    second_type: token type of the second text.
+    opening: before the first text. joining: before each further text. closing: after each text.
+    second_type: the token type id (BERT's segment id) of a second text.
     """
 
     opening: tuple[int, ...]
@@ -42,11 +42,11 @@ class _Frame(NamedTuple):
 
 
 class Tokenizer:
-    """A trained or published tokenizer.
+    """A tokenizer that mapsto trained, or that was published with a model.
 
     `opening`, `joining` and `closing` are ids of special tokens. The first text of an example is opening + ids + closing, each
     further one joining + ids + closing (BERT: [CLS] a [SEP] b [SEP]; RoBERTa: <s> a </s></s> b </s>).
-    The name of a special token within a text, such as "[MASK]", is read as that token, as in transformers.
+    Where a text contains the name of a special token, such as "[MASK]", this is read as that token, as in transformers.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
@@ -65,9 +65,9 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
-        """Return the tokenizer in a model folder, or in its tokenizer.json or vocab.txt.
+        """Return the tokenizer in a model folder, or in the file tokenizer.json or vocab.txt.
 
-        Raises CheckpointError if no such file exists or one is damaged.
+        path: the folder or the file. Raises CheckpointError if no such file exists or one is damaged.
         """
         backend, config = tokenizer_files.open_backend(Path(path))
         with tokenizer_files.refusing(path):
@@ -77,12 +77,12 @@ class Tokenizer:
     def train(
         cls, texts: Iterable[str], size: int | None = None, style: Style = "wordpiece", share: float = 1.0
     ) -> Tokenizer:
-        """Return a tokenizer trained on texts. The same texts give the same one, bit for bit.
+        """Return a tokenizer trained on texts. The same texts always give exactly the same tokenizer.
 
         style: "wordpiece" lower-cases, makes each Chinese character a word, and has no token for characters seen only once.
             "bytes" is byte-level BPE, which loses nothing: decode(ids) == text.
-        size: largest number of tokens, which few texts do not reach; None for `vocabulary.vocabulary_size`.
-        share: the share of the corpus that the texts are.
+        size: largest number of tokens (a small corpus gives fewer); None for the result of `vocabulary.vocabulary_size`.
+        share: the texts' share of the corpus, if they are a sample of it; used to estimate the size of the corpus.
         Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
         """
         backend = vocabulary.train(list(texts), size, style, share)
@@ -91,7 +91,10 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return the SHA-256, in hex, of everything that determines the ids of a text."""
+        """Return the SHA-256, in hex, of all settings of the tokenizer.
+
+        Tokenizers with equal hashes give equal ids for a text.
+        """
         decisive = {"roles": self._roles, "tokenizer": json.loads(self._backend.to_str())}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -108,9 +111,9 @@ class Tokenizer:
         return f"Tokenizer({type(self._backend.model).__name__}, {self.size} tokens)"
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return the tokens of each text with offsets and words, without special tokens.
+        """Return the tokens of each text, with their offsets and words, but without special tokens.
 
-        Raises DataError for values that are no valid text.
+        Raises UsageError for a single string in place of a list, DataError for an item that is no valid text.
         """
         texts = _checked(texts)
         try:
@@ -120,19 +123,25 @@ class Tokenizer:
         return [Encoded(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def encode_ids(self, texts: Iterable[str]) -> list[Ids]:
-        """Return the ids of each text without special tokens, faster and with less memory than `encode_batch`."""
+        """Return the token ids of each text, without special tokens. It is faster and needs less memory than `encode_batch`.
+
+        Raises the same errors as `encode_batch`.
+        """
         return [np.array(ids, dtype=np.int32) for ids in self._fast(texts)]
 
     def encode_flat(self, texts: Iterable[str]) -> tuple[Ids, NDArray[np.int64]]:
-        """Return the ids of all texts end to end, without special tokens, and the number of ids of each text."""
+        """Return the token ids of all texts in one array, without special tokens, and the number of ids of each text.
+
+        Raises the same errors as `encode_batch`.
+        """
         lists = list(self._fast(texts))
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         return np.fromiter(chain.from_iterable(lists), np.int32, int(lengths.sum())), lengths
 
     def _fast(self, texts: Iterable[str]) -> Iterator[Sequence[int] | Ids]:
-        """Yield the ids of each text, without special tokens and without computing offsets.
+        """Yield the token ids of each text, without special tokens, and without computing offsets to save time.
 
-        A long text is encoded in parts if that gives the same ids, since the library needs much memory for long texts.
+        A long text is encoded in parts, since the library needs much memory for long texts; not if this could change the ids.
         """
         remaining = iter(_checked(texts))
         num_encoded = 0
@@ -149,12 +158,15 @@ class Tokenizer:
             num_encoded += len(chunk)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of each text, without special tokens."""
+        """Return the token ids of each text, without special tokens; all texts are passed to the library whole and at once."""
         return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
     def _is_splittable(self) -> bool:
-        """Return whether a text that is split before its spaces gets the same ids as the whole text, judged by a sample text."""
+        """Return whether splitting a text before its spaces leaves the token ids unchanged.
+
+        It is tested with one sample text; False if an added token contains a space.
+        """
         # A cut could split an added token that contains a space.
         if any(" " in token.content.strip() for token in self._backend.get_added_tokens_decoder().values()):
             return False
@@ -162,9 +174,9 @@ class Tokenizer:
         return ids == list(chain.from_iterable(part_ids))
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]], keep_special: bool = False) -> str:
-        """Return the text of token ids. Raises UsageError for ids outside the vocabulary.
+        """Return the text that token ids stand for. Raises UsageError for ids outside the vocabulary.
 
-        keep_special: whether the names of special tokens are part of the text.
+        keep_special: whether special tokens appear in the text by their names, such as "[SEP]"; else they are left out.
         """
         numbers = np.asarray(ids, dtype=np.int64).tolist()
         if not all(0 <= number < self.size for number in numbers):
@@ -172,14 +184,14 @@ class Tokenizer:
         return self._backend.decode(numbers, skip_special_tokens=not keep_special)
 
     def token(self, number: int) -> str | None:
-        """Return the vocabulary entry of an id, such as "##ing"; None if no token has this id."""
+        """Return the spelling of the token with this id in the vocabulary, such as "##ing"; None if no token has this id."""
         return self._backend.id_to_token(number)
 
     def extended(self, words: Iterable[str]) -> tuple[Tokenizer, dict[int, Ids]]:
-        """Return a tokenizer that reads each of these words as one token, and {new id: earlier ids} of the words.
+        """Return a tokenizer that reads each of `words` as one token, and {id of each new token: ids of the tokens it replaces}.
 
-        A word that is a single token already gets no new id. A new word is recognised only if no letter stands beside it; in
-        scripts without spaces anywhere.
+        The replaced tokens are those into which the word was split. A word that already is a single token gets no new id.
+        A new word is recognised only between characters that are not letters; in scripts without spaces, anywhere.
         """
         unique_words = list(dict.fromkeys(words))
         old_tokens = {
@@ -197,7 +209,10 @@ class Tokenizer:
 
     @property
     def mask_id(self) -> int:
-        """Return the id of the mask token, which stands for hidden text. Raises CheckpointError if there is none."""
+        """Return the id of the mask token, which takes the place of hidden tokens.
+
+        Raises CheckpointError if the tokenizer has none.
+        """
         number = self._id_of("mask_token")
         if number is None:
             raise CheckpointError(
@@ -208,24 +223,27 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        """Return the id of the padding token, which fills rows and is never read; 0 if the tokenizer has none."""
+        """Return the id of the padding token, which fills the unused end of a row and is ignored; 0 if the tokenizer has none."""
         return self._id_of("pad_token") or 0
 
     @property
     def unknown_id(self) -> int | None:
-        """Return the id of the unknown token, for text outside the vocabulary; None if every text has tokens."""
+        """Return the id of the unknown token, which stands for text outside the vocabulary; None if there is no such token."""
         return self._id_of("unk_token")
 
     @property
     def max_length(self) -> int | None:
-        """Return the longest input of the published model in tokens, special tokens included; None if no file states it."""
+        """Return the largest number of tokens that the published model reads, with special tokens, from tokenizer_config.json.
+
+        None if the file does not give it.
+        """
         limit = self._config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
 
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
-        """Write files that transformers.AutoTokenizer opens with the same ids and special tokens.
+        """Write the files from which transformers.AutoTokenizer opens a tokenizer with the same ids and special tokens.
 
-        max_length: longest input of the model in tokens, special tokens included; None keeps what the opened folder stated.
+        max_length: largest number of tokens that the model reads, with special tokens; None for the value in the opened files.
         Raises RunError if `folder` cannot be written.
         """
         config = self._saved_config(max_length)
@@ -253,9 +271,9 @@ class Tokenizer:
         return None if name is None else self._backend.token_to_id(name)
 
     def _saved_config(self, max_length: int | None) -> dict[str, Any]:
-        """Return the settings to save in tokenizer_config.json.
+        """Return the settings to be saved in tokenizer_config.json.
 
-        max_length: longest input of the model in tokens; None keeps what the opened folder stated.
+        max_length: largest number of tokens that the model reads; None for the value in the opened files.
         """
         config = {key: value for key, value in self._config.items() if key not in tokenizer_files.NEVER_SAVED}
         for role, name in self._roles.items():
@@ -276,9 +294,10 @@ class Tokenizer:
 
 
 def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], config: Mapping[str, Any]) -> None:
-    """Add a post-processor that puts the cls and sep tokens around texts; do nothing if one of these tokens is missing.
+    """Set the post-processor of `backend` to one that adds the cls and sep tokens around texts.
 
-    roles: the special token of each role. config: content of tokenizer_config.json.
+    Nothing is done if one of these tokens is missing.
+    roles: {role: name of the special token}, such as {"cls_token": "[CLS]"}. config: content of tokenizer_config.json.
     """
     opening, closing = roles.get("cls_token"), roles.get("sep_token")
     if opening is None or closing is None:
@@ -288,10 +307,10 @@ def _frame_by_roles(backend: tokenizers.Tokenizer, roles: Mapping[str, str], con
 
 
 def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
-    """Return the special tokens that the post-processor adds around one text and around two, found by encoding a sample.
+    """Return the special tokens that the post-processor adds to one text and to a pair, found by encoding a sample text.
 
-    If two texts do not become opening + a + closing + joining + b + closing, joining is empty, since no rule for further texts
-    can be derived.
+    If a pair a, b does not become opening + a + closing + joining + b + closing, no rule for further texts can be derived, and
+    joining is empty.
     """
     probe = _probe(backend)
     if probe is None:
@@ -309,7 +328,7 @@ def _read_frame(backend: tokenizers.Tokenizer) -> _Frame:
 
 
 def _probe(backend: tokenizers.Tokenizer) -> tokenizers.Encoding | None:
-    """Return the encoding of a text that gives tokens but no special ones; None if no such text is found."""
+    """Return the encoding of a sample text that gives tokens, none of them special; None if no such text is found."""
     vocabulary_tokens = (backend.id_to_token(number) for number in range(1000))
     for text in chain(("a", "一"), (token for token in vocabulary_tokens if token)):
         encoding = backend.encode(text, add_special_tokens=False)
@@ -319,7 +338,7 @@ def _probe(backend: tokenizers.Tokenizer) -> tokenizers.Encoding | None:
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
-    """Return the texts as a list. Raises UsageError for a single string, which would be read letter by letter."""
+    """Return the texts as a list. Raises UsageError for a single string, which would be taken as a list of its characters."""
     if isinstance(texts, str):
         raise UsageError("a list of texts is needed, not one text")
     return list(texts)

@@ -48,9 +48,10 @@ BERT_SETTINGS = {
 
 
 def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Return (tokenizer of the library, settings) from a model folder, or from its tokenizer.json or vocab.txt.
+    """Return (tokenizer of the `tokenizers` library, its settings) from a model folder, or from a tokenizer.json or vocab.txt.
 
-    Raises CheckpointError if no such file exists or one is damaged.
+    The settings are those of special_tokens_map.json and tokenizer_config.json together.
+    Raises CheckpointError if the folder or file does not exist, is damaged, or holds a tokenizer that cannot be used.
     """
     file = _find(path)
     config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
@@ -66,9 +67,9 @@ def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, str]:
-    """Return the special token of each role, such as "mask_token", that the vocabulary has.
+    """Return {role: name of the special token}, such as {"mask_token": "[MASK]"}, for the roles whose token is in the vocabulary.
 
-    config: the tokenizer's settings, which may name the token; else one of USUAL_NAMES is taken.
+    config: the tokenizer's settings. If they name no token for a role, the first of USUAL_NAMES in the vocabulary is taken.
     """
     roles = {}
     for role, common_names in USUAL_NAMES.items():
@@ -81,9 +82,9 @@ def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[s
 
 
 def describe_token(token: Any, typed: bool = False) -> Any:
-    """Return a special token in the form in which a file stores it: its name, or a dict of its properties.
+    """Return a special token as tokenizer files store it: by its name, or as a dict of its properties, whichever `token` is.
 
-    typed: whether the dict gets the entry "__type", as in tokenizer_config.json but not in special_tokens_map.json.
+    typed: whether the dict has the entry "__type", as in tokenizer_config.json but not in special_tokens_map.json.
     """
     if not isinstance(token, dict):
         return token
@@ -92,12 +93,16 @@ def describe_token(token: Any, typed: bool = False) -> Any:
 
 
 def is_bert(normalizer: object) -> bool:
-    """Return whether a normalizer is BERT's, some settings of which may be repeated in tokenizer_config.json."""
+    """Return whether a normalizer is BERT's. Settings of tokenizer_config.json, such as do_lower_case, apply only to this one."""
     return isinstance(normalizer, normalizers.BertNormalizer)
 
 
 def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Set BERT's normalizer as tokenizer_config.json says, since transformers prefers this file to tokenizer.json."""
+    """Change the settings of a BERT normalizer to those in tokenizer_config.json, as transformers does.
+
+    Nothing is done for other normalizers, and for tokenizer classes that read tokenizer.json unchanged.
+    config: content of tokenizer_config.json.
+    """
     if config.get("tokenizer_class") in GENERIC_CLASSES or not is_bert(backend.normalizer):
         return
     normalizer = backend.normalizer
@@ -108,9 +113,9 @@ def _apply_bert_settings(backend: tokenizers.Tokenizer, config: Mapping[str, Any
 
 
 def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return the tokenizer that the content of a tokenizer.json describes.
+    """Return the tokenizer described by `parts`, the content of a tokenizer.json.
 
-    Raises ValueError or any error of the library if the content is invalid.
+    Raises ValueError, KeyError, or any error of the library if the content is invalid.
     """
     model = parts["model"]
     prefix = model.get("continuing_subword_prefix")
@@ -123,9 +128,10 @@ def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return the tokenizer of a vocab.txt, BERT's old format, whose line number i (from 0) is the token with id i.
+    """Return the tokenizer of a vocab.txt, BERT's old format: the line with number i (from 0) is the token with id i.
 
-    config: settings of the normalizer and special tokens. Raises CheckpointError.
+    config: settings that name the special tokens, and those of the normalizer. Tokens in added_tokens.json are added.
+    Raises CheckpointError if the file cannot be read or has no unknown token, or if added tokens do not fit.
     """
     lines = _read_text(file).removesuffix("\n").split("\n")
     vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
@@ -144,9 +150,9 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
 
 
 def _find(path: Path) -> Path:
-    """Return the tokenizer file in a folder: tokenizer.json, else vocab.txt; return `path` itself if it is such a file.
+    """Return the path of the tokenizer file: in a folder tokenizer.json, else vocab.txt; for a file, `path` itself.
 
-    Raises CheckpointError if no such file exists.
+    Raises CheckpointError if there is no such file.
     """
     if path.is_file():
         if path.suffix in (".json", ".txt"):
@@ -180,7 +186,10 @@ def _read_text(file: Path) -> str:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; empty if there is no such file. Raises CheckpointError."""
+    """Return the object in a JSON file; {} if there is no such file.
+
+    Raises CheckpointError if the file cannot be read, is no valid JSON, or holds something else than an object.
+    """
     if not file.exists():
         return {}
     try:
@@ -193,14 +202,14 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def format_json(value: Mapping[str, Any]) -> str:
-    """Return an object as the JSON text of a tokenizer file."""
+    """Return `value` as JSON text in the layout of tokenizer files: indented, with sorted keys."""
     return json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
 def _check_usable(backend: tokenizers.Tokenizer) -> None:
-    """Raise an error if the tokenizer cannot encode unusual characters, has no tokens, or has too large ids.
+    """Raise ValueError if the tokenizer has no tokens or an id above LARGEST_ID; raise the library's error if it cannot encode.
 
-    This is tested when the tokenizer is opened, so that no run fails in the middle of a corpus.
+    A text with unusual characters is encoded when a tokenizer is opened, so that no run fails in the middle of a corpus.
     """
     backend.encode("a \U000e0fff一\x07", add_special_tokens=True)
     highest = max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -210,7 +219,10 @@ def _check_usable(backend: tokenizers.Tokenizer) -> None:
 
 @contextmanager
 def refusing(place: Path | str) -> Iterator[None]:
-    """Turn any error of the tokenizers library in the `with` block into a CheckpointError that names `place`."""
+    """Turn any error of the `tokenizers` library in the `with` block into a CheckpointError.
+
+    place: the file or folder to name in its message.
+    """
     try:
         yield
     except (MapstoError, KeyboardInterrupt, SystemExit):

@@ -1,4 +1,4 @@
-"""Train a vocabulary on texts: WordPiece with Chinese characters as words, or byte-level BPE. Wraps `tokenizers`."""
+"""Train the vocabulary of a tokenizer: WordPiece with each Chinese character as a word, or byte-level BPE. Wraps `tokenizers`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
     """Return a tokenizer trained on texts.
 
-    size: largest number of tokens; None for `vocabulary_size`. style: "wordpiece", or "bytes" for byte-level BPE.
-    share: the share of the corpus that the texts are.
+    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", or "bytes" for byte-level BPE.
+    share: the texts' share of the corpus, if they are a sample of it; used to estimate the size of the corpus.
     Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
     """
     if style not in STYLES:
@@ -54,7 +54,10 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
 
 
 def parts(text: str) -> Iterator[str]:
-    """Yield the parts of a text of little more than AT_ONCE characters each, split before spaces between words."""
+    """Split a text before spaces into parts of little more than AT_ONCE characters, and yield them in order.
+
+    A part is longer if no space follows.
+    """
     start = 0
     while match := BETWEEN_WORDS.search(text, start + AT_ONCE):
         yield text[start : match.start()]
@@ -63,13 +66,13 @@ def parts(text: str) -> Iterator[str]:
 
 
 def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
-    """Return the default number of tokens for a corpus: 2 √bytes, between 4,096 and 16,384.
+    """Return the default number of tokens for a corpus: 2 √bytes, but at least 4,096 and at most 16,384.
 
     The number of distinct words grows about as the square root of the length of a text (Heaps' law): 4 MB give 4,096 tokens,
     16 MB 8,000, 67 MB 16,384.
 
     corpus_bytes: length of the corpus in UTF-8.
-    characters: number of tokens for single characters. More than 2 √bytes are returned if these would be over three quarters.
+    characters: number of tokens for single characters. The result is raised so that they are at most three quarters of it.
     """
     num_tokens = max(2 * math.sqrt(corpus_bytes), characters / LARGEST_ALPHABET, SMALLEST_SIZE)
     return min(math.ceil(num_tokens / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
@@ -78,7 +81,7 @@ def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
 def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     """Return a WordPiece tokenizer trained on texts.
 
-    size: largest number of tokens; None for `vocabulary_size`. corpus: bytes of the whole corpus.
+    size: largest number of tokens; None for the result of `vocabulary_size`. corpus: length of the whole corpus in bytes.
     """
     backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
     initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
@@ -105,7 +108,7 @@ def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tok
 def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     """Return a byte-level BPE tokenizer trained on texts.
 
-    size: largest number of tokens; None for `vocabulary_size`. corpus: bytes of the whole corpus.
+    size: largest number of tokens; None for the result of `vocabulary_size`. corpus: length of the whole corpus in bytes.
     """
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -125,9 +128,10 @@ def _train_bytes(texts: Sequence[str], size: int | None, corpus: int) -> tokeniz
 
 
 def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[list[str], list[str]]:
-    """Return (characters that get a token, those of them that also get a token inside words, such as "##a").
+    """Return two sorted lists: characters that get a token, and those of them that also get one for use inside words, as "##a".
 
-    Both lists are sorted, and together have at most `max_tokens` characters, the most frequent ones.
+    The most frequent characters are chosen, so that both lists together have at most `max_tokens` entries. Characters seen
+    only once are left out, unless there are no others.
     """
     words: Counter[str] = Counter()
     waiting: list[str] = []
@@ -154,9 +158,10 @@ def _alphabet(backend: tokenizers.Tokenizer, texts: Sequence[str], max_tokens: i
 
 
 def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -> tuple[Counter[str], set[str]]:
-    """Return the count of each character, and the set of characters that follow another one within a word.
+    """Return the number of occurrences of each character, and the set of characters that follow another one within a word.
 
-    words: the count of each word.
+    Characters that are a word by themselves, such as Chinese ones, are not in the set.
+    words: {word: its number of occurrences}.
     """
     counts: Counter[str] = Counter()
     pairs: set[tuple[str, str]] = set()
@@ -171,9 +176,9 @@ def _count_characters(backend: tokenizers.Tokenizer, words: Mapping[str, int]) -
 
 
 def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Return a tokenizer with the normalizer, pre-tokenizer and decoder of BERT around `model`.
+    """Return a tokenizer that consists of `model` and the normalizer, pre-tokenizer and decoder of BERT.
 
-    settings: content of tokenizer_config.json, such as "do_lower_case".
+    settings: content of tokenizer_config.json, which sets up the normalizer, such as by "do_lower_case".
     """
     backend = tokenizers.Tokenizer(model)
     backend.normalizer = normalizers.BertNormalizer(
@@ -190,11 +195,11 @@ def bert_pipeline(model: models.Model, settings: Mapping[str, Any]) -> tokenizer
 def template(
     backend: tokenizers.Tokenizer, opening: str, closing: str, doubled: bool = False, second_type: int = 0
 ) -> processors.TemplateProcessing:
-    """Return the post-processor that adds special tokens around one text or two.
+    """Return a post-processor that adds special tokens to one text, or to a pair of texts.
 
-    opening, closing: the tokens before the first text and after each text.
-    doubled: whether the closing token of the first of two texts is repeated, as in RoBERTa.
-    second_type: the token type of the second text.
+    opening, closing: names of the tokens before the first text and after each text.
+    doubled: whether a second closing token stands between the texts of a pair, as in RoBERTa.
+    second_type: the token type id (BERT's segment id) of the second text.
     """
     single = [f"{opening}:0", "$A:0", f"{closing}:0"]
     joining = [f"{closing}:0"] if doubled else []
@@ -207,7 +212,7 @@ def template(
 
 @contextmanager
 def reading(texts: Sequence[str]) -> Iterator[None]:
-    """Turn an error of the tokenizers library in the `with` block into a DataError that names the invalid one of `texts`."""
+    """Turn an error of the `tokenizers` library in the `with` block into a DataError on the first invalid text of `texts`."""
     try:
         yield
     except (TypeError, UnicodeError) as error:
@@ -215,9 +220,10 @@ def reading(texts: Sequence[str]) -> Iterator[None]:
 
 
 def invalid_text_error(texts: Sequence[object], offset: int = 0) -> Exception:
-    """Return the DataError for the first of `texts` that is no string or that UTF-8 cannot encode.
+    """Return a DataError on the first of `texts` that is no string, or that cannot be encoded in UTF-8.
 
-    offset: number of the first text, from which the message counts.
+    The message gives its number.
+    offset: the number of the first of `texts`. Returns AssertionError if all texts are valid.
     """
     for number, text in enumerate(texts, start=offset):
         if not isinstance(text, str):
