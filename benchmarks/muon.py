@@ -1,4 +1,4 @@
-"""Measure Muon's share of a training step with its products in fp32 and in bf16, in turns: what hardware without bf16 units gains."""
+"""Measure a training step with Muon's products in fp32 and in bf16, in turns: what hardware without bf16 units gains."""
 
 from __future__ import annotations
 
