@@ -92,7 +92,7 @@ class BaselineComparison:
     """The scores of a model and of the linear baseline on the same rows.
 
     features: name of the baseline's features, such as "TF-IDF". metric: name of the score.
-    difference, half_width: mean of the model's score minus the baseline's, and half of its 95 % interval, over the rows.
+    difference: mean over the rows of the model's score minus the baseline's. half_width: half the width of its 95 % interval.
     """
 
     features: str

@@ -83,9 +83,9 @@ def make_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:
 
 
 def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int64s:
-    """Return the indices of the held-out rows whose class occurs among the training rows; all of them for other answers.
+    """Return `held_out` without the rows whose class does not occur among the training rows; all of it if no target is a class.
 
-    Rows of other classes are dropped because no trial can predict a class that it has not seen.
+    A model cannot predict a class that it has not seen in training.
     training, held_out: indices of rows in `rows`.
     """
     for target, answers in zip(answering(rows.arrow), rows.targets, strict=True):

@@ -41,8 +41,8 @@ class MAEDecoder(nn.Module):
     def forward(self, hidden: Tensor, batch: Batch, masked: Tensor) -> Tensor:
         """Return the decoder's states (r, l, e) of all tokens of the batch.
 
-        hidden: states (r, l, d) of the Transformer; those of hidden tokens are ignored.
-        masked: indices (m,) of the hidden tokens among all r × l tokens.
+        hidden: the Transformer's states (r, l, d); at masked tokens the mask embedding replaces them.
+        masked: indices (m,) of the masked tokens among all r × l tokens.
         """
         x = self.embed(hidden).flatten(0, 1)
         # The states of hidden tokens are zero, as the Transformer did not read them; the mask token takes their place.

@@ -118,12 +118,15 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
 def to_mapsto_names(
     family: Family, published: Dict[str, Tensor], num_indices: int, folder: Path, notes: list[str]
 ) -> dict[str, Tensor]:
-    """Return {mapsto's name: weight in fp32} for the weights of a checkpoint, by joining those that are one weight here.
+    """Return the weights of a checkpoint in fp32, by mapsto's names.
 
-    published: weights by published name. num_indices: layer numbers below this one are looked for.
+    Published weights that are one weight in mapsto, such as those of query, key and value, are concatenated.
+
+    published: weights by published name. num_indices: one more than the highest layer number in the names.
     folder: the folder to name in error messages. notes: gets a message if weights of another task are left out.
 
-    Raises CheckpointError for weights that the family does not have, incomplete groups, and other types than floating point.
+    Raises CheckpointError for a weight that the family does not have, for one that is not floating point, and if only some of
+    the weights to concatenate are there.
     """
     remaining = _normalise_names(family, published)
     weights = {
