@@ -301,7 +301,7 @@ def test_parallel_fits_stop_together(tmp_path: Path, stop: signal.Signals) -> No
     time.sleep(1)  # into the fits that take long
     (os.killpg if stop == signal.SIGINT else os.kill)(process.pid, stop)
     try:
-        stderr = process.communicate(timeout=60)[1]  # until no process is left to say something
+        stderr = process.communicate(timeout=240)[1]  # until no process is left to say something
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise

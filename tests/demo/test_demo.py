@@ -34,14 +34,35 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     reviews, news = data.reviews(), data.news()
     monkeypatch.setattr(data, "reviews", lambda: reviews[-80:] + reviews[:80])
     monkeypatch.setattr(data, "news", lambda: news[::37])
-    sizes = {"NUM_TEST_REVIEWS": 20, "NUM_TEST_NEWS": 10, "REVIEW_LABELS": (8, 16), "NEWS_LABELS": (10, 20), "SEEDS": 2}
+    sizes = {
+        "NUM_TEST_REVIEWS": 20,
+        "NUM_TEST_NEWS": 10,
+        "REVIEW_LABELS": (8, 16),
+        "NEWS_LABELS": (10, 20),
+        "SEEDS": 2,
+        "LAYERS": 1,
+    }
     for name, value in sizes.items():
         monkeypatch.setattr(run, name, value)
 
 
 @pytest.mark.usefixtures("small")
-def test_the_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_is_stopped_continued_and_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    def run_first_part() -> None:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(run, "_published_start", stop)
+            run.run(tmp_path, 0.02, Progress())
+
+    run_first_part()
+    manifest = tmp_path / "base" / "mapsto.json"
+    made = manifest.stat().st_mtime_ns
     run.run(tmp_path, 0.02, Progress())
+    assert manifest.stat().st_mtime_ns == made
     said = capsys.readouterr().out
     assert "base, full" in said and "TF-IDF, linear" in said and f"{run.QUESTION} ↦ " in said
     assert (tmp_path / "report.txt").read_text(encoding="utf-8").strip() in said
@@ -50,21 +71,7 @@ def test_the_demo_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[
     for part in ("reviews", "news"):
         assert (tmp_path / f"{part}-report" / "report.html").stat().st_size > 10_000
         assert mapsto.load(tmp_path / part)("一个字")["label"]
-
-
-@pytest.mark.usefixtures("small")
-def test_a_demo_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*given: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(run, "_published_start", stop)
-        run.run(tmp_path, 0.02, Progress())
-    manifest = tmp_path / "base" / "mapsto.json"
-    made = manifest.stat().st_mtime_ns
-    run.run(tmp_path, 0.02, Progress())
-    assert manifest.stat().st_mtime_ns == made
-    run.run(tmp_path, 0.02, Progress())
+    run_first_part()
     assert manifest.stat().st_mtime_ns != made
 
 
