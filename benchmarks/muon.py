@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,6 @@ from common import DATA, record, seconds, spread
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.task.arrow import parse
-from mapsto.training import muon
 from mapsto.training.loop import Training
 from mapsto.training.plan import Plan, RunContext
 
@@ -26,24 +26,32 @@ def main() -> None:
         corpus.write_text("\n".join(lines), encoding="utf-8")
         run = prepare(FitRequest(parse("~text -> text"), corpus))
     plan = Plan(steps=10_000, batch=64, rate=5e-3, optimizer="muon", seed=0, save_every=10**9)
-    training = Training(run.mapping, run.examples, plan, RunContext(torch.device("cpu"), workers=0))
-    training.mapping.train()
-    training.step(0)
-    durations: dict[bool, list[float]] = {False: [], True: []}
+    trainings = {
+        precision: Training(
+            run.mapping,
+            run.examples,
+            replace(plan, muon_precision=precision),
+            RunContext(torch.device("cpu"), workers=0),
+        )
+        for precision in ("fp32", "bf16")
+    }
+    run.mapping.train()
+    for training in trainings.values():
+        training.step(0)
+    durations: dict[str, list[float]] = {precision: [] for precision in trainings}
     for turn in range(ROUNDS):
-        for in_bf16 in (False, True):
-            muon.accelerates_bf16 = lambda device, in_bf16=in_bf16: in_bf16
-            durations[in_bf16].append(
-                seconds(lambda turn=turn: [training.step(1 + turn * STEPS + step) for step in range(STEPS)]) / STEPS
-            )
-    ratios = [slow / fast for fast, slow in zip(durations[False], durations[True], strict=True)]
+        for precision, training in trainings.items():
+            steps = range(1 + turn * STEPS, 1 + (turn + 1) * STEPS)
+            taken = seconds(lambda training=training, steps=steps: [training.step(step) for step in steps])
+            durations[precision].append(taken / STEPS)
+    ratios = [slow / fast for fast, slow in zip(durations["fp32"], durations["bf16"], strict=True)]
     record(
         "Muon without bf16 units (benchmarks/muon.py)",
         [
             "| model of 6 layers, width 256 | ms a step |",
             "|---|---|",
-            f"| orthogonalised in fp32 | {spread([1000 * value for value in durations[False]])} |",
-            f"| orthogonalised in bf16, as torch does | {spread([1000 * value for value in durations[True]])} |",
+            f"| orthogonalised in fp32 | {spread([1000 * value for value in durations['fp32']])} |",
+            f"| orthogonalised in bf16, as torch does | {spread([1000 * value for value in durations['bf16']])} |",
             f"| bf16 / fp32 | {spread(ratios, 1)} |",
         ],
     )

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from mapsto.device import accelerates_bf16
 from mapsto.fitting.method import STEPLESS_METHODS
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.task.capabilities import Located
@@ -78,6 +79,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         patience=options.patience,
         average=is_pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
+        muon_precision="bf16" if accelerates_bf16(run.device) else "fp32",
         head=learning_defaults(run).head_factor if fits_start and options.lora is None else 1.0,
     )
     # Raises before the first step is timed.

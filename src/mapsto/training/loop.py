@@ -89,7 +89,9 @@ class Training:
         self.layout.check(plan.batch, plan.optimizer)
         self.ranks = self.layout.ranks
         self.objective = objective or Objective()
-        self.optimizers = Optimizers(mapping, plan.optimizer, plan.rate, plan.layer_decay, plan.head)
+        self.optimizers = Optimizers(
+            mapping, plan.optimizer, plan.rate, plan.layer_decay, plan.head, plan.muon_precision
+        )
         self.loader = Loader(examples, plan, context.workers, self.objective, self.ranks)
         self.state = TrainingState()
         self.average: dict[str, Tensor] = {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-
-from mapsto.device import accelerates_bf16
 
 # Size of an update relative to the root of a matrix's longer side, which gives it the root mean square of AdamW's updates
 # (Liu et al. 2025).
@@ -15,21 +13,22 @@ UPDATE_SCALE = 0.2
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon with the learning rates of AdamW ("match_rms_adamw"), in a precision that suits the hardware.
+    """torch's Muon with the learning rates of AdamW ("match_rms_adamw"), in a chosen precision of the orthogonalisation.
 
-    torch computes the orthogonalisation in bf16. A CPU without bf16 units emulates these products, which took 60 times
-    as long as fp32 ones (AVX2, torch 2.13) and most of the time of a step. There the orthogonalisation is in fp32.
+    torch computes it in bf16. A CPU without bf16 units emulates these products, which takes many times as long as fp32
+    products (benchmarks/muon.py).
+    precision: "bf16", which is torch's own step, or "fp32".
     """
 
-    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
+    def __init__(self, params: Any, lr: float, weight_decay: float, precision: Literal["bf16", "fp32"]) -> None:
         super().__init__(params, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all matrices once. closure: not supported; must be None."""
         assert closure is None
-        device = self.param_groups[0]["params"][0].device
-        if accelerates_bf16(device):
+        if self.precision == "bf16":
             super().step()  # type: ignore[no-untyped-call]
             return
         for group in self.param_groups:

@@ -86,6 +86,7 @@ class Optimizers:
         rate: float,
         layer_decay: float = 1.0,
         head: float = 1.0,
+        muon_precision: Literal["bf16", "fp32"] = "bf16",
     ) -> None:
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -111,7 +112,7 @@ class Optimizers:
                 torch.optim.AdamW(adamw_groups, lr=adamw_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
             )
         if muon_groups := [group for group in muon_groups if group["params"]]:
-            self.optimizers.append(Muon(muon_groups, lr=rate, weight_decay=WEIGHT_DECAY[kind]))
+            self.optimizers.append(Muon(muon_groups, rate, WEIGHT_DECAY[kind], muon_precision))
 
     def step(self, factor: float) -> None:
         """Update the weights once at `factor` times the peak learning rate, then set the gradients to None."""

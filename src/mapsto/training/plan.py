@@ -38,6 +38,8 @@ class Plan:
     patience: int = 3  # scores in a row without an improvement after which the learning rate decays
     average: bool = False  # whether the weights are averaged over the tail of the run
     layer_decay: float = 1.0  # ratio of a block's learning rate to that of the next higher block
+    # Precision of Muon's orthogonalisation. Plans that older versions recorded have none: they computed in bf16.
+    muon_precision: Literal["bf16", "fp32"] = "bf16"
     head: float = 1.0  # factor of the heads' learning rate
 
 
