@@ -15,7 +15,7 @@ from mapsto.task.arrow import parse
 from mapsto.training.loop import Training
 from mapsto.training.plan import Plan, RunContext
 
-ROUNDS, STEPS = 5, 3
+ROUNDS, STEPS = 3, 1
 ROWS = 4000
 
 

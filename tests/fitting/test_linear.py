@@ -103,6 +103,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         ("en:text, de:text -> label", {}, "reads one value"),
         ("text -> label", {"steps": 3}, "--steps would change nothing with --method linear"),
         ("text -> label", {"layers": 3}, "--layers would change nothing with --method linear"),
+        ("text -> label", {"search": 2}, "leave --search nothing to try"),
     ],
 )
 def test_what_a_linear_model_cannot_do_is_said(arrow: str, options: dict[str, Any], reason: str) -> None:

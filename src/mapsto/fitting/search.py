@@ -26,7 +26,7 @@ from mapsto.distributed import SINGLE_PROCESS, read_ranks
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.fitting import fit, folds, run_folder
 from mapsto.fitting.folds import Fold, make_folds
-from mapsto.fitting.method import choose_method, contrast_port, make_objective
+from mapsto.fitting.method import STEPLESS_METHODS, choose_method, contrast_port, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
@@ -220,9 +220,9 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     rows = load_rows(mapping.arrow, request.data)
     splits = make_folds(rows, options.seed)
     methods = _possible_methods(run, [training for training, _ in splits])
-    if method not in ("probe", *methods):
+    if method not in (*STEPLESS_METHODS, *methods):
         raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
-    default = _default_hyperparameters(run, "full" if method == "probe" else method)
+    default = _default_hyperparameters(run, "full" if method in STEPLESS_METHODS else method)
     values: SearchSpace = {
         "method": methods,
         "rate": _bounds(default["rate"], RATES),
@@ -230,7 +230,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
         "batch": sorted({min(round(default["batch"] * times), len(run.examples)) for times in BATCHES}),
     }
     fixed = {name for name in values if getattr(options, name) not in (None, "auto")}
-    fixed |= set(values) if options.method == "probe" else set()
+    fixed |= set(values) if options.method in STEPLESS_METHODS else set()
     fixed |= {"method"} if len(methods) == 1 else set()
     # A number of steps fixes the length of a trial.
     fixed |= {"epochs"} if options.steps is not None else set()
