@@ -116,7 +116,7 @@ cli.main()
 def dying(tries: int, flags: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
     flags.mkdir()
     command = [sys.executable, "-c", DYING, *words, str(tries), str(flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.slow
