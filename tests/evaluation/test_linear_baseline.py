@@ -55,7 +55,7 @@ def test_a_better_linear_model_is_told_first() -> None:
     mapsto.fit("text -> label", TRAIN, test=TEST, progress=progress, **TINY)
     (sentence,) = [line for line in progress.lines if "TF-IDF" in line]
     assert sentence.startswith("a linear model of TF-IDF is better here: accuracy ")
-    assert sentence.endswith("--method linear fits it")
+    assert sentence.endswith("--method linear fits it, without a start")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_sentence_says_who_is_better(wrong: int, wrong_baseline: int, said: 
         answers[:num_wrong] = 1 - answers[:num_wrong]
         return torch.nn.functional.one_hot(answers, 2).float()
 
-    comparison = compare_with_baseline(target, outputs(wrong), outputs(wrong_baseline), rows)
+    comparison = compare_with_baseline(target, outputs(wrong), outputs(wrong_baseline), rows, is_method=True)
     assert comparison is not None and said in str(comparison)
     assert comparison.difference == pytest.approx((wrong_baseline - wrong) / 200)
     assert f"{100 - wrong_baseline / 2:.1f} % against {100 - wrong / 2:.1f} %" in str(comparison)
@@ -98,3 +98,21 @@ def test_nothing_is_compared_without_scored_rows_or_with_itself(options: dict[st
     test = TEST if options.get("method") == "linear" else None
     mapsto.fit("text -> label", TRAIN, test=test, progress=progress, **options)
     assert not any("linear model of" in line for line in progress.lines)
+
+
+def test_pictures_have_a_baseline_but_no_linear_method() -> None:
+    rng = np.random.default_rng(0)
+    shades = rng.integers(0, 2, 60)
+    rows = [
+        {
+            "image": np.full((8, 8, 3), 40 + 150 * shade, np.uint8) + rng.integers(0, 9, (8, 8, 3), np.uint8),
+            "label": str(shade),
+        }
+        for shade in shades.tolist()
+    ]
+    progress = Lines()
+    mapsto.fit(
+        "image -> label", rows[:30], test=rows[30:], progress=progress, layers=1, width=32, steps=1, device="cpu"
+    )
+    (sentence,) = [line for line in progress.lines if "colours and edges" in line]
+    assert "100.0 %" in sentence and "--method" not in sentence

@@ -21,7 +21,7 @@ from mapsto.errors import RunError, UsageError
 from mapsto.evaluation.error_analysis import analyse_errors
 from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.report_sections import mistake_sections
-from mapsto.evaluation.suspects import find_suspects
+from mapsto.evaluation.suspects import join_suspects
 from mapsto.task.arrow import parse
 
 COLUMNS = [
@@ -47,7 +47,7 @@ def predictions(count: int = 2000, flipped: int = 0, unseen: int = 0, port: str 
 
 def test_suspects_are_the_flipped_labels_and_their_precision_is_estimated() -> None:
     noisy = predictions(flipped=200)
-    suspects = find_suspects([noisy])
+    suspects = noisy.suspects
     is_flipped = np.array([suspect.index < 200 for suspect in suspects.rows])
     assert is_flipped.sum() > 120 and suspects.num_wrong == pytest.approx(is_flipped.sum(), rel=0.2)
     for count in (50, 100, 150, suspects.num_recommended):
@@ -69,7 +69,7 @@ def test_suspects_are_the_flipped_labels_and_their_precision_is_estimated() -> N
 
 
 def test_clean_labels_have_few_suspects_and_no_list_to_check() -> None:
-    suspects = find_suspects([predictions()])
+    suspects = predictions().suspects
     assert len(suspects.rows) < 40 and suspects.num_wrong < 5 and suspects.num_recommended < 3
 
 
@@ -77,7 +77,7 @@ def test_no_suspects_are_said_and_written(tmp_path: Path) -> None:
     certain = predictions()
     labels = torch.tensor([int(name[1]) for name in certain.labels])
     certain.outputs[:] = 9.0 * torch.nn.functional.one_hot(labels, 3)
-    suspects = find_suspects([certain])
+    suspects = certain.suspects
     assert (
         suspects.rows == [] and suspects.threshold is None and suspects.summary() == ["no label is likely to be wrong"]
     )
@@ -89,17 +89,17 @@ def test_no_suspects_are_said_and_written(tmp_path: Path) -> None:
 
 
 def test_labels_never_seen_are_counted_and_not_listed() -> None:
-    suspects = find_suspects([predictions(flipped=100, unseen=30)])
+    suspects = predictions(flipped=100, unseen=30).suspects
     assert suspects.num_unseen == 30 and not any(suspect.label == "new" for suspect in suspects.rows)
     assert len(suspects.rows) > 50 and max(suspect.index for suspect in suspects.rows) < 1970
     assert suspects.summary()[-1] == "not in the list: 30 rows with a label that training never saw"
-    only_new = find_suspects([predictions(50, unseen=50)])
+    only_new = predictions(50, unseen=50).suspects
     assert only_new.rows == [] and only_new.num_unseen == 50
 
 
 def test_suspects_of_several_targets_are_one_list() -> None:
     parts = [predictions(flipped=100, port="mood"), predictions(flipped=50, port="place")]
-    both, single = find_suspects(parts), [find_suspects([part]) for part in parts]
+    both, single = join_suspects([part.suspects for part in parts]), [part.suspects for part in parts]
     assert {suspect.column for suspect in both.rows} == {"mood", "place"}
     assert len(both.rows) == sum(len(part.rows) for part in single)
     wrong = [suspect.wrong_probability for suspect in both.rows]
@@ -119,7 +119,7 @@ def test_the_page_and_the_screen_say_how_many_there_are(monkeypatch: pytest.Monk
     """The first 20 are on the page, without the package cleanlab."""
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     noisy = predictions(flipped=200)
-    suspects, analysis = find_suspects([noisy]), analyse_errors(noisy)
+    suspects, analysis = noisy.suspects, analyse_errors(noisy)
     assert analysis is not None and [case.index for case in analysis.label_issues] == [
         suspect.index for suspect in suspects.rows[:20]
     ]
@@ -198,7 +198,7 @@ def test_paths_that_cannot_be_written_are_refused(
     status, out, err = command(monkeypatch, capsys, "evaluate", clf / "clf", clf / "test.csv", "--suspects", path)
     assert status == 1 and "could not be written" in err and "accuracy" in out and path.read_text() == "an older list"
     with pytest.raises(RunError, match="could not be written"):
-        find_suspects([predictions()]).write(path)
+        predictions().suspects.write(path)
 
 
 def command(

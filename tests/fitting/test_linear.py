@@ -88,6 +88,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert fitted.returncode == 0 and "a linear model" in fitted.stderr, fitted.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert config["model_type"] == "linear"
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "library_name: mapsto" in card and "pipeline_tag" not in card and "random weights" not in card
     answered = run("predict", out, "--text", "old winter", "--json")
     assert json.loads(answered.stdout)["label"] == "cold"
     assert run("info", out).returncode == run("explain", out, "old winter").returncode == 0

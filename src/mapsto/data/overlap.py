@@ -41,21 +41,21 @@ class Overlap:
         return self.num_overlapping > 0
 
     @property
-    def share(self) -> str:
+    def counts(self) -> str:
         """The numbers of rows in words: "37 of 200 rows"."""
         return f"{self.num_overlapping:,} of {self.num_rows:,} rows"
 
     @property
     def mark(self) -> str:
         """The words that stand behind every score that rests on the overlap; empty without overlap."""
-        return f" – too good: {self.share} were trained on" if self else ""
+        return f" – too good: {self.counts} were trained on" if self else ""
 
     @property
     def warning(self) -> str:
         """The sentence about these rows for notes and pages; empty where no row matches."""
         fitted = f"by this model or by a model that it started from ({', '.join(self.data)})"
         if self:
-            return f"{self.share} were trained on {fitted}: the scores are too good"
+            return f"{self.counts} were trained on {fitted}: the scores are too good"
         if self.num_possible:
             return (
                 f"{self.num_possible:,} of {self.num_rows:,} rows may have been trained on {fitted}; so few may also be "

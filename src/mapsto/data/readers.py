@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mapsto.errors import DataError, Finding, UsageError, near
-from mapsto.text.features import find_invalid_character
+from mapsto.text.characters import find_invalid_character
 
 # Line ends.
 ROW = re.compile(r"\r\n|\r|\n")

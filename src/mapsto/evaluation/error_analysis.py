@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluation.evaluate import Evaluation, Predictions
-from mapsto.evaluation.suspects import Suspects, describe_counts, find_suspects
+from mapsto.evaluation.suspects import describe_counts
 from mapsto.explain.attribution import Attribution, Explainer
 from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
@@ -208,7 +208,7 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
         return None
     scores = row_scores.astype(np.float64)
     confidence = target.confidence(predictions.outputs) if isinstance(target, Classes) else None
-    suspects = find_suspects([predictions]) if has_exclusive_classes(target) else Suspects([], 0)
+    suspects = predictions.suspects
     first_suspects = np.array([suspect.index for suspect in suspects.rows[:MAX_CASES]], np.int64)
     return ErrorAnalysis(
         target.primary_metric,

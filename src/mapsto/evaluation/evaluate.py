@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
-from mapsto.evaluation.suspects import Suspects, find_suspects
+from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
 from mapsto.inference.forward import (
     Report,
     build_value,
@@ -37,7 +38,7 @@ from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Classes, Located, Reconstruction
+from mapsto.task.capabilities import Classes, Located, Reconstruction, has_exclusive_classes
 from mapsto.task.target import Target
 
 NUM_SAMPLES = 8  # rows whose outputs are kept for the report
@@ -64,6 +65,11 @@ class Predictions:
         """Return the column of the labels."""
         port = self.arrow.targets[self.port]
         return port.column or port.kind
+
+    @cached_property
+    def suspects(self) -> Suspects:
+        """The rows whose label may be wrong; none if answers are not one of several classes."""
+        return find_suspects(self) if has_exclusive_classes(self.target) else Suspects([], 0)
 
     def input_text(self, row: int) -> str:
         """Return the values that the model read in a row, as text; each source stands on a line of its own."""
@@ -118,7 +124,8 @@ class Evaluation:
 
         Raises UsageError if no answer of the model is one of several classes.
         """
-        return find_suspects(self.predictions)
+        require_exclusive_classes(predictions.target for predictions in self.predictions)
+        return join_suspects([predictions.suspects for predictions in self.predictions])
 
     def record(self) -> dict[str, Any]:
         """Return everything but predictions and samples as a JSON-serialisable dict."""

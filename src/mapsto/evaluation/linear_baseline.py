@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mapsto import kinds
 from mapsto.data.rows import Rows
-from mapsto.metrics.intervals import Floats, Score, with_intervals
+from mapsto.metrics.intervals import Floats
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Comparable, Describable, LinearProbe
@@ -92,48 +92,51 @@ class BaselineComparison:
     """The scores of a model and of the linear baseline on the same rows.
 
     features: name of the baseline's features, such as "TF-IDF". metric: name of the score.
+    is_method: whether `--method linear` fits the baseline as a model.
     difference: mean over the rows of the model's score minus the baseline's. half_width: half the width of its 95 % interval.
     """
 
     features: str
     metric: str
-    model: Score
-    baseline: Score
+    model: float
+    baseline: float
+    is_method: bool
     difference: float
     half_width: float
 
     def __str__(self) -> str:
-        both = f"{self.metric} {_number(self.baseline)} against {_number(self.model)}"
+        both = f"{self.metric} {100 * self.baseline:.1f} % against {100 * self.model:.1f} %"
         name = f"a linear model of {self.features}"
+        advice = "; --method linear fits it, without a start" if self.is_method else ""
         if self.difference < -self.half_width:
-            return f"{name} is better here: {both}; --method linear fits it"
+            return f"{name} is better here: {both}{advice}"
         if self.difference <= self.half_width:
-            return f"{name} is as good here, within chance: {both}; --method linear fits it in seconds"
+            return f"{name} is as good here, within chance: {both}{advice}"
         return f"{name}: {both} of this model"
 
 
-def _number(score: Score) -> str:
-    """Format a score between 0 and 1 in percent."""
-    return f"{100 * score.value:.1f} %"
-
-
 def compare_with_baseline(
-    target: Comparable, outputs: Tensor, baseline: Tensor, rows: Rows
+    target: Comparable, outputs: Tensor, baseline: Tensor, rows: Rows, is_method: bool
 ) -> BaselineComparison | None:
     """Compare a model's outputs (n, …) with those of the linear baseline for the same rows, by the target's main metric.
 
-    rows: with the labels of the arrow's first target. Return None if single rows have no score.
+    rows: with the labels of the arrow's first target. is_method: see BaselineComparison.
+    Return None if single rows have no score.
     """
-    labels = rows.targets[0]
-    per_row = [target.per_item_metric(values, labels) for values in (outputs, baseline)]
-    if per_row[0] is None or per_row[1] is None:
+    labels, metric = rows.targets[0], target.primary_metric
+    row_scores = [target.per_item_metric(values, labels) for values in (outputs, baseline)]
+    if row_scores[0] is None or row_scores[1] is None:
         return None
-    differences: Floats = per_row[0].astype(np.float64) - per_row[1]
-    name = target.primary_metric
-    scores = [with_intervals(target.metrics(values, labels))[name] for values in (outputs, baseline)]
-    half_width = (
-        HALF_WIDTH * float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
-    )
+    differences: Floats = row_scores[0].astype(np.float64) - row_scores[1]
+    error = float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
+    compute, *arrays = target.metrics(outputs, labels)[metric]
+    compute_baseline, *baseline_arrays = target.metrics(baseline, labels)[metric]
     return BaselineComparison(
-        " and ".join(feature_names(rows.arrow)), name, scores[0], scores[1], float(differences.mean()), half_width
+        " and ".join(feature_names(rows.arrow)),
+        metric,
+        float(compute(*arrays)),
+        float(compute_baseline(*baseline_arrays)),
+        is_method,
+        float(differences.mean()),
+        HALF_WIDTH * error,
     )

@@ -119,32 +119,29 @@ def require_exclusive_classes(targets: Iterable[Target]) -> None:
         raise UsageError("wrong labels are looked for where each label is one of several classes; this model has none")
 
 
-def find_suspects(all_predictions: Sequence[Predictions]) -> Suspects:
-    """Return the rows whose label may be wrong, of all targets whose answer is one of several classes.
+def find_suspects(predictions: Predictions) -> Suspects:
+    """Return the rows whose label may be wrong, of one target whose answer is one of several classes.
 
     A row is listed if the model answers another class, and its label is wrong with a probability of at least
     MIN_WRONG_PROBABILITY.
-    Raises UsageError if there is no such target.
     """
-    require_exclusive_classes(predictions.target for predictions in all_predictions)
-    suspects: list[Suspect] = []
-    num_unseen = 0
-    for predictions in all_predictions:
-        target = predictions.target
-        if isinstance(target, Classes) and has_exclusive_classes(target):
-            class_index = {name: index for index, name in enumerate(target.classes)}
-            # The model has no probability of a label that training never saw.
-            seen_rows = np.array(
-                [row for row, label in enumerate(predictions.labels) if label in class_index], np.int64
-            )
-            labels = np.array([class_index[predictions.labels[row]] for row in seen_rows], np.int64)
-            num_unseen += len(predictions.labels) - len(seen_rows)
-            if len(seen_rows) and len(class_index) > 1:
-                suspects += _suspects_of_target(predictions, target.classes, seen_rows, labels)
-    suspects.sort(key=lambda suspect: -suspect.wrong_probability)
-    precision = np.cumsum([suspect.wrong_probability for suspect in suspects]) / np.arange(1, len(suspects) + 1)
-    rows = [replace(suspect, precision=float(value)) for suspect, value in zip(suspects, precision, strict=True)]
-    return Suspects(rows, num_unseen)
+    target = predictions.target
+    assert isinstance(target, Classes)
+    class_index = {name: index for index, name in enumerate(target.classes)}
+    # The model has no probability of a label that training never saw.
+    seen_rows = np.array([row for row, label in enumerate(predictions.labels) if label in class_index], np.int64)
+    labels = np.array([class_index[predictions.labels[row]] for row in seen_rows], np.int64)
+    can_judge = len(seen_rows) > 0 and len(class_index) > 1
+    suspects = _suspects_of_target(predictions, target.classes, seen_rows, labels) if can_judge else ()
+    return join_suspects([Suspects(list(suspects), len(predictions.labels) - len(seen_rows))])
+
+
+def join_suspects(parts: Sequence[Suspects]) -> Suspects:
+    """Return the suspects of several targets as one list, the worst first, with the precision of that list."""
+    rows = sorted((row for part in parts for row in part.rows), key=lambda suspect: -suspect.wrong_probability)
+    precision = np.cumsum([suspect.wrong_probability for suspect in rows]) / np.arange(1, len(rows) + 1)
+    rows = [replace(suspect, precision=float(value)) for suspect, value in zip(rows, precision, strict=True)]
+    return Suspects(rows, sum(part.num_unseen for part in parts))
 
 
 def _suspects_of_target(

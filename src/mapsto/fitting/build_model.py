@@ -23,7 +23,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Classes, LinearProbe, Located, Spatial, require
+from mapsto.task.capabilities import Classes, LinearProbe, Located, Spatial, linear_source, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -76,12 +76,21 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
     }
 
 
-def require_linear(arrow: Arrow, start: StartingModel) -> None:
-    """Raise UsageError unless a linear model suits the task: one source, one answer per example, and `start` empty."""
+def why_not_linear(arrow: Arrow) -> str:
+    """Return why `--method linear` cannot fit an arrow, for a message; an empty string if it can."""
     if arrow.corrupted or not all(issubclass(target, LinearProbe) for target in kinds.answering(arrow)):
-        raise UsageError(f"--method linear fits one answer a row, such as a label; {arrow} asks for others")
+        return f"--method linear fits one answer a row, such as a label; {arrow} asks for others"
     if len(arrow.sources) > 1:
-        raise UsageError(f"--method linear reads one value a row, and {arrow} has {len(arrow.sources)}")
+        return f"--method linear reads one value a row, and {arrow} has {len(arrow.sources)}"
+    if linear_source(kinds.source(arrow.sources[0].kind)) is None:
+        return f"--method linear cannot read values of the kind {arrow.sources[0].kind!r}"
+    return ""
+
+
+def require_linear(arrow: Arrow, start: StartingModel) -> None:
+    """Raise UsageError unless a linear model can fit the arrow and `start` is empty."""
+    if reason := why_not_linear(arrow):
+        raise UsageError(reason)
     if start.config is not None:
         raise UsageError("--method linear makes a model of its own; leave --start and --like out")
 
@@ -90,10 +99,11 @@ def linear_sources(arrow: Arrow, rows: Rows, say: Callable[[str], None]) -> dict
     """Return the one source of a linear model, such as TF-IDF of texts, fitted to the values of the rows, by its kind.
 
     say: prints a line about the source.
-    Raises UsageError if no linear model reads the kind of value of the arrow's source.
     """
     (port,) = arrow.sources
-    source = huggingface.linear_source(kinds.source(port.kind)).new(rows.sources[0])
+    cls = linear_source(kinds.source(port.kind))
+    assert cls is not None, "why_not_linear was asked first"
+    source = cls.new(rows.sources[0])
     say(f"made {source}")
     return {port.kind: source}
 

@@ -23,6 +23,7 @@ from mapsto.evaluation.linear_baseline import (
 )
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
+from mapsto.fitting.build_model import why_not_linear
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
@@ -130,7 +131,8 @@ def compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, s
     else:
         outputs = predict_rows(run.mapping, run.data.arrow, rows, 0, run.device)
     baseline = fit_linear_baseline(target, 0, training, seed)(rows)
-    comparison = compare_with_baseline(target, outputs, baseline, rows)
+    is_method = not why_not_linear(run.data.arrow)
+    comparison = compare_with_baseline(target, outputs, baseline, rows, is_method)
     return None if comparison is None else str(comparison)
 
 

@@ -36,7 +36,7 @@ from mapsto.task.capabilities import Classes, Comparable, Located, Mark, Mixable
 from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
-from mapsto.text.features import find_invalid_character
+from mapsto.text.characters import find_invalid_character
 from mapsto.vision import detection_annotations
 from mapsto.vision.detection_heads import (
     BoxHead,

@@ -30,7 +30,7 @@ from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.text.features import find_invalid_character
+from mapsto.text.characters import find_invalid_character
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
 MIN_ROWS_TO_CALIBRATE = 100

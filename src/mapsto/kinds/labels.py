@@ -27,7 +27,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.text.features import find_invalid_character
+from mapsto.text.characters import find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
 CONSTANT_LOGIT = (

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mapsto import kinds, zoo
-from mapsto.errors import CheckpointError, MapstoError, UsageError
+from mapsto.errors import CheckpointError, MapstoError
 from mapsto.files import CONVERT, PICKLED, open_tensors, read_json, require_space, write_atomic
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mae_decoder import MAEDecoder
@@ -36,7 +36,7 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
-from mapsto.task.capabilities import Classes, Describable, LinearFeatures, Spatial
+from mapsto.task.capabilities import Classes, Spatial, linear_source
 from mapsto.task.source import Source
 from mapsto.zoo import Family
 
@@ -106,7 +106,10 @@ def open_pretrained(name: str) -> PretrainedModel:
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
     source_class = kinds.source(_source_kind(raw, family, folder))
     if family.linear:
-        source_class = linear_source(source_class)
+        linear_class = linear_source(source_class)
+        if linear_class is None:
+            raise CheckpointError(f"{folder}: no linear model reads values of the kind {source_class.kind!r}")
+        source_class = linear_class
     source = _open_source(folder, config, source_class, tensors)
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
@@ -282,17 +285,6 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
     if kind not in kinds.names("source"):
         raise CheckpointError(f"{folder} reads values of the kind {kind!r}, which is not installed here")
     return str(kind)
-
-
-def linear_source(kind: type[Source]) -> type[LinearFeatures]:
-    """Return the Source class by which linear models read values of a kind, such as n-grams for text.
-
-    kind: the kind's Source class for other models. Raises UsageError if the kind has no linear models.
-    """
-    cls = kind.linear_source() if issubclass(kind, Describable) else None
-    if cls is None:
-        raise UsageError(f"there is no linear model that reads values of the kind {kind.kind!r}")
-    return cls
 
 
 def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: Dict[str, Tensor]) -> Source:

@@ -43,7 +43,7 @@ def render_model_card(
         "",
         "## Where it comes from",
         "",
-        f"- Start: {provenance.get('start') or 'random weights'}",
+        f"- Start: {provenance.get('start') or ('none' if mapping.config.is_linear else 'random weights')}",
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
         f"- Seed: {provenance.get('seed', 0)}; steps: {steps}; tokens read: {provenance.get('tokens', 'unknown')}{time_spent}",
         *_search(provenance.get("search")),
@@ -63,9 +63,16 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
 
     Scores are left out if test rows overlap with training rows (`provenance`), and for tasks without a name on the hub.
     """
-    # A task in the metadata lets the hub run the model, which it cannot if predictions are shifted by one position.
-    task = None if _predicts_ahead(mapping) else _hub_task(mapping)
-    lines = ["---", "library_name: transformers", *([f"pipeline_tag: {task}"] if task else []), "tags:", "- mapsto"]
+    # A task in the metadata lets the hub run the model. It cannot run linear models, nor predictions shifted by one position.
+    is_linear = mapping.config.is_linear
+    task = None if is_linear or _predicts_ahead(mapping) else _hub_task(mapping)
+    lines = [
+        "---",
+        f"library_name: {'mapsto' if is_linear else 'transformers'}",
+        *([f"pipeline_tag: {task}"] if task else []),
+        "tags:",
+        "- mapsto",
+    ]
     hub_scores = {HUB_METRICS[name]: score for name, score in scores.items() if name in HUB_METRICS}
     # The hub would show a score that is too good without its mark.
     if task and hub_scores and not provenance.get("overlap"):

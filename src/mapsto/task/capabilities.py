@@ -336,6 +336,11 @@ class LinearFeatures(Source):
         """Return the classical features of n pieces, a dense array or a sparse matrix (n, f)."""
 
 
+def linear_source(kind: type[Source]) -> type[LinearFeatures] | None:
+    """Return the Source class by which a linear model reads values of a kind; None if there is none."""
+    return kind.linear_source() if issubclass(kind, Describable) else None
+
+
 # Capabilities of targets
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mapsto.errors import BadCell
 from mapsto.task.capabilities import FAINTEST_SHADE
-from mapsto.text.features import find_invalid_character
+from mapsto.text.characters import find_invalid_character
 
 
 def samples() -> list[str]:
