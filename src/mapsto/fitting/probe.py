@@ -6,13 +6,13 @@ linear model (`--method linear`) has no network at all: its features are classic
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping as Dict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
@@ -44,20 +44,33 @@ def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None
         strength of regularisation is chosen on them, because the vectors after contrastive training fit the training
         answers too well.
     """
-    mapping = run.mapping
-    features = extract_features(mapping, run.examples, run.device)
-    for port, target in enumerate(mapping.targets):
-        answers = run.examples.answers.encoded if run.examples.answers is not None else ()
+    features = extract_features(run.mapping, run.examples, run.device)
+    for port, (weight, bias) in _fit_targets(run, features, base_features):
+        _set_parameters(run.mapping.heads[port], weight, bias)
+
+
+def _fit_targets(
+    run: PreparedRun, features: Any, base_features: NDArray[np.float32] | None = None
+) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Yield (port, (weight (c, f), bias (c,))) of the regression of each target's answers on features, where it has a probe.
+
+    features: (n, f), one row for each training example, dense or sparse. base_features: see `fit_probe`.
+    """
+    encoded = run.examples.answers.encoded if run.examples.answers is not None else ()
+    for port, target in enumerate(run.mapping.targets):
         # Rows without an answer to this target teach its head nothing.
-        labelled = [(row, answer) for row, ports in enumerate(answers) if (answer := ports[port]) is not None]
-        if not isinstance(target, LinearProbe) or not labelled:
-            continue
-        rows, values = [row for row, _ in labelled], np.array([answer.values for _, answer in labelled])
-        base = None if base_features is None else base_features[rows]
-        parameters = target.probe(features[rows], values, run.options.seed, base)
-        with torch.no_grad():
-            for parameter, value in zip(mapping.heads[port].parameters(), parameters, strict=True):
-                parameter.copy_(value)
+        labelled = [(row, answer) for row, ports in enumerate(encoded) if (answer := ports[port]) is not None]
+        if isinstance(target, LinearProbe) and labelled:
+            rows, values = [row for row, _ in labelled], np.array([answer.values for _, answer in labelled])
+            base = None if base_features is None else base_features[rows]
+            yield port, target.probe(features[rows], values, run.options.seed, base)
+
+
+def _set_parameters(module: nn.Module, *values: Tensor) -> None:
+    """Set the parameters of a module to values of the same shapes, in the order in which the module lists them."""
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), values, strict=True):
+            parameter.copy_(value)
 
 
 def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
@@ -93,31 +106,9 @@ def fit_linear(run: PreparedRun) -> None:
     assert isinstance(source, LinearFeatures)
     features = source.features([run.examples.pieces[row][0] for row in range(len(run.examples))])
     columns, first = [], 0
-    for port in range(len(mapping.targets)):
-        weight, bias = _fit_target(run, port, features)
+    for port, (weight, bias) in _fit_targets(run, features):
         identity = torch.eye(mapping.config.transformer.width)[first : first + len(bias)]
-        _copy(mapping.heads[port], {"weight": identity, "bias": bias})
+        _set_parameters(mapping.heads[port], identity, bias)
         columns.append(weight.T)
         first += len(bias)
-    _copy(mapping.embedders[kind], {"weight": torch.cat(columns, dim=1)})
-
-
-def _fit_target(run: PreparedRun, port: int, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight (outputs, features) and bias (outputs,) of a regression of one target's answers on features.
-
-    port: the index of the target. features: (rows, features), one row per training example; those without an answer are
-        left out.
-    """
-    target, answers = run.mapping.targets[port], run.examples.answers
-    assert isinstance(target, LinearProbe) and answers is not None
-    values = [encoded[port] for encoded in answers.encoded]
-    labelled = [row for row, value in enumerate(values) if value is not None]
-    encoded = np.array([value.values for value in values if value is not None])
-    return target.probe(features[labelled], encoded, run.options.seed)
-
-
-def _copy(module: torch.nn.Module, values: Dict[str, torch.Tensor]) -> None:
-    """Copy tensors into the parameters of a module; values: by parameter name, each with the parameter's shape."""
-    with torch.no_grad():
-        for name, value in values.items():
-            module.get_parameter(name).copy_(value)
+    _set_parameters(mapping.embedders[kind], torch.cat(columns, dim=1))
