@@ -70,9 +70,9 @@ def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Prov
     ]
     tables = dict.fromkeys(predictions.rows.table.name for predictions in evaluation.predictions)
     rows = f"{evaluation.num_rows:,} rows"
-    if evaluation.overlap:
-        rows = f"{evaluation.overlap.counts} trained on; rows"
     subtitle = f"{rows} of {', '.join(tables)}" if tables else rows
+    if evaluation.overlap:
+        subtitle += f"; {evaluation.overlap.counts} were trained on"
     return Page(provenance.title, subtitle, headline(evaluation, analyses), sections)
 
 
