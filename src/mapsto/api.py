@@ -28,13 +28,13 @@ from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explain_table
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import pretrain_mapping
-from mapsto.fitting.search import search_and_fit
 from mapsto.inference import embedder
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import OptionFields, Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
+from mapsto.selection.search import search_and_fit
 from mapsto.task.capabilities import FileBacked
 
 

@@ -224,7 +224,7 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
     assert refused.returncode == 2 and ".html" in refused.stderr
 
 
-@pytest.mark.parametrize("count", [100_000])
+@pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_page_stays_small(count: int) -> None:
     """A page is smaller than 3 MB, however many rows were scored and however long they are."""
     predictions = answers(count)

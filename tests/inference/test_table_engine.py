@@ -188,7 +188,9 @@ def test_a_source_that_changes_meanwhile_is_said(model: Model, tmp_path: Path) -
         list(answered)
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "form", ["csv", *(pytest.param(form, marks=pytest.mark.slow) for form in ("jsonl", "parquet"))]
+)
 def test_memory_does_not_grow_with_the_rows(form: str, fitted: Path, tmp_path: Path) -> None:
     """30 MB of a column that is only carried along: held, it would take more than 100 MB."""
     found = []

@@ -57,8 +57,15 @@ def adapting(folder: Path, out: str, *more: str) -> list[str]:
 RUNS = {"pretrain": pretraining, "fit": watching, "contrast": contrasting, "lora": adapting}
 
 
-def check_kills(kind: str, kills: int, folder: Path) -> None:
-    command = RUNS[kind]
+def check_kills(kind: str, kills: int, folder: Path, num_steps: int | None = None) -> None:
+    """Kill a run this many times and compare it with an unbroken one. num_steps: of the run, by default those of its kind."""
+
+    def command(folder: Path, out: str) -> list[str]:
+        words = RUNS[kind](folder, out)
+        if num_steps is not None:
+            words[words.index("--steps") + 1] = str(num_steps)
+        return words
+
     unbroken = run(*command(folder, "unbroken"))
     assert unbroken.returncode == 0, unbroken.stderr
     rng = random.Random(kills)
@@ -80,8 +87,8 @@ def check_kills(kind: str, kills: int, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_five_kills_same_bits(kind: str, tmp_path: Path) -> None:
-    check_kills(kind, 5, tmp_path)
+def test_three_kills_same_bits(kind: str, tmp_path: Path) -> None:
+    check_kills(kind, 3, tmp_path, 120)
 
 
 @pytest.mark.slow
@@ -122,19 +129,12 @@ def interrupted(folder: Path) -> list[str]:
     return command
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (["--rate", "0.001"], "--rate"),
-        (["--seed", "1"], "seed"),
-        (["--steps", "200"], "--steps"),
-        (["--hide", "0.2"], "--hide"),
-    ],
-)
-def test_resuming_another_run_is_refused(change: list[str], message: str, tmp_path: Path) -> None:
+def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     command = interrupted(tmp_path)
-    refused = run(*command, *change)
-    assert refused.returncode == 2 and message in refused.stderr and "unfinished run" in refused.stderr
+    for change, value in (("--rate", "0.001"), ("--seed", "1"), ("--steps", "200"), ("--hide", "0.2")):
+        refused = run(*command, change, value)
+        named = "seed" if change == "--seed" else change
+        assert refused.returncode == 2 and named in refused.stderr and "unfinished run" in refused.stderr
     assert run(*command).returncode == 0, "the run itself still goes on"
 
 

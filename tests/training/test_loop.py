@@ -76,10 +76,12 @@ def test_three_steps_that_are_not_finite_stop_the_run() -> None:
 
 
 def test_the_schedule_warms_up_stays_and_decays() -> None:
-    shares = [rate_factor(step, 1000) for step in range(1000)]
+    shares = [rate_factor(step, 1000, 0.06) for step in range(1000)]
     assert shares[0] < 0.02 and shares[59] == 1.0 and max(shares) == 1.0
     assert all(share == 1.0 for share in shares[60:600]) and 0 < shares[-1] <= 1 / 400
-    assert rate_factor(0, 1) == 1.0
+    assert rate_factor(0, 1, 0.06) == 1.0
+    longer = [rate_factor(step, 1000, 0.3) for step in range(1000)]
+    assert longer[149] == 0.5 and all(share == 1.0 for share in longer[299:600])
 
 
 def test_a_checkpoint_of_an_older_version_may_hold_more_fields() -> None:

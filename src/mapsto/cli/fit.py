@@ -64,7 +64,7 @@ def fit(
 ) -> None:
     """Fit a model to a table with labels, from a starting model or from random weights."""
     from mapsto import device, progress
-    from mapsto.fitting.search import search_and_fit
+    from mapsto.selection.search import search_and_fit
 
     device.keep_memory()
     search_and_fit(

@@ -79,22 +79,38 @@ def fit_mapping(
     Raises UsageError for unsuitable arguments, DataError for unusable rows, CheckpointError for an unusable starting
     model, RunError if training fails or is interrupted.
     """
+    return fit_request(
+        make_request(
+            arrow, data, out, start=start, like=like, test=test, options=options, progress=progress, overwrite=overwrite
+        )
+    )
+
+
+def make_request(
+    arrow: str,
+    data: Any,
+    out: str | Path | None = None,
+    *,
+    options: Options | None = None,
+    progress: Progress | None = None,
+    **fields: Any,
+) -> FitRequest:
+    """Return the request with the arguments of `fit_mapping`, and join the other processes of the run if there are any.
+
+    fields: start, like, test and overwrite of `fit_mapping`.
+    """
     started_at = time.monotonic()
     ranks = join_process_group()
-    request = FitRequest(
+    return FitRequest(
         arrow=parse(arrow),
         data=data,
         folder=None if out is None else Path(out),
-        start=start,
-        like=like,
-        test=test,
         options=options or Options(),
         progress=progress if progress and ranks.is_main else Progress(),
-        overwrite=overwrite,
         ranks=ranks,
         started_at=started_at,
+        **fields,
     )
-    return fit_request(request)
 
 
 def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
@@ -185,7 +201,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         # Contrastive learning trains the encoder alone, so its heads are fitted now.
         fit_probe(run, base_features)
     # Last, since it depends on the final weights.
-    temperatures = calibrate(run, request.say)
+    temperatures = calibrate(run, request.choice, request.say)
     provenance = {
         **run.facts,
         "optimizer": plan.optimizer,
@@ -195,6 +211,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         "seconds": round(state.seconds, 1),
         **({"objective": options.objective} if run.is_pretraining else {}),
         **({"search": request.search_record} if request.search_record else {}),
+        **({"choice": request.choice.record()} if request.choice else {}),
         **({"temperatures": temperatures} if temperatures else {}),
     }
     ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
@@ -249,6 +266,8 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
     """
     options, ranks, folder = run.options, request.ranks, request.folder
     method, reason = choose_method(run)
+    if request.choice is not None:
+        reason = request.choice.reason
     objective = make_objective(method, options, run.mapping, run.examples)
     if objective.single_process_option and ranks.size > 1:
         raise UsageError(

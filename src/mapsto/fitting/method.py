@@ -1,4 +1,4 @@
-"""The method of a fit, chosen by the number of labelled rows per class (see FEW_LABELS for the measurements).
+"""The method of a fit where it is not measured: chosen by the number of labelled rows per class (see FEW_LABELS).
 
 The methods are: train all weights ("full"), only fit linear heads ("probe"), first the heads and then all weights
 ("probe+full"), supervised contrastive learning and then linear heads ("contrast"), or a linear model of classical
@@ -12,7 +12,7 @@ from mapsto.errors import UsageError
 from mapsto.fitting.build_model import SHAPE_OPTIONS, open_feature_network
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.model.mapping import Mapping
-from mapsto.options import ObjectiveOptions, Options
+from mapsto.options import Method, ObjectiveOptions, Options
 from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
 from mapsto.training.objectives import Objective
 from mapsto.training.objectives.adversarial import AdversarialLoss
@@ -40,16 +40,16 @@ METHODS = {
 STEPLESS_METHODS = ("probe", "linear")
 
 
-def choose_method(run: PreparedRun) -> tuple[str, str]:
+def choose_method(run: PreparedRun) -> tuple[Method, str]:
     """Return (method, reason in words) of the run; the option "auto" chooses by the number of labelled rows per class.
 
     Raises UsageError for a method that the starting model, the answers or the other options do not allow.
     """
     options, mapping = run.options, run.mapping
-    method: str = options.method
+    method = options.method
     reason = "as asked"
     if method == "auto":
-        method, reason = _method_by_labels(run)
+        method, reason = method_by_labels(run)
     elif method not in ("full", "linear") and (
         run.start.tensors is None or run.is_pretraining or not isinstance(mapping.targets[0], LinearProbe)
     ):
@@ -65,7 +65,7 @@ def choose_method(run: PreparedRun) -> tuple[str, str]:
     return method, reason
 
 
-def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
+def method_by_labels(run: PreparedRun) -> tuple[Method, str]:
     """Return (method, reason in words) for the run's number of labelled rows per class.
 
     Up to FEW_LABELS it is "contrast" for classes and a suitable kind of value, else "probe"; up to MANY_LABELS, or if
@@ -88,7 +88,7 @@ def _method_by_labels(run: PreparedRun) -> tuple[str, str]:
     unused = ""
     if per_class <= FEW_LABELS and (can_contrast or not run.start.is_from_scratch):
         # A single label per class gives no pair of rows to contrast.
-        method = "contrast" if port is not None and can_contrast and per_class > 1 else "probe"
+        method: Method = "contrast" if port is not None and can_contrast and per_class > 1 else "probe"
         if not (unused := _unused_flags(method, run.options)):
             return method, f"{amount}, at most {FEW_LABELS}"
         unused = f"; {unused} {method}"
@@ -114,7 +114,7 @@ def unused_options(method: str, options: Options) -> list[str]:
     is_set = {
         **{name: getattr(options, name) is not None for name in numbers},
         "lora": options.lora is not None,
-        "freeze": options.freeze is not None and (method == "probe" or options.freeze == "all"),
+        "freeze": options.freeze is not None and (method in STEPLESS_METHODS or options.freeze == "all"),
         "layer_decay": options.layer_decay < 1,
         "smooth": options.smooth > 0,
         "average": options.average is not None,

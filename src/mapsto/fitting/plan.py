@@ -10,12 +10,13 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from mapsto.device import accelerates_bf16
-from mapsto.fitting.method import STEPLESS_METHODS
+from mapsto.distributed import SINGLE_PROCESS
+from mapsto.fitting.method import STEPLESS_METHODS, make_objective
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.task.capabilities import Located
 from mapsto.task.source import Learning
@@ -36,6 +37,11 @@ RATES = {"muon": 5e-3, "adamw": 1e-3}
 # a linear probe with 4 labels per class is as good as before at 3e-5, 3 points worse at 1e-4 and 20 points worse at 1e-3
 # (benchmarks/continuing.py).
 CONTINUED_RATE = 3e-5
+# The highest peak learning rate of a fit of a published post-norm model with more than DEEP_LAYERS layers. Such models are
+# the more sensitive to it the deeper they are (Xiong et al. 2020); see benchmarks/rates.py.
+DEEP_LAYERS, DEEP_RATE = 6, 3e-5
+# After a probe the heads fit the frozen vectors closely, so the other weights first change slowly.
+WARM_UP, WARM_UP_AFTER_PROBE = 0.06, 0.3
 LORA_RATE = 10  # low-rank updates learn best at about ten times the learning rate of full weights
 
 # Contrastive learning lasts CONTRAST_EPOCHS epochs, but at least CONTRAST_STEPS steps, at this peak learning rate.
@@ -80,6 +86,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         average=is_pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
         muon_precision="bf16" if accelerates_bf16(run.device) else "fp32",
+        warm_up=WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP,
         head=learning_defaults(run).head_factor if fits_start and options.lora is None else 1.0,
     )
     # Raises before the first step is timed.
@@ -93,6 +100,15 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         save_every=options.save_every or max(50, -(-steps // 20)),
         watch_every=max(1, min(round(len(examples) / batch), steps // 3)) if watches else 0,
     )
+
+
+def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
+    """Return the hyperparameters (method, rate, epochs, batch) of a fit by `method` without a search."""
+    objective = make_objective(method, run.options, run.mapping, run.examples)
+    setup = TrainingSetup(method, "", objective, ReplicatedWeights(SINGLE_PROCESS, run.mapping))
+    plan = make_plan(run, setup, time.monotonic())
+    epochs = plan.steps * plan.batch / len(run.examples)
+    return {"method": method, "rate": plan.rate, "epochs": epochs, "batch": plan.batch}
 
 
 def learning_defaults(run: PreparedRun) -> Learning:
@@ -137,6 +153,9 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
     if run.start.tensors is not None:
         if not run.is_pretraining:
             rate = learning_defaults(run).rate
+            shape = run.mapping.config.transformer
+            if not run.start.is_from_scratch and shape.norm_place == "post" and shape.layers > DEEP_LAYERS:
+                rate = min(rate, DEEP_RATE)
         elif optimizer == "adamw":
             rate = CONTINUED_RATE
     if setup.method == "contrast":

@@ -1,4 +1,4 @@
-"""Linear probes on frozen features, linear models of classical features, and calibration on held-out rows.
+"""Linear probes on frozen features, linear models of classical features, and calibration.
 
 A probe costs one forward pass over the rows and a linear fit (logistic or ridge regression), and no training steps. A
 linear model (`--method linear`) has no network at all: its features are classical ones, such as TF-IDF.
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.prepare import PreparedRun
+from mapsto.fitting.request import MethodChoice
 from mapsto.inference.forward import collect_evidence, forward_batches
 from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Classes, LinearFeatures, LinearProbe
+
+# With fewer held-out rows, a temperature fitted on them is worse than none.
+MIN_ROWS_TO_CALIBRATE = 100
 
 
 def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
@@ -73,26 +77,43 @@ def _set_parameters(module: nn.Module, *values: Tensor) -> None:
             parameter.copy_(value)
 
 
-def calibrate(run: PreparedRun, say: Callable[[str], None]) -> list[float]:
-    """Calibrate the heads for classes on the held-out rows by temperature scaling (Guo et al. 2017).
+def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str], None]) -> list[float]:
+    """Calibrate the heads for classes by temperature scaling (Guo et al. 2017).
 
-    Return the temperatures of the calibrated heads, in the order of the targets; a head with too few held-out rows
-    stays as it is.
+    The temperatures are those of `choice`, or else are fitted on the held-out rows. Return those of the calibrated heads, in
+    the order of the targets; a head without either, or with too few held-out rows, stays as it is.
     say: prints a message about each calibrated head.
     """
-    if run.held_out is None or run.is_pretraining or not run.mapping.targets:
+    if choice is not None:
+        found = choice.temperatures
+        source = "answers of models fitted to half of the rows"
+    elif run.held_out is not None and not run.is_pretraining:
+        found = held_out_temperatures(run.mapping, run.held_out, run.device)
+        source = f"{len(run.held_out):,} held-out rows"
+    else:
         return []
-    mapping = run.mapping.eval()
-    temperatures = []
-    for port, outputs in collect_evidence(mapping, scoring_examples(run.held_out), run.device).items():
+    for port, temperature in found.items():
+        say(f"confidence set by {source}: logits divided by {temperature:.2f}")
+        with torch.no_grad():
+            # Dividing weight and bias divides the logits, so a saved model needs no temperature.
+            for parameter in run.mapping.heads[port].parameters():
+                parameter.div_(temperature)
+    return [round(temperature, 4) for temperature in found.values()]
+
+
+def held_out_temperatures(mapping: Mapping, held_out: Examples, device: torch.device) -> dict[int, float]:
+    """Return the temperature of each target that has one, fitted on held-out examples, by its port.
+
+    Ports with fewer than MIN_ROWS_TO_CALIBRATE answers are left out.
+    """
+    found = {}
+    for port, outputs in collect_evidence(mapping.eval(), scoring_examples(held_out), device).items():
         target = mapping.targets[port]
-        if not isinstance(target, Classes):
-            continue
-        temperature = target.calibrate(mapping.heads[port], outputs.evidence, outputs.values)
-        if temperature is not None:
-            say(f"confidence set by {len(outputs.values):,} held-out rows: logits divided by {temperature:.2f}")
-            temperatures.append(round(temperature, 4))
-    return temperatures
+        if isinstance(target, Classes) and len(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
+            temperature = target.find_temperature([(outputs.evidence, outputs.values)])
+            if temperature is not None:
+                found[port] = temperature
+    return found
 
 
 def fit_linear(run: PreparedRun) -> None:

@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mapsto.data.table import read_table
 from mapsto.distributed import SINGLE_PROCESS, Ranks
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options
+from mapsto.options import Method, Options
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """The method of a fit, chosen by measurement on parts of the training rows.
+
+    method: its name. reason: the measurement in words.
+    temperatures: by target port, the temperature of its logits, fitted on answers to rows that the model was not fitted to.
+    candidates: the measured methods and their scores, as plain JSON.
+    """
+
+    method: Method
+    reason: str
+    temperatures: Dict[int, float]
+    candidates: Sequence[Dict[str, Any]]
+
+    def record(self) -> dict[str, Any]:
+        """Return the choice as plain JSON, from which `from_record` makes it again."""
+        # Keys of JSON objects are texts.
+        temperatures = {str(port): temperature for port, temperature in self.temperatures.items()}
+        return {
+            "method": self.method,
+            "reason": self.reason,
+            "temperatures": temperatures,
+            "candidates": [dict(candidate) for candidate in self.candidates],
+        }
+
+    @staticmethod
+    def from_record(record: Dict[str, Any]) -> MethodChoice:
+        """Return the choice that `record` describes, as returned by the method of this name."""
+        temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
+        return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"])
 
 
 @dataclass(frozen=True)
@@ -24,6 +57,7 @@ class FitRequest:
     folder: the folder of the run; None keeps the run in memory.
     start: the starting model; like: a model of which only architecture and tokenizer are used.
     overwrite: replace another run in the folder.
+    choice: the method that was measured to be the best; None if it was not measured.
     search_record: the trials of the search that chose the options, to be saved with the model; None without a search.
     ranks: the rank of this process and the number of processes.
     started_at: the monotonic time of the call, from which `--minutes` counts.
@@ -38,6 +72,7 @@ class FitRequest:
     options: Options = field(default_factory=Options)
     progress: Progress = field(default_factory=Progress)
     overwrite: bool = False
+    choice: MethodChoice | None = None
     search_record: Dict[str, Any] | None = None
     ranks: Ranks = SINGLE_PROCESS
     started_at: float = field(default_factory=time.monotonic)
@@ -46,3 +81,9 @@ class FitRequest:
     def say(self) -> Callable[[str], None]:
         """The function that prints a line of text for the user; it prints nothing if there is no progress output."""
         return self.progress.say
+
+    def with_tables(self) -> FitRequest:
+        """Return the request with its data and its test read as tables, so that parts of them can be fitted to as well."""
+        encoding = self.options.encoding
+        test = None if self.test is None else read_table(self.test, encoding=encoding)
+        return replace(self, data=read_table(self.data, encoding=encoding), test=test)

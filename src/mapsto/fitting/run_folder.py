@@ -28,10 +28,10 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-SEARCH, REPORT, LOCK = "search.json", "report.html", "run.lock"
+SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
 
 # The facts that must be equal for a run to be resumed.
-IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed")
+IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed", "chosen_temperatures")
 
 # The files and folders of a run. Those that identify a run are last: `clear` deletes in this order, and after a kill in
 # the middle of it the folder is still known as a run and can be cleared again.
@@ -48,6 +48,7 @@ RUN_FILES: tuple[str, ...] = (
     "tensorboard",
     "adapter",
     SEARCH,
+    CHOICE,
     RUN_FILE,
     MANIFEST_FILE,
 )
@@ -57,7 +58,7 @@ RUN_FILES: tuple[str, ...] = (
 BEFORE_RUN = {
     LOCK,
     "rejected.csv",
-    *(f"{files.TEMPORARY_PREFIX}{name}" for name in (SEARCH, RUN_FILE, "rejected.csv")),
+    *(f"{files.TEMPORARY_PREFIX}{name}" for name in (SEARCH, CHOICE, RUN_FILE, "rejected.csv")),
     shards.CORPUS_FOLDER,
 }
 
@@ -75,7 +76,7 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names <= BEFORE_RUN:
         return
-    if not names & {MANIFEST_FILE, RUN_FILE, SEARCH}:
+    if not names & {MANIFEST_FILE, RUN_FILE, SEARCH, CHOICE}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
     if overwrite:
         return
@@ -216,6 +217,30 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
     _require_same(f"{folder} holds an unfinished search", names, recorded["facts"], facts, options)
     trials: list[dict[str, Any]] = recorded["trials"]
     return trials
+
+
+def record_choice(folder: Path, facts: Dict[str, Any], choice: Dict[str, Any]) -> None:
+    """Record the choice of a run's method in choice.json, with the facts of the run, before run.json is written."""
+    files.write_atomic(folder / CHOICE, files.seal({"facts": facts, "choice": choice}))
+
+
+def recorded_choice(folder: Path, facts: Dict[str, Any], options: Options) -> dict[str, Any] | None:
+    """Return the choice of the method of the unfinished run in the folder, as recorded in choice.json; None if there is none.
+
+    facts, options: of the run that is to resume it.
+    Raises UsageError, which names the facts and options that differ, if the folder holds another run.
+    """
+    if not (folder / CHOICE).exists():
+        return None
+    recorded = files.read_sealed(folder / CHOICE)
+    _require_same(f"{folder} holds an unfinished run", IDENTITY_FACTS, recorded["facts"], facts, options)
+    choice: dict[str, Any] = recorded["choice"]
+    return choice
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether the folder holds a run, finished or not, whose training has begun."""
+    return any((folder / name).exists() for name in (RUN_FILE, MANIFEST_FILE))
 
 
 def _require_same(

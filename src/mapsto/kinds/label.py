@@ -1,17 +1,17 @@
 """label: one of several classes (classification), read from the pooled vector.
 
 A linear head is trained with cross-entropy; with few labelled rows it is a logistic regression on frozen vectors.
-Then the logits are divided by a temperature fitted on held-out rows (calibration): about 90 % of the answers with a
-probability near 0.9 are then right.
+Then the logits are divided by a temperature fitted on rows that were not trained on (calibration): about 90 % of the
+answers with a probability near 0.9 are then right.
 Legend of shapes: m answers, c classes, d width.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics import classification, intervals
+from mapsto.metrics.calibration import fit_temperature
 from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
@@ -33,8 +34,6 @@ from mapsto.task.target import Metric, State
 from mapsto.text.characters import find_invalid_character
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
-MIN_ROWS_TO_CALIBRATE = 100
-LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
 
 
@@ -199,27 +198,13 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
             )
         return answers
 
-    def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Fit a temperature on held-out rows by lowest log loss, and divide the head's weight and bias by it (Guo et al. 2017).
+    def find_temperature(self, parts: Sequence[tuple[Tensor, Tensor]], penalty: float = 0.0) -> float:
+        """Return the temperature by which logits are divided for the lowest cross-entropy on rows that were not fitted to.
 
-        output: logits (m, c) of the held-out rows. values: (m,), their true class indices.
-        Return the temperature. With fewer than MIN_ROWS_TO_CALIBRATE rows, return None and leave the head unchanged.
+        parts: (logits (m, c), true class indices (m,)) of each model that answered some of the rows.
+        penalty: draws the temperature to 1; see `fit_temperature`.
         """
-        if len(values) < MIN_ROWS_TO_CALIBRATE:
-            return None
-        from scipy.optimize import minimize_scalar  # half a second to import
-
-        logits = output.double()
-
-        def loss(log_temperature: float) -> float:
-            return float(F.cross_entropy(logits / math.exp(log_temperature), values))
-
-        temperature = math.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)
-        with torch.no_grad():
-            # Dividing weight and bias divides the logits, so a saved model needs no temperature.
-            for parameter in head.parameters():
-                parameter.div_(temperature)
-        return temperature
+        return fit_temperature(parts, partial(F.cross_entropy, reduction="sum"), penalty)
 
     def constant_output(self, values: Ints) -> Tensor:
         """Return the logarithm of each class's share of the training answers, (c,), as logits to be used for every row.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
+from mapsto.metrics.calibration import fit_temperature
 from mapsto.metrics.classification import multilabel_macro_f1, multilabel_micro_f1
 from mapsto.metrics.intervals import Score, mean_score, with_interval
 from mapsto.model.layers import new_head
@@ -191,6 +192,14 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         values: 0 or 1, or shares in a mixture of rows.
         """
         return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
+
+    def find_temperature(self, parts: Sequence[tuple[Tensor, Tensor]], penalty: float = 0.0) -> float:
+        """Return the temperature by which logits are divided for the lowest binary cross-entropy on rows that were not fitted to.
+
+        parts: (logits (m, c), encoded answers (m, c)) of each model that answered some of the rows.
+        penalty: draws the temperature to 1; see `fit_temperature`.
+        """
+        return fit_temperature(parts, lambda output, values: self.loss(output, values.float()), penalty)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """Return {"labels", "probability", "scores"} for each row. "labels" are the classes with a probability above one half.

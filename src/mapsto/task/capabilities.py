@@ -24,7 +24,7 @@ from mapsto.task.target import Target
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from mapsto.sequence.corruption import Corruption
     from mapsto.sequence.piece import FlatValues, Ints, MixturePart, Piece
@@ -486,12 +486,12 @@ class Classes(Target):
         output: (m, …), of the head. answers: the true answers.
         """
 
-    def calibrate(self, head: nn.Module, output: Tensor, values: Tensor) -> float | None:
-        """Rescale the weights of `head` so that its confidence on held-out rows equals its accuracy. The answers stay the same.
+    def find_temperature(self, parts: Sequence[tuple[Tensor, Tensor]], penalty: float = 0.0) -> float | None:
+        """Return the temperature by which logits are divided so that confidence equals accuracy; None for a kind without one.
 
-        output: (m, …), the outputs for the held-out rows. values: (m, …), the encoded true answers.
-        Return the temperature by which logits are divided; None, without a change, for too few rows or a kind without
-        calibration.
+        parts: (outputs (m, …), encoded true answers (m, …)) of each model that answered some of the rows. No model was fitted
+            to the rows that it answers.
+        penalty: draws the temperature to 1; see `mapsto.metrics.calibration.fit_temperature`.
         """
         return None
 

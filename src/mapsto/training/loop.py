@@ -159,7 +159,7 @@ class Training:
             loss += share.detach()
         loss = self.layout.sum_over_processes(loss)
         norm = self._clip_gradients()
-        factor = rate_factor(number, self.last_step)
+        factor = rate_factor(number, self.last_step, self.plan.warm_up)
         self._update(factor, loss.isfinite() & norm.isfinite())
         self.state.step = number + 1
         self.state.tokens += int(tokens)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mapsto.training.muon import Muon
 
-# Shares of the steps over which the learning rate rises and falls linearly.
-WARM_UP, DECAY = 0.06, 0.40
+# Share of the steps over which the learning rate falls linearly.
+DECAY = 0.40
 
 # With 0.01 Muon's matrices grow for as long as they learn: a starting model trained for nine epochs was worse than one
 # trained for four, although it predicted masked tokens better; with 0.1, as in Liu et al. 2025, it is better in both
@@ -38,9 +38,12 @@ EMBEDDING_PREFIXES = (
 )
 
 
-def rate_factor(step: int, num_steps: int) -> float:
-    """Return the learning rate at `step` (from 0) as a share of its peak: linear warm-up, constant, linear decay."""
-    num_warm_up, num_decay = max(1, round(WARM_UP * num_steps)), max(1, round(DECAY * num_steps))
+def rate_factor(step: int, num_steps: int, warm_up: float) -> float:
+    """Return the learning rate at `step` (from 0) as a share of its peak: linear warm-up, constant, linear decay.
+
+    warm_up: share of the steps over which it rises.
+    """
+    num_warm_up, num_decay = max(1, round(warm_up * num_steps)), max(1, round(DECAY * num_steps))
     return min(1.0, (step + 1) / num_warm_up, (num_steps - step) / num_decay)
 
 

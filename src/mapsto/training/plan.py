@@ -41,6 +41,7 @@ class Plan:
     # Precision of Muon's orthogonalisation. Plans that older versions recorded have none: they computed in bf16.
     muon_precision: Literal["bf16", "fp32"] = "bf16"
     head: float = 1.0  # factor of the heads' learning rate
+    warm_up: float = 0.06  # share of the steps over which the learning rate rises; plans of older versions have none
 
 
 @dataclass(frozen=True)

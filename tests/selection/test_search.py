@@ -17,16 +17,17 @@ import mapsto
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
-from mapsto.fitting import fit, folds, run_folder, search
+from mapsto.fitting import fit, run_folder
 from mapsto.fitting.fit import fit_request
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import RunData
-from mapsto.fitting.search import Trial, suggest_hyperparameters
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.progress import Progress
+from mapsto.selection import folds, search
+from mapsto.selection.search import Trial, suggest_hyperparameters
 from mapsto.task.arrow import parse
 
 pytest.importorskip("optuna", reason="the extra [search] is not here")
@@ -173,7 +174,7 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
 def test_how_many_rows_are_held_out(count: int, times: int, held: int) -> None:
     rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(count)]
     mapping = prepare(FitRequest(parse("text -> label"), read_table(rows), options=Options(**SIZE))).mapping
-    parts = folds.make_folds(load_rows(mapping.arrow, read_table(rows)), 0)
+    parts = folds.search_folds(load_rows(mapping.arrow, read_table(rows)), 0)
     assert [len(aside) for _, aside in parts] == [held] * times
     assert all(len(kept) + len(aside) == count for kept, aside in parts)
     assert all(abs(aside.column("label").count("a") - held / 2) <= 1 for _, aside in parts)

@@ -21,21 +21,22 @@ import numpy as np
 
 from mapsto.data.overlap import find_overlap
 from mapsto.data.rows import load_rows
-from mapsto.data.table import Table, read_table
-from mapsto.distributed import SINGLE_PROCESS, read_ranks
+from mapsto.data.table import Table
+from mapsto.distributed import read_ranks
 from mapsto.errors import DataError, RunError, UsageError
-from mapsto.fitting import fit, folds, run_folder
-from mapsto.fitting.folds import Fold, make_folds
-from mapsto.fitting.method import STEPLESS_METHODS, choose_method, contrast_port, make_objective
-from mapsto.fitting.plan import TrainingSetup, make_plan
+from mapsto.fitting import fit, run_folder
+from mapsto.fitting.method import STEPLESS_METHODS, choose_method, contrast_port
+from mapsto.fitting.plan import default_hyperparameters
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
 from mapsto.metrics.intervals import Score, to_json, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
+from mapsto.selection import folds
+from mapsto.selection.folds import Fold, search_folds
+from mapsto.selection.method_choice import choose_and_fit
 from mapsto.task.arrow import Arrow, parse
-from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Interrupted
 
 # Bounds of learning rate and epochs, and the batch sizes, as multiples of the values of a fit without a search.
@@ -119,34 +120,24 @@ def search_and_fit(
 ) -> Mapping:
     """Search hyperparameters with `search` trials, fit a mapping with the best ones, and return it.
 
-    search: the number of trials; None fits without a search.
+    search: the number of trials; None searches nothing, and chooses the method as `choose_and_fit` does.
     search_minutes: no trial begins after the trials have taken this many minutes.
     The other arguments are those of `fit_mapping`.
 
     Finished trials are recorded in search.json of the run's folder, and are not repeated when the search is resumed.
     Raises UsageError if the package optuna (the extra [search]) is not installed, and the errors of `fit_mapping`.
     """
-    options, progress = options or Options(), progress or Progress()
+    given: dict[str, Any] = {"start": start, "like": like, "test": test, "overwrite": overwrite}
     if search is None and search_minutes is None:
-        return fit.fit_mapping(
-            arrow, data, out, start=start, like=like, test=test, options=options, progress=progress, overwrite=overwrite
-        )
+        return choose_and_fit(fit.make_request(arrow, data, out, options=options, progress=progress, **given))
+    options = options or Options()
     num_trials = _require_possible(parse(arrow), options, search, search_minutes)
-    folder = None if out is None else Path(out)
+    request = fit.make_request(arrow, data, out, options=options, progress=progress, **given)
+    folder, progress = request.folder, request.progress
     if folder is not None:
         run_folder.require_free(folder, overwrite, searched=True)
         _require_apart(folder, {"start": start, "like": like})
-    request = FitRequest(
-        arrow=parse(arrow),
-        # Read here, as each fold takes its rows from this table.
-        data=read_table(data, encoding=options.encoding),
-        folder=folder,
-        start=start,
-        like=like,
-        test=None if test is None else read_table(test, encoding=options.encoding),
-        options=options,
-        progress=progress,
-    )
+    request = replace(request.with_tables(), overwrite=False)
     run_data = read_data(request)
     assert run_data.training_rows is not None
     overlap = find_overlap(run_data.start.row_filters, run_data.training_rows)
@@ -218,11 +209,11 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     options, mapping = run.options, run.mapping
     method, _ = choose_method(run)
     rows = load_rows(mapping.arrow, request.data)
-    splits = make_folds(rows, options.seed)
+    splits = search_folds(rows, options.seed)
     methods = _possible_methods(run, [training for training, _ in splits])
     if method not in (*STEPLESS_METHODS, *methods):
         raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")
-    default = _default_hyperparameters(run, "full" if method in STEPLESS_METHODS else method)
+    default = default_hyperparameters(run, "full" if method in STEPLESS_METHODS else method)
     values: SearchSpace = {
         "method": methods,
         "rate": _bounds(default["rate"], RATES),
@@ -247,11 +238,11 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     # Trials hold out the same share as the final fit, of fewer rows.
     hold_out = share if options.hold_out is None else options.hold_out
     trial_options = replace(options, hold_out=hold_out, tensorboard=False)
-    search_folds = [
+    trial_folds = [
         Fold(FitRequest(mapping.arrow, training, None, request.start, request.like, options=trial_options), held_out)
         for training, held_out in splits
     ]
-    return Search(trial_options, space, first_trials, search_folds, num_trials, minutes)
+    return Search(trial_options, space, first_trials, trial_folds, num_trials, minutes)
 
 
 def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> list[Any]:
@@ -263,15 +254,6 @@ def _possible_methods(run: PreparedRun, training_tables: Sequence[Table]) -> lis
     if "contrast" in methods and not all(_can_contrast(run.mapping, training) for training in training_tables):
         methods.remove("contrast")
     return methods
-
-
-def _default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
-    """Return the hyperparameters (method, rate, epochs, batch) of a fit by `method` without a search."""
-    objective = make_objective(method, run.options, run.mapping, run.examples)
-    setup = TrainingSetup(method, "", objective, ReplicatedWeights(SINGLE_PROCESS, run.mapping))
-    plan = make_plan(run, setup, time.monotonic())
-    epochs = plan.steps * plan.batch / len(run.examples)
-    return {"method": method, "rate": plan.rate, "epochs": epochs, "batch": plan.batch}
 
 
 def _is_possible(method: Method, run: PreparedRun) -> bool:

@@ -1,0 +1,89 @@
+"""Compare learning rates of a fit of a published model at few labels, over draws of the rows.
+
+Each rate is measured by a probe and then all weights (`--method probe+full`), beside the probe alone. `--start NAME=FOLDER`
+names the models; benchmarks/e5.py writes one of 12 layers. After `--minutes` it stops; the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import DATA, Kept, record, spread
+from defaults import TASKS, Answers, measure, rows_of
+from few_labels import interval
+
+import mapsto
+from mapsto.data import sampling
+from mapsto.data.table import read_table
+from mapsto.demo.data import minilm
+
+PROBE = "probe"
+
+
+def fitted_at(rate: str) -> Answers:
+    """Return a function that fits at a learning rate, or by a probe, and answers; see `defaults.Answers`."""
+
+    def answers(texts: list[str], labels: list[str], asked: list[str], start: Path, seed: int) -> Any:
+        rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+        given: dict[str, Any] = {"method": "probe"}
+        if rate != PROBE:
+            given = {"method": "probe+full", "rate": float(rate)}
+        model = mapsto.fit("text -> label", rows, start=start, seed=seed, **given)
+        classes = sorted(set(labels))
+        told = model.predict(asked)
+        return classes, np.array([[answer["scores"][name] for name in classes] for answer in told])
+
+    return answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", action="append", help="NAME=FOLDER of a starting model; by default MiniLM")
+    parser.add_argument("--tasks", default="SST-2")
+    parser.add_argument("--labels", default="64")
+    parser.add_argument("--rates", default="1e-5,3e-5,1e-4")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tested", type=int, default=500, help="test rows, drawn once")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    given = parser.parse_args()
+    starts = dict(entry.split("=", 1) for entry in given.start or [f"MiniLM={minilm()}"])
+    rates, kept, began = [PROBE, *given.rates.split(",")], Kept("rates"), time.monotonic()
+    lines = [
+        f"A probe, then all weights; {given.tested:,} test rows. Accuracy and calibration error in %, mean ± 95 % interval.",
+        "",
+        "| start | task | labels | rate | draws | accuracy | calibration error | log loss | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, folder in starts.items():
+        for task in given.tasks.split(","):
+            test = read_table(DATA / TASKS[task][0] / "test.csv")
+            test = test.select(sampling.permute_rows(0, 0, len(test))[: given.tested])
+            for count in given.labels.split(","):
+                found: dict[str, list[dict[str, float]]] = {rate: [] for rate in rates}
+                for seed in range(given.seeds):
+                    for rate in rates:
+                        key = f"{name} {task} {count} {seed} {rate}"
+                        if key not in kept.found and time.monotonic() - began < 60 * given.minutes:
+                            train = rows_of(task, count, seed)
+                            kept.put(key, measure(fitted_at(rate), train, test, task, Path(folder), seed))
+                            print(key, kept.found[key], flush=True)
+                        if key in kept.found:
+                            found[rate].append(kept.found[key])
+                for rate, measured in found.items():
+                    if measured:
+                        lines.append(
+                            f"| {name} | {task} | {count} | {rate} | {len(measured)} | "
+                            f"{interval([one['accuracy'] for one in measured])} | "
+                            f"{interval([one['calibration'] for one in measured])} | "
+                            f"{spread([one['loss'] for one in measured], 2)} | "
+                            f"{spread([one['seconds'] for one in measured])} |"
+                        )
+    record("Learning rates of published models (benchmarks/rates.py)", lines)
+
+
+if __name__ == "__main__":
+    main()

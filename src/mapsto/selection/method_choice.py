@@ -1,0 +1,294 @@
+"""The choice of a fit's method by measurement (`--method auto`).
+
+The training rows are split into two halves. Each candidate, such as a linear probe or the training of all weights, is
+fitted to one half and scored on the other, both ways round (two-fold cross-validation), so the training of a candidate
+takes about as long here as in the final fit. The answers to rows that a model was not fitted to also give the temperature
+that calibrates the final model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mapsto.data.rows import Rows
+from mapsto.evaluation.evaluate import scoring_examples
+from mapsto.evaluation.linear_baseline import estimate_seconds, feature_names
+from mapsto.fitting import fit, run_folder
+from mapsto.fitting.build_model import why_not_linear
+from mapsto.fitting.method import STEPLESS_METHODS, method_by_labels, unused_options
+from mapsto.fitting.plan import default_hyperparameters
+from mapsto.fitting.prepare import PreparedRun, build_run, read_data
+from mapsto.fitting.request import FitRequest, MethodChoice
+from mapsto.fitting.run_data import RunData
+from mapsto.inference.forward import Evidence, collect_evidence
+from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
+from mapsto.model.mapping import Mapping
+from mapsto.options import Method, Options
+from mapsto.progress import Progress, duration
+from mapsto.selection.folds import Fold, make_folds, read_held_out, score_answers
+from mapsto.task.arrow import Arrow
+from mapsto.task.capabilities import Classes, LinearProbe
+from mapsto.task.target import Target
+
+# Below these numbers of rows, and of rows per class, halves are too small to measure a method on.
+MIN_ROWS, MIN_ROWS_PER_CLASS = 32, 4
+# With fewer rows, a draw between two methods says little. Then the method wins that did best with as many labels on other
+# data (see fitting/method.py); with more rows, the simpler one wins.
+DECISIVE_ROWS = 200
+# The linear model may take as long as the training of the halves, or this many seconds.
+MIN_LINEAR_SECONDS = 3.0
+# Standard deviation of the logarithm of a temperature that is expected before any row is seen.
+LOG_TEMPERATURE_DEVIATION = 1.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method and how it did on the rows that it was not fitted to.
+
+    errors, losses: (m,), validation error and log loss of each answer to the first target, the loss after calibration.
+    temperatures: by target port; empty for targets without calibration.
+    """
+
+    method: Method
+    errors: Floats
+    losses: Floats
+    temperatures: dict[int, float]
+    seconds: float
+
+    @cached_property
+    def error(self) -> Score:
+        """The mean error with its interval."""
+        return with_interval(np.mean, self.errors)
+
+    def __str__(self) -> str:
+        return f"{self.method}: error {self.error}, loss {self.losses.mean():.4f}"
+
+    def record(self) -> dict[str, Any]:
+        """Return method, scores and duration as plain JSON."""
+        return {
+            "method": self.method,
+            "error": to_json(self.error),
+            "loss": float(self.losses.mean()),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def is_better_than(self, other: Candidate) -> bool:
+        """Return whether loss or error is lower by more than one standard error of the difference, and neither is higher."""
+        differences = [self.losses - other.losses, self.errors - other.errors]
+        deviations = [difference.std(ddof=1) / len(difference) ** 0.5 for difference in differences]
+        means = [difference.mean() for difference in differences]
+        is_clear = any(mean < -deviation for mean, deviation in zip(means, deviations, strict=True))
+        return bool(is_clear and max(means) <= 0)
+
+
+def choose_and_fit(request: FitRequest) -> Mapping:
+    """Measure which method suits the training rows of a request, fit a mapping by it, and return the mapping.
+
+    Without a choice to make, or with too few rows to measure one, the fit takes the method of `choose_method`.
+    Raises the errors of `fit_mapping`.
+    """
+    if not _is_open(request):
+        return fit.fit_request(request)
+    folder, say = request.folder, request.say
+    if folder is not None:
+        run_folder.require_free(folder, request.overwrite)
+        # A run that began without a measured choice goes on without one.
+        if not request.overwrite and run_folder.holds_run(folder) and not (folder / run_folder.CHOICE).exists():
+            return fit.fit_request(request)
+    # Read once, as the halves take their rows from the table.
+    request = request.with_tables()
+    data = read_data(request)
+    run = build_run(request, data)
+    methods = candidate_methods(run, request)
+    if len(methods) < 2:
+        return fit.fit_request(request, data)
+    with run_folder.locked(folder, say):
+        choice = _recorded(request, run)
+        if choice is None:
+            choice = measure(request, run, methods)
+            if folder is not None:
+                # Only now, so that an error or an interruption does not cost the former run.
+                if request.overwrite:
+                    run_folder.clear(folder)
+                run_folder.record_choice(folder, run.facts, choice.record())
+    final = replace(request, options=replace(request.options, method=choice.method), choice=choice, overwrite=False)
+    final, data = (final, data) if choice.method != "linear" else _without_start(final)
+    mapping = fit.fit_request(final, data)
+    _say_share(request, choice)
+    return mapping
+
+
+def _is_open(request: FitRequest) -> bool:
+    """Return whether the request leaves the method open and can be fitted to halves of its rows."""
+    options = request.options
+    has_length = any(value is not None for value in (options.steps, options.epochs, options.minutes))
+    is_open = options.method == "auto" and not request.arrow.corrupted and not has_length
+    return is_open and request.ranks.size == 1 and not options.shard
+
+
+def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
+    """Return the methods to measure, the simplest first; an empty list if the rows are too few or some are held out.
+
+    Methods that would ignore an option that is set, or that suit neither the answers nor the starting model, are left out.
+    """
+    targets, num_rows, options = run.mapping.targets, run.data.num_rows, run.options
+    most_classes = max((len(target.classes) for target in targets if isinstance(target, Classes)), default=0)
+    is_small = num_rows < max(MIN_ROWS, MIN_ROWS_PER_CLASS * most_classes)
+    if is_small or run.data.num_held_out or not all(isinstance(target, LinearProbe) for target in targets):
+        return []
+    by_labels, _ = method_by_labels(run)
+    has_start = run.start.tensors is not None
+    candidates: list[Method] = ["linear"] if request.like is None and not why_not_linear(run.data.arrow) else []
+    candidates += ["probe"] if has_start else []
+    candidates = [method for method in candidates if not unused_options(method, options)]
+    return list(dict.fromkeys([*candidates, by_labels]))
+
+
+def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) -> MethodChoice:
+    """Fit each of the methods to both halves of the training rows, and return the choice that their scores suggest.
+
+    The scores of each are printed in a line.
+    """
+    rows, say = run.data.training_rows, request.say
+    assert rows is not None
+    folds = _halves(request, run, rows)
+    scored = sum(len(fold.held_out) for fold in folds)
+    say(f"choosing the method by {scored:,} rows; each half is scored by models fitted to the other half")
+    by_labels, _ = method_by_labels(run)
+    candidates: list[Candidate] = []
+    # The linear model last: how long it may take depends on the others.
+    for method in sorted(methods, key=lambda name: name == "linear"):
+        if method == "linear":
+            limit = max([MIN_LINEAR_SECONDS, *(candidate.seconds for candidate in candidates)])
+            if (needed := estimate_seconds(run.mapping.targets[0], 0, rows, run.options.seed)) > limit:
+                say(f"  linear: not tried, it would take {duration(needed)}")
+                continue
+        candidate = _measure_method(method, folds, run)
+        candidates.append(candidate)
+        say(f"  {candidate}")
+    candidates.sort(key=lambda candidate: methods.index(candidate.method))
+    best = choose(candidates, by_labels, run.start.tensors is not None)
+    return MethodChoice(
+        best.method,
+        _reason(best, candidates, run.data.arrow),
+        best.temperatures,
+        [candidate.record() for candidate in candidates],
+    )
+
+
+def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
+    """Return the two folds, each with one half of the rows to train on and the other to score on."""
+    options = replace(run.options, hold_out=0.0, tensorboard=False)
+    return [
+        Fold(FitRequest(run.mapping.arrow, training, None, request.start, request.like, options=options), held_out)
+        for training, held_out in make_folds(rows, 0.5, 2, options.seed)
+    ]
+
+
+def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun) -> Candidate:
+    """Fit by `method` to the rows of each fold and score the mappings on the folds' other rows."""
+    started_at, options = time.monotonic(), replace(folds[0].request.options, method=method)
+    if method not in STEPLESS_METHODS:
+        # As many epochs as in the final fit, so that both halves together take as many steps.
+        options = replace(options, epochs=default_hyperparameters(run, method)["epochs"])
+    fitted = [_fit_half(fold, options) for fold in folds]
+    answered = [
+        collect_evidence(mapping, scoring_examples(read_held_out(mapping, fold.held_out)), run.device)
+        for mapping, fold in zip(fitted, folds, strict=True)
+    ]
+    temperatures = _fit_temperatures(run.mapping.targets, answered)
+    scale, results = temperatures.get(0, 1.0), []
+    for mapping, outputs in zip(fitted, answered, strict=True):
+        if 0 in outputs:
+            # In the order of the rows, so that the answers of all candidates can be compared one by one.
+            order = np.argsort(outputs[0].rows)
+            evidence, values = outputs[0].evidence[order] / scale, outputs[0].values[order]
+            # A half knows only the classes of its own rows.
+            results += score_answers(mapping.targets[0], evidence, values)
+    errors, losses = np.array(results).T
+    return Candidate(method, errors, losses, temperatures, time.monotonic() - started_at)
+
+
+def _fit_half(fold: Fold, options: Options) -> Mapping:
+    """Fit a mapping to the training rows of a fold; a linear model has sources of its own and no starting model."""
+    if options.method == "linear":
+        return fit.fit_request(replace(fold.request, options=options, start=None))
+    return fold.train(options)
+
+
+def _fit_temperatures(targets: Sequence[Target], answered: Sequence[dict[int, Evidence]]) -> dict[int, float]:
+    """Return by port the temperature of each target that has one, fitted to the answers of the models of all folds.
+
+    answered: of each fold, the outputs and true answers by port.
+    """
+    temperatures = {}
+    for port, target in enumerate(targets):
+        parts = [(outputs[port].evidence, outputs[port].values) for outputs in answered if port in outputs]
+        if parts and isinstance(target, Classes):
+            count = sum(len(values) for _, values in parts)
+            # The logarithm of a normal distribution of the temperature's logarithm around 0, for each row its share.
+            temperature = target.find_temperature(parts, 1 / (2 * LOG_TEMPERATURE_DEVIATION**2 * count))
+            if temperature is not None:
+                temperatures[port] = temperature
+    return temperatures
+
+
+def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> Candidate:
+    """Return the best of the measured candidates, the simplest first.
+
+    Where they draw, it is the linear model without a starting model; with one, the method `by_labels` if the rows are few,
+    else the simplest that uses the starting model.
+    by_labels: the method for as many labels (see fitting/method.py).
+    """
+    measured = {candidate.method: candidate for candidate in candidates}
+    preferred = [method for method in measured if method != "linear"] if has_start else list(measured)
+    if has_start and len(candidates[0].errors) < DECISIVE_ROWS and by_labels in measured:
+        preferred = [by_labels]
+    best = measured[preferred[0]]
+    for candidate in candidates:
+        if candidate.is_better_than(best):
+            best = candidate
+    return best
+
+
+def _reason(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -> str:
+    """Return in words why the best candidate was chosen."""
+    others = [candidate for candidate in candidates if candidate is not best]
+    if not others:
+        return "the only one that could be measured"
+    rival = min(others, key=lambda candidate: candidate.error.value)
+    is_better = best.is_better_than(rival)
+    if best.method == "linear":
+        relation = f"{' and '.join(feature_names(arrow))} is {'better' if is_better else 'as good'} here"
+    else:
+        relation = "measured to be better" if is_better else "measured to be as good, within chance"
+    return f"{relation}: error {best.error.value:.4g} against {rival.error.value:.4g} of {rival.method}"
+
+
+def _recorded(request: FitRequest, run: PreparedRun) -> MethodChoice | None:
+    """Return the choice that the folder of an unfinished run records; None if there is none."""
+    if request.folder is None or request.overwrite:
+        return None
+    record = run_folder.recorded_choice(request.folder, run.facts, run.options)
+    return None if record is None else MethodChoice.from_record(record)
+
+
+def _without_start(request: FitRequest) -> tuple[FitRequest, RunData]:
+    """Return the request of a linear model, which uses no starting model, and its data, read without a word."""
+    request = replace(request, start=None)
+    # What the data is like has been said.
+    return request, read_data(replace(request, progress=Progress()))
+
+
+def _say_share(request: FitRequest, choice: MethodChoice) -> None:
+    """Print how long the choice took beside the whole run."""
+    seconds, total = sum(entry["seconds"] for entry in choice.candidates), time.monotonic() - request.started_at
+    # A resumed run may last shorter than the choice, which it does not repeat.
+    if seconds < total:
+        request.say(f"the choice of the method took {duration(seconds)} of {duration(total)}")

@@ -1,0 +1,48 @@
+"""A temperature fitted on rows that a model was not fitted to makes its probabilities equal the shares of right answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mapsto.kinds.label import Label
+from mapsto.kinds.labels import Labels
+from mapsto.metrics.calibration import fit_temperature
+
+
+def sum_loss(output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(output, values, reduction="sum")
+
+
+def draw(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return calibrated logits and classes drawn by them."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(count, classes, generator=generator)
+    return logits, torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_temperature_of_logits_that_are_too_large_or_too_small(temperature: float) -> None:
+    logits, values = draw(4000, 5)
+    assert fit_temperature([(logits * temperature, values)], sum_loss) == pytest.approx(temperature, rel=0.08)
+
+
+def test_models_with_other_classes_share_a_temperature() -> None:
+    (first, first_values), (second, second_values) = draw(4000, 5), draw(4000, 3, seed=1)
+    found = Label().find_temperature([(first * 3, first_values), (second * 3, second_values)])
+    assert found == pytest.approx(3, rel=0.08)
+
+
+def test_several_labels_have_a_temperature() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 3, generator=generator)
+    values = torch.bernoulli(logits.sigmoid(), generator=generator)
+    assert Labels().find_temperature([(logits * 2, values)]) == pytest.approx(2, rel=0.08)
+
+
+def test_a_few_right_answers_make_no_model_certain() -> None:
+    logits, values = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(4, 1), torch.tensor([0, 1]).repeat(4)
+    certain = fit_temperature([(logits, values)], sum_loss)
+    careful = fit_temperature([(logits, values)], sum_loss, 1 / (2 * len(values)))
+    assert certain < 0.1 and 0.25 < careful < 1

@@ -1,0 +1,231 @@
+"""The method of a fit is chosen by measurement on halves of the training rows, and its confidence is set there too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from runs import sentences
+
+import mapsto
+from mapsto.errors import RunError, UsageError
+from mapsto.fitting import fit
+from mapsto.fitting.request import FitRequest, MethodChoice
+from mapsto.options import Method
+from mapsto.progress import Progress
+from mapsto.selection import method_choice
+from mapsto.selection.method_choice import Candidate, choose
+
+SIZE: dict[str, Any] = {"layers": 1, "width": 32, "vocabulary": 300, "device": "cpu"}
+
+
+def make_rows(count: int, seed: int = 0) -> list[dict[str, str]]:
+    """Return rows with texts whose label depends on a word; a fifth of the labels are wrong."""
+    texts = sentences(count, seed)
+    return [
+        {"text": text, "label": ["warm", "cold"][("winter" in text) != (row % 5 == 0)]}
+        for row, text in enumerate(texts)
+    ]
+
+
+ROWS, TEST = make_rows(80), make_rows(60, seed=1)
+
+
+class Said(Progress):
+    """Keep what a run says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def line(self, words: str) -> str:
+        """Return the one line with these words in it."""
+        (line,) = [line for line in self.lines if words in line]
+        return line
+
+
+@pytest.fixture(scope="module")
+def base() -> mapsto.Model:
+    """Return a starting model pretrained for a few steps."""
+    return mapsto.pretrain("text", [{"text": text} for text in sentences(100)], steps=3, **SIZE)
+
+
+def make_candidate(method: Method, errors: list[float], losses: list[float]) -> Candidate:
+    return Candidate(method, np.array(errors), np.array(losses), {}, 1.0)
+
+
+def answers(share_right: float, count: int = 300) -> tuple[list[float], list[float]]:
+    """Return errors and losses of answers of which this share is right."""
+    errors = [float(row >= share_right * count) for row in range(count)]
+    return errors, [0.2 + error for error in errors]
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "has_start", "chosen"),
+    [
+        ({"linear": 0.9, "full": 0.8}, 300, False, "linear"),
+        ({"linear": 0.8, "full": 0.9}, 300, False, "full"),
+        # A draw goes to the simpler method, but without a word never to one that leaves the start aside.
+        ({"linear": 0.8, "full": 0.8}, 300, False, "linear"),
+        ({"linear": 0.8, "probe": 0.8, "full": 0.8}, 300, True, "probe"),
+        ({"linear": 0.9, "probe": 0.8, "full": 0.8}, 300, True, "linear"),
+        ({"linear": 0.7, "probe": 0.8, "full": 0.9}, 300, True, "full"),
+        # With few rows a draw goes to the method for as many labels.
+        ({"linear": 0.8, "probe": 0.8, "contrast": 0.8}, 64, True, "contrast"),
+        ({"linear": 0.5, "probe": 0.9, "contrast": 0.5}, 64, True, "probe"),
+    ],
+)
+def test_the_best_is_chosen_and_the_simpler_one_of_equals(
+    right: dict[Method, float], count: int, has_start: bool, chosen: str
+) -> None:
+    candidates = [make_candidate(method, *answers(share, count)) for method, share in right.items()]
+    assert choose(candidates, list(right)[-1], has_start).method == chosen
+
+
+def test_a_difference_within_chance_is_a_draw() -> None:
+    errors, losses = answers(0.8)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, len(losses))
+    slightly = make_candidate("full", errors, (np.array(losses) + noise - noise.mean() - 0.01).tolist())
+    clearly = make_candidate("full", errors, (np.array(losses) + noise - noise.mean() - 0.2).tolist())
+    simple = make_candidate("linear", errors, losses)
+    assert choose([simple, slightly], "full", False) is simple
+    assert choose([simple, clearly], "full", False) is clearly
+    # Better by loss but worse by error is no better.
+    worse = make_candidate("full", answers(0.75)[0], clearly.losses.tolist())
+    assert choose([simple, worse], "full", False) is simple
+
+
+def test_without_a_start_words_that_decide_are_found_by_the_linear_model(tmp_path: Path) -> None:
+    said, out = Said(), tmp_path / "clf"
+    model = mapsto.fit("text -> label", ROWS, out, test=TEST, progress=said, device="cpu")
+    assert said.line("choosing the method").startswith("choosing the method by 80 rows")
+    assert said.line("  linear: error") and said.line("  full: error")
+    assert "method linear (TF-IDF is " in said.line("parameters") and " of full): a linear model" in said.line(
+        "parameters"
+    )
+    assert "divided by" in said.line("confidence set by answers of models fitted to half of the rows")
+    assert said.line("the choice of the method took")
+    assert model.mapping.config.is_linear
+    recorded = json.loads((out / "mapsto.json").read_text())["provenance"]
+    assert recorded["choice"]["method"] == recorded["method"] == "linear"
+    assert [candidate["method"] for candidate in recorded["choice"]["candidates"]] == ["linear", "full"]
+    assert recorded["temperatures"] == [round(recorded["choice"]["temperatures"]["0"], 4)]
+
+
+@pytest.mark.parametrize("arrow", ["text -> label", "text -> labels", "text -> number"])
+def test_from_a_start_three_methods_are_measured(arrow: str, base: mapsto.Model) -> None:
+    column = arrow.split()[-1]
+    cells: dict[str, Any] = {
+        "label": lambda row: row["label"],
+        "labels": lambda row: [word for word in ("hope", "age") if word in row["text"]],
+        "number": lambda row: float(row["text"].count("winter")),
+    }
+    rows = [{"text": row["text"], column: cells[column](row)} for row in ROWS]
+    said = Said()
+    mapsto.fit(arrow, rows, start=base, progress=said, device="cpu")
+    for method in ("linear", "probe", "probe+full"):
+        assert "error" in said.line(f"  {method}: ")
+    assert any("confidence set by" in line for line in said.lines) == (column != "number")
+
+
+def test_a_chosen_model_is_the_model_of_that_method_but_for_its_temperature(base: mapsto.Model) -> None:
+    said = Said()
+    chosen = mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
+    method: Any = said.line("parameters").split("method ")[1].split(" (")[0]
+    temperature = float(said.line("logits divided by").split()[-1])
+    start = None if method == "linear" else base
+    plain = mapsto.fit("text -> label", ROWS, start=start, method=method, device="cpu")
+    weight, expected = (model.mapping.heads[0].get_parameter("bias") for model in (chosen, plain))
+    assert temperature != 1 and torch.allclose(weight * temperature, expected, rtol=0.02)
+    texts = [row["text"] for row in TEST]
+    assert [answer["label"] for answer in chosen.predict(texts)] == [answer["label"] for answer in plain.predict(texts)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": 2}, {"epochs": 1}, {"method": "full", "epochs": 1}, {"hold_out": 0.2, "layers": 1, "width": 32}],
+)
+def test_what_is_fixed_is_not_measured(options: dict[str, Any]) -> None:
+    said = Said()
+    mapsto.fit("text -> label", ROWS[:40], progress=said, **{**SIZE, **options})
+    assert not any("choosing" in line for line in said.lines)
+
+
+def test_too_few_rows_are_not_measured(base: mapsto.Model) -> None:
+    said = Said()
+    mapsto.fit("text -> label", ROWS[:20], start=base, progress=said, device="cpu")
+    assert not any("choosing" in line for line in said.lines)
+    assert "labels a class" in said.line("method")
+
+
+def test_a_run_that_ends_early_goes_on_with_its_choice(
+    tmp_path: Path, base: mapsto.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run ends when training begins; the second measures nothing and gives the same bits as a run in one go."""
+    unbroken = mapsto.fit("text -> label", ROWS, tmp_path / "unbroken", start=base, device="cpu")
+
+    def fail(request: FitRequest, data: Any = None) -> Any:
+        if request.folder is not None:
+            raise RunError("ended")
+        return fit_request(request, data)
+
+    fit_request = fit.fit_request
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="ended"):
+        patch.setattr(fit, "fit_request", fail)
+        mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, device="cpu")
+    assert sorted(path.name for path in (tmp_path / "clf").iterdir()) == ["choice.json"]
+    with pytest.raises(UsageError, match="unfinished run with other seed"):
+        mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, device="cpu", seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(method_choice, "measure", lambda *arguments: pytest.fail("measured again"))
+        resumed = mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, device="cpu")
+    for name, weight in unbroken.mapping.state_dict().items():
+        assert torch.equal(weight, resumed.mapping.state_dict()[name]), name
+
+
+def test_a_run_that_began_without_a_choice_goes_on_without(tmp_path: Path, base: mapsto.Model) -> None:
+    """As an older version of mapsto began it: with run.json alone."""
+
+    class Stopped(Exception):
+        """Ends a run at its first step."""
+
+    class Stop(Progress):
+        """Stop a run at its first step."""
+
+        def step(self, report: Any) -> None:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit.fit_mapping("text -> label", ROWS, tmp_path / "clf", start=base.mapping, progress=Stop())
+    assert (tmp_path / "clf" / "run.json").exists()
+    said = Said()
+    mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, progress=said, device="auto")
+    assert not any("choosing" in line for line in said.lines) and said.line("labels a class")
+
+
+def test_a_choice_is_the_same_after_its_record() -> None:
+    choice = MethodChoice("probe", "measured", {0: 1.5, 2: 0.75}, [{"method": "probe", "loss": 0.5}])
+    assert MethodChoice.from_record(json.loads(json.dumps(choice.record()))) == choice
+
+
+def test_overwriting_costs_the_former_run_only_when_the_choice_is_made(
+    tmp_path: Path, base: mapsto.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, method="probe", device="cpu")
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="ended"):
+        patch.setattr(method_choice, "measure", _raise_ended)
+        mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, overwrite=True, device="cpu")
+    assert mapsto.load(tmp_path / "clf").predict(["winter"])
+    mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, overwrite=True, device="cpu")
+    assert (tmp_path / "clf" / "choice.json").exists()
+
+
+def _raise_ended(*arguments: Any) -> Any:
+    raise RunError("ended")
