@@ -22,7 +22,8 @@ rng = random.Random(0)
 words = [f"w{i}" for i in range(3000)]
 texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))) for _ in range(600)]
 rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(texts)]
-shape = dict(layers=4, width=192, vocabulary=3000, device="cpu", precision="fp32")
+# AdamW, as the precision of the default, Muon, depends on the version.
+shape = dict(layers=4, width=192, vocabulary=3000, device="cpu", precision="fp32", optimizer="adamw")
 """
 PREDICTION = """
 model = mapsto.fit("text -> label", rows[:64], steps=1, **shape)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from runs import in_a_browser, run, sentences
-from sklearn.metrics import log_loss
 
 import mapsto
 from mapsto import kinds
@@ -23,7 +22,6 @@ from mapsto.evaluation.report import Provenance, evaluation_page
 from mapsto.evaluation.report_sections import mistake_sections
 from mapsto.explain.attribution import Attribution
 from mapsto.metrics.intervals import with_intervals
-from mapsto.model.layers import Linear
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Comparable
 
@@ -168,26 +166,6 @@ def test_selective_prediction_scores_the_answered_rows() -> None:
     assert analysis.coverage_curve[0].coverage == 1 and analysis.coverage_curve[-1].coverage == pytest.approx(
         0.5, abs=0.01
     )
-
-
-def test_temperature_lowers_the_loss_and_changes_no_answer() -> None:
-    torch.manual_seed(0)
-    head = Linear(8, 3)
-    x, values = torch.randn(500, 8), torch.randint(0, 3, (500,))
-    with torch.no_grad():
-        head.weight *= 20
-        uncalibrated = head(x)
-    target = kinds.target("label")(["a", "b", "c"])
-    temperature = target.calibrate(head, uncalibrated, values)
-    calibrated = head(x).detach()
-    assert temperature is not None and temperature > 1
-    assert torch.equal(uncalibrated.argmax(-1), calibrated.argmax(-1))
-    assert torch.allclose(calibrated * temperature, uncalibrated, atol=1e-3)
-    losses = [log_loss(values, torch.softmax(part.double(), -1)) for part in (uncalibrated, calibrated)]
-    assert losses[1] < losses[0]
-    best = min(log_loss(values, torch.softmax(uncalibrated.double() / t, -1)) for t in np.geomspace(0.1, 20, 400))
-    assert losses[1] == pytest.approx(best, abs=1e-3)
-    assert target.calibrate(head, uncalibrated[:20], values[:20]) is None
 
 
 def test_a_fit_with_held_out_rows_is_calibrated(tmp_path: Path) -> None:

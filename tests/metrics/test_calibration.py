@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,3 +47,11 @@ def test_a_few_right_answers_make_no_model_certain() -> None:
     certain = fit_temperature([(logits, values)], sum_loss)
     careful = fit_temperature([(logits, values)], sum_loss, 1 / (2 * len(values)))
     assert certain < 0.1 and 0.25 < careful < 1
+
+
+def test_a_temperature_lowers_the_loss_as_far_as_any() -> None:
+    logits, values = draw(500, 3)
+    logits = logits * 20
+    found = sum_loss(logits / fit_temperature([(logits, values)], sum_loss), values)
+    best = min(sum_loss(logits / temperature, values) for temperature in np.geomspace(0.1, 20, 400))
+    assert found < sum_loss(logits, values) and float(found) == pytest.approx(float(best), rel=1e-3)

@@ -123,7 +123,8 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: boo
         ARROW, pool, out / "reviews-report", test=test, starts=["scratch", str(base)], labels=REVIEW_LABELS, seeds=SEEDS,
         methods=["full"], length=LENGTH, progress=progress, overwrite=restart,
     )  # fmt: skip
-    fit(ARROW, pool[: REVIEW_LABELS[-1]], out / "reviews", start=base, length=LENGTH, overwrite=True)
+    progress.say(f"(a) a model of {REVIEW_LABELS[-1]:,} labels")
+    fit(ARROW, pool[: REVIEW_LABELS[-1]], out / "reviews", start=base, length=LENGTH, progress=progress, overwrite=True)
     return f"(a) Chinese reviews: {minutes:g} minutes of pretraining on {characters:.1f} million characters", comparison
 
 
@@ -142,7 +143,8 @@ def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str,
         ARROW, pool, out / "news-report", test=test, starts=[start], labels=NEWS_LABELS, seeds=SEEDS,
         methods=["probe"], length=LENGTH, progress=progress, overwrite=restart,
     )  # fmt: skip
-    fit(ARROW, pool[: NEWS_LABELS[-1]], out / "news", start=start, method="probe", length=LENGTH, overwrite=True)
+    progress.say(f"(b) a model of {NEWS_LABELS[-1]:,} labels")
+    fit(ARROW, pool[: NEWS_LABELS[-1]], out / "news", start=start, length=LENGTH, progress=progress, overwrite=True)
     return "(b) English news topics, from a published starting model", comparison
 
 

@@ -7,6 +7,7 @@ linear model (`--method linear`) has no network at all: its features are classic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,20 +23,22 @@ from mapsto.inference.forward import collect_evidence, forward_batches
 from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Classes, LinearFeatures, LinearProbe
 
+# Random variants of each example that a probe is fitted to beside the example itself, where examples are augmented.
+AUGMENTED_VIEWS = 3
 # With fewer held-out rows, a temperature fitted on them is worse than none.
 MIN_ROWS_TO_CALIBRATE = 100
 
 
-def extract_features(mapping: Mapping, examples: Examples, device: torch.device) -> NDArray[np.float32]:
-    """Return the pooled vector of each example, (n, d), from one forward pass without augmentation.
+def extract_features(mapping: Mapping, examples: Examples, device: torch.device, view: int = 0) -> NDArray[np.float32]:
+    """Return the pooled vector of each example, (n, d), from one forward pass.
 
     The pooled vector is the input of every head with one answer per example.
+    view: 0 for the examples themselves; other numbers each give another random variant, if examples are augmented.
     """
     mapping.eval()
-    # A probe sees each row once, so it should see the row itself.
-    unaugmented = examples.without_augmentation()
-    features: NDArray[np.float32] = np.zeros((len(unaugmented), mapping.config.pooled_width), np.float32)
-    stream = (unaugmented.example(row, 0, 0.0) for row in range(len(unaugmented)))
+    seen = replace(examples, mixing=None) if view else examples.without_augmentation()
+    features: NDArray[np.float32] = np.zeros((len(seen), mapping.config.pooled_width), np.float32)
+    stream = (seen.example(row, 0, 0.0, view) for row in range(len(seen)))
     for batch, hidden in forward_batches(mapping, stream, device):
         features[batch.rows] = mapping.pooled_vectors(hidden, batch).float().cpu().numpy()
     return features
@@ -48,8 +51,11 @@ def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None
         strength of regularisation is chosen on them, because the vectors after contrastive training fit the training
         answers too well.
     """
-    features = extract_features(run.mapping, run.examples, run.device)
-    for port, (weight, bias) in _fit_targets(run, features, base_features):
+    views = 1 + (0 if run.examples.augment is None else AUGMENTED_VIEWS)
+    seen = [extract_features(run.mapping, run.examples, run.device, view) for view in range(views)]
+    # A penalty chosen on variants of the rows that it is scored on would be too small.
+    selection = seen[0] if base_features is None and views > 1 else base_features
+    for port, (weight, bias) in _fit_targets(run, np.concatenate(seen), selection):
         _set_parameters(run.mapping.heads[port], weight, bias)
 
 
@@ -58,16 +64,20 @@ def _fit_targets(
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Yield (port, (weight (c, f), bias (c,))) of the regression of each target's answers on features, where it has a probe.
 
-    features: (n, f), one row for each training example, dense or sparse. base_features: see `fit_probe`.
+    features: (v·n, f), one row for each training example, dense or sparse, then as many for each other variant of them.
+    base_features: (n, f), see `fit_probe`.
     """
     encoded = run.examples.answers.encoded if run.examples.answers is not None else ()
+    num_views = features.shape[0] // max(1, len(encoded))
     for port, target in enumerate(run.mapping.targets):
         # Rows without an answer to this target teach its head nothing.
-        labelled = [(row, answer) for row, ports in enumerate(encoded) if (answer := ports[port]) is not None]
-        if isinstance(target, LinearProbe) and labelled:
-            rows, values = [row for row, _ in labelled], np.array([answer.values for _, answer in labelled])
+        rows = np.array([row for row, ports in enumerate(encoded) if ports[port] is not None], np.int64)
+        if isinstance(target, LinearProbe) and len(rows):
+            values = np.array([answer.values for ports in encoded if (answer := ports[port]) is not None])
             base = None if base_features is None else base_features[rows]
-            yield port, target.probe(features[rows], values, run.options.seed, base)
+            all_rows = np.concatenate([rows + view * len(encoded) for view in range(num_views)])
+            repeated = np.concatenate([values] * num_views)
+            yield port, target.probe(features[all_rows], repeated, run.options.seed, base)
 
 
 def _set_parameters(module: nn.Module, *values: Tensor) -> None:
@@ -87,7 +97,7 @@ def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str]
     if choice is not None:
         found = choice.temperatures
         source = "answers of models fitted to half of the rows"
-    elif run.held_out is not None and not run.is_pretraining:
+    elif run.held_out is not None and not run.is_pretraining and run.mapping.targets:
         found = held_out_temperatures(run.mapping, run.held_out, run.device)
         source = f"{len(run.held_out):,} held-out rows"
     else:

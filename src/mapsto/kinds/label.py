@@ -145,7 +145,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
 
         features: (m, d). values: (m,), class indices. seed: draws the rows and the folds for choosing the regularisation
         strength.
-        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
+        selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
         """
         class_weights = None if self.weights is None else dict(enumerate(self.weights))
         fitted = fit_logistic_regression(features, values, seed, class_weights, selection_features)

@@ -117,7 +117,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """Return weight (c, d) and bias (c,): one logistic regression on the features for each class.
 
         features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds for choosing the regularisation.
-        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
+        selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
         """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for index, applies in enumerate(np.asarray(values).T):

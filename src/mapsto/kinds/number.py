@@ -95,7 +95,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m,), standardised answers. seed: draws the rows for choosing the regularisation strength.
-        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
+        selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 

@@ -103,7 +103,7 @@ class Vector(LinearProbe, Mixable):
         """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m, k), standardised answers. seed: draws the rows for choosing the regularisation strength.
-        selection_features: (m, d), used in place of `features` to choose the regularisation strength; see LinearProbe.probe.
+        selection_features: (r, d), used in place of the first r features to choose the penalty; see LinearProbe.probe.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 

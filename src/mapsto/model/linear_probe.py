@@ -45,8 +45,8 @@ def fit_logistic_regression(
     features: dense array or scipy sparse matrix. labels: class number of each row.
     seed: seed for drawing the rows on which the penalty is chosen, and their folds.
     class_weights: weight of each class in the loss, by class number.
-    selection_features: features of the same rows on which the penalty is chosen, by default `features`. Needed if these were
-    learnt from the labels, since cross-validation would then be too optimistic.
+    selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
+    these were learnt from the labels, or hold several variants of a row, since cross-validation would then be too optimistic.
     """
     # scikit-learn takes a second to import, and only probes need it.
     from sklearn.exceptions import ConvergenceWarning
@@ -58,7 +58,9 @@ def fit_logistic_regression(
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
         candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
         selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
-        model.set_params(C=_choose_inverse_penalty(model, selection, labels, seed, candidates))
+        chosen = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
+        # The loss is a sum over rows, so with more rows the penalty grows with it.
+        model.set_params(C=chosen * selection.shape[0] / features.shape[0])
         fitted = model.fit(features / scale, labels)
     # The caller's features are not scaled.
     fitted.coef_ = fitted.coef_ / scale
@@ -72,8 +74,8 @@ def fit_ridge_regression(
 
     The penalty is the one of PENALTIES with the lowest leave-one-out error (Golub et al. 1979).
     features: dense array. seed: seed for drawing the rows on which the penalty is chosen.
-    selection_features: features of the same rows on which the penalty is chosen, by default `features`. Needed if these were
-    learnt from the values, since the leave-one-out error would then be too optimistic.
+    selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
+    these were learnt from the values, or hold several variants of a row, since leaving one out would then be too optimistic.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
@@ -81,8 +83,9 @@ def fit_ridge_regression(
     # In fp64, because with a small penalty the equations may be ill-conditioned.
     inputs, selection = (features / scale).astype(np.float64), selection_features
     selection = inputs if selection is None else (selection / _scale(selection)).astype(np.float64)
-    rows = _selection_rows(len(values), seed)
-    fitted = Ridge(RidgeCV(PENALTIES).fit(selection[rows], values[rows]).alpha_).fit(inputs, values)
+    rows = _selection_rows(len(selection), seed)
+    penalty = RidgeCV(PENALTIES).fit(selection[rows], values[rows]).alpha_ * len(inputs) / len(selection)
+    fitted = Ridge(penalty).fit(inputs, values)
     weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 

@@ -117,7 +117,8 @@ def choose_and_fit(request: FitRequest) -> Mapping:
                 if request.overwrite:
                     run_folder.clear(folder)
                 run_folder.record_choice(folder, run.facts, choice.record())
-    final = replace(request, options=replace(request.options, method=choice.method), choice=choice, overwrite=False)
+    options = _with_method(request.options, choice.method)
+    final = replace(request, options=options, choice=choice, overwrite=False)
     final, data = (final, data) if choice.method != "linear" else _without_start(final)
     mapping = fit.fit_request(final, data)
     _say_share(request, choice)
@@ -146,8 +147,13 @@ def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
     has_start = run.start.tensors is not None
     candidates: list[Method] = ["linear"] if request.like is None and not why_not_linear(run.data.arrow) else []
     candidates += ["probe"] if has_start else []
-    candidates = [method for method in candidates if not unused_options(method, options)]
+    candidates = [method for method in candidates if not unused_options(method, _with_method(options, method))]
     return list(dict.fromkeys([*candidates, by_labels]))
+
+
+def _with_method(options: Options, method: Method) -> Options:
+    """Return the options with the method set; a linear model reads whole values, so `--length` is for the others alone."""
+    return replace(options, method=method, length=None if method == "linear" else options.length)
 
 
 def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) -> MethodChoice:
@@ -193,7 +199,7 @@ def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
 
 def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun) -> Candidate:
     """Fit by `method` to the rows of each fold and score the mappings on the folds' other rows."""
-    started_at, options = time.monotonic(), replace(folds[0].request.options, method=method)
+    started_at, options = time.monotonic(), _with_method(folds[0].request.options, method)
     if method not in STEPLESS_METHODS:
         # As many epochs as in the final fit, so that both halves together take as many steps.
         options = replace(options, epochs=default_hyperparameters(run, method)["epochs"])

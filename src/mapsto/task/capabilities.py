@@ -511,8 +511,8 @@ class LinearProbe(Target):
 
         features: (m, d), vectors of a frozen model, or sparse features of unit norm. values: (m, …), the encoded answers.
         seed: for random choices, such as the rows on which the regularisation strength is chosen.
-        selection_features: (m, d), used in place of `features` for that choice; needed if a model was trained on the same
-            answers, because its `features` look better on these rows than on new ones.
+        selection_features: (k, d), used in place of the first k `features` for that choice; needed if a model was trained on the
+            same answers or if `features` hold several variants of a row, because these look better than new rows would.
         """
 
 
