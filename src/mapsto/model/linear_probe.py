@@ -83,8 +83,8 @@ def fit_ridge_regression(
     # In fp64, because with a small penalty the equations may be ill-conditioned.
     inputs, selection = (features / scale).astype(np.float64), selection_features
     selection = inputs if selection is None else (selection / _scale(selection)).astype(np.float64)
-    rows = _selection_rows(len(selection), seed)
-    penalty = RidgeCV(PENALTIES).fit(selection[rows], values[rows]).alpha_ * len(inputs) / len(selection)
+    rows = _selection_rows(selection.shape[0], seed)
+    penalty = RidgeCV(PENALTIES).fit(selection[rows], values[rows]).alpha_ * inputs.shape[0] / selection.shape[0]
     fitted = Ridge(penalty).fit(inputs, values)
     weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
