@@ -124,7 +124,7 @@ def unused_options(method: str, options: Options) -> list[str]:
     }
     mixing = ("augment",) if options.mixture is not None else ()
     without_use = {
-        "probe": tuple(is_set),
+        "probe": (*(name for name in is_set if name != "augment"), *mixing),
         "contrast": ("freeze", "smooth", "patience", *mixing),
         "linear": (*is_set, *shape),
     }
