@@ -15,9 +15,10 @@ import mapsto
 from mapsto.errors import RunError, UsageError
 from mapsto.fitting import fit
 from mapsto.fitting.request import FitRequest, MethodChoice
-from mapsto.options import Method
+from mapsto.options import Method, Options
 from mapsto.progress import Progress
 from mapsto.selection import method_choice
+from mapsto.selection.folds import Fold
 from mapsto.selection.method_choice import Candidate, choose
 
 SIZE: dict[str, Any] = {"layers": 1, "width": 32, "vocabulary": 300, "device": "cpu"}
@@ -75,6 +76,7 @@ def answers(share_right: float, count: int = 300) -> tuple[list[float], list[flo
         ({"linear": 0.8, "full": 0.8}, 300, False, "linear"),
         ({"linear": 0.8, "probe": 0.8, "full": 0.8}, 300, True, "probe"),
         ({"linear": 0.9, "probe": 0.8, "full": 0.8}, 300, True, "linear"),
+        ({"linear": 1.0, "probe": 1.0, "full": 1.0}, 300, True, "probe"),
         ({"linear": 0.7, "probe": 0.8, "full": 0.9}, 300, True, "full"),
         # With few rows a draw goes to the method for as many labels.
         ({"linear": 0.8, "probe": 0.8, "contrast": 0.8}, 64, True, "contrast"),
@@ -163,6 +165,40 @@ def test_too_few_rows_are_not_measured(base: mapsto.Model) -> None:
     mapsto.fit("text -> label", ROWS[:20], start=base, progress=said, device="cpu")
     assert not any("choosing" in line for line in said.lines)
     assert "labels a class" in said.line("method")
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "says"),
+    [
+        # One half has one number alone.
+        ([{"text": row["text"], "number": float(i == 0)} for i, row in enumerate(ROWS)], "number", "not measured"),
+        ([{"text": "the same", "label": "ab"[i % 2]} for i in range(40)], "label", "labels a class"),
+        (
+            [{"text": row["text"], "label": "ab"[i == 3]} for i, row in enumerate(ROWS)],
+            "label",
+            "choosing the method by 79",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_halved_are_fitted_all_the_same(
+    rows: list[dict[str, Any]], column: str, says: str, base: mapsto.Model
+) -> None:
+    said = Said()
+    model = mapsto.fit(f"text -> {column}", rows, start=base, progress=said, device="cpu")
+    assert any(says in line for line in said.lines) and column in model.predict(["winter"])[0]
+
+
+def test_training_that_diverges_is_not_chosen(base: mapsto.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(fold: Fold, options: Options) -> Any:
+        if options.method == "probe+full":
+            raise RunError("no finite loss")
+        return train(fold, options)
+
+    train, said = Fold.train, Said()
+    monkeypatch.setattr(Fold, "train", diverge)
+    mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
+    assert "not measured, no finite loss" in said.line("  probe+full")
+    assert "method probe+full" not in said.line("parameters")
 
 
 def test_a_run_that_ends_early_goes_on_with_its_choice(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mapsto.data.rows import Rows
+from mapsto.errors import DataError, RunError
 from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.evaluation.linear_baseline import estimate_seconds, feature_names
 from mapsto.fitting import fit, run_folder
@@ -35,6 +36,7 @@ from mapsto.selection.folds import Fold, make_folds, read_held_out, score_answer
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Classes, LinearProbe
 from mapsto.task.target import Target
+from mapsto.training.loop import Interrupted
 
 # Below these numbers of rows, and of rows per class, halves are too small to measure a method on.
 MIN_ROWS, MIN_ROWS_PER_CLASS = 32, 4
@@ -112,11 +114,13 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         choice = _recorded(request, run)
         if choice is None:
             choice = measure(request, run, methods)
-            if folder is not None:
+            if folder is not None and choice is not None:
                 # Only now, so that an error or an interruption does not cost the former run.
                 if request.overwrite:
                     run_folder.clear(folder)
                 run_folder.record_choice(folder, run.facts, choice.record())
+    if choice is None:
+        return fit.fit_request(request, data)
     options = _with_method(request.options, choice.method)
     final = replace(request, options=options, choice=choice, overwrite=False)
     final, data = (final, data) if choice.method != "linear" else _without_start(final)
@@ -156,36 +160,45 @@ def _with_method(options: Options, method: Method) -> Options:
     return replace(options, method=method, length=None if method == "linear" else options.length)
 
 
-def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) -> MethodChoice:
+def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) -> MethodChoice | None:
     """Fit each of the methods to both halves of the training rows, and return the choice that their scores suggest.
 
-    The scores of each are printed in a line.
+    The scores of each are printed in a line. Return None if the rows cannot be halved, such as a single text under many
+    labels, or if no method can be fitted to the halves.
     """
     rows, say = run.data.training_rows, request.say
     assert rows is not None
     folds = _halves(request, run, rows)
+    if len(folds) < 2:
+        return None
     scored = sum(len(fold.held_out) for fold in folds)
     say(f"choosing the method by {scored:,} rows; each half is scored by models fitted to the other half")
-    by_labels, _ = method_by_labels(run)
     candidates: list[Candidate] = []
     # The linear model last: how long it may take depends on the others.
     for method in sorted(methods, key=lambda name: name == "linear"):
-        if method == "linear":
-            limit = max([MIN_LINEAR_SECONDS, *(candidate.seconds for candidate in candidates)])
-            if (needed := estimate_seconds(run.mapping.targets[0], 0, rows, run.options.seed)) > limit:
-                say(f"  linear: not tried, it would take {duration(needed)}")
-                continue
-        candidate = _measure_method(method, folds, run)
-        candidates.append(candidate)
-        say(f"  {candidate}")
+        try:
+            if method == "linear":
+                _require_time(candidates, run, rows)
+            candidates.append(_measure_method(method, folds, run))
+            say(f"  {candidates[-1]}")
+        except Interrupted:  # a RunError too, but one that must end the run
+            raise
+        except (DataError, RunError) as error:
+            say(f"  {method}: not measured, {error}")
+    if not candidates:
+        return None
     candidates.sort(key=lambda candidate: methods.index(candidate.method))
+    by_labels, _ = method_by_labels(run)
     best = choose(candidates, by_labels, run.start.tensors is not None)
-    return MethodChoice(
-        best.method,
-        _reason(best, candidates, run.data.arrow),
-        best.temperatures,
-        [candidate.record() for candidate in candidates],
-    )
+    records = [candidate.record() for candidate in candidates]
+    return MethodChoice(best.method, _reason(best, candidates, run.data.arrow), best.temperatures, records)
+
+
+def _require_time(candidates: Sequence[Candidate], run: PreparedRun, rows: Rows) -> None:
+    """Raise RunError if a linear model would take longer than each measured candidate and than MIN_LINEAR_SECONDS."""
+    limit = max([MIN_LINEAR_SECONDS, *(candidate.seconds for candidate in candidates)])
+    if (needed := estimate_seconds(run.mapping.targets[0], 0, rows, run.options.seed)) > limit:
+        raise RunError(f"it would take {duration(needed)}")
 
 
 def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
@@ -249,7 +262,7 @@ def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> 
     """Return the best of the measured candidates, the simplest first.
 
     Where they draw, it is the linear model without a starting model; with one, the method `by_labels` if the rows are few,
-    else the simplest that uses the starting model.
+    else the simplest that uses the starting model. A linear model replaces one that uses it only if its error is lower.
     by_labels: the method for as many labels (see fitting/method.py).
     """
     measured = {candidate.method: candidate for candidate in candidates}
@@ -258,7 +271,8 @@ def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> 
         preferred = [by_labels]
     best = measured[preferred[0]]
     for candidate in candidates:
-        if candidate.is_better_than(best):
+        leaves_start = has_start and candidate.method == "linear"
+        if candidate.is_better_than(best) and not (leaves_start and candidate.error.value >= best.error.value):
             best = candidate
     return best
 
@@ -274,7 +288,10 @@ def _reason(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -> s
         relation = f"{' and '.join(feature_names(arrow))} is {'better' if is_better else 'as good'} here"
     else:
         relation = "measured to be better" if is_better else "measured to be as good, within chance"
-    return f"{relation}: error {best.error.value:.4g} against {rival.error.value:.4g} of {rival.method}"
+    values = [
+        f"error {candidate.error.value:.4g} and loss {candidate.losses.mean():.4g}" for candidate in (best, rival)
+    ]
+    return f"{relation}: {values[0]} against {values[1]} of {rival.method}"
 
 
 def _recorded(request: FitRequest, run: PreparedRun) -> MethodChoice | None:
