@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,13 @@ def command(
     except SystemExit as stop:
         status = int(stop.code or 0)
     return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_model_that_guesses_judges_no_label(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    guessing = predictions(200)
+    guessing = replace(guessing, outputs=torch.from_numpy(rng.normal(0, 0.5, (200, 3))))
+    assert not guessing.suspects.rows and guessing.suspects.num_unseen == 0
+    assert "no label is judged: the model is not better" in guessing.suspects.summary()[0]
+    assert predictions(200, flipped=20).suspects.rows

@@ -20,6 +20,7 @@ from mapsto.progress import Progress
 from mapsto.selection import method_choice
 from mapsto.selection.folds import Fold
 from mapsto.selection.method_choice import Candidate, choose
+from mapsto.training.loop import Interrupted
 
 SIZE: dict[str, Any] = {"layers": 1, "width": 32, "vocabulary": 300, "device": "cpu"}
 
@@ -115,10 +116,37 @@ def test_without_a_start_words_that_decide_are_found_by_the_linear_model(tmp_pat
     assert "divided by" in said.line("confidence set by answers of models fitted to half of the rows")
     assert said.line("the choice of the method took")
     assert model.mapping.config.is_linear
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "Confidence set by answers of models fitted to half of the rows" in card
     recorded = json.loads((out / "mapsto.json").read_text())["provenance"]
     assert recorded["choice"]["method"] == recorded["method"] == "linear"
     assert [candidate["method"] for candidate in recorded["choice"]["candidates"]] == ["linear", "full"]
     assert recorded["temperatures"] == [round(recorded["choice"]["temperatures"]["0"], 4)]
+
+
+def test_a_start_that_is_left_aside_is_said(base: mapsto.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prefer_linear(candidates: list[Candidate], *others: Any) -> Candidate:
+        return next(candidate for candidate in candidates if candidate.method == "linear")
+
+    said = Said()
+    monkeypatch.setattr(method_choice, "choose", prefer_linear)
+    model = mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
+    assert model.mapping.config.is_linear
+    assert said.line("leaves the starting model aside; --method probe")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted(2, 3, None)])
+def test_an_interrupted_choice_says_that_it_begins_again(
+    stop: BaseException, base: mapsto.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> Any:
+        raise stop
+
+    said = Said()
+    monkeypatch.setattr(method_choice, "_measure_method", interrupt)
+    with pytest.raises(type(stop)):
+        mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
+    assert said.line("the same command begins the choice again")
 
 
 @pytest.mark.parametrize("arrow", ["text -> label", "text -> labels", "text -> number"])

@@ -104,3 +104,9 @@ def test_ports_find_their_columns(arrow: str, columns: list[str], expected: str 
 def test_a_table_parted_by_something_else_is_suspected() -> None:
     with pytest.raises(ArrowError, match=r"'text;label' \(its cells seem to be separated by ';'; .csv has commas"):
         bind(parse("text -> label"), ["text;label"], lambda kind, column, role: role == "source")
+
+
+def test_rows_in_place_of_the_task_are_refused() -> None:
+    """As in scikit-learn's fit(X, y)."""
+    with pytest.raises(ArrowError, match="the task comes first, as text such as 'text -> label', and not list"):
+        parse(["a", "b"])  # type: ignore[arg-type]

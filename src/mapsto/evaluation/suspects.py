@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mapsto.data.writers import write_file
 from mapsto.errors import UsageError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mapsto.evaluation.evaluate import Predictions
 
 MIN_WRONG_PROBABILITY = 0.05  # from which on a row is listed
+CHANCE = 3.0  # standard errors by which a model must be better than answers that read nothing
 RECOMMENDED_PRECISION = 0.5  # down to which it pays to check every row
 
 
@@ -59,10 +61,12 @@ class Suspects:
 
     num_unseen: the number of rows with a label that training never saw. Their probability is not known, so they are
         not in the list.
+    is_too_weak: whether a model was no better, beyond chance, than the shares of the classes; then it judges no label.
     """
 
     rows: list[Suspect]
     num_unseen: int
+    is_too_weak: bool = False
 
     @property
     def num_wrong(self) -> float:
@@ -91,7 +95,11 @@ class Suspects:
         """Return sentences on the number of suspects, the recommended lowest `wrong_probability`, and rows that could
         not be judged.
         """
-        if not self.rows:
+        if not self.rows and self.is_too_weak:
+            lines = [
+                "no label is judged: the model is not better, beyond chance, than answers without reading the rows"
+            ]
+        elif not self.rows:
             lines = ["no label is likely to be wrong"]
         else:
             lines = [describe_counts(len(self.rows), self.num_wrong)]
@@ -131,9 +139,31 @@ def find_suspects(predictions: Predictions) -> Suspects:
     # The model has no probability of a label that training never saw.
     seen_rows = np.array([row for row, label in enumerate(predictions.labels) if label in class_index], np.int64)
     labels = np.array([class_index[predictions.labels[row]] for row in seen_rows], np.int64)
-    can_judge = len(seen_rows) > 0 and len(class_index) > 1
-    suspects = _suspects_of_target(predictions, target.classes, seen_rows, labels) if can_judge else ()
-    return join_suspects([Suspects(list(suspects), len(predictions.labels) - len(seen_rows))])
+    num_unseen = len(predictions.labels) - len(seen_rows)
+    if not len(seen_rows) or len(class_index) < 2:
+        return Suspects([], num_unseen)
+    logits = predictions.outputs[torch.from_numpy(seen_rows)].double()
+    if not _has_learnt(logits, labels):
+        return Suspects([], num_unseen, is_too_weak=True)
+    suspects = _suspects_of_target(predictions, target.classes, seen_rows, labels)
+    return join_suspects([Suspects(list(suspects), num_unseen)])
+
+
+def _has_learnt(logits: Tensor, labels: Ints) -> bool:
+    """Return whether accuracy or log loss is better, beyond chance, than that of the classes' shares among the labels.
+
+    Without this, all mistakes of a model that guesses would count as labels that may be wrong.
+    logits: (n, c). labels: (n,), indices of the true classes.
+    """
+    true, shares = (
+        torch.from_numpy(labels),
+        torch.from_numpy(np.bincount(labels, minlength=logits.shape[1]) / len(labels)),
+    )
+    loss_gain = torch.log_softmax(logits, -1).gather(1, true[:, None]).flatten() - shares[true].log()
+    accuracy_gain = (logits.argmax(-1) == true).double() - (shares.argmax() == true).double()
+    return any(
+        float(gain.mean()) > CHANCE * float(gain.std()) / len(gain) ** 0.5 for gain in (loss_gain, accuracy_gain)
+    )
 
 
 def join_suspects(parts: Sequence[Suspects]) -> Suspects:
@@ -141,7 +171,8 @@ def join_suspects(parts: Sequence[Suspects]) -> Suspects:
     rows = sorted((row for part in parts for row in part.rows), key=lambda suspect: -suspect.wrong_probability)
     precision = np.cumsum([suspect.wrong_probability for suspect in rows]) / np.arange(1, len(rows) + 1)
     rows = [replace(suspect, precision=float(value)) for suspect, value in zip(rows, precision, strict=True)]
-    return Suspects(rows, sum(part.num_unseen for part in parts))
+    is_too_weak = any(part.is_too_weak for part in parts)
+    return Suspects(rows, sum(part.num_unseen for part in parts), is_too_weak)
 
 
 def _suspects_of_target(

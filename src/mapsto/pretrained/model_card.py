@@ -30,6 +30,7 @@ def render_model_card(
     steps, seconds = provenance.get("steps", "unknown"), provenance.get("seconds")
     time_spent = "" if seconds is None else f", {seconds:,.0f} s on {provenance.get('device', 'an unknown machine')}"
     temperatures = provenance.get("temperatures")
+    unseen = "answers of models fitted to half of the rows" if "choice" in provenance else "held-out rows"
     lines = [
         *_metadata(mapping, provenance, scores),
         "",
@@ -47,7 +48,7 @@ def render_model_card(
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
         f"- Seed: {provenance.get('seed', 0)}; steps: {steps}; tokens read: {provenance.get('tokens', 'unknown')}{time_spent}",
         *_search(provenance.get("search")),
-        *([f"- Confidence set by held-out rows: logits divided by {temperatures[0]:.2f}"] if temperatures else []),
+        *([f"- Confidence set by {unseen}: logits divided by {temperatures[0]:.2f}"] if temperatures else []),
     ]
     if scores:
         mark = " – too good, see below" if provenance.get("overlap") else ""

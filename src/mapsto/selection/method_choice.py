@@ -113,7 +113,11 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     with run_folder.locked(folder, say):
         choice = _recorded(request, run)
         if choice is None:
-            choice = measure(request, run, methods)
+            try:
+                choice = measure(request, run, methods)
+            except (Interrupted, KeyboardInterrupt):
+                say("stopped while the method was chosen; the same command begins the choice again")
+                raise
             if folder is not None and choice is not None:
                 # Only now, so that an error or an interruption does not cost the former run.
                 if request.overwrite:
@@ -123,7 +127,12 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         return fit.fit_request(request, data)
     options = _with_method(request.options, choice.method)
     final = replace(request, options=options, choice=choice, overwrite=False)
-    final, data = (final, data) if choice.method != "linear" else _without_start(final)
+    if choice.method == "linear":
+        others = [entry for entry in choice.candidates if entry["method"] != "linear"]
+        if request.start is not None and others:
+            second = min(others, key=lambda entry: float(entry["loss"]))["method"]
+            say(f"note: the linear model leaves the starting model aside; --method {second} uses it")
+        final, data = _without_start(final)
     mapping = fit.fit_request(final, data)
     _say_share(request, choice)
     return mapping
@@ -172,7 +181,11 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     if len(folds) < 2:
         return None
     scored = sum(len(fold.held_out) for fold in folds)
-    say(f"choosing the method by {scored:,} rows; each half is scored by models fitted to the other half")
+    by_labels, _ = method_by_labels(run)
+    say(
+        f"choosing the method by {scored:,} rows; each half is scored by models fitted to the other half "
+        f"(--method {by_labels} would take what has been best elsewhere, at once)"
+    )
     candidates: list[Candidate] = []
     # The linear model last: how long it may take depends on the others.
     for method in sorted(methods, key=lambda name: name == "linear"):
@@ -188,7 +201,6 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     if not candidates:
         return None
     candidates.sort(key=lambda candidate: methods.index(candidate.method))
-    by_labels, _ = method_by_labels(run)
     best = choose(candidates, by_labels, run.start.tensors is not None)
     records = [candidate.record() for candidate in candidates]
     return MethodChoice(best.method, _reason(best, candidates, run.data.arrow), best.temperatures, records)

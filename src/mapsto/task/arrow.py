@@ -86,6 +86,8 @@ def parse(text: str) -> Arrow:
 
     Raises ArrowError if the text is not a valid arrow; the message gives the place of the error.
     """
+    if not isinstance(text, str):  # as in scikit-learn's fit(X, y)
+        raise ArrowError(f"the task comes first, as text such as 'text -> label', and not {type(text).__name__}")
     tokens = _tokens(text)
     arrows = [i for i, (kind, _) in enumerate(tokens) if kind == "arrow"]
     if len(arrows) > 1:
