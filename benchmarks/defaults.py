@@ -44,7 +44,7 @@ TASKS = {
     "tnews": ("tnews", "text", "label"),
 }
 EPOCHS, MAX_LENGTH = 3, 256
-OURS = "mapsto, defaults"
+OURS = "mapsto"
 
 # From training texts, their labels, test texts, the starting model's folder and a seed to (classes, probabilities (n, c)).
 Answers = Callable[[list[str], list[str], list[str], Path, int], tuple[list[str], NDArray[np.float64]]]
