@@ -1,7 +1,7 @@
 """Compare `fit` with nothing set to what anyone would try first, on draws of labelled rows.
 
 The others are: logistic regression on the starting model's vectors, TF-IDF + logistic regression, the published algorithm of
-SetFit (see few_labels.py) and the Trainer of `transformers` (three epochs at 5e-5, as in fitting.py). It runs in parts:
+SetFit (see few_labels.py) and the Trainer of `transformers` (three epochs at 5e-5 in batches of 8). It runs in parts:
 after `--minutes` it stops between two fits, and the same command continues there. RESULTS.md gets a table of what is done.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import few_labels
+import fitting
 import numpy as np
 import torch
 from common import DATA, Kept, record, spread
@@ -36,13 +37,10 @@ from mapsto.data.table import Table, read_table
 from mapsto.demo.data import minilm
 from mapsto.metrics.classification import expected_calibration_error, log_loss
 
-TASKS = {
-    "SST-2": ("sst2", "text", "label"),
-    "TREC-6": ("trec6", "question", "kind"),
-    "Banking77": ("banking77", "text", "category"),
-    "ChnSentiCorp": ("chnsenticorp", "text", "label"),
-    "tnews": ("tnews", "text", "label"),
-}
+# By task: folder, column of the texts, column of the labels.
+TASKS = {**fitting.TASKS, "ChnSentiCorp": ("chnsenticorp", "text", "label"), "tnews": ("tnews", "sentence", "topic")}
+# The files of a task's rows, if they are not train.csv and test.csv.
+FILES = {"tnews": {"train": "train_few_all.jsonl", "test": "test_public.jsonl"}}
 EPOCHS, MAX_LENGTH = 3, 256
 OURS = "mapsto"
 
@@ -110,7 +108,7 @@ METHODS: dict[str, Answers] = {
     OURS: defaults,
     "vectors + LR": vectors,
     "TF-IDF + LR": tfidf,
-    "SetFit, written out": setfit,
+    "SetFit": setfit,
     "Trainer": trainer,
 }
 
@@ -134,10 +132,14 @@ def measure(answers: Answers, train: Table, test: Table, task: str, start: Path,
     }
 
 
+def read_task(task: str, part: str) -> Table:
+    """Return the rows of a task. part: "train" or "test"."""
+    return read_table(DATA / TASKS[task][0] / FILES.get(task, {}).get(part, f"{part}.csv"))
+
+
 def rows_of(task: str, labels: str, seed: int) -> Table:
     """Return a draw of training rows. labels: their number in all, spread evenly over the classes, or "all"."""
-    folder, _, label = TASKS[task]
-    table = read_table(DATA / folder / "train.csv")
+    label, table = TASKS[task][2], read_task(task, "train")
     if labels == "all":
         return table
     classes = len(set(map(str, table.column(label))))
@@ -152,19 +154,19 @@ def table_lines(
     for start in starts:
         for task in tasks:
             for count in labels:
-                done: dict[str, list[dict[str, float]]] = {}
+                done: dict[str, dict[int, dict[str, float]]] = {}
                 for method in METHODS:
-                    keys = [f"{start} {task} {count} {seed} {method}" for seed in range(seeds)]
-                    done[method] = [kept.found[key] for key in keys if key in kept.found]
-                ours = done[OURS]
-                for method, found in done.items():
+                    keys = {seed: f"{start} {task} {count} {seed} {method}" for seed in range(seeds)}
+                    done[method] = {seed: kept.found[key] for seed, key in keys.items() if key in kept.found}
+                for method, draws in done.items():
+                    ours, found = done[OURS], list(draws.values())
+                    gains = [ours[seed]["accuracy"] - draws[seed]["accuracy"] for seed in draws if seed in ours]
                     if not found:
                         continue
-                    gains = [mine["accuracy"] - other["accuracy"] for mine, other in zip(ours, found, strict=False)]
-                    has_probabilities = "SetFit" not in method
+                    has_probabilities = method != "SetFit"
                     lines.append(
                         f"| {start} | {task} | {count} | {method} | {interval([one['accuracy'] for one in found])} | "
-                        f"{'' if method == OURS else interval(gains)} | "
+                        f"{interval(gains) if gains and method != OURS else ''} | "
                         f"{interval([one['calibration'] for one in found]) if has_probabilities else ''} | "
                         f"{spread([one['loss'] for one in found], 2) if has_probabilities else ''} | "
                         f"{spread([one['seconds'] for one in found], 1)} |"
@@ -188,7 +190,7 @@ def main() -> None:
     is_done = True
     for seed in range(given.seeds):
         for task in tasks:
-            test = read_table(DATA / TASKS[task][0] / "test.csv")
+            test = read_task(task, "test")
             test = test.select(sampling.permute_rows(0, 0, len(test))[: given.tested])
             for count in labels:
                 for name, folder in starts.items():

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, Kept, record, spread
-from defaults import TASKS, Answers, measure, rows_of
+from common import Kept, record, spread
+from defaults import Answers, measure, read_task, rows_of
 from few_labels import interval
 
 import mapsto
 from mapsto.data import sampling
-from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 
 PROBE = "probe"
@@ -60,7 +59,7 @@ def main() -> None:
     ]
     for name, folder in starts.items():
         for task in given.tasks.split(","):
-            test = read_table(DATA / TASKS[task][0] / "test.csv")
+            test = read_task(task, "test")
             test = test.select(sampling.permute_rows(0, 0, len(test))[: given.tested])
             for count in given.labels.split(","):
                 found: dict[str, list[dict[str, float]]] = {rate: [] for rate in rates}

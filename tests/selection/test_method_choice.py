@@ -79,6 +79,8 @@ def answers(share_right: float, count: int = 300) -> tuple[list[float], list[flo
         ({"linear": 0.9, "probe": 0.8, "full": 0.8}, 300, True, "linear"),
         ({"linear": 1.0, "probe": 1.0, "full": 1.0}, 300, True, "probe"),
         ({"linear": 0.7, "probe": 0.8, "full": 0.9}, 300, True, "full"),
+        # Where nothing else could be measured, even a start is left aside.
+        ({"linear": 0.8}, 300, True, "linear"),
         # With few rows a draw goes to the method for as many labels.
         ({"linear": 0.8, "probe": 0.8, "contrast": 0.8}, 64, True, "contrast"),
         ({"linear": 0.5, "probe": 0.9, "contrast": 0.5}, 64, True, "probe"),

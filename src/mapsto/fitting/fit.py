@@ -211,7 +211,6 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         "seconds": round(state.seconds, 1),
         **({"objective": options.objective} if run.is_pretraining else {}),
         **({"search": request.search_record} if request.search_record else {}),
-        **({"choice": request.choice.record()} if request.choice else {}),
         **({"temperatures": temperatures} if temperatures else {}),
     }
     ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))

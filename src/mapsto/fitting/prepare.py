@@ -115,7 +115,7 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
         "start_weights": data.start.fingerprint,
         "tokenizer": {kind: source.fingerprint for kind, source in data.sources.items()},
         "targets": [target.state() for target in data.targets],
-        "chosen_temperatures": None if request.choice is None else request.choice.record()["temperatures"],
+        "choice": None if request.choice is None else request.choice.record(),
         "seed": options.seed,
         "device": describe(device, precision, request.ranks.size),
         "versions": model_folder.versions(),

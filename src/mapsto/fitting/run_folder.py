@@ -31,7 +31,7 @@ except ImportError:  # not on Windows
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
 
 # The facts that must be equal for a run to be resumed.
-IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed", "chosen_temperatures")
+IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed", "choice")
 
 # The files and folders of a run. Those that identify a run are last: `clear` deletes in this order, and after a kill in
 # the middle of it the folder is still known as a run and can be cleared again.

@@ -30,7 +30,7 @@ def render_model_card(
     steps, seconds = provenance.get("steps", "unknown"), provenance.get("seconds")
     time_spent = "" if seconds is None else f", {seconds:,.0f} s on {provenance.get('device', 'an unknown machine')}"
     temperatures = provenance.get("temperatures")
-    unseen = "answers of models fitted to half of the rows" if "choice" in provenance else "held-out rows"
+    unseen = "answers of models fitted to half of the rows" if provenance.get("choice") else "held-out rows"
     lines = [
         *_metadata(mapping, provenance, scores),
         "",

@@ -106,6 +106,8 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     # Read once, as the halves take their rows from the table.
     request = request.with_tables()
     data = read_data(request)
+    if not _is_measurable(data):
+        return fit.fit_request(request, data)
     run = build_run(request, data)
     methods = candidate_methods(run, request)
     if len(methods) < 2:
@@ -146,16 +148,19 @@ def _is_open(request: FitRequest) -> bool:
     return is_open and request.ranks.size == 1 and not options.shard
 
 
+def _is_measurable(data: RunData) -> bool:
+    """Return whether methods can be measured: on answers that a linear model gives, enough rows, and none held out."""
+    most_classes = max((len(target.classes) for target in data.targets if isinstance(target, Classes)), default=0)
+    has_enough_rows = data.num_rows >= max(MIN_ROWS, MIN_ROWS_PER_CLASS * most_classes)
+    return has_enough_rows and not data.num_held_out and all(isinstance(target, LinearProbe) for target in data.targets)
+
+
 def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
-    """Return the methods to measure, the simplest first; an empty list if the rows are too few or some are held out.
+    """Return the methods to measure, the simplest first.
 
     Methods that would ignore an option that is set, or that suit neither the answers nor the starting model, are left out.
     """
-    targets, num_rows, options = run.mapping.targets, run.data.num_rows, run.options
-    most_classes = max((len(target.classes) for target in targets if isinstance(target, Classes)), default=0)
-    is_small = num_rows < max(MIN_ROWS, MIN_ROWS_PER_CLASS * most_classes)
-    if is_small or run.data.num_held_out or not all(isinstance(target, LinearProbe) for target in targets):
-        return []
+    options = run.options
     by_labels, _ = method_by_labels(run)
     has_start = run.start.tensors is not None
     candidates: list[Method] = ["linear"] if request.like is None and not why_not_linear(run.data.arrow) else []
@@ -263,7 +268,7 @@ def _fit_temperatures(targets: Sequence[Target], answered: Sequence[dict[int, Ev
         parts = [(outputs[port].evidence, outputs[port].values) for outputs in answered if port in outputs]
         if parts and isinstance(target, Classes):
             count = sum(len(values) for _, values in parts)
-            # The logarithm of a normal distribution of the temperature's logarithm around 0, for each row its share.
+            # A normal prior of the logarithm, divided by the rows because the loss is their mean.
             temperature = target.find_temperature(parts, 1 / (2 * LOG_TEMPERATURE_DEVIATION**2 * count))
             if temperature is not None:
                 temperatures[port] = temperature
@@ -281,7 +286,8 @@ def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> 
     preferred = [method for method in measured if method != "linear"] if has_start else list(measured)
     if has_start and len(candidates[0].errors) < DECISIVE_ROWS and by_labels in measured:
         preferred = [by_labels]
-    best = measured[preferred[0]]
+    # Where no method that uses the starting model could be measured, the others are left.
+    best = measured[preferred[0]] if preferred else candidates[0]
     for candidate in candidates:
         leaves_start = has_start and candidate.method == "linear"
         if candidate.is_better_than(best) and not (leaves_start and candidate.error.value >= best.error.value):
