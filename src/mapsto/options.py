@@ -73,7 +73,8 @@ def field_types(group: type[OptionGroup]) -> dict[str, Any]:
     return get_type_hints(group)
 
 
-@dataclass(frozen=True)
+# Groups are not compared or printed, and generating these methods for each would slow every start of the command line.
+@dataclass(frozen=True, repr=False, eq=False)
 class OptionGroup:
     """Base class of groups of options, which converts NumPy numbers to Python numbers and checks all values."""
 
@@ -109,7 +110,7 @@ class OptionGroup:
                 raise UsageError(f"{flag(name)} must be a number above 0, not {value}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class OptimizationOptions(OptionGroup):
     """Options of the optimisation: number of steps, learning rate, trained weights, method."""
 
@@ -159,7 +160,7 @@ class OptimizationOptions(OptionGroup):
             raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class ModelOptions(OptionGroup):
     """Options of a new model's architecture, of its vocabulary, and of the size of its inputs."""
 
@@ -181,7 +182,7 @@ class ModelOptions(OptionGroup):
             raise UsageError(f"--width {self.width} does not split into {self.heads} heads of an even width")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DataOptions(OptionGroup):
     """Options for reading, cutting, augmenting and holding out rows."""
 
@@ -222,7 +223,7 @@ class DataOptions(OptionGroup):
         return next((name for name in self.augment.split("+") if name in MIXTURES), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class ObjectiveOptions(OptionGroup):
     """Options of the training objective: what is hidden and predicted in pretraining, and extra losses for generated pictures."""
 
@@ -274,7 +275,7 @@ class ObjectiveOptions(OptionGroup):
         return self.objective != "simclr"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class RunOptions(OptionGroup):
     """Options of the run itself: seed, device, processes, checkpoints and logs."""
 
