@@ -139,7 +139,10 @@ class OptimizationOptions(OptionGroup):
     average: bool | None = _option(
         None, "End with the average of the weights of the last fifth of the steps; the default in pretraining."
     )
-    balance: bool = _option(False, "Weight the classes in the loss so that rare ones count as much as common ones.")
+    balance: bool = _option(
+        False,
+        "Answer as if all classes were equally frequent: rare ones are found more often, at the price of false alarms.",
+    )
     patience: int = _option(
         3, "Evaluations of the held-out rows without improvement before the learning rate falls and training ends."
     )

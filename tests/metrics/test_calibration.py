@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mapsto.kinds.label import Label
 from mapsto.kinds.labels import Labels
-from mapsto.metrics.calibration import fit_temperature
+from mapsto.metrics.calibration import Answered, fit_temperature
 
 
 def sum_loss(output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -26,12 +26,13 @@ def draw(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_the_temperature_of_logits_that_are_too_large_or_too_small(temperature: float) -> None:
     logits, values = draw(4000, 5)
-    assert fit_temperature([(logits * temperature, values)], sum_loss) == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature([Answered(sum_loss, logits * temperature, values)]) == pytest.approx(temperature, rel=0.08)
 
 
 def test_models_with_other_classes_share_a_temperature() -> None:
     (first, first_values), (second, second_values) = draw(4000, 5), draw(4000, 3, seed=1)
-    found = Label().find_temperature([(first * 3, first_values), (second * 3, second_values)])
+    losses = [Label("abcde").calibration_loss, Label("abc").calibration_loss]
+    found = fit_temperature(list(map(Answered, losses, (first * 3, second * 3), (first_values, second_values))))
     assert found == pytest.approx(3, rel=0.08)
 
 
@@ -39,19 +40,19 @@ def test_several_labels_have_a_temperature() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(4000, 3, generator=generator)
     values = torch.bernoulli(logits.sigmoid(), generator=generator)
-    assert Labels().find_temperature([(logits * 2, values)]) == pytest.approx(2, rel=0.08)
+    assert fit_temperature([Answered(Labels().calibration_loss, logits * 2, values)]) == pytest.approx(2, rel=0.08)
 
 
 def test_a_few_right_answers_make_no_model_certain() -> None:
     logits, values = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(4, 1), torch.tensor([0, 1]).repeat(4)
-    certain = fit_temperature([(logits, values)], sum_loss)
-    careful = fit_temperature([(logits, values)], sum_loss, 1 / (2 * len(values)))
+    certain = fit_temperature([Answered(sum_loss, logits, values)])
+    careful = fit_temperature([Answered(sum_loss, logits, values)], 1 / (2 * len(values)))
     assert certain < 0.1 and 0.25 < careful < 1
 
 
 def test_a_temperature_lowers_the_loss_as_far_as_any() -> None:
     logits, values = draw(500, 3)
     logits = logits * 20
-    found = sum_loss(logits / fit_temperature([(logits, values)], sum_loss), values)
+    found = sum_loss(logits / fit_temperature([Answered(sum_loss, logits, values)]), values)
     best = min(sum_loss(logits / temperature, values) for temperature in np.geomspace(0.1, 20, 400))
     assert found < sum_loss(logits, values) and float(found) == pytest.approx(float(best), rel=1e-3)

@@ -295,3 +295,11 @@ def test_overwriting_costs_the_former_run_only_when_the_choice_is_made(
 
 def _raise_ended(*arguments: Any) -> Any:
     raise RunError("ended")
+
+
+def test_balanced_halves_that_know_other_classes_share_a_temperature(base: mapsto.Model) -> None:
+    """The one row of a class is in one half, so only the other half's model lacks the class."""
+    progress = Said()
+    mapsto.fit("text -> label", [*ROWS, {"text": "one", "label": "only"}], start=base, balance=True, progress=progress)
+    assert not any("not measured" in line for line in progress.lines)
+    assert "halves" not in progress.line("confidence set by") and "divided by" in progress.line("confidence set by")

@@ -20,8 +20,9 @@ from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import MethodChoice
 from mapsto.inference.forward import collect_evidence, forward_batches
+from mapsto.metrics.calibration import Answered, fit_temperature
 from mapsto.model.mapping import Mapping
-from mapsto.task.capabilities import Classes, LinearFeatures, LinearProbe
+from mapsto.task.capabilities import Calibratable, LinearFeatures, LinearProbe
 
 # Random variants of each example that a probe is fitted to beside the example itself, where examples are augmented.
 AUGMENTED_VIEWS = 3
@@ -119,10 +120,8 @@ def held_out_temperatures(mapping: Mapping, held_out: Examples, device: torch.de
     found = {}
     for port, outputs in collect_evidence(mapping.eval(), scoring_examples(held_out), device).items():
         target = mapping.targets[port]
-        if isinstance(target, Classes) and len(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
-            temperature = target.find_temperature([(outputs.evidence, outputs.values)])
-            if temperature is not None:
-                found[port] = temperature
+        if isinstance(target, Calibratable) and len(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
+            found[port] = fit_temperature([Answered(target.calibration_loss, outputs.evidence, outputs.values)])
     return found
 
 

@@ -3,6 +3,10 @@
 A linear head is trained with cross-entropy; with few labelled rows it is a logistic regression on frozen vectors.
 Then the logits are divided by a temperature fitted on rows that were not trained on (calibration): about 90 % of the
 answers with a probability near 0.9 are then right.
+With `--balance`, training adds the logarithm of each class's share of the training rows to the logits (logit adjustment,
+Menon et al. 2021, https://arxiv.org/abs/2007.07314). The model's own logits then answer as if all classes were equally
+frequent, and no row has a larger gradient than in plain training, as it would with weights: at 1:50 a rare row has 50 times
+the weight of a common one.
 Legend of shapes: m answers, c classes, d width.
 """
 
@@ -11,7 +15,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,13 +25,12 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics import classification, intervals
-from mapsto.metrics.calibration import fit_temperature
 from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, MixturePart, Piece
-from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.task.capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.text.characters import find_invalid_character
@@ -37,11 +39,12 @@ UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is har
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
 
 
-class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
+class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.
-    weights: weight of each class in the loss if classes are balanced, else None.
+    weights: if classes are balanced, the weight that gives each class the same total in the training rows: rows / (classes ×
+        rows of the class), 0 for a class without rows; else None.
     """
 
     kind = "label"
@@ -106,7 +109,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """Learn the classes from the training answers: sorted by number if all are whole numbers, else by name.
 
         If classes are already set, as by a starting model with a classifier, they are kept.
-        balance: whether to learn class weights that give all classes the same total weight in the loss.
+        balance: whether the model learns to answer as if all classes were equally frequent.
         Raises DataError if `answers` have fewer than two classes, or a class that is not among those kept.
         """
         counts = Counter(answers)
@@ -122,7 +125,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         if unknown:
             raise DataError(f"labels that the start does not know: {unknown[:10]}; it knows {self.classes[:10]}")
         if balance:
-            # The mean weight over the rows is 1, so that the learning rate suits balanced and plain losses alike.
+            # The mean weight over the rows is 1, so that weighted and plain errors have the same scale.
             self.weights = [
                 len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
             ]
@@ -147,8 +150,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         strength.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
         """
-        class_weights = None if self.weights is None else dict(enumerate(self.weights))
-        fitted = fit_logistic_regression(features, values, seed, class_weights, selection_features)
+        fitted = fit_logistic_regression(features, values, seed, selection_features)
         # The regression knows only classes with training rows; the others are hardly ever answered.
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)
@@ -157,6 +159,9 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
             bias[fitted.classes_] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
         else:
             weight[fitted.classes_], bias[fitted.classes_] = fitted.coef_, fitted.intercept_
+        if self.weights is not None:
+            # A regression on weighted rows learns the few rows of a rare class by heart (benchmarks/RESULTS.md).
+            bias[fitted.classes_] -= self._log_shares()[fitted.classes_]
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
@@ -166,12 +171,31 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy, summed over answers, of logits (m, c) against class indices (m,) or shares of classes (m, c).
 
-        Classes are weighted if they are balanced. True classes are smoothed by `label_smoothing` (Szegedy et al. 2016).
+        If classes are balanced, it is that of the logits plus the logarithms of the classes' shares of the training rows.
+        True classes are smoothed by `label_smoothing` (Szegedy et al. 2016).
         """
-        weight = None if self.weights is None else output.new_tensor(self.weights, dtype=torch.float32)
-        return F.cross_entropy(
-            output.float(), values, weight=weight, reduction="sum", label_smoothing=self.label_smoothing
-        )
+        if self.weights is None:
+            return F.cross_entropy(output.float(), values, reduction="sum", label_smoothing=self.label_smoothing)
+        logits = self._at_training_shares(output.float())
+        loss = F.cross_entropy(logits, values, reduction="sum")
+        # Even smoothing would give a rare class many times its share: the model would answer it wherever another is certain.
+        shares = logits.new_tensor(np.exp(self._log_shares())).expand_as(logits)
+        return torch.lerp(loss, F.cross_entropy(logits, shares, reduction="sum"), self.label_smoothing)
+
+    def _at_training_shares(self, output: Tensor) -> Tensor:
+        """Return the logits (m, c) of answers at the classes' shares of the training rows: `output` if nothing is balanced."""
+        return output if self.weights is None else output + output.new_tensor(self._log_shares())
+
+    def _log_shares(self) -> NDArray[np.float64]:
+        """Return the logarithm of each class's share of the training rows, (c,), computed from the weights.
+
+        A class without training rows counts as an average one. The logarithm of its true share, −∞, would take the class
+        out of the loss; as an average class it is trained to be hardly ever answered, as without balance.
+        """
+        assert self.weights is not None
+        rows = np.array([1 / weight if weight else 1.0 for weight in self.weights])
+        log_shares: NDArray[np.float64] = np.log(rows / rows.sum())
+        return log_shares
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the number of wrong answers in a batch; if classes are balanced, the sum of the wrong answers' class weights.
@@ -198,13 +222,13 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
             )
         return answers
 
-    def find_temperature(self, parts: Sequence[tuple[Tensor, Tensor]], penalty: float = 0.0) -> float:
-        """Return the temperature by which logits are divided for the lowest cross-entropy on rows that were not fitted to.
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the cross-entropy, summed over answers, of logits (m, c) divided by a temperature, without label smoothing.
 
-        parts: (logits (m, c), true class indices (m,)) of each model that answered some of the rows.
-        penalty: draws the temperature to 1; see `fit_temperature`.
+        If classes are balanced, it is that of the logits plus the logarithms of the classes' shares, as in training. With
+        weighted rows the few rows of a rare class would decide, and the temperature would vary twice as much.
         """
-        return fit_temperature(parts, partial(F.cross_entropy, reduction="sum"), penalty)
+        return F.cross_entropy(self._at_training_shares(output), values, reduction="sum")
 
     def constant_output(self, values: Ints) -> Tensor:
         """Return the logarithm of each class's share of the training answers, (c,), as logits to be used for every row.
@@ -285,7 +309,7 @@ class Label(Classes, LinearProbe, Comparable, Attributable, Mixable):
         return {"accuracy": intervals.with_interval(intervals.accuracy, labels, predictions)}
 
     def state(self) -> State:
-        """Return the classes in the order of the logits, and their weights in the loss (None if they are not balanced)."""
+        """Return the classes in the order of the logits, and their weights (None if they are not balanced)."""
         return {"classes": self.classes, "weights": self.weights}
 
 

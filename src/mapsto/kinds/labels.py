@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.metrics.calibration import fit_temperature
 from mapsto.metrics.classification import multilabel_macro_f1, multilabel_micro_f1
 from mapsto.metrics.intervals import Score, mean_score, with_interval
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Attributable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.task.capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.text.characters import find_invalid_character
@@ -38,7 +37,7 @@ CONSTANT_LOGIT = (
 Values = NDArray[np.float64]
 
 
-class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
+class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with all classes that apply to a row, of those seen in training.
 
     classes: names of the classes in the order of the logits.
@@ -124,7 +123,7 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
             frequency = applies.mean()
             # A regression needs rows of both answers.
             if 0 < frequency < 1:
-                fitted = fit_logistic_regression(features, applies > 0, seed, selection_features=selection_features)
+                fitted = fit_logistic_regression(features, applies > 0, seed, selection_features)
                 weight[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[index] = CONSTANT_LOGIT if frequency else -CONSTANT_LOGIT
@@ -193,13 +192,9 @@ class Labels(Classes, LinearProbe, Comparable, Attributable, Mixable):
         """
         return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
 
-    def find_temperature(self, parts: Sequence[tuple[Tensor, Tensor]], penalty: float = 0.0) -> float:
-        """Return the temperature by which logits are divided for the lowest binary cross-entropy on rows that were not fitted to.
-
-        parts: (logits (m, c), encoded answers (m, c)) of each model that answered some of the rows.
-        penalty: draws the temperature to 1; see `fit_temperature`.
-        """
-        return fit_temperature(parts, lambda output, values: self.loss(output, values.float()), penalty)
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the loss of logits (m, c) divided by a temperature, against encoded answers (m, c) of any number type."""
+        return self.loss(output, values.float())
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
         """Return {"labels", "probability", "scores"} for each row. "labels" are the classes with a probability above one half.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,25 +16,34 @@ from torch import Tensor
 LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 
 
-def fit_temperature(
-    parts: Sequence[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor], penalty: float = 0.0
-) -> float:
+class Answered(NamedTuple):
+    """A model's answers to rows that it was not fitted to.
+
+    loss: returns the log loss, summed over answers, of logits and true answers. It is the model's own: models of other rows
+        may know other classes.
+    logits: (m, c). values: (m, …), the true answers.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    logits: Tensor
+    values: Tensor
+
+
+def fit_temperature(parts: Sequence[Answered], penalty: float = 0.0) -> float:
     """Return the temperature, between e⁻³ and e³, by which logits are divided for the lowest mean loss.
 
-    parts: (logits (m, c), true answers) of each model that answered some of the rows. No model may have been fitted to the
-        rows that it answers.
-    loss: returns the log loss, summed over answers, of logits and true answers.
+    parts: the answers of each model that answered some of the rows.
     penalty: is multiplied by the squared logarithm of the temperature and added to the mean loss. It keeps the temperature
         near 1 where rows are few; without it, a few answers that are all right would make the model certain.
     """
     from scipy.optimize import minimize_scalar  # half a second to import
 
-    logits = [(output.double(), values) for output, values in parts]
-    count = sum(len(values) for _, values in parts)
+    exact = [part._replace(logits=part.logits.double()) for part in parts]
+    count = sum(len(part.values) for part in parts)
 
     def penalized_loss(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
-        total = sum(float(loss(output / temperature, values)) for output, values in logits)
+        total = sum(float(part.loss(part.logits / temperature, part.values)) for part in exact)
         return total / count + penalty * log_temperature**2
 
     return math.exp(minimize_scalar(penalized_loss, bounds=LOG_TEMPERATURE_BOUNDS, method="bounded").x)

@@ -32,19 +32,12 @@ MAX_ITERATIONS = 1000
 SKLEARN_SEEDS = 2**32
 
 
-def fit_logistic_regression(
-    features: Any,
-    labels: Ints,
-    seed: int,
-    class_weights: dict[int, float] | None = None,
-    selection_features: Any = None,
-) -> Any:
+def fit_logistic_regression(features: Any, labels: Ints, seed: int, selection_features: Any = None) -> Any:
     """Return scikit-learn's LogisticRegression, fitted to labels (m,) given features (m, d).
 
     Its inverse penalty is the one of INVERSE_PENALTIES (sparse: SPARSE_INVERSE_PENALTIES) with the best cross-validated log loss.
     features: dense array or scipy sparse matrix. labels: class number of each row.
     seed: seed for drawing the rows on which the penalty is chosen, and their folds.
-    class_weights: weight of each class in the loss, by class number.
     selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
     these were learnt from the labels, or hold several variants of a row, since cross-validation would then be too optimistic.
     """
@@ -53,7 +46,7 @@ def fit_logistic_regression(
     from sklearn.linear_model import LogisticRegression
 
     scale = _scale(features)
-    model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=1e-3, class_weight=class_weights)
+    model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
         candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES

@@ -28,13 +28,14 @@ from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.fitting.run_data import RunData
 from mapsto.inference.forward import Evidence, collect_evidence
+from mapsto.metrics.calibration import Answered, fit_temperature
 from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
 from mapsto.selection.folds import Fold, make_folds, read_held_out, score_answers
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Classes, LinearProbe
+from mapsto.task.capabilities import Calibratable, Classes, LinearProbe
 from mapsto.task.target import Target
 from mapsto.training.loop import Interrupted
 
@@ -238,7 +239,7 @@ def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun) -> 
         collect_evidence(mapping, scoring_examples(read_held_out(mapping, fold.held_out)), run.device)
         for mapping, fold in zip(fitted, folds, strict=True)
     ]
-    temperatures = _fit_temperatures(run.mapping.targets, answered)
+    temperatures = _fit_temperatures([mapping.targets for mapping in fitted], answered)
     scale, results = temperatures.get(0, 1.0), []
     for mapping, outputs in zip(fitted, answered, strict=True):
         if 0 in outputs:
@@ -258,21 +259,21 @@ def _fit_half(fold: Fold, options: Options) -> Mapping:
     return fold.train(options)
 
 
-def _fit_temperatures(targets: Sequence[Target], answered: Sequence[dict[int, Evidence]]) -> dict[int, float]:
+def _fit_temperatures(targets: Sequence[Sequence[Target]], answered: Sequence[dict[int, Evidence]]) -> dict[int, float]:
     """Return by port the temperature of each target that has one, fitted to the answers of the models of all folds.
 
+    targets: of each fold, the model's targets, which know the classes of its rows.
     answered: of each fold, the outputs and true answers by port.
     """
-    temperatures = {}
-    for port, target in enumerate(targets):
-        parts = [(outputs[port].evidence, outputs[port].values) for outputs in answered if port in outputs]
-        if parts and isinstance(target, Classes):
-            count = sum(len(values) for _, values in parts)
-            # A normal prior of the logarithm, divided by the rows because the loss is their mean.
-            temperature = target.find_temperature(parts, 1 / (2 * LOG_TEMPERATURE_DEVIATION**2 * count))
-            if temperature is not None:
-                temperatures[port] = temperature
-    return temperatures
+    parts: dict[int, list[Answered]] = {}
+    for own_targets, outputs in zip(targets, answered, strict=True):
+        for port, target in enumerate(own_targets):
+            if port in outputs and isinstance(target, Calibratable):
+                part = Answered(target.calibration_loss, outputs[port].evidence, outputs[port].values)
+                parts.setdefault(port, []).append(part)
+    # A normal prior of the logarithm, divided by the rows because the loss is their mean.
+    prior = 1 / (2 * LOG_TEMPERATURE_DEVIATION**2)
+    return {port: fit_temperature(own, prior / sum(len(part.values) for part in own)) for port, own in parts.items()}
 
 
 def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> Candidate:

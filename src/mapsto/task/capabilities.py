@@ -486,18 +486,20 @@ class Classes(Target):
         output: (m, …), of the head. answers: the true answers.
         """
 
-    def find_temperature(self, parts: Sequence[tuple[Tensor, Tensor]], penalty: float = 0.0) -> float | None:
-        """Return the temperature by which logits are divided so that confidence equals accuracy; None for a kind without one.
-
-        parts: (outputs (m, …), encoded true answers (m, …)) of each model that answered some of the rows. No model was fitted
-            to the rows that it answers.
-        penalty: draws the temperature to 1; see `mapsto.metrics.calibration.fit_temperature`.
-        """
-        return None
-
     @abstractmethod
     def notes(self, answers: Sequence[Any]) -> list[str]:
         """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
+
+
+class Calibratable(Classes):
+    """A target whose logits are divided by a temperature, so that confidence equals accuracy."""
+
+    @abstractmethod
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the loss that the temperature minimises on rows that the model was not fitted to, summed over answers.
+
+        output: (m, …), of the head, divided by a temperature. values: (m, …), encoded true answers.
+        """
 
 
 class LinearProbe(Target):

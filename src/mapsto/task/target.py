@@ -41,7 +41,7 @@ class Target(Kind):
     def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
         """Learn from the training answers the settings of the head, such as the classes, or the mean and standard deviation.
 
-        balance: whether all classes get the same total weight in the loss, however many rows they have.
+        balance: whether the model learns to answer as if all classes were equally frequent.
         Raises DataError if the answers do not suffice, such as if all are of one class.
         """
 
