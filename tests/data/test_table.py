@@ -605,3 +605,11 @@ def test_a_split_of_single_rows_is_the_share_within_half_a_row() -> None:
         counts = Counter(strata[row] for row in held)
         assert all(abs(counts[name] - wanted) <= 1 for name, wanted in {"a": 70, "b": 25, "c": 5}.items())
         assert len(sampling.stratified_split(1000, range(1000), None, 0.2, seed)[1]) == pytest.approx(200, abs=1)
+
+
+def test_a_table_knows_its_file_or_the_folder_of_its_files(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("text\nhello\n", encoding="utf-8")
+    assert read_table(tmp_path / "a.csv").path == (tmp_path / "a.csv").resolve()
+    assert read_table(tmp_path).path == tmp_path.resolve()
+    assert read_table([{"text": "hello"}]).path is None

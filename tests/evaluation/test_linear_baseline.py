@@ -13,8 +13,8 @@ from runs import run, sentences
 import mapsto
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table, write_rows
+from mapsto.evaluation import linear_baseline
 from mapsto.evaluation.linear_baseline import compare_with_baseline, estimate_seconds, fit_linear_baseline
-from mapsto.fitting import results
 from mapsto.kinds.label import Label
 from mapsto.progress import Progress
 from mapsto.task.arrow import parse
@@ -87,7 +87,7 @@ def test_it_stands_in_the_report_and_never_takes_long(tmp_path: Path, monkeypatc
     assert done.returncode == 0 and "a linear model of TF-IDF is better here" in done.stderr
     assert "a linear model of TF-IDF is better here" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     progress = Lines()
-    monkeypatch.setattr(results, "estimate_seconds", lambda *given: 100.0)
+    monkeypatch.setattr(linear_baseline, "estimate_seconds", lambda *given: 100.0)
     mapsto.fit("text -> label", TRAIN, test=TEST, progress=progress, **TINY)
     assert any("no linear model beside this one: it would take 1 min 40 s" in line for line in progress.lines)
 

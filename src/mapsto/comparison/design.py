@@ -22,7 +22,7 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.comparison.start_overlap import OVERLAP_MARK, StartOverlap, find_start_overlaps
 from mapsto.data.checks import find_leaks
-from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
+from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import check_data, drop_leaks, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
@@ -32,7 +32,6 @@ from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
 from mapsto.fitting.starting_model import open_start
-from mapsto.fitting.table_data import fingerprint_rows
 from mapsto.options import Method, Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
@@ -308,11 +307,11 @@ def _facts(design: Design, start_fingerprints: dict[str, str | None]) -> dict[st
     test_sets = design.test_sets
     return {
         "arrow": str(design.arrow),
-        "data": fingerprint_rows(design.arrow, design.pool),
+        "data": fingerprint_rows(design.pool),
         "rows": len(design.pool),
-        "test": fingerprint_rows(design.arrow, test_sets[TEST]),
+        "test": fingerprint_rows(test_sets[TEST]),
         "tested": len(test_sets[TEST]),
-        "shift": fingerprint_rows(design.arrow, test_sets[SHIFT]) if SHIFT in test_sets else None,
+        "shift": fingerprint_rows(test_sets[SHIFT]) if SHIFT in test_sets else None,
         "starts": start_fingerprints,
         # Some keys are older than the names in code; they stay, so that saved comparisons can be resumed.
         "ways": [asdict(candidate) for candidate in design.candidates],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -232,6 +233,17 @@ def row_keys(rows: Rows) -> list[str | None]:
         else "\n".join(_normalize(key(value)) for key, value in zip(keys, values, strict=True))
         for values in zip(*rows.sources, strict=True)
     ]
+
+
+def fingerprint_rows(rows: Rows) -> str:
+    """Return one SHA-256 of the table and of the files, such as pictures, that its cells name."""
+    source_kinds = [kinds.source(port.kind) for port in rows.arrow.sources]
+    read: list[type[Source] | type[Target]] = [*source_kinds, *kinds.answering(rows.arrow)]
+    columns = zip(read, [*rows.sources, *rows.targets], strict=True)
+    # A table of file names stays the same when a file's content changes, so the files count too.
+    keys = [kind.key(value) for kind, values in columns if issubclass(kind, FileBacked) for value in values]
+    fingerprint = rows.table.fingerprint
+    return hashlib.sha256("".join([fingerprint, *keys]).encode()).hexdigest() if keys else fingerprint
 
 
 def _normalize(text: str) -> str:

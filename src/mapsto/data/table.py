@@ -67,6 +67,15 @@ class Table:
         files = list(dict.fromkeys(file for file, _ in self.origins))
         return Path(files[0] if len(files) == 1 else os.path.commonpath(files)).resolve().name
 
+    @property
+    def path(self) -> Path | None:
+        """The file that holds the rows, or for several files their common folder; None for a Python object."""
+        files = {file for file, _ in self.origins}
+        is_object = any(line and readers.file_format(Path(file)) is None for file, line in self.origins[:1])
+        if is_object or not files:
+            return None
+        return Path(next(iter(files)) if len(files) == 1 else os.path.commonpath(files)).resolve()
+
     def beside(self, row: int) -> Path | None:
         """Return the folder of the table file that holds a row, beside which files named in the row are looked for.
 

@@ -23,6 +23,7 @@ from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
+from mapsto.evaluation.training_file import compare_with_training_file
 from mapsto.inference.forward import (
     Report,
     build_value,
@@ -150,6 +151,8 @@ def evaluate(
     bad_rows: what happens if rows cannot be read: "stop" raises DataError, "skip" leaves them out.
     seed: seeds the random choice of masked tokens.
 
+    The notes of a model opened from the folder of a fit have the score of the linear baseline, fitted to its training file.
+
     Raises DataError for unreadable rows, UsageError for a model without targets.
     """
     if not mapping.targets:
@@ -181,6 +184,9 @@ def evaluate(
         prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix, port)
         _add_predictions(evaluation, predictions)
+    if evaluation.predictions:
+        sentence = compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs)
+        notes += [] if sentence is None else [sentence]
     for port in token_ports:
         if isinstance(mapping.targets[port], Located):
             evaluation.samples.extend(_sample_outputs(mapping, rows, encoded, port, device))

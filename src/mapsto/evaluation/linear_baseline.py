@@ -18,15 +18,22 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.data.rows import Rows
 from mapsto.metrics.intervals import Floats
+from mapsto.model.mapping import Mapping
+from mapsto.progress import duration
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Comparable, Describable, LinearProbe
+from mapsto.task.capabilities import Comparable, Describable, LinearProbe, linear_source
 from mapsto.task.target import Target
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 
+# The linear model beside another may take this share of its training's duration, or this many seconds if that is more.
+TIME_SHARE, MIN_SECONDS = 0.1, 3.0
 # Training rows that are fitted to estimate the time for all.
 TIMED_ROWS = 300
+
+# The beginning of the sentence that says why there is no linear model.
+NO_LINEAR_MODEL = "no linear model beside this one"
 
 # Standard errors on either side of a difference, in its 95 % interval.
 HALF_WIDTH = 1.96
@@ -36,6 +43,24 @@ def feature_names(arrow: Arrow) -> list[str]:
     """Return the names of the classical features of an arrow's sources, such as ["TF-IDF"]; sources without any are left out."""
     sources = dict.fromkeys(kinds.source(port.kind) for port in arrow.sources)
     return [source.feature_name for source in sources if issubclass(source, Describable)]
+
+
+def has_linear_baseline(mapping: Mapping) -> bool:
+    """Return whether a linear baseline can be scored beside the first target of a mapping, which is not linear itself."""
+    target = next(iter(mapping.targets), None)
+    is_scored = isinstance(target, LinearProbe) and isinstance(target, Comparable)
+    return is_scored and not mapping.config.is_linear and bool(feature_names(mapping.arrow))
+
+
+def why_not_linear(arrow: Arrow) -> str:
+    """Return why `--method linear` cannot fit an arrow, for a message; an empty string if it can."""
+    if arrow.corrupted or not all(issubclass(target, LinearProbe) for target in kinds.answering(arrow)):
+        return f"--method linear fits one answer a row, such as a label; {arrow} asks for others"
+    if len(arrow.sources) > 1:
+        return f"--method linear reads one value a row, and {arrow} has {len(arrow.sources)}"
+    if linear_source(kinds.source(arrow.sources[0].kind)) is None:
+        return f"--method linear cannot read values of the kind {arrow.sources[0].kind!r}"
+    return ""
 
 
 def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Predict:
@@ -140,3 +165,23 @@ def compare_with_baseline(
         float(differences.mean()),
         HALF_WIDTH * error,
     )
+
+
+def compare_with_linear_model(
+    mapping: Mapping, training: Rows, rows: Rows, answer: Callable[[], Tensor], seconds: float, seed: int
+) -> str | None:
+    """Return a sentence with the scores of a mapping's first target and of the linear baseline, for fits and for `evaluate`.
+
+    The sentence says so if the baseline would take more than TIME_SHARE of the training. None if single rows have no score.
+    mapping: one for which `has_linear_baseline` is true. training: the rows that it was trained on. rows: the rows to score.
+    answer: returns the mapping's outputs (n, …) for `rows`. seconds: duration of the mapping's training.
+    seed: draws the folds that choose the baseline's penalty.
+    """
+    target = mapping.targets[0]
+    assert isinstance(target, Comparable)
+    limit = max(MIN_SECONDS, TIME_SHARE * seconds)
+    if (needed := estimate_seconds(target, 0, training, seed)) > limit:
+        return f"{NO_LINEAR_MODEL}: it would take {duration(needed)}, more than a tenth of the training"
+    baseline = fit_linear_baseline(target, 0, training, seed)(rows)
+    comparison = compare_with_baseline(target, answer(), baseline, rows, is_method=not why_not_linear(mapping.arrow))
+    return None if comparison is None else str(comparison)

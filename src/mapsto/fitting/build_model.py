@@ -17,13 +17,14 @@ from typing import Any
 from mapsto import kinds, zoo
 from mapsto.data.rows import Rows
 from mapsto.errors import CheckpointError, UsageError
+from mapsto.evaluation.linear_baseline import why_not_linear
 from mapsto.fitting.starting_model import StartingModel, open_start
 from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Classes, LinearProbe, Located, Spatial, linear_source, require
+from mapsto.task.capabilities import Classes, Located, Spatial, linear_source, require
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -74,17 +75,6 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
         else source
         for kind, source in sources.items()
     }
-
-
-def why_not_linear(arrow: Arrow) -> str:
-    """Return why `--method linear` cannot fit an arrow, for a message; an empty string if it can."""
-    if arrow.corrupted or not all(issubclass(target, LinearProbe) for target in kinds.answering(arrow)):
-        return f"--method linear fits one answer a row, such as a label; {arrow} asks for others"
-    if len(arrow.sources) > 1:
-        return f"--method linear reads one value a row, and {arrow} has {len(arrow.sources)}"
-    if linear_source(kinds.source(arrow.sources[0].kind)) is None:
-        return f"--method linear cannot read values of the kind {arrow.sources[0].kind!r}"
-    return ""
 
 
 def require_linear(arrow: Arrow, start: StartingModel) -> None:

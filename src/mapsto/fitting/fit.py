@@ -6,6 +6,7 @@ command line to the training step there are three calls: `cli.fit`, `fit_mapping
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
@@ -212,9 +213,24 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         **({"objective": options.objective} if run.is_pretraining else {}),
         **({"search": request.search_record} if request.search_record else {}),
         **({"temperatures": temperatures} if temperatures else {}),
+        **_data_file(request, run),
     }
     ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
     return run.mapping
+
+
+def _data_file(request: FitRequest, run: PreparedRun) -> dict[str, str]:
+    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder.
+
+    The path is relative, so that it holds when a project is moved, and names no folders of the user above both.
+    """
+    path = None if run.data.training_rows is None else run.data.training_rows.table.path
+    if path is None or request.folder is None:
+        return {}
+    try:
+        return {"data_file": Path(os.path.relpath(path, request.folder.resolve())).as_posix()}
+    except ValueError:  # on another drive of Windows
+        return {"data_file": path.as_posix()}
 
 
 def _make_loggers(request: FitRequest) -> list[Logger]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
+from torch import Tensor
+
 from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows
 from mapsto.data.table import is_path, write_rows
@@ -15,27 +17,17 @@ from mapsto.distributed import Ranks
 from mapsto.errors import Finding, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
-from mapsto.evaluation.linear_baseline import (
-    compare_with_baseline,
-    estimate_seconds,
-    feature_names,
-    fit_linear_baseline,
-)
+from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
-from mapsto.fitting.build_model import why_not_linear
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
-from mapsto.progress import Progress, duration
+from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Comparable, LinearProbe
 from mapsto.training.loggers import read_metrics
-
-# The linear model beside a fit may take this share of the training's duration, or this many seconds if that is more.
-BASELINE_SHARE, MIN_BASELINE_SECONDS = 0.1, 3.0
 
 
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
@@ -100,7 +92,7 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
         if overlap.warning:
             progress.say(f"note: held-out rows: {overlap.warning}")
-    sentence = None if seconds is None else compare_with_linear_model(run, result.evaluation, seconds)
+    sentence = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
     if sentence is not None:
         progress.say(sentence)
         if result.evaluation is not None:
@@ -109,31 +101,22 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
     return result
 
 
-def compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, seconds: float) -> str | None:
-    """Return a sentence with the scores of the first target and of a linear model of classical features, such as TF-IDF.
+def _compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, seconds: float) -> str | None:
+    """Return the sentence of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
 
-    Both are scored on the test rows of the evaluation, or without one on the held-out rows. None if there are no such
-    rows, if the kinds have no such linear model, or if the mapping is one.
-    seconds: duration of the training. The sentence says so if the linear model would take more than a tenth of it.
+    None if there are no such rows, or if the mapping has no linear baseline. seconds: duration of the training.
     """
-    target = next(iter(run.mapping.targets), None)
-    training, rows = run.data.training_rows, _scored_rows(run, evaluation)
-    if not (isinstance(target, LinearProbe) and isinstance(target, Comparable) and feature_names(run.data.arrow)):
+    mapping, training, rows = run.mapping, run.data.training_rows, _scored_rows(run, evaluation)
+    if training is None or rows is None or not has_linear_baseline(mapping):
         return None
-    if training is None or rows is None or run.mapping.config.is_linear:
-        return None
-    seed = run.options.seed
-    limit = max(MIN_BASELINE_SECONDS, BASELINE_SHARE * seconds)
-    if (needed := estimate_seconds(target, 0, training, seed)) > limit:
-        return f"no linear model beside this one: it would take {duration(needed)}, more than a tenth of the training"
-    if evaluation is not None:
-        outputs = evaluation.predictions[0].outputs
-    else:
-        outputs = predict_rows(run.mapping, run.data.arrow, rows, 0, run.device)
-    baseline = fit_linear_baseline(target, 0, training, seed)(rows)
-    is_method = not why_not_linear(run.data.arrow)
-    comparison = compare_with_baseline(target, outputs, baseline, rows, is_method)
-    return None if comparison is None else str(comparison)
+
+    def answer() -> Tensor:
+        """Return the mapping's outputs for the rows."""
+        if evaluation is not None:
+            return evaluation.predictions[0].outputs
+        return predict_rows(mapping, run.data.arrow, rows, 0, run.device)
+
+    return compare_with_linear_model(mapping, training, rows, answer, seconds, run.options.seed)
 
 
 def _scored_rows(run: PreparedRun, evaluation: Evaluation | None) -> Rows | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from mapsto import kinds
 from mapsto.data.encoding import encode_rows, need_alignment
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, load_rows, require_readable
+from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
 from mapsto.errors import UsageError
@@ -29,9 +29,7 @@ from mapsto.fitting.run_data import (
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.options import DataOptions, ObjectiveOptions, Options
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Augmentable, Classes, FileBacked
-from mapsto.task.source import Source
-from mapsto.task.target import Target
+from mapsto.task.capabilities import Augmentable, Classes
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
@@ -68,7 +66,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         config=config,
         sources=sources,
         targets=targets,
-        fingerprint=_fingerprint(arrow, rows, options),
+        fingerprint=_fingerprint(rows, options),
         num_rows=len(training),
         num_held_out=len(held_out),
         training_rows=training,
@@ -99,20 +97,9 @@ def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
     return replace(bound, targets=(replace(bound.targets[0], column=bound.sources[0].column),))
 
 
-def fingerprint_rows(arrow: Arrow, rows: Rows) -> str:
-    """Return one SHA-256 of the table and of the files, such as pictures, that its cells name."""
-    source_kinds = [kinds.source(port.kind) for port in arrow.sources]
-    read: list[type[Source] | type[Target]] = [*source_kinds, *kinds.answering(arrow)]
-    columns = zip(read, [*rows.sources, *rows.targets], strict=True)
-    # A table of file names stays the same when a file's content changes, so the files count too.
-    keys = [kind.key(value) for kind, values in columns if issubclass(kind, FileBacked) for value in values]
-    fingerprint = rows.table.fingerprint
-    return hashlib.sha256("".join([fingerprint, *keys]).encode()).hexdigest() if keys else fingerprint
-
-
-def _fingerprint(arrow: Arrow, rows: Rows, options: ObjectiveOptions) -> str:
+def _fingerprint(rows: Rows, options: ObjectiveOptions) -> str:
     """Return one SHA-256 of the rows, the files that they name, and the picture of `--style`."""
-    fingerprint = fingerprint_rows(arrow, rows)
+    fingerprint = fingerprint_rows(rows)
     if options.style is None:
         return fingerprint
     return hashlib.sha256((fingerprint + hash_file(Path(options.style))).encode()).hexdigest()

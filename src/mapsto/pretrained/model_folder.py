@@ -22,6 +22,7 @@ from torch import Tensor
 from mapsto import __version__, files, kinds
 from mapsto.errors import CheckpointError
 from mapsto.metrics.intervals import Score
+from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
@@ -126,6 +127,8 @@ def load_mapping(name: str | Path) -> Mapping:
     length = None if folder.manifest is None else folder.manifest.get("length")
     with SkipInit():
         mapping = Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
+    if folder.manifest is not None:
+        mapping.fit_record = FitRecord.from_provenance(folder.manifest["provenance"], Path(name))
     # Runs that start from this mapping choose other defaults if mapsto trained it.
     mapping.trained_with, mapping.row_filters = folder.trained_with, folder.row_filters
     missing = copy_weights(mapping, pretrained.tensors)

@@ -19,9 +19,8 @@ import numpy as np
 from mapsto.data.rows import Rows
 from mapsto.errors import DataError, RunError
 from mapsto.evaluation.evaluate import scoring_examples
-from mapsto.evaluation.linear_baseline import estimate_seconds, feature_names
+from mapsto.evaluation.linear_baseline import estimate_seconds, feature_names, why_not_linear
 from mapsto.fitting import fit, run_folder
-from mapsto.fitting.build_model import why_not_linear
 from mapsto.fitting.method import STEPLESS_METHODS, method_by_labels, unused_options
 from mapsto.fitting.plan import default_hyperparameters
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data

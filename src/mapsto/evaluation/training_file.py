@@ -1,0 +1,55 @@
+"""The linear baseline beside a saved model, fitted to the model's training file, read again.
+
+A saved model holds no rows, but the place of its training file and a hash of the rows. The baseline is fitted to exactly the
+rows of the fit: without those that the fit held out, and only if the hash agrees.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable
+from mapsto.data.split import split_rows
+from mapsto.data.table import read_table
+from mapsto.errors import DataError, MapstoError
+from mapsto.evaluation.linear_baseline import NO_LINEAR_MODEL, compare_with_linear_model, has_linear_baseline
+from mapsto.model.fit_record import FitRecord
+from mapsto.model.mapping import Mapping
+from mapsto.task.arrow import Arrow
+
+
+def compare_with_training_file(mapping: Mapping, rows: Rows, outputs: Tensor) -> str | None:
+    """Return a sentence with the scores of a saved model's first target and of the linear baseline, or why there is none.
+
+    None for models that no fit has saved, and for those without a linear baseline.
+    rows: the rows to score. outputs: (n, …), those of the first target for these rows.
+    """
+    record = mapping.fit_record
+    if record is None or not has_linear_baseline(mapping):
+        return None
+    try:
+        training = read_training_rows(mapping.arrow, record)
+    except DataError as error:
+        return f"{NO_LINEAR_MODEL}: {error}"
+    return compare_with_linear_model(mapping, training, rows, lambda: outputs, record.seconds, record.options.seed)
+
+
+def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
+    """Return the rows that a saved model was trained on, without the held-out rows, from its training file.
+
+    Raises DataError, with the reason in a few words, if the file is not there or no longer holds the rows of the fit.
+    """
+    if record.file is None:
+        raise DataError("the model does not name the file of its training rows")
+    name, options = record.file.name, record.options
+    if not record.file.exists():
+        raise DataError(f"its training file {name} is not where it was")
+    try:
+        rows = load_rows(arrow, read_table(record.file, encoding=options.encoding))
+        require_readable(rows, options.bad_rows)
+    # The list of everything that is wrong with the file has no place beside scores.
+    except MapstoError as error:
+        raise DataError(f"its training file {name} can no longer be read") from error
+    if fingerprint_rows(rows) != record.fingerprint:
+        raise DataError(f"its training file {name} has changed since the fit")
+    return split_rows(rows, options)[0]

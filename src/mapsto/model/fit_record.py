@@ -1,0 +1,45 @@
+"""The record of the rows that a saved model was fitted to: their file, by whose content it is known, and how they were split.
+
+A saved model holds no rows. The record finds them again, as long as their file is where it was and has not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mapsto.options import Options
+
+# The options that decide how a training file is read and which of its rows are held out.
+DATA_OPTIONS = ("encoding", "bad_rows", "hold_out", "seed")
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """The facts of a fit from which its training rows can be read again.
+
+    file: the training file or folder; None if the rows came from a Python object or the version did not record it.
+    fingerprint: SHA-256 of the rows, see `mapsto.data.rows.fingerprint_rows`.
+    options: the options of the fit with which the file was read and its rows were split; all others are defaults.
+    seconds: duration of the training.
+    """
+
+    file: Path | None
+    fingerprint: str
+    options: Options
+    seconds: float
+
+    @classmethod
+    def from_provenance(cls, provenance: Dict[str, Any], folder: Path) -> FitRecord | None:
+        """Return the record of the fit that saved a model in `folder`; None if the model was not saved by a fit.
+
+        provenance: the entry "provenance" of mapsto.json.
+        """
+        if not {"data", "options", "seconds"} <= set(provenance):
+            return None
+        name = provenance.get("data_file")
+        options = {name: provenance["options"][name] for name in DATA_OPTIONS if name in provenance["options"]}
+        file = None if name is None else (folder / name).resolve()
+        return cls(file, provenance["data"], Options(**options), provenance["seconds"])
