@@ -101,7 +101,7 @@ def main() -> None:
         return
     lines = [
         f"SST-2, {NUM_ROWS[COMMON]:,} {COMMON} and {NUM_ROWS[RARE]} {RARE} rows, MiniLM (linear: TF-IDF), drawn anew",
-        f"in each draw; median (range) in %. {2 * NUM_TEST_ROWS:,} test rows, half of each class; precision is computed for 1:50.",
+        f"in each draw; median (range) in %. {2 * NUM_TEST_ROWS:,} test rows, half of each class; precision as at 1:50.",
         "",
         f"| method | options | draws | recall of {RARE} | precision of {RARE} at 1:50 | balanced accuracy | seconds |",
         "|---|---|---|---|---|---|---|",
