@@ -23,9 +23,10 @@ from mapsto import kinds
 from mapsto.cli.predict import predict
 from mapsto.data.table import write_rows
 from mapsto.kinds.image import ImageSource
+from mapsto.metrics import image_similarity
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import make_generator
-from mapsto.vision import image_io, resize, similarity
+from mapsto.vision import image_io, resize
 from mapsto.vision.patch_embedding import HEADER_BYTES
 from mapsto.vision.resize import Resizer
 
@@ -82,7 +83,7 @@ def test_likeness(h: int, w: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = (rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for _ in range(2))
     error = np.mean((one.astype(float) - other) ** 2)
-    assert similarity.psnr(one, other) == pytest.approx(20 * np.log10(255) - 10 * np.log10(error))
+    assert image_similarity.psnr(one, other) == pytest.approx(20 * np.log10(255) - 10 * np.log10(error))
     windows, (a, b) = [], (min(7, h), min(7, w))
     for y in range(h - a + 1):
         for x in range(w - b + 1):
@@ -91,8 +92,8 @@ def test_likeness(h: int, w: int, seed: int) -> None:
                 both = np.mean(u * v) - u.mean() * v.mean()
                 like = (2 * u.mean() * v.mean() + 6.5025) * (2 * both + 58.5225)
                 windows.append(like / ((u.mean() ** 2 + v.mean() ** 2 + 6.5025) * (u.var() + v.var() + 58.5225)))
-    assert similarity.ssim(one, other) == pytest.approx(np.mean(windows))
-    assert similarity.ssim(one, one) == pytest.approx(1) and similarity.psnr(one, one) > 58
+    assert image_similarity.ssim(one, other) == pytest.approx(np.mean(windows))
+    assert image_similarity.ssim(one, one) == pytest.approx(1) and image_similarity.psnr(one, one) > 58
 
 
 # As a user has them
@@ -106,7 +107,9 @@ def test_digits_are_cleaned(tmp_path: Path) -> None:
     assert found["psnr"].value - found["psnr_unchanged"].value == pytest.approx(found["psnr_gained"].value, abs=1e-4)
     assert found["ssim"].low > found["ssim_unchanged"].high
     said = model.predict([row["noisy"] for row in rows[400:]])
-    by_hand = [similarity.psnr(answer["image"], row["clean"]) for answer, row in zip(said, rows[400:], strict=True)]
+    by_hand = [
+        image_similarity.psnr(answer["image"], row["clean"]) for answer, row in zip(said, rows[400:], strict=True)
+    ]
     assert np.mean(by_hand) == pytest.approx(found["psnr"].value, abs=1e-3)
     opened = mapsto.load(tmp_path / "run", precision="fp32")
     assert np.array_equal(opened(rows[400]["noisy"])["image"], said[0]["image"])

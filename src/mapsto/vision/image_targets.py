@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mapsto.metrics.image_similarity import psnr, ssim
 from mapsto.metrics.intervals import Score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
@@ -27,7 +28,6 @@ from mapsto.vision.patch_reconstruction import MaskedPatches
 from mapsto.vision.patch_source import STANDARDISED, PatchSource
 from mapsto.vision.pixels import Pixels
 from mapsto.vision.resize import join_patches, resample_box, split_patches
-from mapsto.vision.similarity import psnr, ssim
 
 
 class MaskedImageTarget(MaskedPatches):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.vision.pixels import Pixels
+# (h, w, 3) of bytes.
+Pixels = NDArray[np.uint8]
 
 # The largest pixel value.
 MAX_VALUE = 255.0
