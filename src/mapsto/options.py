@@ -126,7 +126,8 @@ class OptimizationOptions(OptionGroup):
         "auto",
         "How a starting model is fitted: all weights (full), a linear probe, a probe and then all weights, or supervised "
         "contrastive learning before a probe (contrast). linear uses no starting model: a linear model of the words and "
-        "characters of a text (TF-IDF), in seconds. auto measures which is best, or chooses by the number of labels.",
+        "characters of a text (TF-IDF), or of the edges and colours of a picture, in "
+        "seconds. auto measures which is best, or chooses by the number of labels.",
     )
     lora: int | None = _option(
         None, "Train low-rank updates of this rank (LoRA) and keep the starting model's weights fixed."

@@ -100,7 +100,7 @@ def test_nothing_is_compared_without_scored_rows_or_with_itself(options: dict[st
     assert not any("linear model of" in line for line in progress.lines)
 
 
-def test_pictures_have_a_baseline_but_no_linear_method() -> None:
+def test_pictures_have_the_baseline_that_the_linear_method_fits() -> None:
     rng = np.random.default_rng(0)
     shades = rng.integers(0, 2, 60)
     rows = [
@@ -115,4 +115,26 @@ def test_pictures_have_a_baseline_but_no_linear_method() -> None:
         "image -> label", rows[:30], test=rows[30:], progress=progress, layers=1, width=32, steps=1, device="cpu"
     )
     (sentence,) = [line for line in progress.lines if "colours and edges" in line]
-    assert "100.0 %" in sentence and "--method" not in sentence
+    assert "100.0 %" in sentence and sentence.endswith("--method linear fits it, without a start")
+    target = Label()
+    train, test = (load_rows(parse("image -> label"), read_table(table)) for table in (rows[:30], rows[30:]))
+    target.learn(train.targets[0])
+    outputs = torch.softmax(fit_linear_baseline(target, 0, train, 0)(test), dim=-1).numpy()
+    answers = mapsto.fit("image -> label", rows[:30], method="linear", hold_out=0).predict(rows[30:])
+    scores = np.array([[answer["scores"][name] for name in target.classes] for answer in answers])
+    np.testing.assert_allclose(outputs, scores, atol=1e-4)
+
+
+def test_a_picture_with_a_text_has_the_features_of_both() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"image": np.full((8, 8, 3), 60 + 120 * (row % 2), np.uint8), "text": ["river", "mill"][row // 2 % 2]}
+        for row in rng.permutation(40).tolist()
+    ]
+    for row in rows:
+        row["label"] = f"{row['text']} {row['image'].max()}"
+    data = load_rows(parse("image, text -> label"), read_table(rows))
+    target = Label()
+    target.learn(data.targets[0])
+    outputs = fit_linear_baseline(target, 0, data, 0)(data)
+    assert [target.classes[best] for best in outputs.argmax(1)] == data.targets[0]

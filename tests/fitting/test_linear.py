@@ -100,7 +100,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrow", "options", "reason"),
     [
-        ("image -> label", {}, "'image'"),
+        ("video -> label", {}, "'video'"),
+        ("image -> label", {"size": 32}, "--size would change nothing with --method linear"),
         ("~text -> text", {}, "--method linear"),
         ("en:text, de:text -> label", {}, "reads one value"),
         ("text -> label", {"steps": 3}, "--steps would change nothing with --method linear"),

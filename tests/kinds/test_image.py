@@ -36,7 +36,7 @@ from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import parse
-from mapsto.vision import augmentation, features, image_io, image_value, resize
+from mapsto.vision import augmentation, image_io, image_value, resize
 from mapsto.vision.image_value import ImageValue
 from mapsto.vision.patch_embedding import HEADER_BYTES
 from mapsto.vision.resize import Resizer
@@ -320,15 +320,6 @@ def test_what_was_read_is_decoded_once_and_little_is_kept(monkeypatch: pytest.Mo
     assert len(decoded) == 4 and kept.room == 0 and len(kept.entries) == 3, "the first made room for the fourth"
     assert all((value.pixels == cell).all() for value, cell in zip(values, cells, strict=True))
     assert len(decoded) == 5 and kept.room == 3 * 4 * 4 * 3 and not kept.entries
-
-
-def test_features_tell_colours_and_edges_apart() -> None:
-    flat = np.full((16, 16, 3), 100, np.uint8)
-    red, striped = flat.copy(), flat.copy()
-    red[:, :, 0], striped[:, ::4] = 250, 0
-    found = features.histogram_features([flat, red, striped, flat])
-    assert found.shape[0] == 4 and np.array_equal(found[0], found[3])
-    assert np.abs(found[0] - found[1]).max() > 0.1 and np.abs(found[0] - found[2]).max() > 0.1
 
 
 # As a user has them

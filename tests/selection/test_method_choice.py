@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from runs import sentences
 
 import mapsto
+from mapsto import kinds
 from mapsto.errors import RunError, UsageError
 from mapsto.fitting import fit
 from mapsto.fitting.request import FitRequest, MethodChoice
@@ -303,3 +305,19 @@ def test_balanced_halves_that_know_other_classes_share_a_temperature(base: mapst
     mapsto.fit("text -> label", [*ROWS, {"text": "one", "label": "only"}], start=base, balance=True, progress=progress)
     assert not any("not measured" in line for line in progress.lines)
     assert "halves" not in progress.line("confidence set by") and "divided by" in progress.line("confidence set by")
+
+
+def test_pictures_without_a_start_are_measured_by_their_edges_and_colours_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = kinds.source("image")
+    short = replace(source.defaults, learning=replace(source.defaults.learning, min_epochs=2, max_epochs=2))
+    monkeypatch.setattr(source, "defaults", short)
+    rng = np.random.default_rng(0)
+    rows = []
+    for row in range(40):
+        image = rng.integers(0, 90, (8, 8, 3)).astype(np.uint8)
+        image[row % 2 * 4 : row % 2 * 4 + 4] += 150
+        rows.append({"image": image, "label": ["above", "below"][row % 2]})
+    said = Said()
+    model = mapsto.fit("image -> label", rows, progress=said, device="cpu")
+    assert said.line("  linear: error") and said.line("  full: error")
+    assert "method linear (colours and edges is " in said.line("parameters") and model.mapping.config.is_linear

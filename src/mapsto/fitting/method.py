@@ -110,7 +110,7 @@ def unused_options(method: str, options: Options) -> list[str]:
     For example, a linear probe has no training steps, so `steps` and `rate` would change nothing.
     """
     numbers = ("steps", "epochs", "minutes", "batch", "rate")
-    shape = {name: getattr(options, name) is not None for name in (*SHAPE_OPTIONS, "length", "words")}
+    shape = {name: getattr(options, name) is not None for name in (*SHAPE_OPTIONS, "length", "words", "size")}
     is_set = {
         **{name: getattr(options, name) is not None for name in numbers},
         "lora": options.lora is not None,

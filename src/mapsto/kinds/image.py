@@ -28,7 +28,8 @@ from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import Mark, Mixture, Spatial
 from mapsto.task.shingles import Hashes, hashes
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
-from mapsto.vision.features import COORDINATE_DECIMALS, histogram_extractor, perturb_image, strongest_waves
+from mapsto.vision.cell_source import CellSource
+from mapsto.vision.features import COORDINATE_DECIMALS, joined_features, perturb_image, strongest_waves
 from mapsto.vision.image_targets import ImageToImageTarget, MaskedImageTarget
 from mapsto.vision.image_value import THUMBNAIL, ImageValue
 from mapsto.vision.patch_embedding import (
@@ -329,24 +330,8 @@ class ImageSource(PatchSource, Spatial):
             return self._fill_with_mean(piece, np.isin(np.arange(len(piece)), tokens))
         return super().remove_tokens(piece, tokens)
 
-    @staticmethod
-    def excerpt(value: ImageValue, region: Any) -> str:
-        """Return the pixel coordinates of a region in words, such as "y 0–16, x 16–32"."""
-        (top, bottom), (left, right) = region
-        return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
-
-    @classmethod
-    def highlight(cls, value: ImageValue, regions: Sequence[Any], shades: Sequence[float]) -> str:
-        """Return the image as HTML; if there are regions, the plain image and, beside it, the image with the regions shaded.
-
-        regions: ((top, bottom), (left, right)) of each region, in raw pixels.
-        shades: one number for each region, from −1 (speaks against the answer) to 1 (speaks for it).
-        """
-        if not regions:
-            return image_io.svg_image(value.pixels, THUMBNAIL, "a picture")
-        return " ".join(
-            image_io.svg_pair(value.pixels, THUMBNAIL, "a picture", map(image_io.svg_shade, regions, shades))
-        )
+    excerpt = staticmethod(image_value.excerpt)
+    highlight = staticmethod(image_value.highlight)
 
     @classmethod
     def outline(cls, value: ImageValue, marks: Sequence[Mark]) -> str:
@@ -395,12 +380,16 @@ class ImageSource(PatchSource, Spatial):
 
     @classmethod
     def fit_features(cls, values: Sequence[ImageValue]) -> Callable[[Sequence[ImageValue]], Any]:
-        """Return the function from images to histograms of colours and edges, a sparse matrix (n, f).
+        """Return the function from images to features of their edges and colours, an array (n, f); see vision/features.py.
 
-        values: not used, since histograms need no fitting.
+        values: not used, since these features need no fitting.
         """
-        extract = histogram_extractor()
-        return lambda images: extract([image.pixels for image in images])
+        return lambda images: joined_features([image.pixels for image in images])
+
+    @classmethod
+    def linear_source(cls) -> type[CellSource]:
+        """Return CellSource, the source class by which linear models read images: edges and colours of their cells."""
+        return CellSource
 
     @staticmethod
     def perturb(value: ImageValue, rng: np.random.Generator) -> dict[str, ImageValue]:

@@ -336,12 +336,11 @@ class VideoSource(PatchSource):
 
     @classmethod
     def fit_features(cls, values: Sequence[Video]) -> Callable[[Sequence[Video]], Any]:
-        """Return the function from videos to histograms of colours, edges and changes between frames, a sparse matrix (n, f).
+        """Return the function from videos to features of edges, colours and changes between frames, an array (n, f).
 
-        values: not used, since histograms need no fitting.
+        values: not used, since these features need no fitting.
         """
-        extract = video_io.video_histogram_extractor()
-        return lambda videos: extract([video.sample(FEATURE_FRAMES) for video in videos])
+        return lambda videos: video_io.video_features([video.sample(FEATURE_FRAMES) for video in videos])
 
     @staticmethod
     def perturb(value: Video, rng: np.random.Generator) -> dict[str, Any]:

@@ -159,3 +159,20 @@ def read_mask(cell: object) -> NDArray[np.bool_]:
     is_plain = hasattr(cell, "__array__") and np.ndim(np.asarray(cell)) == 2
     values = np.asarray(cell) if is_plain else read_image(cell).pixels.max(axis=2)
     return values.astype(np.bool_)
+
+
+def excerpt(value: ImageValue, region: Any) -> str:
+    """Return the pixel coordinates of a region in words, such as "y 0–16, x 16–32"."""
+    (top, bottom), (left, right) = region
+    return f"y {top:.0f}–{bottom:.0f}, x {left:.0f}–{right:.0f}"
+
+
+def highlight(value: ImageValue, regions: Sequence[Any], shades: Sequence[float]) -> str:
+    """Return the image as HTML; if there are regions, the plain image and, beside it, the image with the regions shaded.
+
+    regions: ((top, bottom), (left, right)) of each region, in raw pixels.
+    shades: one number for each region, from −1 (speaks against the answer) to 1 (speaks for it).
+    """
+    if not regions:
+        return image_io.svg_image(value.pixels, THUMBNAIL, "a picture")
+    return " ".join(image_io.svg_pair(value.pixels, THUMBNAIL, "a picture", map(image_io.svg_shade, regions, shades)))

@@ -16,10 +16,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -251,14 +250,13 @@ def perturb_video(pixels: Pixels, rng: np.random.Generator) -> dict[str, Pixels]
     return {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
 
 
-def video_histogram_extractor() -> Callable[[Sequence[Pixels]], Any]:
-    """Return a function from n videos to a sparse matrix (n, f) of histogram features, with rows of unit norm.
+def video_features(videos: Sequence[Pixels]) -> NDArray[np.float32]:
+    """Return features (n, f) of n videos, with rows of unit norm.
 
-    The features are histograms of colours and edge directions of the three images that `_summary_images` makes of a video: its
-    mean frame, the change from its first half to its second, and its motion.
+    They are the edges and colours of the three images that `_summary_images` makes of a video: its mean frame, the change from
+    its first half to its second, and its motion.
     """
-    extract = features.histogram_extractor()
-    return lambda videos: extract([image for pixels in videos for image in _summary_images(pixels)], 3)
+    return features.joined_features([image for pixels in videos for image in _summary_images(pixels)], 3)
 
 
 def _summary_images(pixels: Pixels) -> list[Pixels]:

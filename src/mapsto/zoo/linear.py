@@ -1,4 +1,7 @@
-"""The linear model that `--method linear` fits: TF-IDF weights of n-grams times a learnt matrix. The family is mapsto's own."""
+"""The linear model that `--method linear` fits: classical features times a learnt matrix. The family is mapsto's own.
+
+The features are TF-IDF weights of n-grams, or edges and colours of a picture's parts.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ def write(config: ModelConfig) -> dict[str, Any]:
 family = Family(
     architectures={"body": "LinearModel", "label": "LinearClassifier"},
     prefix="",
-    weight_names={"body": (("embedders.text", "features"),), "label": (("classifier", "classifier"),)},
+    weight_names={
+        "body": (("embedders.text", "features"), ("embedders.image", "image_features")),
+        "label": (("classifier", "classifier"),),
+    },
     read_config=read,
     write_config=write,
     tied_weights={},
