@@ -53,8 +53,8 @@ class Progress:
     def step(self, report: StepReport) -> None:
         """Show the number of the step, the training speed, the loss and the remaining time."""
 
-    def rows(self, label: str, count: int, total: int | None) -> None:
-        """Show that `count` of `total` rows are finished.
+    def rows(self, label: str, count: int, total: int | None, unit: str = "rows") -> None:
+        """Show that `count` of `total` rows, or of another unit in the plural, are finished.
 
         label: the work done on each row, such as "explained". total: None when it is unknown.
         """
@@ -90,11 +90,11 @@ class Lines(Progress):
         text = f"step {report.step}/{report.last_step}, loss {report.loss:.4f}{speed}"
         self._advance(report.step, report.last_step, report.seconds, text, is_last=report.step == report.last_step)
 
-    def rows(self, label: str, count: int, total: int | None) -> None:
+    def rows(self, label: str, count: int, total: int | None, unit: str = "rows") -> None:
         clock = time.monotonic()
         if self.origin is None:
             self.last_shown = clock  # so that work which takes less than one interval prints nothing
-        self._advance(count, total, clock, f"{label} {count:,}{'' if total is None else f'/{total:,}'} rows")
+        self._advance(count, total, clock, f"{label} {count:,}{'' if total is None else f'/{total:,}'} {unit}")
         if count == total:
             self._clear()
             self.close()
@@ -157,6 +157,22 @@ class Live(Lines):
         self.is_drawn = False
 
 
+class PartProgress(Progress):
+    """The progress of a fit that is part of a larger work: its steps are counted, its messages and scores are not shown.
+
+    whole: the progress output of the larger work. label: the name of the part in it.
+    """
+
+    def __init__(self, whole: Progress, label: str) -> None:
+        self.whole, self.label = whole, label
+
+    def step(self, report: StepReport) -> None:
+        self.whole.rows(self.label, report.step, report.last_step, "steps")
+
+    def close(self) -> None:
+        self.whole.close()
+
+
 class JsonLines(Progress):
     """A progress output of one JSON object per line on standard error; standard output is kept for results."""
 
@@ -178,11 +194,11 @@ class JsonLines(Progress):
             }
         )
 
-    def rows(self, label: str, count: int, total: int | None) -> None:
+    def rows(self, label: str, count: int, total: int | None, unit: str = "rows") -> None:
         clock = time.monotonic()
         if count == total or clock - self.last_shown >= LOG_SECONDS:
             self.last_shown = clock
-            self._write({label.replace(" ", "_"): count, "rows": total})
+            self._write({label.replace(" ", "_"): count, unit: total})
 
     def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
         if scores:

@@ -61,7 +61,7 @@ def base() -> mapsto.Model:
 
 
 def make_candidate(method: Method, errors: list[float], losses: list[float]) -> Candidate:
-    return Candidate(method, np.array(errors), np.array(losses), {}, 1.0)
+    return Candidate(method, np.array(errors), np.array(losses), {}, [], 1.0)
 
 
 def answers(share_right: float, count: int = 300) -> tuple[list[float], list[float]]:
@@ -153,6 +153,49 @@ def test_an_interrupted_choice_says_that_it_begins_again(
     assert said.line("the same command begins the choice again")
 
 
+def test_methods_measured_before_an_interruption_are_not_measured_again(
+    base: mapsto.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Method] = []
+    original = method_choice._measure_method
+
+    def measure_once(method: Method, *arguments: Any) -> Candidate:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(method)
+        return original(method, *arguments)
+
+    first, again = Said(), Said()
+    with monkeypatch.context() as patch:
+        patch.setattr(method_choice, "_measure_method", measure_once)
+        with pytest.raises(KeyboardInterrupt):
+            mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, progress=first, device="cpu")
+    assert first.line("the same command goes on with the methods that are not measured yet")
+    resumed = mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, progress=again, device="cpu")
+    assert again.line("measured before") == first.line(f"  {measured[0]}: ") + ", measured before"
+    whole = mapsto.fit("text -> label", ROWS, start=base, device="cpu")
+    texts = [row["text"] for row in TEST]
+    assert resumed.predict(texts) == whole.predict(texts)
+    # The finished choice takes the place of what was measured for it.
+    assert "measured" not in json.loads((tmp_path / "clf" / "choice.json").read_text())["choice"]
+
+
+def test_the_steps_of_a_half_are_shown(base: mapsto.Model) -> None:
+    class Counted(Progress):
+        """Keep the labels of counts, and the largest count of each."""
+
+        def __init__(self) -> None:
+            self.counts: dict[tuple[str, str], int] = {}
+
+        def rows(self, label: str, count: int, total: int | None, unit: str = "rows") -> None:
+            self.counts[label, unit] = max(count, self.counts.get((label, unit), 0))
+
+    counted = Counted()
+    mapsto.fit("text -> label", ROWS, start=base, progress=counted, device="cpu")
+    steps = [counted.counts[f"  probe+full, half {half} of 2:", "steps"] for half in (1, 2)]
+    assert steps[0] == steps[1] > 1
+
+
 @pytest.mark.parametrize("arrow", ["text -> label", "text -> labels", "text -> number"])
 def test_from_a_start_three_methods_are_measured(arrow: str, base: mapsto.Model) -> None:
     column = arrow.split()[-1]
@@ -221,10 +264,10 @@ def test_rows_that_cannot_be_halved_are_fitted_all_the_same(
 
 
 def test_training_that_diverges_is_not_chosen(base: mapsto.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    def diverge(fold: Fold, options: Options) -> Any:
+    def diverge(fold: Fold, options: Options, progress: Progress) -> Any:
         if options.method == "probe+full":
             raise RunError("no finite loss")
-        return train(fold, options)
+        return train(fold, options, progress)
 
     train, said = Fold.train, Said()
     monkeypatch.setattr(Fold, "train", diverge)

@@ -51,6 +51,12 @@ def predict(
         float,
         typer.Option(help="Leave answers of a lower confidence blank; `mapsto evaluate` shows what that gains."),
     ] = 0.0,
+    reject: Annotated[
+        float,
+        typer.Option(
+            help="Leave answers blank where the row is less familiar than all but this share of the training rows: 0.05."
+        ),
+    ] = 0.0,
     draw: Annotated[
         Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
     ] = None,
@@ -86,7 +92,7 @@ def predict(
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
-    answering = _open_engine(engine, model, device, precision, long, min_confidence)
+    answering = _open_engine(engine, model, device, precision, long, min_confidence, reject)
     _write(answering, inputs, out, draw, json)
 
 
@@ -94,7 +100,8 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     """Open a model for prediction and return the engine that answers rows with it.
 
     name: "local" for this process, "ray" for processes on a Ray cluster. model: a model folder or hub name.
-    settings: device, precision, treatment of long rows, and smallest confidence of an answer, in this order.
+    settings: device, precision, treatment of long rows, smallest confidence of an answer, and smallest familiarity of a
+        row, in this order.
     """
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine

@@ -22,7 +22,14 @@ from mapsto.fitting import run_folder
 from mapsto.fitting.method import METHODS, choose_method, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, build_run, prepare
-from mapsto.fitting.probe import calibrate, extract_features, fit_linear, fit_probe
+from mapsto.fitting.probe import (
+    calibrate,
+    extract_features,
+    fit_linear,
+    fit_probe,
+    learn_familiarity,
+    refer_to_other_rows,
+)
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report
 from mapsto.fitting.run_data import RunData
@@ -201,6 +208,10 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     if setup.method == "contrast":
         # Contrastive learning trains the encoder alone, so its heads are fitted now.
         fit_probe(run, base_features)
+    elif plan.steps:
+        learn_familiarity(run)
+    if plan.steps:
+        refer_to_other_rows(run, request.choice)
     # Last, since it depends on the final weights.
     temperatures = calibrate(run, request.choice, request.say)
     provenance = {

@@ -6,7 +6,7 @@ linear model (`--method linear`) has no network at all: its features are classic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import MethodChoice
 from mapsto.inference.forward import collect_evidence, forward_batches
 from mapsto.metrics.calibration import Answered, fit_temperature
+from mapsto.model.familiarity import Familiarity, sample_rows
 from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Calibratable, LinearFeatures, LinearProbe
 
@@ -30,16 +31,20 @@ AUGMENTED_VIEWS = 3
 MIN_ROWS_TO_CALIBRATE = 100
 
 
-def extract_features(mapping: Mapping, examples: Examples, device: torch.device, view: int = 0) -> NDArray[np.float32]:
+def extract_features(
+    mapping: Mapping, examples: Examples, device: torch.device, view: int = 0, rows: Sequence[int] | None = None
+) -> NDArray[np.float32]:
     """Return the pooled vector of each example, (n, d), from one forward pass.
 
     The pooled vector is the input of every head with one answer per example.
     view: 0 for the examples themselves; other numbers each give another random variant, if examples are augmented.
+    rows: the indices of the n examples; None for all.
     """
     mapping.eval()
     seen = replace(examples, mixing=None) if view else examples.without_augmentation()
-    features: NDArray[np.float32] = np.zeros((len(seen), mapping.config.pooled_width), np.float32)
-    stream = (seen.example(row, 0, 0.0, view) for row in range(len(seen)))
+    rows = range(len(seen)) if rows is None else rows
+    features: NDArray[np.float32] = np.zeros((len(rows), mapping.config.pooled_width), np.float32)
+    stream = (replace(seen.example(row, 0, 0.0, view), row=place) for place, row in enumerate(rows))
     for batch, hidden in forward_batches(mapping, stream, device):
         features[batch.rows] = mapping.pooled_vectors(hidden, batch).float().cpu().numpy()
     return features
@@ -48,6 +53,7 @@ def extract_features(mapping: Mapping, examples: Examples, device: torch.device,
 def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None) -> None:
     """Fit a linear model to the frozen pooled vectors for each head that reads them, and set the head's weights to it.
 
+    The vectors also become the mapping's familiarity.
     base_features: the pooled vectors (n, d) before contrastive training; None without contrastive training. The
         strength of regularisation is chosen on them, because the vectors after contrastive training fit the training
         answers too well.
@@ -58,6 +64,49 @@ def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None
     selection = seen[0] if base_features is None and views > 1 else base_features
     for port, (weight, bias) in _fit_targets(run, np.concatenate(seen), selection):
         _set_parameters(run.mapping.heads[port], weight, bias)
+    run.mapping.familiarity = Familiarity.of_rows(seen[0], run.options.seed)
+
+
+def learn_familiarity(run: PreparedRun) -> None:
+    """Set the familiarity of a mapping whose weights were trained, from a forward pass over a sample of the training rows.
+
+    There is none in pretraining, nor without a head that reads pooled vectors.
+    """
+    mapping, seed = run.mapping, run.options.seed
+    if not run.is_pretraining and any(target.readout.pooled for target in mapping.targets):
+        vectors = extract_features(mapping, run.examples, run.device, rows=_sample(run.examples, seed))
+        mapping.familiarity = Familiarity.of_rows(vectors, seed)
+
+
+def refer_to_other_rows(run: PreparedRun, choice: MethodChoice | None) -> None:
+    """Set the reference distances of the mapping's familiarity to those of rows that were not trained on, where there are any.
+
+    Training draws the vectors of its own rows closer together than those of other rows. The other rows are those of
+    `choice`, or else the held-out ones.
+    """
+    mapping, distances = run.mapping, [] if choice is None else choice.distances
+    if not distances and run.held_out is not None and len(run.held_out) >= MIN_ROWS_TO_CALIBRATE:
+        distances = held_out_distances(mapping, run.held_out, run.device, run.options.seed)
+    if mapping.familiarity is not None and distances:
+        mapping.familiarity = mapping.familiarity.with_distances(distances)
+
+
+def held_out_distances(mapping: Mapping, held_out: Examples, device: torch.device, seed: int) -> list[float]:
+    """Return the distances of examples that the mapping was not fitted to from its training rows, of a sample if they are many.
+
+    seed: draws the sample. The list is empty for a mapping without a familiarity.
+    """
+    if mapping.familiarity is None:
+        return []
+    vectors = extract_features(mapping, held_out, device, rows=_sample(held_out, seed))
+    distances: list[float] = mapping.familiarity.distance(torch.from_numpy(vectors)).tolist()
+    return distances
+
+
+def _sample(examples: Examples, seed: int) -> list[int]:
+    """Return the indices of the examples, or if they are many of a sample."""
+    rows: list[int] = sample_rows(len(examples), seed).tolist()
+    return rows
 
 
 def _fit_targets(

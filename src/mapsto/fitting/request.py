@@ -24,12 +24,14 @@ class MethodChoice:
     method: its name. reason: the measurement in words.
     temperatures: by target port, the temperature of its logits, fitted on answers to rows that the model was not fitted to.
     candidates: the measured methods and their scores, as plain JSON.
+    distances: of rows that the model was not fitted to, from the training rows (see model/familiarity.py); may be empty.
     """
 
     method: Method
     reason: str
     temperatures: Dict[int, float]
     candidates: Sequence[Dict[str, Any]]
+    distances: Sequence[float] = ()
 
     def record(self) -> dict[str, Any]:
         """Return the choice as plain JSON, from which `from_record` makes it again."""
@@ -40,13 +42,16 @@ class MethodChoice:
             "reason": self.reason,
             "temperatures": temperatures,
             "candidates": [dict(candidate) for candidate in self.candidates],
+            "distances": list(self.distances),
         }
 
     @staticmethod
     def from_record(record: Dict[str, Any]) -> MethodChoice:
         """Return the choice that `record` describes, as returned by the method of this name."""
         temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
-        return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"])
+        # Records of earlier versions have no distances.
+        distances = tuple(record.get("distances", ()))
+        return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"], distances)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,14 @@ from mapsto.data import shards
 from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
 from mapsto.pretrained import sentence_transformers
-from mapsto.pretrained.model_folder import CARD_FILE, MANIFEST_FILE, MODEL_FILES, ROW_FILTERS_FILE, RUN_FILE
+from mapsto.pretrained.model_folder import (
+    CARD_FILE,
+    FAMILIARITY_FILE,
+    MANIFEST_FILE,
+    MODEL_FILES,
+    ROW_FILTERS_FILE,
+    RUN_FILE,
+)
 from mapsto.training.loggers import METRICS_FILE
 
 try:
@@ -44,6 +51,7 @@ RUN_FILES: tuple[str, ...] = (
     *MODEL_FILES,
     *sentence_transformers.SENTENCE_FILES,
     ROW_FILTERS_FILE,
+    FAMILIARITY_FILE,
     "checkpoints",
     "tensorboard",
     "adapter",
@@ -220,12 +228,15 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
 
 
 def record_choice(folder: Path, facts: Dict[str, Any], choice: Dict[str, Any]) -> None:
-    """Record the choice of a run's method in choice.json, with the facts of the run, before run.json is written."""
+    """Record the choice of a run's method in choice.json, with the facts of the run, before run.json is written.
+
+    choice: as plain JSON: the finished choice, or what has been measured for it so far.
+    """
     files.write_atomic(folder / CHOICE, files.seal({"facts": facts, "choice": choice}))
 
 
 def recorded_choice(folder: Path, facts: Dict[str, Any], options: Options) -> dict[str, Any] | None:
-    """Return the choice of the method of the unfinished run in the folder, as recorded in choice.json; None if there is none.
+    """Return what `record_choice` has recorded for the unfinished run in the folder; None if there is nothing.
 
     facts, options: of the run that is to resume it.
     Raises UsageError, which names the facts and options that differ, if the folder holds another run.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -28,6 +29,9 @@ from mapsto.task.target import Target
 TOKENS_PER_BATCH = 4096
 
 Report = Callable[[int], None]  # is called after each batch with its number of examples, to report progress
+
+# Computes something (n, …) on the CPU for each example of a batch from (hidden states, batch, pieces of each example).
+Reader = Callable[[Tensor, Batch, Sequence[Sequence[Piece]]], Tensor]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -194,7 +198,27 @@ def row_outputs(
     count: number of rows. A long row may be split into several examples (windows); their outputs are averaged.
     report: called after each batch with its number of examples.
     """
-    if not ports:
+    return row_means(mapping, examples, count, [partial(read_port, mapping, port) for port in ports], device, report)
+
+
+def read_port(mapping: Mapping, port: int, hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+    """Return the outputs (n, …) of target `port`, one for each example of a batch. pieces: those of each example."""
+    return gather_outputs(mapping.targets[port], mapping.read(hidden, batch, port).float().cpu(), pieces)
+
+
+def row_means(
+    mapping: Mapping,
+    examples: Iterable[Example],
+    count: int,
+    readers: Sequence[Reader],
+    device: torch.device,
+    report: Report = lambda count: None,
+) -> list[Tensor]:
+    """Return for each reader its results (count, …) for all rows; those of a row's windows are averaged.
+
+    count: number of rows. report: called after each batch with its number of examples.
+    """
+    if not readers:
         return []
     # Sums and counts, since the windows of a row may be in different batches.
     sums: dict[int, Tensor] = {}
@@ -202,14 +226,12 @@ def row_outputs(
     for chunk in iterate_chunks(mapping, examples):
         pieces = {example.row: example.pieces for example in chunk}
         for batch, hidden in forward_batches(mapping, chunk, device):
-            rows = torch.from_numpy(batch.rows)
-            for port in ports:
-                token_output = mapping.read(hidden, batch, port).float().cpu()
-                batch_pieces = [pieces[row] for row in batch.rows.tolist()]
-                output = gather_outputs(mapping.targets[port], token_output, batch_pieces)
-                if port not in sums:
-                    sums[port] = torch.zeros(count, *output.shape[1:])
-                sums[port].index_add_(0, rows, output)
+            rows, batch_pieces = torch.from_numpy(batch.rows), [pieces[row] for row in batch.rows.tolist()]
+            for index, read in enumerate(readers):
+                output = read(hidden, batch, batch_pieces)
+                if index not in sums:
+                    sums[index] = torch.zeros(count, *output.shape[1:])
+                sums[index].index_add_(0, rows, output)
             num_windows.index_add_(0, rows, torch.ones(len(rows)))
             report(len(rows))
-    return [sums[port] / num_windows.view(-1, *[1] * (sums[port].ndim - 1)) for port in ports]
+    return [total / num_windows.view(-1, *[1] * (total.ndim - 1)) for total in sums.values()]

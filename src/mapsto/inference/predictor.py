@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
@@ -16,7 +17,16 @@ from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
-from mapsto.inference.forward import build_value, chunk_size, prefetch, question_examples, row_outputs, token_outputs
+from mapsto.inference.forward import (
+    Reader,
+    build_value,
+    chunk_size,
+    prefetch,
+    question_examples,
+    read_port,
+    row_means,
+    token_outputs,
+)
 from mapsto.inference.reconstruct import reconstruct
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
@@ -70,7 +80,10 @@ class Predictor:
     device, precision: names such as "cpu" and "bf16"; "auto" chooses what suits the machine.
     long: treatment of rows longer than the model takes: "cut", "window" (read in parts) or "error".
     min_confidence: an answer with a lower probability is withheld: its value becomes None, and its probability stays.
-    Raises UsageError for an unknown option, a missing device, and for `min_confidence` if no answer has a probability.
+    reject: answers to values that are less familiar than this are withheld (see model/familiarity.py); 0.05 means less
+        familiar than 95 % of the training rows.
+    Raises UsageError for an unknown option, a missing device, for `min_confidence` if no answer has a probability, and
+    for `reject` if the model keeps no training vectors.
     """
 
     def __init__(
@@ -80,13 +93,20 @@ class Predictor:
         precision: str = "auto",
         long: str = "cut",
         min_confidence: float = 0.0,
+        reject: float = 0.0,
     ) -> None:
         require_choice("long", long)
         if not 0 <= min_confidence <= 1:
             raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
         if min_confidence and not any(isinstance(target, Classes) for target in mapping.targets):
             raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
-        self.min_confidence = min_confidence
+        if not 0 <= reject < 1:
+            raise UsageError(f"--reject is a share of the training rows, from 0 to less than 1, not {reject}")
+        if reject and mapping.familiarity is None:
+            raise UsageError(
+                "--reject compares rows with vectors of the training rows; this model keeps none, as linear and published ones"
+            )
+        self.min_confidence, self.reject = min_confidence, reject
         self.long = "cut" if long == "auto" else long
         self.cut_rows = 0  # number of rows that were longer than the model takes
         self.device = choose_device(device)
@@ -172,19 +192,27 @@ class Predictor:
         ports = self.mapping.arrow.targets
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         per_example = self.mapping.ports_per_example
-        outputs = dict(
-            zip(per_example, row_outputs(self.mapping, examples, count, per_example, self.device), strict=True)
-        )
+        readers: list[Reader] = [partial(read_port, self.mapping, port) for port in per_example]
+        familiarity = self.mapping.familiarity
+        if familiarity is not None:
+            readers.append(lambda hidden, batch, pieces: self.mapping.pooled_vectors(hidden, batch).float().cpu())
+        means = row_means(self.mapping, examples, count, readers, self.device)
+        outputs = dict(zip(per_example, means, strict=False))
+        # Without training vectors, all values count as familiar.
+        familiar = [1.0] * count if familiarity is None else familiarity.score(means[-1]).tolist()
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
             port_answers = (
                 target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
             )
-            for answer, port_answer in zip(answers, port_answers, strict=True):
-                # Answers without a probability, such as vectors, are never withheld.
-                if port_answer.get("probability", 1.0) < self.min_confidence:
+            for row, (answer, port_answer) in enumerate(zip(answers, port_answers, strict=True)):
+                # Answers without a probability, such as vectors, are never withheld for it.
+                if port_answer.get("probability", 1.0) < self.min_confidence or familiar[row] < self.reject:
                     port_answer[target.kind] = None
                 answer.update({name: port_answer} if name else port_answer)
+        if familiarity is not None:
+            for answer, share in zip(answers, familiar, strict=True):
+                answer["familiar"] = share
         # A row in which nothing is hidden, such as a text without a mask token, has no answer.
         rows_asked = {example.row for example in examples if any(question is not None for question in example.answers)}
         first = self.mapping.targets[0]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mapsto.model.config import ModelConfig
+from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
@@ -60,6 +61,7 @@ class Mapping(nn.Module):
         self.trained_with: str | None = None  # name of the optimizer, if mapsto trained the weights
         self.row_filters: tuple[RowFilter, ...] = ()  # of the rows that it and its starting models were fitted to
         self.fit_record: FitRecord | None = None  # of the fit that saved it, if it was opened from a folder
+        self.familiarity: Familiarity | None = None  # with its training rows; None before a fit and for linear models
         width = config.transformer.width
         input_width = config.transformer.input_width
         self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in self.sources.items()})

@@ -22,6 +22,7 @@ from torch import Tensor
 from mapsto import __version__, files, kinds
 from mapsto.errors import CheckpointError
 from mapsto.metrics.intervals import Score
+from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.row_filter import RowFilter
@@ -38,7 +39,7 @@ FORMAT = 1
 MANIFEST_FILE, RUN_FILE, CARD_FILE = "mapsto.json", "run.json", "README.md"
 
 # The hashes of the row filters, a tensor of bytes for each.
-ROW_FILTERS_FILE = "row_filters.safetensors"
+ROW_FILTERS_FILE, FAMILIARITY_FILE = "row_filters.safetensors", "familiarity.safetensors"
 
 # The files of the model itself, which `transformers` reads too.
 MODEL_FILES = (
@@ -131,6 +132,8 @@ def load_mapping(name: str | Path) -> Mapping:
         mapping.fit_record = FitRecord.from_provenance(folder.manifest["provenance"], Path(name))
     # Runs that start from this mapping choose other defaults if mapsto trained it.
     mapping.trained_with, mapping.row_filters = folder.trained_with, folder.row_filters
+    if folder.manifest is not None:
+        mapping.familiarity = _open_familiarity(Path(name), folder.manifest)
     missing = copy_weights(mapping, pretrained.tensors)
     if missing:
         raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
@@ -240,7 +243,8 @@ def save_mapping(
     huggingface.save_pretrained(mapping, folder, labels)
     files.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
     _save_row_filters(folder, mapping.row_filters)
-    names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES, ROW_FILTERS_FILE)
+    _save_familiarity(folder, mapping.familiarity)
+    names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES, ROW_FILTERS_FILE, FAMILIARITY_FILE)
     manifest = {
         "format": FORMAT,
         "arrow": str(mapping.arrow),
@@ -285,3 +289,25 @@ def _open_row_filters(folder: Path, manifest: Dict[str, Any]) -> tuple[RowFilter
         RowFilter(entry["arrow"], entry["data"], entry["rows"], tensors[str(index)].numpy().tobytes())
         for index, entry in enumerate(entries)
     )
+
+
+def _save_familiarity(folder: Path, familiarity: Familiarity | None) -> None:
+    """Write the vectors and distances of a familiarity; without one remove the file of an earlier model."""
+    if familiarity is None:
+        (folder / FAMILIARITY_FILE).unlink(missing_ok=True)
+        return
+    tensors = {"vectors": familiarity.vectors, "distances": familiarity.distances}
+    files.write_atomic(folder / FAMILIARITY_FILE, safetensors.torch.save(tensors))
+
+
+def _open_familiarity(folder: Path, manifest: Dict[str, Any]) -> Familiarity | None:
+    """Return the familiarity saved with a model; None for models without one, as of earlier versions.
+
+    Raises CheckpointError for a damaged file.
+    """
+    if FAMILIARITY_FILE not in manifest["files"]:
+        return None
+    tensors = files.open_tensors(folder / FAMILIARITY_FILE)
+    if {*tensors} != {"vectors", "distances"}:
+        raise CheckpointError(f"{folder / FAMILIARITY_FILE} holds no vectors with their distances")
+    return Familiarity(tensors["vectors"], tensors["distances"])

@@ -27,6 +27,7 @@ from mapsto.inference.forward import forward_batches
 from mapsto.kinds import answering
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
+from mapsto.progress import Progress
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.capabilities import has_exclusive_classes
 from mapsto.task.target import Target
@@ -53,9 +54,12 @@ class Fold:
         """The fold's training rows, read and encoded once for all fits."""
         return read_data(self.request)
 
-    def train(self, options: Options) -> Mapping:
-        """Return a new mapping trained with `options` on the fold's training rows. Raises RunError when training fails."""
-        return fit.fit_request(replace(self.request, options=options), self.data)
+    def train(self, options: Options, progress: Progress | None = None) -> Mapping:
+        """Return a new mapping trained with `options` on the fold's training rows. Raises RunError when training fails.
+
+        progress: shows the training; None shows nothing.
+        """
+        return fit.fit_request(replace(self.request, options=options, progress=progress or Progress()), self.data)
 
 
 def search_folds(rows: Rows, seed: int) -> list[tuple[Table, Table]]:

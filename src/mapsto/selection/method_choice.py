@@ -9,8 +9,9 @@ that calibrates the final model.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +25,16 @@ from mapsto.fitting import fit, run_folder
 from mapsto.fitting.method import STEPLESS_METHODS, method_by_labels, unused_options
 from mapsto.fitting.plan import default_hyperparameters
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
+from mapsto.fitting.probe import held_out_distances
 from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.fitting.run_data import RunData
 from mapsto.inference.forward import Evidence, collect_evidence
 from mapsto.metrics.calibration import Answered, fit_temperature
 from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
+from mapsto.model.familiarity import summarise
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
-from mapsto.progress import Progress, duration
+from mapsto.progress import PartProgress, Progress, duration
 from mapsto.selection.folds import Fold, make_folds, read_held_out, score_answers
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Calibratable, Classes, LinearProbe
@@ -45,6 +48,8 @@ MIN_ROWS, MIN_ROWS_PER_CLASS = 32, 4
 DECISIVE_ROWS = 200
 # The linear model may take as long as the training of the halves, or this many seconds.
 MIN_LINEAR_SECONDS = 3.0
+# The key of the measured candidates in the record of an unfinished choice.
+MEASURED = "measured"
 # Standard deviation of the logarithm of a temperature that is expected before any row is seen.
 LOG_TEMPERATURE_DEVIATION = 1.0
 
@@ -55,12 +60,14 @@ class Candidate:
 
     errors, losses: (m,), validation error and log loss of each answer to the first target, the loss after calibration.
     temperatures: by target port; empty for targets without calibration.
+    distances: of the same rows from those that were fitted to (see model/familiarity.py); may be empty.
     """
 
     method: Method
     errors: Floats
     losses: Floats
     temperatures: dict[int, float]
+    distances: list[float]
     seconds: float
 
     @cached_property
@@ -71,14 +78,27 @@ class Candidate:
     def __str__(self) -> str:
         return f"{self.method}: error {self.error}, loss {self.losses.mean():.4f}"
 
-    def record(self) -> dict[str, Any]:
-        """Return method, scores and duration as plain JSON."""
+    def summary(self) -> dict[str, Any]:
+        """Return method, mean scores and duration as plain JSON."""
         return {
             "method": self.method,
             "error": to_json(self.error),
             "loss": float(self.losses.mean()),
             "seconds": round(self.seconds, 1),
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the candidate as plain JSON, from which `from_json` makes it again."""
+        temperatures = {str(port): temperature for port, temperature in self.temperatures.items()}
+        lists = {"errors": self.errors.tolist(), "losses": self.losses.tolist(), "temperatures": temperatures}
+        return {**asdict(self), **lists}
+
+    @staticmethod
+    def from_json(record: Dict[str, Any]) -> Candidate:
+        """Return the candidate that `record` describes, as returned by `to_json`."""
+        temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
+        arrays = {name: np.array(record[name], np.float64) for name in ("errors", "losses")}
+        return Candidate(**{**record, **arrays, "temperatures": temperatures})
 
     def is_better_than(self, other: Candidate) -> bool:
         """Return whether loss or error is lower by more than one standard error of the difference, and neither is higher."""
@@ -113,12 +133,15 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     if len(methods) < 2:
         return fit.fit_request(request, data)
     with run_folder.locked(folder, say):
-        choice = _recorded(request, run)
+        record = _recorded(request, run)
+        choice = MethodChoice.from_record(record) if "method" in record else None
         if choice is None:
             try:
                 choice = measure(request, run, methods)
             except (Interrupted, KeyboardInterrupt):
-                say("stopped while the method was chosen; the same command begins the choice again")
+                is_kept = folder is not None and not request.overwrite
+                goes_on = "goes on with the methods that are not measured yet" if is_kept else "begins the choice again"
+                say(f"stopped while the method was chosen; the same command {goes_on}")
                 raise
             if folder is not None and choice is not None:
                 # Only now, so that an error or an interruption does not cost the former run.
@@ -191,14 +214,18 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
         f"choosing the method by {scored:,} rows; each half is scored by models fitted to the other half "
         f"(--method {by_labels} would take what has been best elsewhere, at once)"
     )
-    candidates: list[Candidate] = []
+    candidates = _measured_before(request, run)
+    for candidate in candidates:
+        say(f"  {candidate}, measured before")
+    remaining = set(methods) - {candidate.method for candidate in candidates}
     # The linear model last: how long it may take depends on the others.
-    for method in sorted(methods, key=lambda name: name == "linear"):
+    for method in sorted(remaining, key=lambda name: (name == "linear", methods.index(name))):
         try:
             if method == "linear":
                 _require_time(candidates, run, rows)
-            candidates.append(_measure_method(method, folds, run))
+            candidates.append(_measure_method(method, folds, run, request.progress))
             say(f"  {candidates[-1]}")
+            _record(request, run, {MEASURED: [candidate.to_json() for candidate in candidates]})
         except Interrupted:  # a RunError too, but one that must end the run
             raise
         except (DataError, RunError) as error:
@@ -207,8 +234,9 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
         return None
     candidates.sort(key=lambda candidate: methods.index(candidate.method))
     best = choose(candidates, by_labels, run.start.tensors is not None)
-    records = [candidate.record() for candidate in candidates]
-    return MethodChoice(best.method, _reason(best, candidates, run.data.arrow), best.temperatures, records)
+    records = [candidate.summary() for candidate in candidates]
+    reason = _reason(best, candidates, run.data.arrow)
+    return MethodChoice(best.method, reason, best.temperatures, records, best.distances)
 
 
 def _require_time(candidates: Sequence[Candidate], run: PreparedRun, rows: Rows) -> None:
@@ -227,16 +255,23 @@ def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
     ]
 
 
-def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun) -> Candidate:
-    """Fit by `method` to the rows of each fold and score the mappings on the folds' other rows."""
+def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun, progress: Progress) -> Candidate:
+    """Fit by `method` to the rows of each fold and score the mappings on the folds' other rows.
+
+    progress: shows the steps of each fit.
+    """
     started_at, options = time.monotonic(), _with_method(folds[0].request.options, method)
     if method not in STEPLESS_METHODS:
         # As many epochs as in the final fit, so that both halves together take as many steps.
         options = replace(options, epochs=default_hyperparameters(run, method)["epochs"])
-    fitted = [_fit_half(fold, options) for fold in folds]
+    fitted = [
+        _fit_half(fold, options, PartProgress(progress, f"  {method}, half {number} of {len(folds)}:"))
+        for number, fold in enumerate(folds, 1)
+    ]
+    others = [read_held_out(mapping, fold.held_out) for mapping, fold in zip(fitted, folds, strict=True)]
     answered = [
-        collect_evidence(mapping, scoring_examples(read_held_out(mapping, fold.held_out)), run.device)
-        for mapping, fold in zip(fitted, folds, strict=True)
+        collect_evidence(mapping, scoring_examples(examples), run.device)
+        for mapping, examples in zip(fitted, others, strict=True)
     ]
     temperatures = _fit_temperatures([mapping.targets for mapping in fitted], answered)
     scale, results = temperatures.get(0, 1.0), []
@@ -248,14 +283,19 @@ def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun) -> 
             # A half knows only the classes of its own rows.
             results += score_answers(mapping.targets[0], evidence, values)
     errors, losses = np.array(results).T
-    return Candidate(method, errors, losses, temperatures, time.monotonic() - started_at)
+    # A probe leaves the vectors as they are, so that its training rows can be compared with each other.
+    distances: list[float] = []
+    if method not in STEPLESS_METHODS:
+        for mapping, examples in zip(fitted, others, strict=True):
+            distances += held_out_distances(mapping, examples, run.device, run.options.seed)
+    return Candidate(method, errors, losses, temperatures, summarise(distances), time.monotonic() - started_at)
 
 
-def _fit_half(fold: Fold, options: Options) -> Mapping:
+def _fit_half(fold: Fold, options: Options, progress: Progress) -> Mapping:
     """Fit a mapping to the training rows of a fold; a linear model has sources of its own and no starting model."""
     if options.method == "linear":
         return fit.fit_request(replace(fold.request, options=options, start=None))
-    return fold.train(options)
+    return fold.train(options, progress)
 
 
 def _fit_temperatures(targets: Sequence[Sequence[Target]], answered: Sequence[dict[int, Evidence]]) -> dict[int, float]:
@@ -312,12 +352,22 @@ def _reason(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -> s
     return f"{relation}: {values[0]} against {values[1]} of {rival.method}"
 
 
-def _recorded(request: FitRequest, run: PreparedRun) -> MethodChoice | None:
-    """Return the choice that the folder of an unfinished run records; None if there is none."""
+def _record(request: FitRequest, run: PreparedRun, record: Dict[str, Any]) -> None:
+    """Record the choice, or what is measured of it, in the run's folder, unless that may hold the run to be replaced."""
+    if request.folder is not None and not request.overwrite:
+        run_folder.record_choice(request.folder, run.facts, record)
+
+
+def _recorded(request: FitRequest, run: PreparedRun) -> dict[str, Any]:
+    """Return what `_record` has written to the folder of an unfinished run; an empty dict if there is nothing."""
     if request.folder is None or request.overwrite:
-        return None
-    record = run_folder.recorded_choice(request.folder, run.facts, run.options)
-    return None if record is None else MethodChoice.from_record(record)
+        return {}
+    return run_folder.recorded_choice(request.folder, run.facts, run.options) or {}
+
+
+def _measured_before(request: FitRequest, run: PreparedRun) -> list[Candidate]:
+    """Return the candidates that had been measured when the same run was interrupted."""
+    return [Candidate.from_json(record) for record in _recorded(request, run).get(MEASURED, [])]
 
 
 def _without_start(request: FitRequest) -> tuple[FitRequest, RunData]:
