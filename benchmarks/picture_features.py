@@ -157,7 +157,7 @@ def main(given: argparse.Namespace) -> None:
         "|---|---|---|---|---|---|---|",
     ]
     task = "digits, 28 × 28"
-    for method, draws in (("linear", given.draws), ("auto", given.fits), ("full", given.fits)):
+    for method, draws in (("linear", given.draws), ("auto", given.fits)):
         fits = [
             kept.once(f"{task}, fit, {method}, {draw}", partial(default_fit, *tasks[task], 100, method, draw))
             for draw in range(draws)

@@ -1,7 +1,7 @@
 """Classical image features, which need no training: edges and colours of parts of an image, and a hash for near-duplicates.
 
 The edges are histograms of oriented gradients (HOG, Dalal & Triggs 2005). With the colours they are the features of linear
-models, and take about two milliseconds per image. The hash is the set of the strongest low frequencies of a small grey copy.
+models, and take one to two milliseconds per image. The hash is the set of the strongest low frequencies of a small grey copy.
 Changes of size, brightness or compression change few of them.
 Legend of shapes: n images, s pixels of a side, k cells of a side, c cells of an image, f features of a cell.
 """
