@@ -19,9 +19,10 @@ from mapsto.fitting import fit
 from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.options import Method, Options
 from mapsto.progress import Progress
-from mapsto.selection import method_choice
+from mapsto.selection import candidate, method_choice
+from mapsto.selection.candidate import Candidate, Half, _is_hopeless
 from mapsto.selection.folds import Fold
-from mapsto.selection.method_choice import Candidate, choose
+from mapsto.selection.method_choice import choose
 from mapsto.training.loop import Interrupted
 
 SIZE: dict[str, Any] = {"layers": 1, "width": 32, "vocabulary": 300, "device": "cpu"}
@@ -109,6 +110,35 @@ def test_a_difference_within_chance_is_a_draw() -> None:
     assert choose([simple, worse], "full", False) is simple
 
 
+def test_a_method_is_hopeless_if_its_error_is_far_higher_on_the_first_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    rival = make_candidate("linear", *answers(0.9))
+    half = Half(None, None, {})  # type: ignore[arg-type]
+    for share, is_hopeless in ((0.6, True), (0.8, True), (0.88, False), (0.95, False)):
+        # The rows that the rival has right are the first ones of all; of each half, here, as many.
+        errors = [float(row % 100 >= share * 100) for row in range(150)]
+        same = make_candidate("linear", [float(row % 100 >= 90) for row in range(300)], rival.losses.tolist())
+        monkeypatch.setattr(Half, "score", lambda self, errors=errors: [(error, 1.0) for error in errors])
+        assert _is_hopeless(half, [same]) == is_hopeless, share
+    assert not _is_hopeless(half, [])
+
+
+def test_training_far_behind_is_given_up_after_the_first_half(
+    base: mapsto.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidate, "HOPELESS", -100.0)
+    said = Said()
+    mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, test=TEST, progress=said, device="cpu")
+    line = said.line("  probe+full: error")
+    assert line.endswith(", given up after the first half") and "n = 40" in line and "n = 80" in said.line("  probe: e")
+    assert "method probe+full" not in said.line("parameters")
+    measured = json.loads((tmp_path / "clf" / "mapsto.json").read_text())["provenance"]["choice"]["candidates"]
+    assert [(entry["method"], entry["error"]["n"]) for entry in measured] == [
+        ("linear", 80),
+        ("probe", 80),
+        ("probe+full", 40),
+    ]
+
+
 def test_without_a_start_words_that_decide_are_found_by_the_linear_model(tmp_path: Path) -> None:
     said, out = Said(), tmp_path / "clf"
     model = mapsto.fit("text -> label", ROWS, out, test=TEST, progress=said, device="cpu")
@@ -147,7 +177,7 @@ def test_an_interrupted_choice_says_that_it_begins_again(
         raise stop
 
     said = Said()
-    monkeypatch.setattr(method_choice, "_measure_method", interrupt)
+    monkeypatch.setattr(method_choice, "measure_method", interrupt)
     with pytest.raises(type(stop)):
         mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
     assert said.line("the same command begins the choice again")
@@ -157,7 +187,7 @@ def test_methods_measured_before_an_interruption_are_not_measured_again(
     base: mapsto.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[Method] = []
-    original = method_choice._measure_method
+    original = method_choice.measure_method
 
     def measure_once(method: Method, *arguments: Any) -> Candidate:
         if measured:
@@ -167,7 +197,7 @@ def test_methods_measured_before_an_interruption_are_not_measured_again(
 
     first, again = Said(), Said()
     with monkeypatch.context() as patch:
-        patch.setattr(method_choice, "_measure_method", measure_once)
+        patch.setattr(method_choice, "measure_method", measure_once)
         with pytest.raises(KeyboardInterrupt):
             mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, progress=first, device="cpu")
     assert first.line("the same command goes on with the methods that are not measured yet")
@@ -180,7 +210,9 @@ def test_methods_measured_before_an_interruption_are_not_measured_again(
     assert "measured" not in json.loads((tmp_path / "clf" / "choice.json").read_text())["choice"]
 
 
-def test_the_steps_of_a_half_are_shown(base: mapsto.Model) -> None:
+def test_the_steps_of_a_half_are_shown(base: mapsto.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidate, "HOPELESS", 100.0)
+
     class Counted(Progress):
         """Keep the labels of counts, and the largest count of each."""
 

@@ -11,34 +11,26 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mapsto.data.rows import Rows
 from mapsto.errors import DataError, RunError
-from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.evaluation.linear_baseline import estimate_seconds, feature_names, why_not_linear
 from mapsto.fitting import fit, run_folder
-from mapsto.fitting.method import STEPLESS_METHODS, method_by_labels, unused_options
-from mapsto.fitting.plan import default_hyperparameters
+from mapsto.fitting.method import method_by_labels, unused_options
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
-from mapsto.fitting.probe import held_out_distances
 from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.fitting.run_data import RunData
-from mapsto.inference.forward import Evidence, collect_evidence
-from mapsto.metrics.calibration import Answered, fit_temperature
-from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
-from mapsto.model.familiarity import summarise
 from mapsto.model.mapping import Mapping
-from mapsto.options import Method, Options
-from mapsto.progress import PartProgress, Progress, duration
-from mapsto.selection.folds import Fold, make_folds, read_held_out, score_answers
+from mapsto.options import Method
+from mapsto.progress import Progress, duration
+from mapsto.selection.candidate import Candidate, measure_method, with_method
+from mapsto.selection.folds import Fold, make_folds
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Calibratable, Classes, LinearProbe
-from mapsto.task.target import Target
+from mapsto.task.capabilities import Classes, LinearProbe
 from mapsto.training.loop import Interrupted
 
 # Below these numbers of rows, and of rows per class, halves are too small to measure a method on.
@@ -52,61 +44,6 @@ MIN_LINEAR_SECONDS = 3.0
 MEASURED = "measured"
 # Standard deviation of the logarithm of a temperature that is expected before any row is seen.
 LOG_TEMPERATURE_DEVIATION = 1.0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A method and how it did on the rows that it was not fitted to.
-
-    errors, losses: (m,), validation error and log loss of each answer to the first target, the loss after calibration.
-    temperatures: by target port; empty for targets without calibration.
-    distances: of the same rows from those that were fitted to (see model/familiarity.py); may be empty.
-    """
-
-    method: Method
-    errors: Floats
-    losses: Floats
-    temperatures: dict[int, float]
-    distances: list[float]
-    seconds: float
-
-    @cached_property
-    def error(self) -> Score:
-        """The mean error with its interval."""
-        return with_interval(np.mean, self.errors)
-
-    def __str__(self) -> str:
-        return f"{self.method}: error {self.error}, loss {self.losses.mean():.4f}"
-
-    def summary(self) -> dict[str, Any]:
-        """Return method, mean scores and duration as plain JSON."""
-        return {
-            "method": self.method,
-            "error": to_json(self.error),
-            "loss": float(self.losses.mean()),
-            "seconds": round(self.seconds, 1),
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the candidate as plain JSON, from which `from_json` makes it again."""
-        temperatures = {str(port): temperature for port, temperature in self.temperatures.items()}
-        lists = {"errors": self.errors.tolist(), "losses": self.losses.tolist(), "temperatures": temperatures}
-        return {**asdict(self), **lists}
-
-    @staticmethod
-    def from_json(record: Dict[str, Any]) -> Candidate:
-        """Return the candidate that `record` describes, as returned by `to_json`."""
-        temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
-        arrays = {name: np.array(record[name], np.float64) for name in ("errors", "losses")}
-        return Candidate(**{**record, **arrays, "temperatures": temperatures})
-
-    def is_better_than(self, other: Candidate) -> bool:
-        """Return whether loss or error is lower by more than one standard error of the difference, and neither is higher."""
-        differences = [self.losses - other.losses, self.errors - other.errors]
-        deviations = [difference.std(ddof=1) / len(difference) ** 0.5 for difference in differences]
-        means = [difference.mean() for difference in differences]
-        is_clear = any(mean < -deviation for mean, deviation in zip(means, deviations, strict=True))
-        return bool(is_clear and max(means) <= 0)
 
 
 def choose_and_fit(request: FitRequest) -> Mapping:
@@ -150,7 +87,7 @@ def choose_and_fit(request: FitRequest) -> Mapping:
                 run_folder.record_choice(folder, run.facts, choice.record())
     if choice is None:
         return fit.fit_request(request, data)
-    options = _with_method(request.options, choice.method)
+    options = with_method(request.options, choice.method)
     final = replace(request, options=options, choice=choice, overwrite=False)
     if choice.method == "linear":
         others = [entry for entry in choice.candidates if entry["method"] != "linear"]
@@ -188,20 +125,15 @@ def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
     has_start = run.start.tensors is not None
     candidates: list[Method] = ["linear"] if request.like is None and not why_not_linear(run.data.arrow) else []
     candidates += ["probe"] if has_start else []
-    candidates = [method for method in candidates if not unused_options(method, _with_method(options, method))]
+    candidates = [method for method in candidates if not unused_options(method, with_method(options, method))]
     return list(dict.fromkeys([*candidates, by_labels]))
-
-
-def _with_method(options: Options, method: Method) -> Options:
-    """Return the options with the method set; a linear model reads whole values, so `--length` is for the others alone."""
-    return replace(options, method=method, length=None if method == "linear" else options.length)
 
 
 def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) -> MethodChoice | None:
     """Fit each of the methods to both halves of the training rows, and return the choice that their scores suggest.
 
-    The scores of each are printed in a line. Return None if the rows cannot be halved, such as a single text under many
-    labels, or if no method can be fitted to the halves.
+    The scores of each are printed in a line. A method that trains is given up after the first half beside a far better one.
+    Return None if the rows cannot be halved, such as a single text under many labels, or if no method can be fitted to them.
     """
     rows, say = run.data.training_rows, request.say
     assert rows is not None
@@ -218,31 +150,34 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     for candidate in candidates:
         say(f"  {candidate}, measured before")
     remaining = set(methods) - {candidate.method for candidate in candidates}
-    # The linear model last: how long it may take depends on the others.
-    for method in sorted(remaining, key=lambda name: (name == "linear", methods.index(name))):
+    target, seed = run.mapping.targets[0], run.options.seed
+    linear_seconds = estimate_seconds(target, 0, rows, seed) if "linear" in remaining else 0.0
+    is_slow = linear_seconds > MIN_LINEAR_SECONDS
+    # The simplest first, since what trains is given up early beside a far better one; but a slow linear model last.
+    for method in sorted(remaining, key=lambda name: (is_slow and name == "linear", methods.index(name))):
         try:
-            if method == "linear":
-                _require_time(candidates, run, rows)
-            candidates.append(_measure_method(method, folds, run, request.progress))
+            if method == "linear" and is_slow:
+                _require_time(linear_seconds, candidates)
+            candidates.append(measure_method(method, folds, run, candidates, request.progress))
             say(f"  {candidates[-1]}")
             _record(request, run, {MEASURED: [candidate.to_json() for candidate in candidates]})
         except Interrupted:  # a RunError too, but one that must end the run
             raise
         except (DataError, RunError) as error:
             say(f"  {method}: not measured, {error}")
-    if not candidates:
+    if not any(candidate.is_whole for candidate in candidates):
         return None
     candidates.sort(key=lambda candidate: methods.index(candidate.method))
-    best = choose(candidates, by_labels, run.start.tensors is not None)
+    whole = [candidate for candidate in candidates if candidate.is_whole]
+    best = choose(whole, by_labels, run.start.tensors is not None)
     records = [candidate.summary() for candidate in candidates]
     reason = _reason(best, candidates, run.data.arrow)
     return MethodChoice(best.method, reason, best.temperatures, records, best.distances)
 
 
-def _require_time(candidates: Sequence[Candidate], run: PreparedRun, rows: Rows) -> None:
-    """Raise RunError if a linear model would take longer than each measured candidate and than MIN_LINEAR_SECONDS."""
-    limit = max([MIN_LINEAR_SECONDS, *(candidate.seconds for candidate in candidates)])
-    if (needed := estimate_seconds(run.mapping.targets[0], 0, rows, run.options.seed)) > limit:
+def _require_time(needed: float, candidates: Sequence[Candidate]) -> None:
+    """Raise RunError if a linear model would take `needed` seconds, more than each measured candidate."""
+    if needed > max((candidate.seconds for candidate in candidates), default=np.inf):
         raise RunError(f"it would take {duration(needed)}")
 
 
@@ -253,66 +188,6 @@ def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
         Fold(FitRequest(run.mapping.arrow, training, None, request.start, request.like, options=options), held_out)
         for training, held_out in make_folds(rows, 0.5, 2, options.seed)
     ]
-
-
-def _measure_method(method: Method, folds: Sequence[Fold], run: PreparedRun, progress: Progress) -> Candidate:
-    """Fit by `method` to the rows of each fold and score the mappings on the folds' other rows.
-
-    progress: shows the steps of each fit.
-    """
-    started_at, options = time.monotonic(), _with_method(folds[0].request.options, method)
-    if method not in STEPLESS_METHODS:
-        # As many epochs as in the final fit, so that both halves together take as many steps.
-        options = replace(options, epochs=default_hyperparameters(run, method)["epochs"])
-    fitted = [
-        _fit_half(fold, options, PartProgress(progress, f"  {method}, half {number} of {len(folds)}:"))
-        for number, fold in enumerate(folds, 1)
-    ]
-    others = [read_held_out(mapping, fold.held_out) for mapping, fold in zip(fitted, folds, strict=True)]
-    answered = [
-        collect_evidence(mapping, scoring_examples(examples), run.device)
-        for mapping, examples in zip(fitted, others, strict=True)
-    ]
-    temperatures = _fit_temperatures([mapping.targets for mapping in fitted], answered)
-    scale, results = temperatures.get(0, 1.0), []
-    for mapping, outputs in zip(fitted, answered, strict=True):
-        if 0 in outputs:
-            # In the order of the rows, so that the answers of all candidates can be compared one by one.
-            order = np.argsort(outputs[0].rows)
-            evidence, values = outputs[0].evidence[order] / scale, outputs[0].values[order]
-            # A half knows only the classes of its own rows.
-            results += score_answers(mapping.targets[0], evidence, values)
-    errors, losses = np.array(results).T
-    # A probe leaves the vectors as they are, so that its training rows can be compared with each other.
-    distances: list[float] = []
-    if method not in STEPLESS_METHODS:
-        for mapping, examples in zip(fitted, others, strict=True):
-            distances += held_out_distances(mapping, examples, run.device, run.options.seed)
-    return Candidate(method, errors, losses, temperatures, summarise(distances), time.monotonic() - started_at)
-
-
-def _fit_half(fold: Fold, options: Options, progress: Progress) -> Mapping:
-    """Fit a mapping to the training rows of a fold; a linear model has sources of its own and no starting model."""
-    if options.method == "linear":
-        return fit.fit_request(replace(fold.request, options=options, start=None))
-    return fold.train(options, progress)
-
-
-def _fit_temperatures(targets: Sequence[Sequence[Target]], answered: Sequence[dict[int, Evidence]]) -> dict[int, float]:
-    """Return by port the temperature of each target that has one, fitted to the answers of the models of all folds.
-
-    targets: of each fold, the model's targets, which know the classes of its rows.
-    answered: of each fold, the outputs and true answers by port.
-    """
-    parts: dict[int, list[Answered]] = {}
-    for own_targets, outputs in zip(targets, answered, strict=True):
-        for port, target in enumerate(own_targets):
-            if port in outputs and isinstance(target, Calibratable):
-                part = Answered(target.calibration_loss, outputs[port].evidence, outputs[port].values)
-                parts.setdefault(port, []).append(part)
-    # A normal prior of the logarithm, divided by the rows because the loss is their mean.
-    prior = 1 / (2 * LOG_TEMPERATURE_DEVIATION**2)
-    return {port: fit_temperature(own, prior / sum(len(part.values) for part in own)) for port, own in parts.items()}
 
 
 def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> Candidate:
