@@ -180,7 +180,7 @@ def test_an_interrupted_choice_says_that_it_begins_again(
     monkeypatch.setattr(method_choice, "measure_method", interrupt)
     with pytest.raises(type(stop)):
         mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
-    assert said.line("the same command begins the choice again")
+    assert said.line("the same command begins again")
 
 
 def test_methods_measured_before_an_interruption_are_not_measured_again(
@@ -200,7 +200,7 @@ def test_methods_measured_before_an_interruption_are_not_measured_again(
         patch.setattr(method_choice, "measure_method", measure_once)
         with pytest.raises(KeyboardInterrupt):
             mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, progress=first, device="cpu")
-    assert first.line("the same command goes on with the methods that are not measured yet")
+    assert first.line("the same command goes on with those that are not measured yet")
     resumed = mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, progress=again, device="cpu")
     assert again.line("measured before") == first.line(f"  {measured[0]}: ") + ", measured before"
     whole = mapsto.fit("text -> label", ROWS, start=base, device="cpu")
@@ -267,11 +267,25 @@ def test_what_is_fixed_is_not_measured(options: dict[str, Any]) -> None:
     assert not any("choosing" in line for line in said.lines)
 
 
+def test_of_few_rows_the_method_is_not_chosen_but_its_confidence_is_set(base: mapsto.Model) -> None:
+    said, other = Said(), Said()
+    model = mapsto.fit("text -> label", ROWS[:20], start=base, progress=said, device="cpu")
+    assert said.line("setting the confidence by 20 rows") and not any("choosing" in line for line in said.lines)
+    assert "method contrast (10 labels a class, at most 16)" in said.line("parameters")
+    assert said.line("setting the confidence took")
+    temperature = float(said.line("logits divided by").split()[-1])
+    plain = mapsto.fit("text -> label", ROWS[:20], start=base, method="contrast", progress=other, device="cpu")
+    assert not any("confidence" in line for line in other.lines)
+    weight, expected = (fitted.mapping.heads[0].get_parameter("weight") for fitted in (model, plain))
+    assert temperature != 1 and torch.allclose(weight * temperature, expected, rtol=0.02)
+
+
 def test_too_few_rows_are_not_measured(base: mapsto.Model) -> None:
-    said = Said()
-    mapsto.fit("text -> label", ROWS[:20], start=base, progress=said, device="cpu")
-    assert not any("choosing" in line for line in said.lines)
-    assert "labels a class" in said.line("method")
+    for rows in (ROWS[:6], [{"text": row["text"], "number": index} for index, row in enumerate(ROWS[:20])]):
+        said = Said()
+        arrow = f"text -> {list(rows[0])[1]}"
+        mapsto.fit(arrow, rows, start=base, progress=said, device="cpu")
+        assert not any("half" in line for line in said.lines)
 
 
 @pytest.mark.parametrize(

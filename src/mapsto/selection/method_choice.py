@@ -30,11 +30,13 @@ from mapsto.progress import Progress, duration
 from mapsto.selection.candidate import Candidate, measure_method, with_method
 from mapsto.selection.folds import Fold, make_folds
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Classes, LinearProbe
+from mapsto.task.capabilities import Calibratable, Classes, LinearProbe
 from mapsto.training.loop import Interrupted
 
-# Below these numbers of rows, and of rows per class, halves are too small to measure a method on.
-MIN_ROWS, MIN_ROWS_PER_CLASS = 32, 4
+# Below these numbers of rows, and of rows per class, halves are too small to fit a temperature on.
+MIN_ROWS, MIN_ROWS_PER_CLASS = 8, 4
+# Below this number of rows, halves are too small to choose a method by.
+MIN_ROWS_TO_CHOOSE = 32
 # With fewer rows, a draw between two methods says little. Then the method wins that did best with as many labels on other
 # data (see fitting/method.py); with more rows, the simpler one wins.
 DECISIVE_ROWS = 200
@@ -67,7 +69,8 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         return fit.fit_request(request, data)
     run = build_run(request, data)
     methods = candidate_methods(run, request)
-    if len(methods) < 2:
+    # A single method is measured for its temperature alone.
+    if len(methods) < 2 and not any(isinstance(target, Calibratable) for target in data.targets):
         return fit.fit_request(request, data)
     with run_folder.locked(folder, say):
         record = _recorded(request, run)
@@ -77,8 +80,8 @@ def choose_and_fit(request: FitRequest) -> Mapping:
                 choice = measure(request, run, methods)
             except (Interrupted, KeyboardInterrupt):
                 is_kept = folder is not None and not request.overwrite
-                goes_on = "goes on with the methods that are not measured yet" if is_kept else "begins the choice again"
-                say(f"stopped while the method was chosen; the same command {goes_on}")
+                goes_on = "goes on with those that are not measured yet" if is_kept else "begins again"
+                say(f"stopped while methods were measured; the same command {goes_on}")
                 raise
             if folder is not None and choice is not None:
                 # Only now, so that an error or an interruption does not cost the former run.
@@ -116,12 +119,14 @@ def _is_measurable(data: RunData) -> bool:
 
 
 def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
-    """Return the methods to measure, the simplest first.
+    """Return the methods to measure, the simplest first; for too few rows to choose, only the one by the number of labels.
 
     Methods that would ignore an option that is set, or that suit neither the answers nor the starting model, are left out.
     """
     options = run.options
     by_labels, _ = method_by_labels(run)
+    if run.data.num_rows < MIN_ROWS_TO_CHOOSE:
+        return [by_labels]
     has_start = run.start.tensors is not None
     candidates: list[Method] = ["linear"] if request.like is None and not why_not_linear(run.data.arrow) else []
     candidates += ["probe"] if has_start else []
@@ -141,9 +146,10 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     if len(folds) < 2:
         return None
     scored = sum(len(fold.held_out) for fold in folds)
-    by_labels, _ = method_by_labels(run)
+    by_labels, why_by_labels = method_by_labels(run)
+    work = "choosing the method" if len(methods) > 1 else "setting the confidence"
     say(
-        f"choosing the method by {scored:,} rows; each half is scored by models fitted to the other half "
+        f"{work} by {scored:,} rows; each half is scored by models fitted to the other half "
         f"(--method {by_labels} would take what has been best elsewhere, at once)"
     )
     candidates = _measured_before(request, run)
@@ -171,7 +177,7 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     whole = [candidate for candidate in candidates if candidate.is_whole]
     best = choose(whole, by_labels, run.start.tensors is not None)
     records = [candidate.summary() for candidate in candidates]
-    reason = _reason(best, candidates, run.data.arrow)
+    reason = _reason(best, candidates, run.data.arrow) if len(methods) > 1 else why_by_labels
     return MethodChoice(best.method, reason, best.temperatures, records, best.distances)
 
 
@@ -253,8 +259,9 @@ def _without_start(request: FitRequest) -> tuple[FitRequest, RunData]:
 
 
 def _say_share(request: FitRequest, choice: MethodChoice) -> None:
-    """Print how long the choice took beside the whole run."""
+    """Print how long the choice, or the confidence alone, took beside the whole run."""
     seconds, total = sum(entry["seconds"] for entry in choice.candidates), time.monotonic() - request.started_at
     # A resumed run may last shorter than the choice, which it does not repeat.
     if seconds < total:
-        request.say(f"the choice of the method took {duration(seconds)} of {duration(total)}")
+        work = "the choice of the method" if len(choice.candidates) > 1 else "setting the confidence"
+        request.say(f"{work} took {duration(seconds)} of {duration(total)}")
