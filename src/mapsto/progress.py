@@ -6,6 +6,7 @@ Training steps, counts of rows, messages and final scores are all shown by one `
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -198,7 +199,7 @@ class JsonLines(Progress):
         clock = time.monotonic()
         if count == total or clock - self.last_shown >= LOG_SECONDS:
             self.last_shown = clock
-            self._write({label.replace(" ", "_"): count, unit: total})
+            self._write({re.sub(r"\W+", "_", label).strip("_"): count, unit: total})
 
     def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
         if scores:

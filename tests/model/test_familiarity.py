@@ -82,7 +82,7 @@ def test_models_without_training_vectors_answer_without_and_cannot_reject(tmp_pa
     rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(60)]
     linear = mapsto.fit("text -> label", rows, method="linear")
     assert "familiar" not in linear(rows[0]["text"])
-    with pytest.raises(UsageError, match="keeps none"):
+    with pytest.raises(UsageError, match="keep none"):
         Predictor(linear.mapping, reject=0.05)
     base = mapsto.pretrain("text", rows, layers=1, width=64, vocabulary=300, steps=2)
     assert base.mapping.familiarity is None

@@ -169,18 +169,44 @@ def test_a_start_that_is_left_aside_is_said(base: mapsto.Model, monkeypatch: pyt
     assert said.line("leaves the starting model aside; --method probe")
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted(2, 3, None)])
-def test_an_interrupted_choice_says_that_it_begins_again(
-    stop: BaseException, base: mapsto.Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_choice_says_that_it_begins_again(base: mapsto.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A signal between training steps, then one in a step.
+    stops: list[BaseException] = [KeyboardInterrupt(), Interrupted(2, 3, None)]
+
     def interrupt(*arguments: Any) -> Any:
-        raise stop
+        raise stops.pop(0)
 
     said = Said()
     monkeypatch.setattr(method_choice, "measure_method", interrupt)
-    with pytest.raises(type(stop)):
+    with pytest.raises(KeyboardInterrupt):
         mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
     assert said.line("the same command begins again")
+    # The error names no step, for the half is begun anew.
+    with pytest.raises(
+        RunError, match=r"^stopped while methods were measured; the same command begins again$"
+    ) as stopped:
+        mapsto.fit("text -> label", ROWS, start=base, device="cpu")
+    assert stopped.value.exit_status == 130
+
+
+def test_another_run_is_refused_in_the_folder_of_an_interrupted_choice(
+    base: mapsto.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = method_choice.measure_method
+
+    def stop_at_the_second(method: Method, *arguments: Any) -> Candidate:
+        if method == "probe":
+            raise KeyboardInterrupt
+        return original(method, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(method_choice, "measure_method", stop_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, device="cpu")
+    for others in ({"smooth": 0.1}, {"method": "probe"}, {"steps": 2}):
+        with pytest.raises(UsageError, match=f"with other .*--{next(iter(others))}"):
+            mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=base, device="cpu", **others)
+    assert not (tmp_path / "clf" / "run.json").exists()
 
 
 def test_methods_measured_before_an_interruption_are_not_measured_again(

@@ -140,6 +140,9 @@ def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
         run = _prepare(request) if data is None else build_run(request, data)
         if folder is not None and request.overwrite:
             ranks.run_on_main(lambda: _clear_folder(request, run))
+        elif folder is not None and request.choice is None:
+            # Another run may have been stopped there while its methods were measured.
+            ranks.run_on_main(lambda: run_folder.recorded_choice(folder, run.facts, request.options))
         if _is_finished(request, run):
             say(f"{folder} was finished before the processes were started again")
             return ranks.run_on_all(lambda: model_folder.load_mapping(str(folder)))

@@ -104,7 +104,8 @@ class Predictor:
             raise UsageError(f"--reject is a share of the training rows, from 0 to less than 1, not {reject}")
         if reject and mapping.familiarity is None:
             raise UsageError(
-                "--reject compares rows with vectors of the training rows; this model keeps none, as linear and published ones"
+                "--reject compares rows with vectors of the training rows, and linear and published models keep none; "
+                "fit one from a starting model, such as with --method probe"
             )
         self.min_confidence, self.reject = min_confidence, reject
         self.long = "cut" if long == "auto" else long
@@ -199,7 +200,9 @@ class Predictor:
         means = row_means(self.mapping, examples, count, readers, self.device)
         outputs = dict(zip(per_example, means, strict=False))
         # Without training vectors, all values count as familiar.
-        familiar = [1.0] * count if familiarity is None else familiarity.score(means[-1]).tolist()
+        shares = [1.0] * count if familiarity is None else familiarity.score(means[-1]).tolist()
+        # Without the rounding error of fp32, so that what is printed is what is compared.
+        familiar = [round(share, 4) for share in shares]
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
             port_answers = (

@@ -78,10 +78,13 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         if choice is None:
             try:
                 choice = measure(request, run, methods)
-            except (Interrupted, KeyboardInterrupt):
-                is_kept = folder is not None and not request.overwrite
-                goes_on = "goes on with those that are not measured yet" if is_kept else "begins again"
-                say(f"stopped while methods were measured; the same command {goes_on}")
+            except Interrupted as interrupted:
+                # Not after which step of a half, whose model is not kept.
+                error = RunError(_advice(request))
+                error.exit_status = interrupted.exit_status
+                raise error from interrupted
+            except KeyboardInterrupt:
+                say(_advice(request))
                 raise
             if folder is not None and choice is not None:
                 # Only now, so that an error or an interruption does not cost the former run.
@@ -101,6 +104,13 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     mapping = fit.fit_request(final, data)
     _say_share(request, choice)
     return mapping
+
+
+def _advice(request: FitRequest) -> str:
+    """Return the message of a run that is stopped while methods are measured, with advice on how to go on."""
+    is_kept = request.folder is not None and not request.overwrite
+    goes_on = "goes on with those that are not measured yet" if is_kept else "begins again"
+    return f"stopped while methods were measured; the same command {goes_on}"
 
 
 def _is_open(request: FitRequest) -> bool:
@@ -150,7 +160,7 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     work = "choosing the method" if len(methods) > 1 else "setting the confidence"
     say(
         f"{work} by {scored:,} rows; each half is scored by models fitted to the other half "
-        f"(--method {by_labels} would take what has been best elsewhere, at once)"
+        f"(--method with one of these names takes it at once: {', '.join(methods)})"
     )
     candidates = _measured_before(request, run)
     for candidate in candidates:
