@@ -37,7 +37,7 @@ def base() -> mapsto.Model:
 
 def test_an_answer_says_how_sure_it_is(clf: mapsto.Model) -> None:
     answer = clf("今天 winter hope")
-    assert set(answer) == {"label", "probability", "scores"}
+    assert set(answer) == {"label", "probability", "scores", "familiar"}
     assert answer["probability"] == max(answer["scores"].values())
     assert sum(answer["scores"].values()) == pytest.approx(1.0)
     with pytest.raises(UsageError, match="blank"):
@@ -215,7 +215,7 @@ def test_two_sources_two_answers() -> None:
     ]
     model = mapsto.fit("question:text, passage:text -> topic:label, tone:label", rows, steps=3, **TINY)
     answer = model("what river", "the old river")
-    assert set(answer) == {"topic", "tone"} and answer["tone"]["label"] in "xyz"
+    assert set(answer) == {"topic", "tone", "familiar"} and answer["tone"]["label"] in "xyz"
     assert set(model.evaluate(rows).scores) >= {"topic: accuracy", "tone: accuracy"}
 
 
@@ -225,7 +225,7 @@ def test_two_answers_come_from_one_pass() -> None:
     passes: list[int] = []
     model.predictor.mapping.transformer.register_forward_hook(lambda *_: passes.append(1))
     answers = model.predict([row["text"] for row in rows[:8]])
-    assert set(answers[0]) == {"topic", "size"} and len(passes) == 1
+    assert set(answers[0]) == {"topic", "size", "familiar"} and len(passes) == 1
     scores = model.evaluate(rows[:8]).scores
     assert {"topic: accuracy", "size: mae"} <= set(scores) and len(passes) == 2
 

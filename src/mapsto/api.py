@@ -44,7 +44,7 @@ class Model:
     device: "auto", "cpu", "cuda" or "mps". precision: "auto", "bf16" or "fp32".
 
     >>> model("今天天气真好！")  # doctest: +SKIP
-    {'label': 'positive', 'probability': 0.97, 'scores': {'negative': 0.03, 'positive': 0.97}}
+    {'label': 'positive', 'probability': 0.97, 'scores': {'negative': 0.03, 'positive': 0.97}, 'familiar': 0.62}
     """
 
     def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto") -> None:
