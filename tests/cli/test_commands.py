@@ -90,7 +90,7 @@ def test_predict_writes_what_it_shows(fitted: Path, invoke: Invoke, tmp_path: Pa
     assert [row["text"] for row in written] == [
         row["text"] for row in csv.DictReader((fitted / "test.csv").open(encoding="utf-8"))
     ]
-    assert set(written[0]) == {"text", "label", "predicted_label", "probability"}
+    assert set(written[0]) == {"text", "label", "predicted_label", "probability", "familiar"}
     lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["predicted_label"] for line in lines] == [row["predicted_label"] for row in written]
     assert gzip.decompress((tmp_path / "answers.csv.gz").read_bytes()) == (tmp_path / "answers.csv").read_bytes()

@@ -104,7 +104,7 @@ def test_streamed_answers_are_those_of_the_table_at_once(
     late = source == "a.jsonl"
     assert len(found) == len(expected) == 300 + late
     name = "predicted_label" if late else "label"
-    assert found.columns == ("text", "n", *(["label"] if late else []), name, "probability", "error")
+    assert found.columns == ("text", "n", *(["label"] if late else []), name, "probability", "familiar", "error")
     if not late:
         assert found.column("text") == [row["text"] for row in rows]
     assert [answer.get("label") for answer in expected] == found.column(name)
