@@ -100,7 +100,10 @@ def test_predict_of_a_text_as_json(fitted: Path, invoke: Invoke) -> None:
     status, out, _ = invoke("predict", fitted / "clf", "--text", "winter is cold", "--text", "今天", "--json")
     answers = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and len(answers) == 2
-    assert set(answers[0]) == {"label", "probability", "scores", "familiar"} and set(answers[0]["scores"]) == {"cold", "warm"}
+    assert set(answers[0]) == {"label", "probability", "scores", "familiar"} and set(answers[0]["scores"]) == {
+        "cold",
+        "warm",
+    }
     assert sum(answers[0]["scores"].values()) == pytest.approx(1.0)
 
 
