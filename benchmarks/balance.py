@@ -3,8 +3,8 @@
 The starting model is MiniLM; the test rows have both classes equally often. Each fit is kept, so that an interrupted run
 continues. The same script measures an older source, whose row of the table gets a name of its own:
 
-    git worktree add /tmp/older e722fd4
-    PYTHONPATH=/tmp/older/src python benchmarks/balance.py --older "--balance of e722fd4"
+    git worktree add ../older e722fd4
+    PYTHONPATH=../older/src python benchmarks/balance.py --older "--balance of e722fd4"
     python benchmarks/balance.py --older "--balance of e722fd4"
 
 The first run measures the older source alone; the second, with this source, measures the rest and writes RESULTS.md.

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+import mapsto
 from mapsto import kinds
 from mapsto.sequence.piece import Alignment, Ints, Piece
 from mapsto.task.capabilities import Located
@@ -352,3 +353,12 @@ def overlapping_tokens(alignment: Alignment, region: npt.ArrayLike) -> Ints:
     start, end = np.asarray(region).T
     overlaps = (alignment.regions[:, :, 0] < end) & (alignment.regions[:, :, 1] > start)
     return np.flatnonzero(overlaps.all(axis=1))
+
+
+def require_better_than_constant(model: mapsto.Model, rows: list[dict[str, Any]]) -> None:
+    """Fail unless each score of a model is better than that of the best answer that reads nothing."""
+    evaluation = model.evaluate(rows)
+    for name, constant in evaluation.baseline.items():
+        is_error = name.endswith(("mae", "rmse"))
+        value = evaluation.scores[name].value
+        assert value < constant.value if is_error else value > constant.value, name

@@ -396,6 +396,10 @@ def test_a_run_that_began_without_a_choice_goes_on_without(tmp_path: Path, base:
 def test_a_choice_is_the_same_after_its_record() -> None:
     choice = MethodChoice("probe", "measured", {0: 1.5, 2: 0.75}, [{"method": "probe", "loss": 0.5}])
     assert MethodChoice.from_record(json.loads(json.dumps(choice.record()))) == choice
+    # Without distances it is the record of a version that knew none, so that a run begun by it goes on.
+    assert "distances" not in choice.record()
+    with_distances = replace(choice, distances=(0.1, 0.25))
+    assert MethodChoice.from_record(json.loads(json.dumps(with_distances.record()))) == with_distances
 
 
 def test_overwriting_costs_the_former_run_only_when_the_choice_is_made(

@@ -37,19 +37,19 @@ class MethodChoice:
         """Return the choice as plain JSON, from which `from_record` makes it again."""
         # Keys of JSON objects are texts.
         temperatures = {str(port): temperature for port, temperature in self.temperatures.items()}
-        return {
+        record = {
             "method": self.method,
             "reason": self.reason,
             "temperatures": temperatures,
             "candidates": [dict(candidate) for candidate in self.candidates],
-            "distances": list(self.distances),
         }
+        # Records of earlier versions have no distances; a run that one of them began must find its choice unchanged.
+        return {**record, "distances": list(self.distances)} if self.distances else record
 
     @staticmethod
     def from_record(record: Dict[str, Any]) -> MethodChoice:
         """Return the choice that `record` describes, as returned by the method of this name."""
         temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
-        # Records of earlier versions have no distances.
         distances = tuple(record.get("distances", ()))
         return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"], distances)
 

@@ -198,7 +198,7 @@ class Predictor:
         if familiarity is not None:
             readers.append(lambda hidden, batch, pieces: self.mapping.pooled_vectors(hidden, batch).float().cpu())
         means = row_means(self.mapping, examples, count, readers, self.device)
-        outputs = dict(zip(per_example, means, strict=False))
+        outputs = dict(zip(per_example, means[: len(per_example)], strict=True))
         # Without training vectors, all values count as familiar.
         shares = [1.0] * count if familiarity is None else familiarity.score(means[-1]).tolist()
         # Without the rounding error of fp32, so that what is printed is what is compared.

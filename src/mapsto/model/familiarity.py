@@ -1,4 +1,4 @@
-"""How familiar a value is to a model: the distance of its pooled vector to the nearest one of a training row.
+"""The familiarity of a value to a model: the distance of its pooled vector to the nearest one of a training row.
 
 A model gives a confident answer to values from another world too. Their vectors are farther from all training rows than
 those of values like the training rows, which tells the two apart better than the answer's probability does (Sun et al.
