@@ -470,7 +470,7 @@ def test_a_label_and_boxes_come_from_one_pass(tmp_path: Path) -> None:
     both = [{**row, "label": str(len(row["boxes"]))} for row in rows(12)]
     model = mapsto.fit("image -> label, boxes", both, tmp_path / "both", steps=2, hold_out=0, **SMALL)
     (answer,) = mapsto.load(tmp_path / "both", device="cpu").predict([{"image": boxed(0)[0]}])
-    assert set(answer) == {"label", "boxes"} and answer["label"]["label"] in ("1", "2")
+    assert set(answer) == {"label", "boxes", "familiar"} and answer["label"]["label"] in ("1", "2")
     names = set(model.evaluate(both).scores)
     assert {"label: accuracy", "boxes: map50"} <= names
 
