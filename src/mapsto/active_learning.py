@@ -31,7 +31,6 @@ from mapsto.errors import DataError, UsageError
 from mapsto.inference.forward import forward_batches, question_examples
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
-from mapsto.model.linear_probe import SKLEARN_SEEDS
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.piece import Ints
 from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
@@ -47,6 +46,8 @@ ENOUGH_LABELS, ENOUGH_PER_CLASS = 64, 4
 
 # Limits of the cost: rows of the pool, clusters, and nearest neighbours that a row's typicality is measured with.
 MAX_POOL, MAX_CLUSTERS, NUM_NEIGHBOURS = 50_000, 300, 20
+# scikit-learn accepts only seeds below this.
+SKLEARN_SEEDS = 2**32
 # The number of most uncertain rows that are clustered for each row to suggest.
 CANDIDATES_PER_ROW = 10
 

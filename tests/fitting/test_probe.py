@@ -1,7 +1,8 @@
-"""A probe of pictures is fitted to the variants of them that training reads, so that training goes on from it."""
+"""Linear probes: the choice of their penalty, and probes of augmented pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import mapsto
+from mapsto.model import linear_probe
 from mapsto.progress import Progress
 
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu"}
@@ -71,3 +73,22 @@ def test_a_probe_depends_on_the_augmentation(base: mapsto.Model, digits: list[di
     plain = mapsto.fit("image -> label", digits, augment="none", **given)
     weights = [model.mapping.heads[0].get_parameter("weight") for model in (moved, plain)]
     assert not np.allclose(weights[0].detach(), weights[1].detach(), rtol=0.01)
+
+
+def test_a_class_with_a_single_row_does_not_decide_the_penalty() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    # The features say nothing of the two classes, so the strongest penalty is the best.
+    features = random.normal(size=(60, 200))
+    common = linear_probe.fit_logistic_regression(features, labels, 0)
+    assert common.C == linear_probe.INVERSE_PENALTIES[0]
+    with_rare = linear_probe.fit_logistic_regression(np.append(features, features[:1], 0), np.append(labels, 2), 0)
+    assert with_rare.C == common.C and list(with_rare.classes_) == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [range(8), [0, 1, 2, 3, 4, 4, 5, 5], [0, 0, 1, 1], [0, 0, 0, 1], [0, 1]])
+def test_few_rows_of_many_classes_are_fitted_without_a_warning(labels: Sequence[int]) -> None:
+    features = np.random.default_rng(0).normal(size=(len(labels), 6))
+    fitted = linear_probe.fit_logistic_regression(features, np.array(labels), 0)
+    assert list(fitted.classes_) == sorted(set(labels))

@@ -225,7 +225,7 @@ def make_mapping(
     A classification head is copied only if its class names are the same, in the same order.
     Raises CheckpointError if the starting model lacks weights of the body (all but heads, pooler and decoder).
     """
-    mapping = Mapping(arrow, config, sources, targets)
+    mapping = Mapping(arrow, config, sources, targets, initialise_body=start.tensors is None)
     if start.tensors is None:
         return mapping
     classes = start.classes

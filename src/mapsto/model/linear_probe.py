@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.sequence.piece import Ints
@@ -28,8 +29,6 @@ FOLDS = 5
 # The most rows on which the penalty is chosen.
 SELECTION_ROWS = 1000
 MAX_ITERATIONS = 1000
-# scikit-learn accepts only seeds below this.
-SKLEARN_SEEDS = 2**32
 
 
 def fit_logistic_regression(features: Any, labels: Ints, seed: int, selection_features: Any = None) -> Any:
@@ -42,13 +41,13 @@ def fit_logistic_regression(features: Any, labels: Ints, seed: int, selection_fe
     these were learnt from the labels, or hold several variants of a row, since cross-validation would then be too optimistic.
     """
     # scikit-learn takes a second to import, and only probes need it.
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     scale = _scale(features)
     model = LogisticRegression(max_iter=MAX_ITERATIONS, tol=1e-3)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is almost the best one is good enough
+        # A probe that is almost the best one is good enough, and that many classes have few rows is no fault.
+        warnings.simplefilter("ignore", UserWarning)  # ConvergenceWarning is one
         candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
         selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
         chosen = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
@@ -99,21 +98,32 @@ def _selection_rows(count: int, seed: int) -> Ints:
 def _choose_inverse_penalty(model: Any, features: Any, labels: Ints, seed: int, candidates: Sequence[float]) -> float:
     """Return the one of `candidates` with the best cross-validated log loss on at most SELECTION_ROWS rows, drawn by `seed`.
 
-    If these rows cannot be cross-validated, because a class has a single row or there is one class, return the second candidate.
+    Classes with a single row are left out. With fewer than two other classes, return the second candidate.
     model: the LogisticRegression to try. features, labels: features and class numbers of all rows.
     """
     rows = _selection_rows(len(labels), seed)
-    features, labels = features[rows], labels[rows]
-    # Each class needs a row in each fold.
-    folds = min(FOLDS, int(np.unique(labels, return_counts=True)[1].min()))
-    if folds < 2 or len(np.unique(labels)) < 2:
+    _, indices, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+    rows = rows[counts[indices] > 1]
+    if len(np.unique(labels[rows])) < 2:
         return candidates[1]
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    features, labels = features[rows], labels[rows]
+    # Rows are dealt out class by class, so each class is in more than one fold, and all others have it.
+    folds = np.empty(len(labels), np.int64)
+    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
 
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % SKLEARN_SEEDS)
-
-    def negative_log_loss(candidate: float) -> float:
+    def total_log_loss(candidate: float) -> float:
         model.set_params(C=candidate)
-        return float(cross_val_score(model, features, labels, cv=splitter, scoring="neg_log_loss").mean())
+        return sum(_held_out_log_loss(model, features, labels, folds == fold) for fold in np.unique(folds))
 
-    return max(candidates, key=negative_log_loss)
+    return min(candidates, key=total_log_loss)
+
+
+def _held_out_log_loss(model: Any, features: Any, labels: Ints, held_out: NDArray[np.bool_]) -> float:
+    """Fit `model` to the rows that are not held out, and return its log loss, summed over those that are.
+
+    Every class of the held-out rows must occur among the others.
+    """
+    model.fit(features[~held_out], labels[~held_out])
+    log_probabilities = model.predict_log_proba(features[held_out])
+    columns = np.searchsorted(model.classes_, labels[held_out])
+    return -float(log_probabilities[np.arange(len(columns)), columns].sum())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -50,10 +51,16 @@ class Mapping(nn.Module):
 
     sources: the source of each source kind.
     targets: the target of each target port, in the order of the ports.
+    initialise_body: False leaves the weights of embedders and Transformer uninitialised, for the caller to fill.
     """
 
     def __init__(
-        self, arrow: Arrow, config: ModelConfig, sources: Dict[str, Source], targets: Sequence[Target]
+        self,
+        arrow: Arrow,
+        config: ModelConfig,
+        sources: Dict[str, Source],
+        targets: Sequence[Target],
+        initialise_body: bool = True,
     ) -> None:
         super().__init__()
         self.arrow, self.config, self.sources, self.targets = arrow, config, dict(sources), list(targets)
@@ -64,8 +71,9 @@ class Mapping(nn.Module):
         self.familiarity: Familiarity | None = None  # with its training rows; None before a fit and for linear models
         width = config.transformer.width
         input_width = config.transformer.input_width
-        self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in self.sources.items()})
-        self.transformer = Transformer(config.transformer)
+        with nullcontext() if initialise_body else SkipInit():
+            self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in sources.items()})
+            self.transformer = Transformer(config.transformer)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
         is_restored = [port.restores is not None for port in arrow.targets]
         self.decoder: MAEDecoder | None = None

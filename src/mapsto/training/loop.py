@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 
@@ -89,13 +90,16 @@ class Training:
         self.layout.check(plan.batch, plan.optimizer)
         self.ranks = self.layout.ranks
         self.objective = objective or Objective()
-        self.optimizers = Optimizers(
-            mapping, plan.optimizer, plan.rate, plan.layer_decay, plan.head, plan.muon_precision
-        )
         self.loader = Loader(examples, plan, context.workers, self.objective, self.ranks)
         self.state = TrainingState()
         self.average: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
+
+    @cached_property
+    def optimizers(self) -> Optimizers:
+        """The optimizers of the weights, created when they are first used: this takes seconds, and a probe has no steps."""
+        plan = self.plan
+        return Optimizers(self.mapping, plan.optimizer, plan.rate, plan.layer_decay, plan.head, plan.muon_precision)
 
     @property
     def last_step(self) -> int:
