@@ -1,4 +1,4 @@
-"""The plan of a fit: default learning rates by the starting model's shape, and the warm-up after a probe."""
+"""The plan of a fit: default learning rates by the starting model's origin, and the warm-up after a probe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runs import sentences
 import mapsto
 from mapsto.data.table import read_table
 from mapsto.distributed import SINGLE_PROCESS
-from mapsto.fitting.plan import DEEP_RATE, TrainingSetup, make_plan
+from mapsto.fitting.plan import PUBLISHED_RATE, TrainingSetup, make_plan
 from mapsto.fitting.prepare import PreparedRun, prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
@@ -35,37 +35,23 @@ def plan(run: PreparedRun, method: str = "full") -> Plan:
     return make_plan(run, setup, 0.0)
 
 
-def run_from(base: mapsto.Model, layers: int, norm_place: str, is_published: bool) -> PreparedRun:
-    """Return a prepared fit whose starting model claims to have this shape."""
+def run_from(base: mapsto.Model, is_published: bool) -> PreparedRun:
+    """Return a prepared fit of a starting model that only mapsto has trained, or that claims to be published."""
     options = Options(device="cpu")
     run = prepare(FitRequest(parse("text -> label"), read_table(ROWS), start=base.mapping, options=options))
-    config = run.mapping.config
-    run.mapping.config = replace(
-        config, transformer=replace(config.transformer, layers=layers, norm_place=norm_place)  # type: ignore[arg-type]
-    )  # fmt: skip
     start = replace(run.start, optimizer=None if is_published else "muon")
     assert start.is_from_scratch != is_published
     return replace(run, data=replace(run.data, start=start))
 
 
-@pytest.mark.parametrize(
-    ("layers", "norm_place", "is_published", "rate"),
-    [
-        (6, "post", True, 1e-4),
-        (12, "post", True, DEEP_RATE),
-        (24, "post", True, DEEP_RATE),
-        (12, "pre", True, 1e-4),
-        (12, "post", False, 1e-4),
-    ],
-)
-def test_deep_published_post_norm_models_learn_slowly(
-    base: mapsto.Model, layers: int, norm_place: str, is_published: bool, rate: float
-) -> None:
-    assert plan(run_from(base, layers, norm_place, is_published)).rate == rate
+@pytest.mark.parametrize("method", ["full", "probe+full"])
+@pytest.mark.parametrize(("is_published", "rate"), [(True, PUBLISHED_RATE), (False, 1e-4)])
+def test_published_models_learn_slowly(base: mapsto.Model, method: str, is_published: bool, rate: float) -> None:
+    assert plan(run_from(base, is_published), method).rate == rate
 
 
 def test_after_a_probe_the_rate_rises_slowly(base: mapsto.Model) -> None:
-    run = run_from(base, 1, "pre", False)
+    run = run_from(base, False)
     assert plan(run).warm_up == 0.06 and plan(run, "probe+full").warm_up == 0.3
 
 

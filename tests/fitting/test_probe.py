@@ -81,9 +81,20 @@ def test_a_class_with_a_single_row_does_not_decide_the_penalty() -> None:
     # The features say nothing of the two classes, so the strongest penalty is the best.
     features = random.normal(size=(60, 200))
     common = linear_probe.fit_logistic_regression(features, labels, 0)
-    assert common.C == linear_probe.INVERSE_PENALTIES[0]
+    assert linear_probe.INVERSE_PENALTIES[0] == common.C
     with_rare = linear_probe.fit_logistic_regression(np.append(features, features[:1], 0), np.append(labels, 2), 0)
     assert with_rare.C == common.C and list(with_rare.classes_) == [0, 1, 2]
+
+
+def test_training_goes_on_from_a_head_with_a_strong_penalty() -> None:
+    labels = np.arange(40) % 3
+    features = np.random.default_rng(0).normal(size=(40, 6)) + 2 * np.eye(3, 6)[labels]
+    final, first = (
+        linear_probe.fit_logistic_regression(features, labels, 0, starts_training=starts) for starts in (False, True)
+    )
+    assert first.C < final.C
+    assert np.abs(first.coef_).max() < np.abs(final.coef_).max() / 2
+    assert first.score(features, labels) > 0.8
 
 
 @pytest.mark.filterwarnings("error")

@@ -92,6 +92,11 @@ def estimate_seconds(target: Target, port: int, rows: Rows, seed: int) -> float:
     return (time.monotonic() - started_at) * len(rows) / len(sample)
 
 
+def time_limit(seconds: float) -> float:
+    """Return how many seconds a linear model may take beside a training of `seconds`."""
+    return max(MIN_SECONDS, TIME_SHARE * seconds)
+
+
 def _fit_features(rows: Rows) -> Callable[[Rows], Any]:
     """Fit classical features to training rows; return the function from rows to features (n, f), sparse if any are.
 
@@ -182,8 +187,7 @@ def compare_with_linear_model(
     """
     target = mapping.targets[0]
     assert isinstance(target, Comparable)
-    limit = max(MIN_SECONDS, TIME_SHARE * seconds)
-    if (needed := estimate_seconds(target, 0, training, seed)) > limit:
+    if (needed := estimate_seconds(target, 0, training, seed)) > time_limit(seconds):
         return f"{NO_LINEAR_MODEL}: it would take {duration(needed)}, more than a tenth of the training"
     baseline = fit_linear_baseline(target, 0, training, seed)(rows)
     comparison = compare_with_baseline(target, answer(), baseline, rows, is_method=not why_not_linear(mapping.arrow))

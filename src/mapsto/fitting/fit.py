@@ -310,7 +310,8 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
     # Only the main process has read run.json.
     recorded = ranks.broadcast_json(recorded)
     if method in ("probe", "probe+full"):
-        fit_probe(run)
+        # Weaker vectors, such as those of models pretrained here, need a head that has learnt all it can.
+        fit_probe(run, starts_training=method == "probe+full" and not run.start.is_from_scratch)
     elif method == "linear":
         fit_linear(run)
     # FSDP gathers weights for `Mapping.losses` only, which other objectives do not call.

@@ -33,13 +33,10 @@ FIT_BATCH = 32
 
 # Peak learning rates by optimizer, for random weights.
 RATES = {"muon": 5e-3, "adamw": 1e-3}
-# The peak learning rate of continued pretraining of a published model. After two epochs of MiniLM on Banking77's texts
-# a linear probe with 4 labels per class is as good as before at 3e-5, 3 points worse at 1e-4 and 20 points worse at 1e-3
-# (benchmarks/continuing.py).
-CONTINUED_RATE = 3e-5
-# The highest peak learning rate of a fit of a published post-norm model with more than DEEP_LAYERS layers. Such models are
-# the more sensitive to it the deeper they are (Xiong et al. 2020); see benchmarks/rates.py.
-DEEP_LAYERS, DEEP_RATE = 6, 3e-5
+# The peak learning rate of fits and of continued pretraining of a published model. After two epochs of MiniLM on
+# Banking77's texts a linear probe with 4 labels per class is as good as before at 3e-5, 3 points worse at 1e-4 and 20
+# points worse at 1e-3 (benchmarks/continuing.py). For fits see benchmarks/rates.py.
+PUBLISHED_RATE = 3e-5
 # After a probe the heads fit the frozen vectors closely, so the other weights first change slowly.
 WARM_UP, WARM_UP_AFTER_PROBE = 0.06, 0.3
 LORA_RATE = 10  # low-rank updates learn best at about ten times the learning rate of full weights
@@ -115,12 +112,14 @@ def learning_defaults(run: PreparedRun) -> Learning:
     """Return the default learning rates, number of steps, and bounds on the epochs of a run.
 
     The first target that has defaults of its own (boxes) decides. Otherwise they are those of the source if the weights
-    are new or only mapsto has trained them, and the general ones for a published starting model.
+    are new or only mapsto has trained them, and the general ones at PUBLISHED_RATE for a published starting model.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
             return target.learning
-    return next(iter(run.mapping.sources.values())).defaults.learning if run.start.is_from_scratch else Learning()
+    if run.start.is_from_scratch:
+        return next(iter(run.mapping.sources.values())).defaults.learning
+    return Learning(rate=PUBLISHED_RATE)
 
 
 def _default_batch(run: PreparedRun) -> int:
@@ -153,11 +152,8 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
     if run.start.tensors is not None:
         if not run.is_pretraining:
             rate = learning_defaults(run).rate
-            shape = run.mapping.config.transformer
-            if not run.start.is_from_scratch and shape.norm_place == "post" and shape.layers > DEEP_LAYERS:
-                rate = min(rate, DEEP_RATE)
         elif optimizer == "adamw":
-            rate = CONTINUED_RATE
+            rate = PUBLISHED_RATE
     if setup.method == "contrast":
         rate = CONTRAST_RATE
     return rate * (1 if run.options.lora is None else LORA_RATE)

@@ -50,19 +50,22 @@ def extract_features(
     return features
 
 
-def fit_probe(run: PreparedRun, base_features: NDArray[np.float32] | None = None) -> None:
+def fit_probe(
+    run: PreparedRun, base_features: NDArray[np.float32] | None = None, starts_training: bool = False
+) -> None:
     """Fit a linear model to the frozen pooled vectors for each head that reads them, and set the head's weights to it.
 
     The vectors also become the mapping's familiarity.
     base_features: the pooled vectors (n, d) before contrastive training; None without contrastive training. The
         strength of regularisation is chosen on them, because the vectors after contrastive training fit the training
         answers too well.
+    starts_training: whether training of all weights goes on from the heads; see LinearProbe.probe.
     """
     views = 1 + (0 if run.examples.augment is None else AUGMENTED_VIEWS)
     seen = [extract_features(run.mapping, run.examples, run.device, view) for view in range(views)]
     # A penalty chosen on variants of the rows that it is scored on would be too small.
     selection = seen[0] if base_features is None and views > 1 else base_features
-    for port, (weight, bias) in _fit_targets(run, np.concatenate(seen), selection):
+    for port, (weight, bias) in _fit_targets(run, np.concatenate(seen), selection, starts_training):
         _set_parameters(run.mapping.heads[port], weight, bias)
     run.mapping.familiarity = Familiarity.of_rows(seen[0], run.options.seed)
 
@@ -110,12 +113,15 @@ def _sample(examples: Examples, seed: int) -> list[int]:
 
 
 def _fit_targets(
-    run: PreparedRun, features: Any, base_features: NDArray[np.float32] | None = None
+    run: PreparedRun,
+    features: Any,
+    base_features: NDArray[np.float32] | None = None,
+    starts_training: bool = False,
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """Yield (port, (weight (c, f), bias (c,))) of the regression of each target's answers on features, where it has a probe.
 
     features: (v·n, f), one row for each training example, dense or sparse, then as many for each other variant of them.
-    base_features: (n, f), see `fit_probe`.
+    base_features: (n, f), and starts_training: see `fit_probe`.
     """
     encoded = run.examples.answers.encoded if run.examples.answers is not None else ()
     num_views = features.shape[0] // max(1, len(encoded))
@@ -127,7 +133,7 @@ def _fit_targets(
             base = None if base_features is None else base_features[rows]
             all_rows = np.concatenate([rows + view * len(encoded) for view in range(num_views)])
             repeated = np.concatenate([values] * num_views)
-            yield port, target.probe(features[all_rows], repeated, run.options.seed, base)
+            yield port, target.probe(features[all_rows], repeated, run.options.seed, base, starts_training)
 
 
 def _set_parameters(module: nn.Module, *values: Tensor) -> None:
@@ -140,11 +146,11 @@ def _set_parameters(module: nn.Module, *values: Tensor) -> None:
 def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str], None]) -> list[float]:
     """Calibrate the heads for classes by temperature scaling (Guo et al. 2017).
 
-    The temperatures are those of `choice`, or else are fitted on the held-out rows. Return those of the calibrated heads, in
-    the order of the targets; a head without either, or with too few held-out rows, stays as it is.
+    The temperatures are those of `choice` if it has any, or else are fitted on the held-out rows. Return those of the calibrated
+    heads, in the order of the targets; a head without either, or with too few held-out rows, stays as it is.
     say: prints a message about each calibrated head.
     """
-    if choice is not None:
+    if choice is not None and choice.temperatures:
         found = choice.temperatures
         source = "answers of models fitted to half of the rows"
     elif run.held_out is not None and not run.is_pretraining and run.mapping.targets:

@@ -36,6 +36,8 @@ except ImportError:  # not on Windows
 
 
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
+# The subfolder of a trained model that a linear one has replaced.
+TRAINED = "trained"
 
 # The facts that must be equal for a run to be resumed.
 IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed", "choice")
@@ -55,6 +57,7 @@ RUN_FILES: tuple[str, ...] = (
     "checkpoints",
     "tensorboard",
     "adapter",
+    TRAINED,
     SEARCH,
     CHOICE,
     RUN_FILE,
@@ -103,6 +106,14 @@ def clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def set_trained_aside(folder: Path) -> None:
+    """Move the files of the finished run in `folder` to its subfolder TRAINED, all but the recorded choice."""
+    (folder / TRAINED).mkdir(exist_ok=True)
+    for name in RUN_FILES:
+        if name not in (CHOICE, TRAINED) and (folder / name).exists():
+            (folder / name).replace(folder / TRAINED / name)
 
 
 @contextmanager

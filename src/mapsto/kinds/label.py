@@ -143,14 +143,17 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         np.add.at(shares, [self.classes.index(answer) for answer in answers], [part.share for part in parts])
         return Answer(shares)
 
-    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
+    def probe(
+        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of a logistic regression of the classes on the features.
 
         features: (m, d). values: (m,), class indices. seed: draws the rows and the folds for choosing the regularisation
         strength.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
+        starts_training: take a strong penalty.
         """
-        fitted = fit_logistic_regression(features, values, seed, selection_features)
+        fitted = fit_logistic_regression(features, values, seed, selection_features, starts_training)
         # The regression knows only classes with training rows; the others are hardly ever answered.
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)

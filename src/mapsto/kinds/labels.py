@@ -112,18 +112,21 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         """Return a vector (c,) with 1 for each class that applies, else 0."""
         return Answer(_one_hot([answer], self.classes)[0].astype(np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
+    def probe(
+        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,): one logistic regression on the features for each class.
 
         features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds for choosing the regularisation.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
+        starts_training: take a strong penalty.
         """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for index, applies in enumerate(np.asarray(values).T):
             frequency = applies.mean()
             # A regression needs rows of both answers.
             if 0 < frequency < 1:
-                fitted = fit_logistic_regression(features, applies > 0, seed, selection_features)
+                fitted = fit_logistic_regression(features, applies > 0, seed, selection_features, starts_training)
                 weight[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[index] = CONSTANT_LOGIT if frequency else -CONSTANT_LOGIT

@@ -91,11 +91,14 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         """Return the standardised number as a scalar."""
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
+    def probe(
+        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m,), standardised answers. seed: draws the rows for choosing the regularisation strength.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
+        starts_training: makes no difference here.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 

@@ -99,11 +99,14 @@ class Vector(LinearProbe, Mixable):
             raise DataError(f"a vector of {len(answer)} numbers, where the others have {len(self.mean)}")
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
-    def probe(self, features: Any, values: Ints, seed: int, selection_features: Any = None) -> tuple[Tensor, Tensor]:
+    def probe(
+        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m, k), standardised answers. seed: draws the rows for choosing the regularisation strength.
         selection_features: (r, d), used in place of the first r features to choose the penalty; see LinearProbe.probe.
+        starts_training: makes no difference here.
         """
         return fit_ridge_regression(features, values, seed, selection_features)
 

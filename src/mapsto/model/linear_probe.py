@@ -31,7 +31,9 @@ SELECTION_ROWS = 1000
 MAX_ITERATIONS = 1000
 
 
-def fit_logistic_regression(features: Any, labels: Ints, seed: int, selection_features: Any = None) -> Any:
+def fit_logistic_regression(
+    features: Any, labels: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+) -> Any:
     """Return scikit-learn's LogisticRegression, fitted to labels (m,) given features (m, d).
 
     Its inverse penalty is the one of INVERSE_PENALTIES (sparse: SPARSE_INVERSE_PENALTIES) with the best cross-validated log loss.
@@ -39,6 +41,9 @@ def fit_logistic_regression(features: Any, labels: Ints, seed: int, selection_fe
     seed: seed for drawing the rows on which the penalty is chosen, and their folds.
     selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
     these were learnt from the labels, or hold several variants of a row, since cross-validation would then be too optimistic.
+    starts_training: take the strongest penalty of all, for a head that training of all weights goes on from. A head with large
+        weights is sure of the training rows, so the features would hardly change (Tomihari & Sato 2024,
+        https://arxiv.org/abs/2405.16747; benchmarks/rates.py).
     """
     # scikit-learn takes a second to import, and only probes need it.
     from sklearn.linear_model import LogisticRegression
@@ -50,7 +55,10 @@ def fit_logistic_regression(features: Any, labels: Ints, seed: int, selection_fe
         warnings.simplefilter("ignore", UserWarning)  # ConvergenceWarning is one
         candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
         selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
-        chosen = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
+        if starts_training:
+            chosen = candidates[0]
+        else:
+            chosen = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
         # The loss is a sum over rows, so with more rows the penalty grows with it.
         model.set_params(C=chosen * selection.shape[0] / features.shape[0])
         fitted = model.fit(features / scale, labels)
@@ -124,6 +132,9 @@ def _held_out_log_loss(model: Any, features: Any, labels: Ints, held_out: NDArra
     Every class of the held-out rows must occur among the others.
     """
     model.fit(features[~held_out], labels[~held_out])
-    log_probabilities = model.predict_log_proba(features[held_out])
+    logits = model.decision_function(features[held_out])
+    if logits.ndim == 1:  # of the second of two classes
+        logits = np.stack([np.zeros_like(logits), logits], axis=1)
     columns = np.searchsorted(model.classes_, labels[held_out])
-    return -float(log_probabilities[np.arange(len(columns)), columns].sum())
+    # From logits, since the logarithm of a probability of zero is infinite.
+    return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(columns)), columns]).sum())

@@ -16,6 +16,7 @@ import numpy as np
 
 from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
+from mapsto.evaluation.linear_baseline import feature_names
 from mapsto.fitting import fit
 from mapsto.fitting.method import STEPLESS_METHODS
 from mapsto.fitting.plan import default_hyperparameters
@@ -29,6 +30,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import PartProgress, Progress
 from mapsto.selection.folds import Fold, read_held_out, score_answers
+from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Calibratable
 
 # Standard deviation of the logarithm of a temperature that is expected before any row is seen.
@@ -192,3 +194,20 @@ def _fit_temperatures(halves: Sequence[Half]) -> dict[int, float]:
     # A normal prior of the logarithm, divided by the rows because the loss is their mean.
     prior = 1 / (2 * LOG_TEMPERATURE_DEVIATION**2)
     return {port: fit_temperature(own, prior / sum(len(part.values) for part in own)) for port, own in parts.items()}
+
+
+def reason_for(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -> str:
+    """Return in words why the best candidate was chosen."""
+    others = [candidate for candidate in candidates if candidate is not best]
+    if not others:
+        return "the only one that could be measured"
+    rival = min(others, key=lambda candidate: candidate.error.value)
+    is_better = best.is_better_than(rival)
+    if best.method == "linear":
+        relation = f"{' and '.join(feature_names(arrow))} is {'better' if is_better else 'as good'} here"
+    else:
+        relation = "measured to be better" if is_better else "measured to be as good, within chance"
+    values = [
+        f"error {candidate.error.value:.4g} and loss {candidate.losses.mean():.4g}" for candidate in (best, rival)
+    ]
+    return f"{relation}: {values[0]} against {values[1]} of {rival.method}"

@@ -3,7 +3,7 @@
 The training rows are split into two halves. Each candidate, such as a linear probe or the training of all weights, is
 fitted to one half and scored on the other, both ways round (two-fold cross-validation), so the training of a candidate
 takes about as long here as in the final fit. The answers to rows that a model was not fitted to also give the temperature
-that calibrates the final model.
+that calibrates the final model. Fits that hold rows out choose by these (see mapsto.selection.linear_rival).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from mapsto.data.rows import Rows
 from mapsto.errors import DataError, RunError
-from mapsto.evaluation.linear_baseline import estimate_seconds, feature_names, why_not_linear
+from mapsto.evaluation.linear_baseline import MIN_SECONDS, estimate_seconds
 from mapsto.fitting import fit, run_folder
 from mapsto.fitting.method import method_by_labels, unused_options
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
@@ -26,10 +26,10 @@ from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.fitting.run_data import RunData
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method
-from mapsto.progress import Progress, duration
-from mapsto.selection.candidate import Candidate, measure_method, with_method
+from mapsto.progress import duration
+from mapsto.selection.candidate import Candidate, measure_method, reason_for, with_method
 from mapsto.selection.folds import Fold, make_folds
-from mapsto.task.arrow import Arrow
+from mapsto.selection.linear_rival import can_be_linear, fit_beside_linear, linear_request
 from mapsto.task.capabilities import Calibratable, Classes, LinearProbe
 from mapsto.training.loop import Interrupted
 
@@ -40,12 +40,8 @@ MIN_ROWS_TO_CHOOSE = 32
 # With fewer rows, a draw between two methods says little. Then the method wins that did best with as many labels on other
 # data (see fitting/method.py); with more rows, the simpler one wins.
 DECISIVE_ROWS = 200
-# The linear model may take as long as the training of the halves, or this many seconds.
-MIN_LINEAR_SECONDS = 3.0
 # The key of the measured candidates in the record of an unfinished choice.
 MEASURED = "measured"
-# Standard deviation of the logarithm of a temperature that is expected before any row is seen.
-LOG_TEMPERATURE_DEVIATION = 1.0
 
 
 def choose_and_fit(request: FitRequest) -> Mapping:
@@ -59,13 +55,12 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     folder, say = request.folder, request.say
     if folder is not None:
         run_folder.require_free(folder, request.overwrite)
-        # A run that began without a measured choice goes on without one.
-        if not request.overwrite and run_folder.holds_run(folder) and not (folder / run_folder.CHOICE).exists():
-            return fit.fit_request(request)
     # Read once, as the halves take their rows from the table.
     request = request.with_tables()
     data = read_data(request)
-    if not _is_measurable(data):
+    if data.num_held_out:
+        return fit_beside_linear(request, data)
+    if not _is_measurable(data) or _began_without_choice(request):
         return fit.fit_request(request, data)
     run = build_run(request, data)
     methods = candidate_methods(run, request)
@@ -100,10 +95,17 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         if request.start is not None and others:
             second = min(others, key=lambda entry: float(entry["loss"]))["method"]
             say(f"note: the linear model leaves the starting model aside; --method {second} uses it")
-        final, data = _without_start(final)
+        final, data = linear_request(final)
     mapping = fit.fit_request(final, data)
     _say_share(request, choice)
     return mapping
+
+
+def _began_without_choice(request: FitRequest) -> bool:
+    """Return whether the folder holds an unfinished run that began without a measured choice, and goes on without one."""
+    folder = request.folder
+    is_resumed = folder is not None and not request.overwrite and run_folder.holds_run(folder)
+    return is_resumed and folder is not None and not (folder / run_folder.CHOICE).exists()
 
 
 def _advice(request: FitRequest) -> str:
@@ -122,10 +124,10 @@ def _is_open(request: FitRequest) -> bool:
 
 
 def _is_measurable(data: RunData) -> bool:
-    """Return whether methods can be measured: on answers that a linear model gives, enough rows, and none held out."""
+    """Return whether methods can be measured on halves of the rows: answers that a linear model gives, and enough rows."""
     most_classes = max((len(target.classes) for target in data.targets if isinstance(target, Classes)), default=0)
     has_enough_rows = data.num_rows >= max(MIN_ROWS, MIN_ROWS_PER_CLASS * most_classes)
-    return has_enough_rows and not data.num_held_out and all(isinstance(target, LinearProbe) for target in data.targets)
+    return has_enough_rows and all(isinstance(target, LinearProbe) for target in data.targets)
 
 
 def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
@@ -138,9 +140,8 @@ def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
     if run.data.num_rows < MIN_ROWS_TO_CHOOSE:
         return [by_labels]
     has_start = run.start.tensors is not None
-    candidates: list[Method] = ["linear"] if request.like is None and not why_not_linear(run.data.arrow) else []
-    candidates += ["probe"] if has_start else []
-    candidates = [method for method in candidates if not unused_options(method, with_method(options, method))]
+    candidates: list[Method] = ["linear"] if can_be_linear(request, run.data.arrow) else []
+    candidates += ["probe"] if has_start and not unused_options("probe", options) else []
     return list(dict.fromkeys([*candidates, by_labels]))
 
 
@@ -168,7 +169,7 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     remaining = set(methods) - {candidate.method for candidate in candidates}
     target, seed = run.mapping.targets[0], run.options.seed
     linear_seconds = estimate_seconds(target, 0, rows, seed) if "linear" in remaining else 0.0
-    is_slow = linear_seconds > MIN_LINEAR_SECONDS
+    is_slow = linear_seconds > MIN_SECONDS
     # The simplest first, since what trains is given up early beside a far better one; but a slow linear model last.
     for method in sorted(remaining, key=lambda name: (is_slow and name == "linear", methods.index(name))):
         try:
@@ -187,7 +188,7 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     whole = [candidate for candidate in candidates if candidate.is_whole]
     best = choose(whole, by_labels, run.start.tensors is not None)
     records = [candidate.summary() for candidate in candidates]
-    reason = _reason(best, candidates, run.data.arrow) if len(methods) > 1 else why_by_labels
+    reason = reason_for(best, candidates, run.data.arrow) if len(methods) > 1 else why_by_labels
     return MethodChoice(best.method, reason, best.temperatures, records, best.distances)
 
 
@@ -226,23 +227,6 @@ def choose(candidates: Sequence[Candidate], by_labels: str, has_start: bool) -> 
     return best
 
 
-def _reason(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -> str:
-    """Return in words why the best candidate was chosen."""
-    others = [candidate for candidate in candidates if candidate is not best]
-    if not others:
-        return "the only one that could be measured"
-    rival = min(others, key=lambda candidate: candidate.error.value)
-    is_better = best.is_better_than(rival)
-    if best.method == "linear":
-        relation = f"{' and '.join(feature_names(arrow))} is {'better' if is_better else 'as good'} here"
-    else:
-        relation = "measured to be better" if is_better else "measured to be as good, within chance"
-    values = [
-        f"error {candidate.error.value:.4g} and loss {candidate.losses.mean():.4g}" for candidate in (best, rival)
-    ]
-    return f"{relation}: {values[0]} against {values[1]} of {rival.method}"
-
-
 def _record(request: FitRequest, run: PreparedRun, record: Dict[str, Any]) -> None:
     """Record the choice, or what is measured of it, in the run's folder, unless that may hold the run to be replaced."""
     if request.folder is not None and not request.overwrite:
@@ -259,13 +243,6 @@ def _recorded(request: FitRequest, run: PreparedRun) -> dict[str, Any]:
 def _measured_before(request: FitRequest, run: PreparedRun) -> list[Candidate]:
     """Return the candidates that had been measured when the same run was interrupted."""
     return [Candidate.from_json(record) for record in _recorded(request, run).get(MEASURED, [])]
-
-
-def _without_start(request: FitRequest) -> tuple[FitRequest, RunData]:
-    """Return the request of a linear model, which uses no starting model, and its data, read without a word."""
-    request = replace(request, start=None)
-    # What the data is like has been said.
-    return request, read_data(replace(request, progress=Progress()))
 
 
 def _say_share(request: FitRequest, choice: MethodChoice) -> None:

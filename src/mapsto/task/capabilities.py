@@ -507,7 +507,12 @@ class LinearProbe(Target):
 
     @abstractmethod
     def probe(
-        self, features: Any, values: NDArray[Any], seed: int, selection_features: Any = None
+        self,
+        features: Any,
+        values: NDArray[Any],
+        seed: int,
+        selection_features: Any = None,
+        starts_training: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of the linear head that a regression finds on fixed features.
 
@@ -515,6 +520,8 @@ class LinearProbe(Target):
         seed: for random choices, such as the rows on which the regularisation strength is chosen.
         selection_features: (k, d), used in place of the first k `features` for that choice; needed if a model was trained on the
             same answers or if `features` hold several variants of a row, because these look better than new rows would.
+        starts_training: whether training of all weights goes on from the head. Then a head for classes is fitted with a strong
+            penalty, because one that is sure of the rows already leaves the other weights little to learn.
         """
 
 

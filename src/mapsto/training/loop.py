@@ -120,6 +120,8 @@ class Training:
         try:
             with _collected_signals() as signals:
                 self.logger.start(self.state.step)
+                if not self.state.step:
+                    self._score_at_start()
                 while self.state.step < self.last_step:
                     loss, learning_rate = self.step(self.state.step)
                     self.state.seconds = seconds_before + time.monotonic() - started
@@ -217,6 +219,11 @@ class Training:
                     self.average[name].lerp_(weight, 1 / self.state.averaged)
                 else:
                     self.average[name] = weight.detach().clone()
+
+    def _score_at_start(self) -> None:
+        """Score the held-out rows before the first step, so that no training ends worse than it began, such as after a probe."""
+        if self.context.score_held_out and self.plan.watch_every:
+            self._score_held_out(self.context.score_held_out)
 
     def _score_held_out(self, score: Callable[[Mapping], dict[str, float]]) -> None:
         """Score the held-out rows, remember the weights with the lowest error, and decide whether to decay early.
