@@ -20,7 +20,7 @@ from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import MethodChoice
 from mapsto.inference.forward import collect_evidence, forward_batches
-from mapsto.metrics.calibration import Answered, fit_temperature
+from mapsto.metrics.calibration import Answered, fit_temperature, logit_scale
 from mapsto.model.familiarity import Familiarity, sample_rows
 from mapsto.model.mapping import Mapping
 from mapsto.task.capabilities import Calibratable, LinearFeatures, LinearProbe
@@ -29,6 +29,8 @@ from mapsto.task.capabilities import Calibratable, LinearFeatures, LinearProbe
 AUGMENTED_VIEWS = 3
 # With fewer held-out rows, a temperature fitted on them is worse than none.
 MIN_ROWS_TO_CALIBRATE = 100
+# The most training rows on which the scale of logits is measured.
+SCALE_ROWS = 256
 
 
 def extract_features(
@@ -151,7 +153,7 @@ def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str]
     say: prints a message about each calibrated head.
     """
     if choice is not None and choice.temperatures:
-        found = choice.temperatures
+        found = {port: adapt_temperature(run, choice, port) for port in choice.temperatures}
         source = "answers of models fitted to half of the rows"
     elif run.held_out is not None and not run.is_pretraining and run.mapping.targets:
         found = held_out_temperatures(run.mapping, run.held_out, run.device)
@@ -165,6 +167,20 @@ def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str]
             for parameter in run.mapping.heads[port].parameters():
                 parameter.div_(temperature)
     return [round(temperature, 4) for temperature in found.values()]
+
+
+def adapt_temperature(run: PreparedRun, choice: MethodChoice, port: int) -> float:
+    """Return the temperature of the final model's target `port`: that of `choice`, adapted to the scale of the final logits.
+
+    The final model takes more steps than those that the temperature was fitted for, so its logits are larger, and its
+    temperature is larger by the same factor (measured in benchmarks/calibration.py).
+    """
+    temperature, mapping, examples = choice.temperatures[port], run.mapping.eval(), run.examples.without_augmentation()
+    if port not in choice.scales:
+        return temperature
+    rows = sample_rows(len(examples), run.options.seed, SCALE_ROWS)
+    outputs = collect_evidence(mapping, (examples.example(int(row), 0, 1.0) for row in rows), run.device)
+    return temperature * logit_scale(outputs[port].evidence) / choice.scales[port] if port in outputs else temperature
 
 
 def held_out_temperatures(mapping: Mapping, held_out: Examples, device: torch.device) -> dict[int, float]:

@@ -25,6 +25,7 @@ class MethodChoice:
     temperatures: by target port, the temperature of its logits, fitted on answers to rows that the model was not fitted to.
     candidates: the measured methods and their scores, as plain JSON.
     distances: of rows that the model was not fitted to, from the training rows (see model/familiarity.py); may be empty.
+    scales: by target port, the scale of the logits of fitted rows to which the temperature belongs; may be empty.
     """
 
     method: Method
@@ -32,26 +33,36 @@ class MethodChoice:
     temperatures: Dict[int, float]
     candidates: Sequence[Dict[str, Any]]
     distances: Sequence[float] = ()
+    scales: Dict[int, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """Return the choice as plain JSON, from which `from_record` makes it again."""
-        # Keys of JSON objects are texts.
-        temperatures = {str(port): temperature for port, temperature in self.temperatures.items()}
         record = {
             "method": self.method,
             "reason": self.reason,
-            "temperatures": temperatures,
+            "temperatures": text_keys(self.temperatures),
             "candidates": [dict(candidate) for candidate in self.candidates],
         }
-        # Records of earlier versions have no distances; a run that one of them began must find its choice unchanged.
-        return {**record, "distances": list(self.distances)} if self.distances else record
+        # Records of earlier versions lack these; a run that one of them began must find its choice unchanged.
+        later = {"distances": list(self.distances), "scales": text_keys(self.scales)}
+        return {**record, **{name: value for name, value in later.items() if value}}
 
     @staticmethod
     def from_record(record: Dict[str, Any]) -> MethodChoice:
         """Return the choice that `record` describes, as returned by the method of this name."""
-        temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
+        temperatures, scales = (number_keys(record.get(name, {})) for name in ("temperatures", "scales"))
         distances = tuple(record.get("distances", ()))
-        return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"], distances)
+        return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"], distances, scales)
+
+
+def text_keys(by_port: Dict[int, float]) -> dict[str, float]:
+    """Return the same numbers under texts, since the keys of JSON objects are texts."""
+    return {str(port): value for port, value in by_port.items()}
+
+
+def number_keys(by_port: Dict[str, float]) -> dict[int, float]:
+    """Return the numbers that `text_keys` has put under texts, under their ports again."""
+    return {int(port): value for port, value in by_port.items()}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,12 @@ class Answered(NamedTuple):
     values: Tensor
 
 
+def logit_scale(logits: Tensor) -> float:
+    """Return the root mean square of the deviation of logits (m, c) from the mean of their class over the rows."""
+    deviations = logits.double() - logits.double().mean(0)
+    return float(deviations.square().mean().sqrt())
+
+
 def fit_temperature(parts: Sequence[Answered], penalty: float = 0.0) -> float:
     """Return the temperature, between e⁻³ and e³, by which logits are divided for the lowest mean loss.
 

@@ -79,9 +79,9 @@ def summarise(distances: Sequence[float]) -> list[float]:
     return quantiles
 
 
-def sample_rows(count: int, seed: int) -> Ints:
-    """Return the sorted indices of at most MAX_ROWS of `count` rows, drawn at random."""
-    return np.sort(make_generator(seed, count, 0).permutation(count)[:MAX_ROWS])
+def sample_rows(count: int, seed: int, most: int = MAX_ROWS) -> Ints:
+    """Return the sorted indices of at most `most` of `count` rows, drawn at random."""
+    return np.sort(make_generator(seed, count, 0).permutation(count)[:most])
 
 
 def _normalise(vectors: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ A candidate is a method with its errors and log losses on all rows, for `mapsto.
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,20 +22,22 @@ from mapsto.fitting import fit
 from mapsto.fitting.method import STEPLESS_METHODS
 from mapsto.fitting.plan import default_hyperparameters
 from mapsto.fitting.prepare import PreparedRun
-from mapsto.fitting.probe import held_out_distances
+from mapsto.fitting.probe import SCALE_ROWS, held_out_distances
+from mapsto.fitting.request import number_keys, text_keys
 from mapsto.inference.forward import Evidence, collect_evidence
-from mapsto.metrics.calibration import Answered, fit_temperature
+from mapsto.metrics.calibration import Answered, fit_temperature, logit_scale
 from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
-from mapsto.model.familiarity import summarise
+from mapsto.model.familiarity import sample_rows, summarise
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import PartProgress, Progress
-from mapsto.selection.folds import Fold, read_held_out, score_answers
+from mapsto.selection.folds import Fold, read_examples, score_answers
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Calibratable
 
-# Standard deviation of the logarithm of a temperature that is expected before any row is seen.
-LOG_TEMPERATURE_DEVIATION = 1.0
+# Standard deviation of the logarithm of a temperature that is expected before any row is seen. Over draws of 64 rows the
+# best temperatures of gently trained models deviate by 0.3 (benchmarks/calibration.py), those of others by more.
+LOG_TEMPERATURE_DEVIATION = 0.4
 # A method that trains is given up after the first half if its error is higher than another's by this many standard errors
 # of the difference.
 HOPELESS = 2.0
@@ -46,6 +49,7 @@ class Candidate:
 
     errors, losses: (m,), validation error and log loss of each answer to the first target, the loss after calibration.
     temperatures: by target port; empty for targets without calibration.
+    scales: by target port, the scale of the logits of fitted rows to which the temperature belongs.
     distances: of the same rows from those that were fitted to (see model/familiarity.py); may be empty.
     seconds: how long it took. is_whole: False if it was given up after the first half, to whose m answers all is limited.
     """
@@ -54,6 +58,7 @@ class Candidate:
     errors: Floats
     losses: Floats
     temperatures: dict[int, float]
+    scales: dict[int, float]
     distances: list[float]
     seconds: float
     is_whole: bool = True
@@ -78,16 +83,16 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Return the candidate as plain JSON, from which `from_json` makes it again."""
-        temperatures = {str(port): temperature for port, temperature in self.temperatures.items()}
-        lists = {"errors": self.errors.tolist(), "losses": self.losses.tolist(), "temperatures": temperatures}
-        return {**asdict(self), **lists}
+        lists = {"errors": self.errors.tolist(), "losses": self.losses.tolist()}
+        by_port = {name: text_keys(getattr(self, name)) for name in ("temperatures", "scales")}
+        return {**asdict(self), **lists, **by_port}
 
     @staticmethod
     def from_json(record: Dict[str, Any]) -> Candidate:
         """Return the candidate that `record` describes, as returned by `to_json`."""
-        temperatures = {int(port): temperature for port, temperature in record["temperatures"].items()}
+        by_port = {name: number_keys(record.get(name, {})) for name in ("temperatures", "scales")}
         arrays = {name: np.array(record[name], np.float64) for name in ("errors", "losses")}
-        return Candidate(**{**record, **arrays, "temperatures": temperatures})
+        return Candidate(**{**record, **arrays, **by_port})
 
     def is_better_than(self, other: Candidate) -> bool:
         """Return whether loss or error is lower by more than one standard error of the difference, and neither is higher."""
@@ -106,11 +111,13 @@ class Half:
     """A model fitted to one half of the rows, with its answers to the other half.
 
     mapping: the model. examples: the other half. outputs: the model's outputs for it with the true answers, by target port.
+    fitted_outputs: the outputs for rows that the model was fitted to.
     """
 
     mapping: Mapping
     examples: Examples
     outputs: dict[int, Evidence]
+    fitted_outputs: dict[int, Evidence]
 
     def score(self, temperature: float = 1.0) -> list[tuple[float, float]]:
         """Return (validation error, log loss) of each answer to the first target, in the order of the rows.
@@ -155,7 +162,8 @@ def measure_method(
         for distance in held_out_distances(half.mapping, half.examples, run.device, run.options.seed)
     ]
     seconds, is_whole = time.monotonic() - started_at, len(halves) == len(folds)
-    return Candidate(method, errors, losses, temperatures, summarise(distances), seconds, is_whole)
+    scales = _logit_scales(halves, temperatures)
+    return Candidate(method, errors, losses, temperatures, scales, summarise(distances), seconds, is_whole)
 
 
 def with_method(options: Options, method: Method) -> Options:
@@ -172,8 +180,13 @@ def _fit_half(fold: Fold, options: Options, run: PreparedRun, progress: Progress
         mapping = fit.fit_request(replace(fold.request, options=options, start=None))
     else:
         mapping = fold.train(options, progress)
-    examples = read_held_out(mapping, fold.held_out)
-    return Half(mapping, examples, collect_evidence(mapping, scoring_examples(examples), run.device))
+    training = fold.request.data
+    fitted = read_examples(mapping, training.select(sample_rows(len(training), options.seed, SCALE_ROWS)))
+    examples = read_examples(mapping, fold.held_out)
+    outputs, fitted_outputs = (
+        collect_evidence(mapping, scoring_examples(part), run.device) for part in (examples, fitted)
+    )
+    return Half(mapping, examples, outputs, fitted_outputs)
 
 
 def _is_hopeless(half: Half, rivals: Sequence[Candidate]) -> bool:
@@ -194,6 +207,17 @@ def _fit_temperatures(halves: Sequence[Half]) -> dict[int, float]:
     # A normal prior of the logarithm, divided by the rows because the loss is their mean.
     prior = 1 / (2 * LOG_TEMPERATURE_DEVIATION**2)
     return {port: fit_temperature(own, prior / sum(len(part.values) for part in own)) for port, own in parts.items()}
+
+
+def _logit_scales(halves: Sequence[Half], ports: Iterable[int]) -> dict[int, float]:
+    """Return by port the scale of the logits of rows that a model was fitted to, the mean over the models of all halves."""
+    scales = {}
+    for port in ports:
+        known = [logit_scale(half.fitted_outputs[port].evidence) for half in halves if port in half.fitted_outputs]
+        # Logits that are the same for all rows have no scale.
+        if sum(known):
+            scales[port] = statistics.fmean(known)
+    return scales
 
 
 def reason_for(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -> str:

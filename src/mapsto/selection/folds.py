@@ -110,7 +110,7 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
     return held_out
 
 
-def read_held_out(mapping: Mapping, table: Table) -> Examples:
+def read_examples(mapping: Mapping, table: Table) -> Examples:
     """Return the rows of `table` as examples with answers for the mapping, to score it on."""
     rows = load_rows(mapping.arrow, table)
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
@@ -123,7 +123,7 @@ def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
     The loss and the error measure are those of validation during training; rows without a true answer are left out.
     """
     target, results = mapping.targets[0], []
-    examples = scoring_examples(read_held_out(mapping, table))
+    examples = scoring_examples(read_examples(mapping, table))
     for batch, hidden in forward_batches(mapping, examples, next(mapping.parameters()).device):
         readout = batch.answers[0]
         if readout is not None:

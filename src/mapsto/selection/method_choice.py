@@ -189,7 +189,7 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     best = choose(whole, by_labels, run.start.tensors is not None)
     records = [candidate.summary() for candidate in candidates]
     reason = reason_for(best, candidates, run.data.arrow) if len(methods) > 1 else why_by_labels
-    return MethodChoice(best.method, reason, best.temperatures, records, best.distances)
+    return MethodChoice(best.method, reason, best.temperatures, records, best.distances, best.scales)
 
 
 def _require_time(needed: float, candidates: Sequence[Candidate]) -> None:
