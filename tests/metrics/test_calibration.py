@@ -45,14 +45,14 @@ def test_several_labels_have_a_temperature() -> None:
 
 def test_a_few_right_answers_make_no_model_certain() -> None:
     logits, values = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(4, 1), torch.tensor([0, 1]).repeat(4)
-    certain = fit_temperature([Answered(sum_loss, logits, values)])
-    careful = fit_temperature([Answered(sum_loss, logits, values)], 1 / (2 * len(values)))
-    assert certain < 0.1 and 0.25 < careful < 1
+    certain = fit_temperature([Answered(sum_loss, logits, values)], deviation=100)
+    careful = fit_temperature([Answered(sum_loss, logits, values)])
+    assert certain < 0.1 and 0.5 < careful < 1
 
 
 def test_a_temperature_lowers_the_loss_as_far_as_any() -> None:
     logits, values = draw(500, 3)
     logits = logits * 20
-    found = sum_loss(logits / fit_temperature([Answered(sum_loss, logits, values)]), values)
+    found = sum_loss(logits / fit_temperature([Answered(sum_loss, logits, values)], deviation=100), values)
     best = min(sum_loss(logits / temperature, values) for temperature in np.geomspace(0.1, 20, 400))
     assert found < sum_loss(logits, values) and float(found) == pytest.approx(float(best), rel=1e-3)

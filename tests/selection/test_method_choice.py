@@ -23,6 +23,7 @@ from mapsto.selection import candidate, method_choice
 from mapsto.selection.candidate import Candidate, Half, _is_hopeless
 from mapsto.selection.folds import Fold
 from mapsto.selection.method_choice import choose
+from mapsto.task.arrow import parse
 from mapsto.training.loop import Interrupted
 
 SIZE: dict[str, Any] = {"layers": 1, "width": 32, "vocabulary": 300, "device": "cpu"}
@@ -403,6 +404,19 @@ def test_a_choice_is_the_same_after_its_record() -> None:
     assert not choice.record().keys() & {"distances", "scales"}
     later = replace(choice, distances=(0.1, 0.25), scales={0: 2.5, 2: 0.5})
     assert MethodChoice.from_record(json.loads(json.dumps(later.record()))) == later
+
+
+def test_the_temperature_follows_the_scale_of_the_final_logits(base: mapsto.Model, tmp_path: Path) -> None:
+    def temperature(scales: dict[int, float]) -> float:
+        choice, out = MethodChoice("probe", "as measured", {0: 2.0}, [], (), scales), tmp_path / str(scales)
+        options = Options(method="probe", device="cpu")
+        fit.fit_request(FitRequest(parse("text -> label"), ROWS, out, base.mapping, options=options, choice=choice))
+        found: float = json.loads((out / "mapsto.json").read_text())["provenance"]["temperatures"][0]
+        return found
+
+    # A choice of an older version has none.
+    assert temperature({}) == 2.0
+    assert temperature({0: 0.5}) == pytest.approx(4 * temperature({0: 2.0}), rel=1e-3) != 2.0
 
 
 def test_overwriting_costs_the_former_run_only_when_the_choice_is_made(

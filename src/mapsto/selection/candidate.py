@@ -35,9 +35,6 @@ from mapsto.selection.folds import Fold, read_examples, score_answers
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Calibratable
 
-# Standard deviation of the logarithm of a temperature that is expected before any row is seen. Over draws of 64 rows the
-# best temperatures of gently trained models deviate by 0.3 (benchmarks/calibration.py), those of others by more.
-LOG_TEMPERATURE_DEVIATION = 0.4
 # A method that trains is given up after the first half if its error is higher than another's by this many standard errors
 # of the difference.
 HOPELESS = 2.0
@@ -204,9 +201,7 @@ def _fit_temperatures(halves: Sequence[Half]) -> dict[int, float]:
             if port in half.outputs and isinstance(target, Calibratable):
                 outputs = half.outputs[port]
                 parts.setdefault(port, []).append(Answered(target.calibration_loss, outputs.evidence, outputs.values))
-    # A normal prior of the logarithm, divided by the rows because the loss is their mean.
-    prior = 1 / (2 * LOG_TEMPERATURE_DEVIATION**2)
-    return {port: fit_temperature(own, prior / sum(len(part.values) for part in own)) for port, own in parts.items()}
+    return {port: fit_temperature(own) for port, own in parts.items()}
 
 
 def _logit_scales(halves: Sequence[Half], ports: Iterable[int]) -> dict[int, float]:

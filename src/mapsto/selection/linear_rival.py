@@ -100,11 +100,10 @@ def _compare(request: FitRequest, run: PreparedRun, mapping: Mapping, seconds: f
     if needed > time_limit(seconds):
         # That no linear model is shown beside the scores says why none was tried.
         return None
+    trained = _score(run, method_by_labels(run)[0], mapping, seconds)
     started_at = time.monotonic()
     linear, linear_data = linear_request(replace(request, folder=None, test=None, overwrite=False, progress=Progress()))
-    linear_mapping = fit.fit_request(linear, linear_data)
-    trained = _score(run, method_by_labels(run)[0], mapping, seconds)
-    rival = _score(run, "linear", linear_mapping, time.monotonic() - started_at)
+    rival = _score(run, "linear", fit.fit_request(linear, linear_data), time.monotonic() - started_at)
     if not rival.is_better_than(trained) or rival.error.value >= trained.error.value:
         return None
     reason = reason_for(rival, [trained, rival], run.data.arrow)
