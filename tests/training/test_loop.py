@@ -109,6 +109,15 @@ def test_early_stopping_takes_the_best_weights() -> None:
     assert torch.equal(mapping.heads[0].weight, scored[6])
 
 
+def test_weights_that_no_step_improves_are_kept() -> None:
+    mapping, examples = small_mapping("text:text -> label")
+    first, values = mapping.heads[0].weight.detach().clone(), iter([0.4, *[0.5] * 20])
+    context = RunContext(CPU, score_held_out=lambda held: {"loss": 0.0, "error": next(values)}, scores_start=True)
+    training = Training(mapping, examples, make_plan(steps=10, watch_every=2), context)
+    assert [look["step"] for look in training.run().watched] == [0, 2, 4, 6, 8, 10]
+    assert torch.equal(training.mapping.heads[0].weight, first)
+
+
 def test_a_decay_is_never_broken_off() -> None:
     """Nothing improves, but at the third score without improvement the learning rate decays already."""
     mapping, examples = small_mapping("text:text -> label")

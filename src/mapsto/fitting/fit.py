@@ -198,6 +198,7 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         score_held_out=make_validation(run, ranks),
         workers=options.workers,
         layout=setup.layout,
+        scores_start=setup.method == "probe+full",
     )
     training = Training(run.mapping, run.examples, plan, context, setup.objective)
     # Features from before contrastive training, for `fit_probe` to choose its regularisation on.

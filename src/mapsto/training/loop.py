@@ -120,7 +120,7 @@ class Training:
         try:
             with _collected_signals() as signals:
                 self.logger.start(self.state.step)
-                if not self.state.step:
+                if self.context.scores_start and self.state.step == 0:
                     self._score_at_start()
                 while self.state.step < self.last_step:
                     loss, learning_rate = self.step(self.state.step)
@@ -221,7 +221,7 @@ class Training:
                     self.average[name] = weight.detach().clone()
 
     def _score_at_start(self) -> None:
-        """Score the held-out rows before the first step, so that no training ends worse than it began, such as after a probe."""
+        """Score the held-out rows before the first step, so that training does not end with more mistakes on them than before."""
         if self.context.score_held_out and self.plan.watch_every:
             self._score_held_out(self.context.score_held_out)
 

@@ -61,6 +61,8 @@ class RunContext:
     workers: int = 1
     # The layout of the weights over processes, replicated or sharded; None for a single process.
     layout: ReplicatedWeights | None = None
+    # Whether the held-out rows are scored before the first step too, for weights that answer already, as after a probe.
+    scores_start: bool = False
 
 
 @dataclass
