@@ -17,6 +17,7 @@ from mapsto.errors import CheckpointError, UsageError
 from mapsto.inference.predictor import Predictor
 from mapsto.model.familiarity import MAX_DISTANCES, MAX_ROWS, Familiarity, summarise
 from mapsto.pretrained.model_folder import FAMILIARITY_FILE, MANIFEST_FILE
+from mapsto.text.ngram_source import SKETCH_WIDTH
 
 
 def vectors(count: int, seed: int = 0, width: int = 16) -> np.ndarray:
@@ -78,14 +79,26 @@ def test_predict_gives_the_familiarity_and_rejects_unfamiliar_rows(tmp_path: Pat
     assert refused.returncode == 2 and "from 0 to less than 1" in refused.stderr
 
 
-def test_models_without_training_vectors_answer_without_and_cannot_reject(tmp_path: Path) -> None:
-    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(60)]
-    linear = mapsto.fit("text -> label", rows, method="linear")
-    assert "familiar" not in linear(rows[0]["text"])
-    with pytest.raises(UsageError, match="keep none"):
-        Predictor(linear.mapping, reject=0.05)
-    base = mapsto.pretrain("text", rows, layers=1, width=64, vocabulary=300, steps=2)
+def test_models_without_training_vectors_answer_without_and_cannot_reject() -> None:
+    base = mapsto.pretrain("text", [{"text": text} for text in sentences(60)], layers=1, width=64, steps=2)
     assert base.mapping.familiarity is None
+    with pytest.raises(UsageError, match="keep none"):
+        Predictor(base.mapping, reject=0.05)
+
+
+def test_a_linear_model_knows_texts_whose_ngrams_it_has_not_seen(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(120)]
+    linear = mapsto.fit("text -> label", rows, tmp_path / "linear", method="linear")
+    new = [*sentences(60, seed=5), "完全不同的一句话", "@@@@ §§§§ @@@@"]
+    familiar = [answer["familiar"] for answer in linear.predict(new)]
+    assert max(familiar[-2:]) < 0.05 and np.mean(np.array(familiar[:-2]) < 0.05) < 0.1
+    assert [answer["familiar"] for answer in linear.predict([row["text"] for row in rows])] == [1.0] * 120
+    assert [answer["familiar"] for answer in mapsto.load(tmp_path / "linear").predict(new)] == familiar
+    # Beside a sketch, the true cosines of TF-IDF.
+    source = linear.mapping.sources["text"]
+    pieces = source.encode(new[:60], 0)
+    sketches, features = source.feature_vectors(pieces), source.features(pieces).toarray()
+    assert np.abs(sketches @ sketches.T - features @ features.T).max() < 5 / SKETCH_WIDTH**0.5
 
 
 def test_a_folder_of_an_earlier_version_opens_and_a_damaged_one_does_not(tmp_path: Path) -> None:

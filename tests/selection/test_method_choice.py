@@ -274,13 +274,19 @@ def test_from_a_start_three_methods_are_measured(arrow: str, base: mapsto.Model)
     assert any("confidence set by" in line for line in said.lines) == (column != "number")
 
 
+def not_calibrated(rows: list[dict[str, Any]], start: mapsto.Model | None, method: Method) -> mapsto.Model:
+    """Return a model fitted by `method` alone."""
+    mapping, options = None if start is None else start.mapping, Options(method=method, device="cpu")
+    return mapsto.Model(fit.fit_request(FitRequest(parse("text -> label"), rows, start=mapping, options=options)))
+
+
 def test_a_chosen_model_is_the_model_of_that_method_but_for_its_temperature(base: mapsto.Model) -> None:
     said = Said()
     chosen = mapsto.fit("text -> label", ROWS, start=base, progress=said, device="cpu")
     method: Any = said.line("parameters").split("method ")[1].split(" (")[0]
     temperature = float(said.line("logits divided by").split()[-1])
     start = None if method == "linear" else base
-    plain = mapsto.fit("text -> label", ROWS, start=start, method=method, device="cpu")
+    plain = not_calibrated(ROWS, start, method)
     weight, expected = (model.mapping.heads[0].get_parameter("bias") for model in (chosen, plain))
     assert temperature != 1 and torch.allclose(weight * temperature, expected, rtol=0.02)
     texts = [row["text"] for row in TEST]
@@ -294,7 +300,7 @@ def test_a_chosen_model_is_the_model_of_that_method_but_for_its_temperature(base
 def test_what_is_fixed_is_not_measured(options: dict[str, Any]) -> None:
     said = Said()
     mapsto.fit("text -> label", ROWS[:40], progress=said, **{**SIZE, **options})
-    assert not any("choosing" in line for line in said.lines)
+    assert not any("half" in line for line in said.lines)
 
 
 def test_of_few_rows_the_method_is_not_chosen_but_its_confidence_is_set(base: mapsto.Model) -> None:
@@ -304,10 +310,30 @@ def test_of_few_rows_the_method_is_not_chosen_but_its_confidence_is_set(base: ma
     assert "method contrast (10 labels a class, at most 16)" in said.line("parameters")
     assert said.line("setting the confidence took")
     temperature = float(said.line("logits divided by").split()[-1])
-    plain = mapsto.fit("text -> label", ROWS[:20], start=base, method="contrast", progress=other, device="cpu")
-    assert not any("confidence" in line for line in other.lines)
-    weight, expected = (fitted.mapping.heads[0].get_parameter("weight") for fitted in (model, plain))
+    named = mapsto.fit("text -> label", ROWS[:20], start=base, method="contrast", progress=other, device="cpu")
+    assert other.line("setting the confidence by 20 rows") and "method contrast (as asked)" in other.line("parameters")
+    plain = not_calibrated(ROWS[:20], base, "contrast")
+    weight, same, expected = (fitted.mapping.heads[0].get_parameter("bias") for fitted in (model, named, plain))
     assert temperature != 1 and torch.allclose(weight * temperature, expected, rtol=0.02)
+    assert torch.equal(weight, same)
+
+
+@pytest.mark.parametrize("method", ["linear", "probe", "full"])
+def test_a_named_method_is_calibrated_too(base: mapsto.Model, tmp_path: Path, method: str) -> None:
+    said, start = Said(), None if method == "linear" else base
+    mapsto.fit("text -> label", ROWS, tmp_path / "clf", start=start, method=method, progress=said, device="cpu")
+    assert said.line("setting the confidence by 80 rows") and not any("choosing" in line for line in said.lines)
+    measured = json.loads((tmp_path / "clf" / "choice.json").read_text())["choice"]
+    assert measured["method"] == method and measured["reason"] == "as asked" and len(measured["candidates"]) == 1
+    assert json.loads((tmp_path / "clf" / "mapsto.json").read_text())["provenance"]["temperatures"]
+
+
+def test_a_named_method_that_the_run_does_not_allow_is_refused_before_it_is_measured(base: mapsto.Model) -> None:
+    said = Said()
+    with pytest.raises(UsageError, match="--method contrast compares the rows of a few classes"):
+        rows = [{"text": row["text"], "number": index} for index, row in enumerate(ROWS)]
+        mapsto.fit("text -> number", rows, start=base, method="contrast", progress=said, device="cpu")
+    assert not any("half" in line for line in said.lines)
 
 
 def test_too_few_rows_are_not_measured(base: mapsto.Model) -> None:

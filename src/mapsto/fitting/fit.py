@@ -212,9 +212,9 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     if setup.method == "contrast":
         # Contrastive learning trains the encoder alone, so its heads are fitted now.
         fit_probe(run, base_features)
-    elif plan.steps:
+    elif setup.method != "probe":
         learn_familiarity(run)
-    if plan.steps:
+    if setup.method != "probe":
         refer_to_other_rows(run, request.choice)
     # Last, since it depends on the final weights.
     temperatures = calibrate(run, request.choice, request.say)

@@ -73,21 +73,20 @@ def fit_probe(
 
 
 def learn_familiarity(run: PreparedRun) -> None:
-    """Set the familiarity of a mapping whose weights were trained, from a forward pass over a sample of the training rows.
+    """Set the familiarity of a mapping that is trained, or linear, from a sample of the training rows.
 
     There is none in pretraining, nor without a head that reads pooled vectors.
     """
     mapping, seed = run.mapping, run.options.seed
     if not run.is_pretraining and any(target.readout.pooled for target in mapping.targets):
-        vectors = extract_features(mapping, run.examples, run.device, rows=_sample(run.examples, seed))
-        mapping.familiarity = Familiarity.of_rows(vectors, seed)
+        mapping.familiarity = Familiarity.of_rows(_sampled_vectors(mapping, run.examples, run.device, seed), seed)
 
 
 def refer_to_other_rows(run: PreparedRun, choice: MethodChoice | None) -> None:
     """Set the reference distances of the mapping's familiarity to those of rows that were not trained on, where there are any.
 
-    Training draws the vectors of its own rows closer together than those of other rows. The other rows are those of
-    `choice`, or else the held-out ones.
+    Training draws the vectors of its own rows closer together than those of other rows, and the vocabulary of a linear model
+    has all n-grams of its own rows alone. The other rows are those of `choice`, or else the held-out ones.
     """
     mapping, distances = run.mapping, [] if choice is None else choice.distances
     if not distances and run.held_out is not None and len(run.held_out) >= MIN_ROWS_TO_CALIBRATE:
@@ -103,15 +102,21 @@ def held_out_distances(mapping: Mapping, held_out: Examples, device: torch.devic
     """
     if mapping.familiarity is None:
         return []
-    vectors = extract_features(mapping, held_out, device, rows=_sample(held_out, seed))
+    vectors = _sampled_vectors(mapping, held_out, device, seed)
     distances: list[float] = mapping.familiarity.distance(torch.from_numpy(vectors)).tolist()
     return distances
 
 
-def _sample(examples: Examples, seed: int) -> list[int]:
-    """Return the indices of the examples, or if they are many of a sample."""
+def _sampled_vectors(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> NDArray[np.float32]:
+    """Return the vectors (n, d) on which the familiarity of the examples depends, or if they are many of a sample.
+
+    seed: draws the sample.
+    """
     rows: list[int] = sample_rows(len(examples), seed).tolist()
-    return rows
+    for source in mapping.sources.values():
+        if isinstance(source, LinearFeatures):
+            return source.feature_vectors([examples.pieces[row][0] for row in rows])
+    return extract_features(mapping, examples, device, rows=rows)
 
 
 def _fit_targets(

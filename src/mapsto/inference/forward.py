@@ -23,7 +23,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Located, Reconstruction, gather_outputs
+from mapsto.task.capabilities import LinearFeatures, Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
 
 TOKENS_PER_BATCH = 4096
@@ -130,6 +130,18 @@ def collect_evidence(
         )
         for port, port_parts in sorted(parts.items())
     }
+
+
+def familiarity_vectors(mapping: Mapping, hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+    """Return the vector of each example that its familiarity depends on, (n, d) in fp32 on the CPU.
+
+    It is the pooled vector; a linear model has none, so there it is made of the classical features.
+    hidden: hidden states (r, l, d). pieces: the pieces of each example, one per source.
+    """
+    for source in mapping.sources.values():
+        if isinstance(source, LinearFeatures):
+            return torch.from_numpy(source.feature_vectors([own[0] for own in pieces]))
+    return mapping.pooled_vectors(hidden, batch).float().cpu()
 
 
 def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:

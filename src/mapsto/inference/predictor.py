@@ -21,6 +21,7 @@ from mapsto.inference.forward import (
     Reader,
     build_value,
     chunk_size,
+    familiarity_vectors,
     prefetch,
     question_examples,
     read_port,
@@ -196,7 +197,7 @@ class Predictor:
         readers: list[Reader] = [partial(read_port, self.mapping, port) for port in per_example]
         familiarity = self.mapping.familiarity
         if familiarity is not None:
-            readers.append(lambda hidden, batch, pieces: self.mapping.pooled_vectors(hidden, batch).float().cpu())
+            readers.append(partial(familiarity_vectors, self.mapping))
         means = row_means(self.mapping, examples, count, readers, self.device)
         outputs = dict(zip(per_example, means[: len(per_example)], strict=True))
         # Without training vectors, all values count as familiar.

@@ -68,7 +68,7 @@ class Mapping(nn.Module):
         self.trained_with: str | None = None  # name of the optimizer, if mapsto trained the weights
         self.row_filters: tuple[RowFilter, ...] = ()  # of the rows that it and its starting models were fitted to
         self.fit_record: FitRecord | None = None  # of the fit that saved it, if it was opened from a folder
-        self.familiarity: Familiarity | None = None  # with its training rows; None before a fit and for linear models
+        self.familiarity: Familiarity | None = None  # with its training rows; None before a fit
         width = config.transformer.width
         input_width = config.transformer.input_width
         with nullcontext() if initialise_body else SkipInit():

@@ -151,8 +151,9 @@ def measure_method(
     temperatures = _fit_temperatures(halves)
     scores = [score for half in halves for score in half.score(temperatures.get(0, 1.0))]
     errors, losses = np.array(scores).T
-    # A probe leaves the vectors as they are, so that its training rows can be compared with each other.
-    measured = halves if trains else []
+    # A probe leaves the vectors as they are, so that its training rows can be compared with each other. The features of a
+    # linear model depend on its rows: its vocabulary lacks the n-grams that only other rows have.
+    measured = [] if method == "probe" else halves
     distances = [
         distance
         for half in measured

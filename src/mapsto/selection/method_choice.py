@@ -1,9 +1,10 @@
-"""The choice of a fit's method by measurement (`--method auto`).
+"""The choice of a fit's method by measurement (`--method auto`), and the confidence of fits by any method.
 
 The training rows are split into two halves. Each candidate, such as a linear probe or the training of all weights, is
 fitted to one half and scored on the other, both ways round (two-fold cross-validation), so the training of a candidate
 takes about as long here as in the final fit. The answers to rows that a model was not fitted to also give the temperature
-that calibrates the final model. Fits that hold rows out choose by these (see mapsto.selection.linear_rival).
+that calibrates the final model; for it alone, a method that the user names is measured too. Fits that hold rows out choose
+by these (see mapsto.selection.linear_rival).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mapsto.data.rows import Rows
 from mapsto.errors import DataError, RunError
 from mapsto.evaluation.linear_baseline import MIN_SECONDS, estimate_seconds
 from mapsto.fitting import fit, run_folder
-from mapsto.fitting.method import method_by_labels, unused_options
+from mapsto.fitting.method import choose_method, unused_options
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.fitting.run_data import RunData
@@ -47,10 +48,11 @@ MEASURED = "measured"
 def choose_and_fit(request: FitRequest) -> Mapping:
     """Measure which method suits the training rows of a request, fit a mapping by it, and return the mapping.
 
-    Without a choice to make, or with too few rows to measure one, the fit takes the method of `choose_method`.
+    A method that the request names is measured alone, to calibrate the mapping. With too few rows to measure anything, the fit
+    takes the method of `choose_method`, and is not calibrated.
     Raises the errors of `fit_mapping`.
     """
-    if not _is_open(request):
+    if not _can_measure(request):
         return fit.fit_request(request)
     folder, say = request.folder, request.say
     if folder is not None:
@@ -58,9 +60,9 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     # Read once, as the halves take their rows from the table.
     request = request.with_tables()
     data = read_data(request)
-    if data.num_held_out:
+    if data.num_held_out and request.options.method == "auto":
         return fit_beside_linear(request, data)
-    if not _is_measurable(data) or _began_without_choice(request):
+    if data.num_held_out or not _is_measurable(data) or _began_without_choice(request):
         return fit.fit_request(request, data)
     run = build_run(request, data)
     methods = candidate_methods(run, request)
@@ -90,7 +92,7 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         return fit.fit_request(request, data)
     options = with_method(request.options, choice.method)
     final = replace(request, options=options, choice=choice, overwrite=False)
-    if choice.method == "linear":
+    if choice.method == "linear" and request.options.method == "auto":
         others = [entry for entry in choice.candidates if entry["method"] != "linear"]
         if request.start is not None and others:
             second = min(others, key=lambda entry: float(entry["loss"]))["method"]
@@ -115,12 +117,11 @@ def _advice(request: FitRequest) -> str:
     return f"stopped while methods were measured; the same command {goes_on}"
 
 
-def _is_open(request: FitRequest) -> bool:
-    """Return whether the request leaves the method open and can be fitted to halves of its rows."""
+def _can_measure(request: FitRequest) -> bool:
+    """Return whether methods can be measured for the request: it is a fit in one process whose length is left open."""
     options = request.options
     has_length = any(value is not None for value in (options.steps, options.epochs, options.minutes))
-    is_open = options.method == "auto" and not request.arrow.corrupted and not has_length
-    return is_open and request.ranks.size == 1 and not options.shard
+    return not request.arrow.corrupted and not has_length and request.ranks.size == 1 and not options.shard
 
 
 def _is_measurable(data: RunData) -> bool:
@@ -131,13 +132,15 @@ def _is_measurable(data: RunData) -> bool:
 
 
 def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
-    """Return the methods to measure, the simplest first; for too few rows to choose, only the one by the number of labels.
+    """Return the methods to measure, the simplest first.
 
+    It is a single one if the request names it, or if there are too few rows to choose: then the one by the number of labels.
     Methods that would ignore an option that is set, or that suit neither the answers nor the starting model, are left out.
+    Raises UsageError for a named method that the run does not allow.
     """
     options = run.options
-    by_labels, _ = method_by_labels(run)
-    if run.data.num_rows < MIN_ROWS_TO_CHOOSE:
+    by_labels, _ = choose_method(run)
+    if options.method != "auto" or run.data.num_rows < MIN_ROWS_TO_CHOOSE:
         return [by_labels]
     has_start = run.start.tensors is not None
     candidates: list[Method] = ["linear"] if can_be_linear(request, run.data.arrow) else []
@@ -157,12 +160,11 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     if len(folds) < 2:
         return None
     scored = sum(len(fold.held_out) for fold in folds)
-    by_labels, why_by_labels = method_by_labels(run)
-    work = "choosing the method" if len(methods) > 1 else "setting the confidence"
-    say(
-        f"{work} by {scored:,} rows; each half is scored by models fitted to the other half "
-        f"(--method with one of these names takes it at once: {', '.join(methods)})"
-    )
+    by_labels, why_by_labels = choose_method(run)
+    work, advice = "setting the confidence", ""
+    if len(methods) > 1:
+        work, advice = "choosing the method", f" (--method measures a single one: {', '.join(methods)})"
+    say(f"{work} by {scored:,} rows; each half is scored by models fitted to the other half{advice}")
     candidates = _measured_before(request, run)
     for candidate in candidates:
         say(f"  {candidate}, measured before")

@@ -335,6 +335,10 @@ class LinearFeatures(Source):
     def features(self, pieces: Sequence[Piece]) -> Any:
         """Return the classical features of n pieces, a dense array or a sparse matrix (n, f)."""
 
+    @abstractmethod
+    def feature_vectors(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return a dense vector for each of n pieces, (n, d), whose cosines are about those of the pieces' features."""
+
 
 def linear_source(kind: type[Source]) -> type[LinearFeatures] | None:
     """Return the Source class by which a linear model reads values of a kind; None if there is none."""

@@ -10,22 +10,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import files
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
-from mapsto.sequence.corruption import Corruption
+from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Alignment, Ints, Piece
 from mapsto.task.capabilities import Explainable, LinearFeatures
 from mapsto.text import cells
 from mapsto.text.ngrams import NgramEncoder, WeightedNgrams, sparse_features, split_into_units
 
 NGRAMS_FILE = "ngrams.json"
+# The width of `feature_vectors`; the error of a cosine is about one over its root.
+SKETCH_WIDTH = 1024
 
 
 class NgramSource(LinearFeatures, Explainable):
@@ -114,6 +118,26 @@ class NgramSource(LinearFeatures, Explainable):
     def features(self, pieces: Sequence[Piece]) -> Any:
         """Return the TF-IDF features of pieces as a sparse matrix (n, v)."""
         return sparse_features([piece.tokens for piece in pieces], self.encoder.size)
+
+    def feature_vectors(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return a sketch (n, SKETCH_WIDTH) of the TF-IDF features, which keeps their inner products on average.
+
+        Each n-gram adds its weight, with a random sign, to a random entry (Charikar et al. 2002, "Finding frequent items in
+        data streams", https://doi.org/10.1007/3-540-45465-9_59).
+        """
+        entries, signs = self._sketch
+        vectors = np.zeros((len(pieces), SKETCH_WIDTH), np.float32)
+        for vector, piece in zip(vectors, pieces, strict=True):
+            ngrams, weights = piece.tokens[:, 0].astype(np.int64), piece.tokens[:, 1]
+            np.add.at(vector, entries[ngrams], signs[ngrams] * weights)
+        return vectors
+
+    @cached_property
+    def _sketch(self) -> tuple[Ints, NDArray[np.float32]]:
+        """The entry of the sketch and the sign of each n-gram, (v,) each."""
+        rng = make_generator(0, self.encoder.size, 0)
+        signs = rng.integers(2, size=self.encoder.size).astype(np.float32)
+        return rng.integers(SKETCH_WIDTH, size=self.encoder.size), 2 * signs - 1
 
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float

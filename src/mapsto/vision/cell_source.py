@@ -127,6 +127,10 @@ class CellSource(LinearFeatures, Explainable):
             features[row, piece.tokens[:, 0].astype(np.int64)] = piece.tokens[:, 1:]
         return features.reshape(len(pieces), -1)
 
+    def feature_vectors(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return the features themselves."""
+        return self.features(pieces)
+
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
