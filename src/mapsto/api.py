@@ -77,12 +77,17 @@ class Model:
             self._predictor = Predictor(self.mapping, self.device, self.precision)
         return self._predictor
 
-    def predict(self, data: Any) -> list[dict[str, Any]]:
+    def predict(self, data: Any, min_confidence: float = 0.0, reject: float = 0.0) -> list[dict[str, Any]]:
         """Return one answer (a dict) for each row of a table or value of a list, in order.
 
         The answer to a row that cannot be read is {"error": reason}.
+        min_confidence: an answer with a lower probability is withheld: it becomes None, and its probability stays.
+        reject: an answer to a row that is less familiar than this is withheld; 0.05 rejects about 5 % of rows like the training
+            rows.
+
+        Raises UsageError if the model gives no probability, or keeps no training rows to compare with.
         """
-        return list(self.predictor.answer(read_table(self._rows(data))))
+        return list(self.predictor.with_limits(min_confidence, reject).answer(read_table(self._rows(data))))
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
         """Hide parts of values and return the values as the model fills them in: texts, or for pictures pixels (h, w, 3).

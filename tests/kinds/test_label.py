@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn import metrics
 
+import mapsto
 from mapsto import kinds
 from mapsto.kinds.label import Label
 from mapsto.metrics.calibration import Answered, fit_temperature
@@ -173,3 +174,14 @@ def test_the_temperature_of_balanced_logits() -> None:
     values = torch.multinomial((logits + shares.log()).softmax(1), 1, generator=generator).flatten()
     found = fit_temperature([Answered(target.calibration_loss, logits * 2.5, values)])
     assert found == pytest.approx(2.5, rel=0.08)
+
+
+def test_a_number_that_another_table_writes_otherwise_is_the_same_class() -> None:
+    target = Label()
+    target.learn(["1.0", "0.0"])
+    assert [target.recognise(answer) for answer in ("1", "0", "1.0", "2", "one")] == ["1.0", "0.0", "1.0", "2", "one"]
+    rows = [{"text": f"{'good' if row % 2 else 'bad'} film {row}", "label": f"{row % 2}.0"} for row in range(40)]
+    model = mapsto.fit("text -> label", rows, method="linear", device="cpu")
+    for write in (str, float, lambda label: int(float(label))):
+        again = [{**row, "label": write(row["label"])} for row in rows]
+        assert model.evaluate(again).scores["accuracy"].value == 1

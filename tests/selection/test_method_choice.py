@@ -427,8 +427,8 @@ def test_a_choice_is_the_same_after_its_record() -> None:
     choice = MethodChoice("probe", "measured", {0: 1.5, 2: 0.75}, [{"method": "probe", "loss": 0.5}])
     assert MethodChoice.from_record(json.loads(json.dumps(choice.record()))) == choice
     # Without distances it is the record of a version that knew none, so that a run begun by it goes on.
-    assert not choice.record().keys() & {"distances", "scales"}
-    later = replace(choice, distances=(0.1, 0.25), scales={0: 2.5, 2: 0.5})
+    assert not choice.record().keys() & {"relative_distances", "scales"}
+    later = replace(choice, relative_distances=(0.1, 0.25), scales={0: 2.5, 2: 0.5})
     assert MethodChoice.from_record(json.loads(json.dumps(later.record()))) == later
 
 
@@ -471,7 +471,9 @@ def test_balanced_halves_that_know_other_classes_share_a_temperature(base: mapst
 
 def test_pictures_without_a_start_are_measured_by_their_edges_and_colours_too(monkeypatch: pytest.MonkeyPatch) -> None:
     source = kinds.source("image")
-    short = replace(source.defaults, learning=replace(source.defaults.learning, min_epochs=2, max_epochs=2))
+    short = replace(
+        source.defaults, learning=replace(source.defaults.learning, min_epochs=2, max_epochs=2), linear_rows=0
+    )
     monkeypatch.setattr(source, "defaults", short)
     rng = np.random.default_rng(0)
     rows = []
@@ -483,3 +485,46 @@ def test_pictures_without_a_start_are_measured_by_their_edges_and_colours_too(mo
     model = mapsto.fit("image -> label", rows, progress=said, device="cpu")
     assert said.line("  linear: error") and said.line("  full: error")
     assert "method linear (colours and edges is " in said.line("parameters") and model.mapping.config.is_linear
+
+
+def test_what_is_no_better_than_the_commonest_class_is_said(base: mapsto.Model) -> None:
+    def says(rows: list[dict[str, Any]]) -> bool:
+        said = Said()
+        mapsto.fit("text -> label", rows, method="linear", progress=said, device="cpu")
+        return any("always answering" in line for line in said.lines)
+
+    assert not says(ROWS)
+    random = np.random.default_rng(0).permutation([row["label"] for row in ROWS])
+    assert says([{"text": row["text"], "label": label} for row, label in zip(ROWS, random.tolist(), strict=True)])
+
+
+def test_a_temperature_is_not_set_by_answers_of_a_single_class() -> None:
+    said = Said()
+    rows = [{"text": row["text"], "label": "no" if index == 3 else "yes"} for index, row in enumerate(ROWS[:40])]
+    mapsto.fit("text -> label", rows, method="linear", progress=said, device="cpu")
+    assert not any("logits divided" in line for line in said.lines)
+
+
+@pytest.mark.parametrize(("options", "reason"), [({"steps": 2}, "--steps leaves out"), ({}, "too few")])
+def test_a_confidence_that_is_not_set_is_said(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    said = Said()
+    rows = ROWS[:40] if options else ROWS[:6]
+    mapsto.fit("text -> label", rows, tmp_path / "clf", progress=said, layers=1, width=32, device="cpu", **options)
+    assert reason in said.line("the confidence is as training left it")
+
+
+def test_few_pictures_without_a_starting_model_get_a_linear_model() -> None:
+    said = Said()
+    rng = np.random.default_rng(0)
+    rows = [
+        {"image": rng.integers(0, 60, (8, 8, 3), np.uint8) + np.uint8(90 * (row % 2)), "label": "ab"[row % 2]}
+        for row in range(40)
+    ]
+    model = mapsto.fit("image -> label", rows, progress=said, device="cpu")
+    assert "method linear (fewer than 1,000 rows and no starting model" in said.line("parameters")
+    assert [answer["label"] for answer in model.predict([row["image"] for row in rows])] == [
+        row["label"] for row in rows
+    ]
+    # An option of new weights asks for them.
+    mapsto.fit("image -> label", rows, progress=said, layers=1, width=32, steps=1, device="cpu")
+    assert any("method full" in line for line in said.lines)

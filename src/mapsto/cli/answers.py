@@ -14,7 +14,7 @@ from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
 from mapsto.data.writers import to_text_cells
 from mapsto.errors import DataError, UsageError, place
-from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all
+from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_withheld
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
 
@@ -42,10 +42,11 @@ class InputRows:
 
 
 class RowCounts(NamedTuple):
-    """The number of input rows, and the number of those that could not be answered."""
+    """The number of input rows, and the numbers of those that could not be answered and whose answer is left blank."""
 
     num_rows: int
     num_failed: int
+    num_withheld: int = 0
 
 
 def require_folder(out: Path | None) -> Path:
@@ -70,13 +71,14 @@ def write_answers(
 
 def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
     """Answer every input row, and print each answer, or the reason why there is none, as a line of JSON."""
-    num_rows = num_failed = 0
+    num_rows = num_failed = num_withheld = 0
     # Plain lines of progress, since a live line would be redrawn between the answers.
     for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, Lines()):
         for answer in answers:
             print_json(answer)
         num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
-    return RowCounts(num_rows, num_failed)
+        num_withheld += sum(map(is_withheld, answers))
+    return RowCounts(num_rows, num_failed, num_withheld)
 
 
 def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
@@ -94,7 +96,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
         writer.writeheader()
         writer.writerows(map(to_text_cells, rows))
     # Rows are answered while they are written, so their numbers are known only now.
-    return RowCounts(rows.num_rows, rows.num_failed)
+    return RowCounts(rows.num_rows, rows.num_failed, rows.num_withheld)
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
@@ -121,6 +123,8 @@ def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
     """
     if counts.num_failed:
         print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered; their cell says why")
+    if counts.num_withheld:
+        print_note(f"{counts.num_withheld} of {counts.num_rows} answers are left blank (--min-confidence, --reject)")
     if num_cut:
         print_note(f"{num_cut} rows are longer than the model takes and were cut{hint}")
     if counts.num_rows == counts.num_failed:

@@ -158,6 +158,13 @@ def evaluate(
     if not mapping.targets:
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
     rows = load_rows(mapping.arrow, table)
+    rows = replace(
+        rows,
+        targets=[
+            list(map(target.recognise, answers)) if isinstance(target, Classes) else answers
+            for target, answers in zip(mapping.targets, rows.targets, strict=True)
+        ],
+    )
     arrow = rows.arrow
     faults = require_readable(rows, bad_rows)
     encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
@@ -184,7 +191,8 @@ def evaluate(
         prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix, port)
         _add_predictions(evaluation, predictions)
-    if evaluation.predictions:
+    # Beside rows that were trained on, a linear model that was fitted to them has no meaning either.
+    if evaluation.predictions and not overlap:
         sentence = compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs)
         notes += [] if sentence is None else [sentence]
     for port in token_ports:

@@ -40,6 +40,7 @@ from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
+from mapsto.task.capabilities import Calibratable
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
 from mapsto.training.loop import Training
@@ -218,6 +219,8 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         refer_to_other_rows(run, request.choice)
     # Last, since it depends on the final weights.
     temperatures = calibrate(run, request.choice, request.say)
+    if not temperatures and request.folder is not None:
+        _say_not_calibrated(request, run)
     provenance = {
         **run.facts,
         "optimizer": plan.optimizer,
@@ -232,6 +235,15 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     }
     ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
     return run.mapping
+
+
+def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
+    """Print why the confidence of a fit is not set, if its answers have one that could be."""
+    if run.is_pretraining or not any(isinstance(target, Calibratable) for target in run.mapping.targets):
+        return
+    flags = [f"--{name}" for name in ("steps", "epochs", "minutes") if getattr(run.options, name) is not None]
+    reason = f"{flags[0]} leaves out the fits to halves that set it" if flags else "these rows are too few to set it by"
+    request.say(f"note: the confidence is as training left it, often too high: {reason}")
 
 
 def _data_file(request: FitRequest, run: PreparedRun) -> dict[str, str]:

@@ -88,11 +88,14 @@ def refer_to_other_rows(run: PreparedRun, choice: MethodChoice | None) -> None:
     Training draws the vectors of its own rows closer together than those of other rows, and the vocabulary of a linear model
     has all n-grams of its own rows alone. The other rows are those of `choice`, or else the held-out ones.
     """
-    mapping, distances = run.mapping, [] if choice is None else choice.distances
+    mapping, familiarity = run.mapping, run.mapping.familiarity
+    if familiarity is None:
+        return
+    distances = [] if choice is None else [familiarity.unit * distance for distance in choice.relative_distances]
     if not distances and run.held_out is not None and len(run.held_out) >= MIN_ROWS_TO_CALIBRATE:
         distances = held_out_distances(mapping, run.held_out, run.device, run.options.seed)
-    if mapping.familiarity is not None and distances:
-        mapping.familiarity = mapping.familiarity.with_distances(distances)
+    if distances:
+        mapping.familiarity = familiarity.with_distances(distances)
 
 
 def held_out_distances(mapping: Mapping, held_out: Examples, device: torch.device, seed: int) -> list[float]:

@@ -24,7 +24,8 @@ class MethodChoice:
     method: its name. reason: the measurement in words.
     temperatures: by target port, the temperature of its logits, fitted on answers to rows that the model was not fitted to.
     candidates: the measured methods and their scores, as plain JSON.
-    distances: of rows that the model was not fitted to, from the training rows (see model/familiarity.py); may be empty.
+    relative_distances: of rows that the model was not fitted to, from the training rows, relative to the distances of the latter
+        to each other (see model/familiarity.py); may be empty.
     scales: by target port, the scale of the logits of fitted rows to which the temperature belongs; may be empty.
     """
 
@@ -32,7 +33,7 @@ class MethodChoice:
     reason: str
     temperatures: Dict[int, float]
     candidates: Sequence[Dict[str, Any]]
-    distances: Sequence[float] = ()
+    relative_distances: Sequence[float] = ()
     scales: Dict[int, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
@@ -44,14 +45,14 @@ class MethodChoice:
             "candidates": [dict(candidate) for candidate in self.candidates],
         }
         # Records of earlier versions lack these; a run that one of them began must find its choice unchanged.
-        later = {"distances": list(self.distances), "scales": text_keys(self.scales)}
+        later = {"relative_distances": list(self.relative_distances), "scales": text_keys(self.scales)}
         return {**record, **{name: value for name, value in later.items() if value}}
 
     @staticmethod
     def from_record(record: Dict[str, Any]) -> MethodChoice:
         """Return the choice that `record` describes, as returned by the method of this name."""
         temperatures, scales = (number_keys(record.get(name, {})) for name in ("temperatures", "scales"))
-        distances = tuple(record.get("distances", ()))
+        distances = tuple(record.get("relative_distances", ()))
         return MethodChoice(record["method"], record["reason"], temperatures, record["candidates"], distances, scales)
 
 

@@ -75,6 +75,21 @@ class _Prepared:
     num_cut: int
 
 
+def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> None:
+    """Raise UsageError if a limit is no share, or the mapping gives nothing to compare with it; see `Predictor`."""
+    if not 0 <= min_confidence <= 1:
+        raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
+    if min_confidence and not any(isinstance(target, Classes) for target in mapping.targets):
+        raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
+    if not 0 <= reject < 1:
+        raise UsageError(f"--reject is a share of the training rows, from 0 to less than 1, not {reject}")
+    if reject and mapping.familiarity is None:
+        raise UsageError(
+            "--reject compares rows with the training rows, and this model keeps none of them: it was not fitted, "
+            "or by an earlier version"
+        )
+
+
 class Predictor:
     """A copy of a mapping (model) that answers the rows of tables, on one device and in one precision.
 
@@ -97,17 +112,7 @@ class Predictor:
         reject: float = 0.0,
     ) -> None:
         require_choice("long", long)
-        if not 0 <= min_confidence <= 1:
-            raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
-        if min_confidence and not any(isinstance(target, Classes) for target in mapping.targets):
-            raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
-        if not 0 <= reject < 1:
-            raise UsageError(f"--reject is a share of the training rows, from 0 to less than 1, not {reject}")
-        if reject and mapping.familiarity is None:
-            raise UsageError(
-                "--reject compares rows with vectors of the training rows, and linear and published models keep none; "
-                "fit one from a starting model, such as with --method probe"
-            )
+        _require_limits(mapping, min_confidence, reject)
         self.min_confidence, self.reject = min_confidence, reject
         self.long = "cut" if long == "auto" else long
         self.cut_rows = 0  # number of rows that were longer than the model takes
@@ -116,6 +121,13 @@ class Predictor:
         # A copy, since the conversion changes the weights, and the caller may go on training.
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
         self.mapping.transformer.pack(dtype)
+
+    def with_limits(self, min_confidence: float, reject: float) -> Predictor:
+        """Return a predictor with the same weights that withholds answers by other limits. Raises UsageError as for a new one."""
+        _require_limits(self.mapping, min_confidence, reject)
+        other = copy.copy(self)
+        other.min_confidence, other.reject = min_confidence, reject
+        return other
 
     @property
     def arrow(self) -> Arrow:

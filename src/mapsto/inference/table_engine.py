@@ -84,7 +84,7 @@ class AnsweredRows:
         nested: bool = False,
     ) -> None:
         self.source, self.encoding = source, encoding
-        self.num_rows = self.num_failed = 0
+        self.num_rows = self.num_failed = self.num_withheld = 0
         self._file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
         # Dicts without values: sets that keep the order.
         row_columns: dict[str, None] = {}
@@ -98,6 +98,7 @@ class AnsweredRows:
                 answer_columns |= dict.fromkeys(cells)
                 self._file.write(json.dumps(cells) + "\n")
                 self.num_failed += "error" in answer
+                self.num_withheld += is_withheld(answer)
             self.num_rows += len(answers)
         # Later tables of a source may have further columns, so names are final only now.
         self._row_columns = list(row_columns)
@@ -122,6 +123,11 @@ class AnsweredRows:
                     raise DataError(f"{self.source} changed while it was read")
                 cells = {} if isinstance(row, Finding) else {name: table.data[name][row] for name in table.columns}
                 yield cells | {self._answer_names[name]: value for name, value in json.loads(line).items()}
+
+
+def is_withheld(answer: dict[str, Any]) -> bool:
+    """Return whether an answer, or one of several in it, is blank because it is too unsure or its row too unfamiliar."""
+    return any(is_withheld(value) if isinstance(value, dict) else value is None for value in answer.values())
 
 
 def _to_cell(value: Any) -> Any:

@@ -130,6 +130,12 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
                 len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
             ]
 
+    def recognise(self, answer: str) -> str:
+        """Return the class that is the same number as `answer`, which is no class itself: a DataFrame may have 1.0 for "1"."""
+        if answer in self.classes:
+            return answer
+        return next((name for name in self.classes if _is_same_number(name, answer)), answer)
+
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the index of the class as a scalar."""
         return Answer(np.asarray(self.classes.index(answer), np.int64))
@@ -314,6 +320,14 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     def state(self) -> State:
         """Return the classes in the order of the logits, and their weights (None if they are not balanced)."""
         return {"classes": self.classes, "weights": self.weights}
+
+
+def _is_same_number(one: str, other: str) -> bool:
+    """Return whether two texts are the same number, such as "1" and "1.0"."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False
 
 
 target = Label

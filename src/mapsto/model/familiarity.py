@@ -8,6 +8,7 @@ Legend of shapes: n values, k kept training rows, d width, q reference distances
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,8 +56,23 @@ class Familiarity:
         return Familiarity(self.vectors, torch.tensor(summarise(distances)).clamp(min=0))
 
     def distance(self, vectors: Tensor) -> Tensor:
-        """Return the distance (n,) of each pooled vector (n, d) to the nearest vector of a training row, 0 to 2."""
-        return (1 - (_normalise(vectors.cpu()).float() @ self._columns).amax(1)).clamp(min=0)
+        """Return the distance (n,) of each pooled vector (n, d) to the nearest vector of a training row, 0 to 2.
+
+        A vector of zeros, such as of a text without a known n-gram, is as far as can be.
+        """
+        distances = (1 - (_normalise(vectors.cpu()).float() @ self._columns).amax(1)).clamp(min=0)
+        return distances.masked_fill(~vectors.cpu().any(1), 2.0)
+
+    @property
+    def unit(self) -> float:
+        """The square root of the median of the reference distances, at least 1e-3.
+
+        Divided by this unit of the training rows among themselves, distances of other rows can be carried from a model to one
+        that has had more rows and steps, so that all its distances are smaller. Those of other rows shrink less than those of
+        the rows that it was fitted to: with the root about as many known rows are rejected as wanted (benchmarks/unknown.py).
+        """
+        median: float = self.distances.median().item()
+        return max(1e-3, math.sqrt(median))
 
     @cached_property
     def _columns(self) -> Tensor:

@@ -41,6 +41,8 @@ from mapsto.task.source import Source
 from mapsto.zoo import Family
 
 WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"
+# What a fit writes before it saves its model.
+UNFINISHED_FILES = ("run.json", "choice.json", "search.json")
 
 # Key of config.json for a pooling that the family's own settings cannot express.
 POOLING_KEY = "mapsto_pooling"
@@ -208,7 +210,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
     """
     path = folder / CONFIG_FILE
     if not path.exists():
-        raise CheckpointError(f"{folder} is no model folder: it has no {CONFIG_FILE}")
+        unfinished = any((folder / name).exists() for name in UNFINISHED_FILES)
+        reason = "the fit in it is unfinished; run the same command again" if unfinished else f"it has no {CONFIG_FILE}"
+        raise CheckpointError(f"{folder} is no model folder: {reason}")
     raw = read_json(path)
     # transformers would import Python code from the checkpoint for this entry.
     if "auto_map" in raw:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
@@ -47,7 +48,8 @@ class Candidate:
     errors, losses: (m,), validation error and log loss of each answer to the first target, the loss after calibration.
     temperatures: by target port; empty for targets without calibration.
     scales: by target port, the scale of the logits of fitted rows to which the temperature belongs.
-    distances: of the same rows from those that were fitted to (see model/familiarity.py); may be empty.
+    relative_distances: of the same rows from those that were fitted to, relative to the distances of the latter to each other
+        (see model/familiarity.py); may be empty.
     seconds: how long it took. is_whole: False if it was given up after the first half, to whose m answers all is limited.
     """
 
@@ -56,7 +58,7 @@ class Candidate:
     losses: Floats
     temperatures: dict[int, float]
     scales: dict[int, float]
-    distances: list[float]
+    relative_distances: list[float]
     seconds: float
     is_whole: bool = True
 
@@ -89,7 +91,9 @@ class Candidate:
         """Return the candidate that `record` describes, as returned by `to_json`."""
         by_port = {name: number_keys(record.get(name, {})) for name in ("temperatures", "scales")}
         arrays = {name: np.array(record[name], np.float64) for name in ("errors", "losses")}
-        return Candidate(**{**record, **arrays, **by_port})
+        # Records of earlier versions have the distances as they were.
+        others = {name: value for name, value in record.items() if name != "distances"}
+        return Candidate(**{"relative_distances": [], **others, **arrays, **by_port})
 
     def is_better_than(self, other: Candidate) -> bool:
         """Return whether loss or error is lower by more than one standard error of the difference, and neither is higher."""
@@ -115,6 +119,14 @@ class Half:
     examples: Examples
     outputs: dict[int, Evidence]
     fitted_outputs: dict[int, Evidence]
+
+    def relative_distances(self, run: PreparedRun) -> list[float]:
+        """Return the distances of the other half's rows from the training rows, relative to those of the latter to each other."""
+        familiarity = self.mapping.familiarity
+        if familiarity is None:
+            return []
+        distances = held_out_distances(self.mapping, self.examples, run.device, run.options.seed)
+        return [distance / familiarity.unit for distance in distances]
 
     def score(self, temperature: float = 1.0) -> list[tuple[float, float]]:
         """Return (validation error, log loss) of each answer to the first target, in the order of the rows.
@@ -154,11 +166,7 @@ def measure_method(
     # A probe leaves the vectors as they are, so that its training rows can be compared with each other. The features of a
     # linear model depend on its rows: its vocabulary lacks the n-grams that only other rows have.
     measured = [] if method == "probe" else halves
-    distances = [
-        distance
-        for half in measured
-        for distance in held_out_distances(half.mapping, half.examples, run.device, run.options.seed)
-    ]
+    distances = [distance for half in measured for distance in half.relative_distances(run)]
     seconds, is_whole = time.monotonic() - started_at, len(halves) == len(folds)
     scales = _logit_scales(halves, temperatures)
     return Candidate(method, errors, losses, temperatures, scales, summarise(distances), seconds, is_whole)
@@ -202,7 +210,13 @@ def _fit_temperatures(halves: Sequence[Half]) -> dict[int, float]:
             if port in half.outputs and isinstance(target, Calibratable):
                 outputs = half.outputs[port]
                 parts.setdefault(port, []).append(Answered(target.calibration_loss, outputs.evidence, outputs.values))
-    return {port: fit_temperature(own) for port, own in parts.items()}
+    # Answers of a single class are right whatever the confidence, and would make it certain.
+    return {port: fit_temperature(own) for port, own in parts.items() if _have_several_answers(own)}
+
+
+def _have_several_answers(parts: Sequence[Answered]) -> bool:
+    """Return whether the true answers of all halves are not all the same."""
+    return len(torch.unique(torch.cat([part.values for part in parts]), dim=0)) > 1
 
 
 def _logit_scales(halves: Sequence[Half], ports: Iterable[int]) -> dict[int, float]:
@@ -224,7 +238,7 @@ def reason_for(best: Candidate, candidates: Sequence[Candidate], arrow: Arrow) -
     rival = min(others, key=lambda candidate: candidate.error.value)
     is_better = best.is_better_than(rival)
     if best.method == "linear":
-        relation = f"{' and '.join(feature_names(arrow))} is {'better' if is_better else 'as good'} here"
+        relation = f"{' and '.join(feature_names(arrow))} is {'better' if is_better else 'as good within chance'} here"
     else:
         relation = "measured to be better" if is_better else "measured to be as good, within chance"
     values = [

@@ -10,6 +10,7 @@ by these (see mapsto.selection.linear_rival).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,20 +19,21 @@ from typing import Any
 import numpy as np
 
 from mapsto.data.rows import Rows
-from mapsto.errors import DataError, RunError
+from mapsto.errors import DataError, RunError, shorten
 from mapsto.evaluation.linear_baseline import MIN_SECONDS, estimate_seconds
 from mapsto.fitting import fit, run_folder
 from mapsto.fitting.method import choose_method, unused_options
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest, MethodChoice
 from mapsto.fitting.run_data import RunData
+from mapsto.kinds import answering
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method
 from mapsto.progress import duration
 from mapsto.selection.candidate import Candidate, measure_method, reason_for, with_method
 from mapsto.selection.folds import Fold, make_folds
 from mapsto.selection.linear_rival import can_be_linear, fit_beside_linear, linear_request
-from mapsto.task.capabilities import Calibratable, Classes, LinearProbe
+from mapsto.task.capabilities import Calibratable, Classes, LinearProbe, has_exclusive_classes
 from mapsto.training.loop import Interrupted
 
 # Below these numbers of rows, and of rows per class, halves are too small to fit a temperature on.
@@ -65,7 +67,7 @@ def choose_and_fit(request: FitRequest) -> Mapping:
     if data.num_held_out or not _is_measurable(data) or _began_without_choice(request):
         return fit.fit_request(request, data)
     run = build_run(request, data)
-    methods = candidate_methods(run, request)
+    methods, reason = candidate_methods(run, request)
     # A single method is measured for its temperature alone.
     if len(methods) < 2 and not any(isinstance(target, Calibratable) for target in data.targets):
         return fit.fit_request(request, data)
@@ -74,7 +76,7 @@ def choose_and_fit(request: FitRequest) -> Mapping:
         choice = MethodChoice.from_record(record) if "method" in record else None
         if choice is None:
             try:
-                choice = measure(request, run, methods)
+                choice = measure(request, run, methods, reason)
             except Interrupted as interrupted:
                 # Not after which step of a half, whose model is not kept.
                 error = RunError(_advice(request))
@@ -131,25 +133,30 @@ def _is_measurable(data: RunData) -> bool:
     return has_enough_rows and all(isinstance(target, LinearProbe) for target in data.targets)
 
 
-def candidate_methods(run: PreparedRun, request: FitRequest) -> list[Method]:
-    """Return the methods to measure, the simplest first.
+def candidate_methods(run: PreparedRun, request: FitRequest) -> tuple[list[Method], str]:
+    """Return (the methods to measure, the simplest first; the reason in words if there is only one).
 
     It is a single one if the request names it, or if there are too few rows to choose: then the one by the number of labels.
     Methods that would ignore an option that is set, or that suit neither the answers nor the starting model, are left out.
     Raises UsageError for a named method that the run does not allow.
     """
     options = run.options
-    by_labels, _ = choose_method(run)
+    by_labels, reason = choose_method(run)
     if options.method != "auto" or run.data.num_rows < MIN_ROWS_TO_CHOOSE:
-        return [by_labels]
+        return [by_labels], reason
     has_start = run.start.tensors is not None
     candidates: list[Method] = ["linear"] if can_be_linear(request, run.data.arrow) else []
+    fewest = min(source.defaults.linear_rows for source in run.mapping.sources.values())
+    if candidates and not has_start and run.data.num_rows < fewest:
+        return candidates, f"fewer than {fewest:,} rows and no starting model; --method full trains new weights"
     candidates += ["probe"] if has_start and not unused_options("probe", options) else []
-    return list(dict.fromkeys([*candidates, by_labels]))
+    return list(dict.fromkeys([*candidates, by_labels])), reason
 
 
-def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) -> MethodChoice | None:
+def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method], reason: str) -> MethodChoice | None:
     """Fit each of the methods to both halves of the training rows, and return the choice that their scores suggest.
+
+    reason: why a single method is measured, in words.
 
     The scores of each are printed in a line. A method that trains is given up after the first half beside a far better one.
     Return None if the rows cannot be halved, such as a single text under many labels, or if no method can be fitted to them.
@@ -160,7 +167,7 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     if len(folds) < 2:
         return None
     scored = sum(len(fold.held_out) for fold in folds)
-    by_labels, why_by_labels = choose_method(run)
+    by_labels, _ = choose_method(run)
     work, advice = "setting the confidence", ""
     if len(methods) > 1:
         work, advice = "choosing the method", f" (--method measures a single one: {', '.join(methods)})"
@@ -190,8 +197,29 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method]) ->
     whole = [candidate for candidate in candidates if candidate.is_whole]
     best = choose(whole, by_labels, run.start.tensors is not None)
     records = [candidate.summary() for candidate in candidates]
-    reason = reason_for(best, candidates, run.data.arrow) if len(methods) > 1 else why_by_labels
-    return MethodChoice(best.method, reason, best.temperatures, records, best.distances, best.scales)
+    if len(methods) > 1:
+        reason = reason_for(best, candidates, run.data.arrow)
+    if note := _describe_failure(best, rows):
+        say(f"note: {note}")
+    return MethodChoice(best.method, reason, best.temperatures, records, best.relative_distances, best.scales)
+
+
+def _describe_failure(best: Candidate, rows: Rows) -> str:
+    """Return a sentence if the best method is not significantly better than always the commonest class; "" otherwise.
+
+    rows: the training rows. Only answers of one class, with errors of 0 and 1, are compared.
+    """
+    (target, *_), answers = answering(rows.arrow), rows.targets[0]
+    if not has_exclusive_classes(target) or not set(np.unique(best.errors)) <= {0.0, 1.0}:
+        return ""
+    name, count = Counter(map(str, answers)).most_common(1)[0]
+    constant = 1 - count / len(answers)
+    if best.error.high < constant:
+        return ""
+    return (
+        f"no method is significantly better here than always answering {shorten(name)!r}, whose error is {constant:.4g}: "
+        "more labelled rows or a starting model may help"
+    )
 
 
 def _require_time(needed: float, candidates: Sequence[Candidate]) -> None:

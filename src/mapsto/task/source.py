@@ -47,6 +47,9 @@ class KindDefaults:
     rows_at_once: int = 4096
     # Whether fits with few labels use a supervised contrastive loss by default.
     contrastive_few_labels: bool = True
+    # With fewer rows and no starting model, a linear model is fitted without trying to train: on all sets that were measured it
+    # was better than new weights, which take a hundred times as long.
+    linear_rows: int = 0
     # The smallest Jaccard similarity of near-duplicates, between the sets of hashes from `Describable.sketch`.
     near_duplicate_threshold: float = 0.7
 

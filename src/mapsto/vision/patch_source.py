@@ -120,7 +120,10 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
     augmentations: ClassVar[tuple[str, ...]] = ("move", "mirror", "rand", "crop")
     mixtures: ClassVar[Mapping[str, Mixture]] = {"mixup": Mixture(2, "blended"), "cutmix": Mixture(2, "blended")}
     defaults = KindDefaults(
-        Learning(min_epochs=20, max_epochs=100, steps=600, rate=5e-4), rows_at_once=64, contrastive_few_labels=False
+        Learning(min_epochs=20, max_epochs=100, steps=600, rate=5e-4),
+        rows_at_once=64,
+        contrastive_few_labels=False,
+        linear_rows=1000,
     )
 
     def __init__(
