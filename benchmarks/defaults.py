@@ -206,7 +206,8 @@ def main() -> None:
                         print(key, kept.found[key], flush=True)
     lines = [
         f"Accuracy and calibration error in % on {given.tested:,} test rows, mean ± 95 % interval over the draws that are done; "
-        "log loss and seconds (fit and answers, beside other work on the machine), median (range). Gain: the defaults minus the method, in points, draw by draw.",
+        "log loss and seconds (fit and answers, beside other work on the machine), median (range). Gain: the defaults minus "
+        "the method, in points, draw by draw.",
         "",
         "| start | task | labels | method | accuracy | gain | calibration error | log loss | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
