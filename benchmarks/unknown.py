@@ -70,7 +70,7 @@ def measure(task: str, method: str, seed: int) -> dict[str, dict[str, list[float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default="probe,linear")
+    parser.add_argument("--methods", default="auto,probe,linear")
     parser.add_argument("--seeds", type=int, default=1)
     given = parser.parse_args()
     kept = Kept("unknown")

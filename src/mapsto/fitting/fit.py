@@ -242,7 +242,9 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
     if run.is_pretraining or not any(isinstance(target, Calibratable) for target in run.mapping.targets):
         return
     flags = [f"--{name}" for name in ("steps", "epochs", "minutes") if getattr(run.options, name) is not None]
-    reason = f"{flags[0]} leaves out the fits to halves that set it" if flags else "these rows are too few to set it by"
+    reason = (
+        f"{flags[0]} leaves out the fits to halves that set it" if flags else "there are no other rows to set it by"
+    )
     request.say(f"note: the confidence is as training left it, often too high: {reason}")
 
 

@@ -69,7 +69,7 @@ class Familiarity:
 
         Divided by this unit of the training rows among themselves, distances of other rows can be carried from a model to one
         that has had more rows and steps, so that all its distances are smaller. Those of other rows shrink less than those of
-        the rows that it was fitted to: with the root about as many known rows are rejected as wanted (benchmarks/unknown.py).
+        the rows that it was fitted to: with the root about as many known rows are rejected as wanted (tried on four fits).
         """
         median: float = self.distances.median().item()
         return max(1e-3, math.sqrt(median))
