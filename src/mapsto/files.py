@@ -102,13 +102,14 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
-            start = stream.read(8)
+            start = stream.read(9)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    # The first bytes of a zip archive (torch.save) or of a pickle of protocol 2 to 5.
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # The first bytes of a zip archive (torch.save) or of a pickle of protocol 2 to 5. A safetensors file begins with the size of
+    # its header, which may have the same bytes, and then the brace of the header.
+    if start[8:] != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CheckpointError(f"{path} is a pickle under another name; {CONVERT}")
-    header_size = int.from_bytes(start, "little")
+    header_size = int.from_bytes(start[:8], "little")
     if len(start) < 8 or header_size > min(MAX_HEADER_BYTES, size - 8):
         raise CheckpointError(f"{path} is no whole safetensors file: its header says {header_size:,} bytes of {size:,}")
     try:
