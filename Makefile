@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 
 help:
-	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures"
+	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures, DEMO=tags with names in texts"
 	@echo "make test   run the tests        make slow   run the long tests        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language"
 
 demo: $(VENV)/.demo
@@ -28,7 +28,7 @@ bench: $(VENV)/.bench
 	failed=; for work in startup packing attention products pretraining prediction "fitting --tasks SST-2 --rows 600 --seeds 2" growth "corpus 1 10 100" \
 		"continuing --epochs 2 --labels 4,16 --methods probe" "objectives --minutes 1" \
 		"few_labels --tasks SST-2 --labels 4,16 --seeds 2 --methods auto,probe $(if $(SETFIT),--setfit $(SETFIT))" \
-		"recipe --minutes 2 --seeds 2 --corpora Chinese"; do \
+		"recipe --minutes 2 --seeds 2 --corpora Chinese" "tagging --sets politics"; do \
 		set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

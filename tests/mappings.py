@@ -46,6 +46,12 @@ def make_table(count: int = 40) -> Any:
             "clean": 255 - make_picture(i, "winter" in t)[::2],
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
+            "answer": t.split()[1],
+            "tags": [
+                {"start": t.index(w), "end": t.index(w) + len(w), "label": "season"}
+                for w in ("winter", "spring")
+                if w in t
+            ],
             "boxes": [{"label": "spot", "box": [3, i % 10, 9, min(i % 10 + 4, 12)]}],
         }
         for i, (t, e, g) in enumerate(zip(texts, english, german, strict=True))

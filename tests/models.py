@@ -15,7 +15,9 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -32,6 +34,8 @@ TEXTS = [
 # The tolerances of comparisons with `transformers` in fp32.
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LABELS = ["negative", "neutral", "positive"]
+# The class names of heads, by task.
+HEAD_CLASSES = {"label": LABELS, "tags": ["B-place", "O", "I-place"]}
 # Settings of config.json for families that read text. A key is the family's name; a variant follows after a colon.
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 96},
@@ -229,6 +233,8 @@ CLASSES = {
     "body": AutoModel,
     "text": AutoModelForMaskedLM,
     "label": AutoModelForSequenceClassification,
+    "tags": AutoModelForTokenClassification,
+    "span": AutoModelForQuestionAnswering,
     "pairs": AutoModelForPreTraining,
 }
 
@@ -263,8 +269,8 @@ def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: An
     make_tokenizer(family, folder)
     tokenizer = Tokenizer.open(folder)
     settings = {"vocab_size": tokenizer.size, "pad_token_id": tokenizer.pad_id, **SHAPES[shape], **changes}
-    if task == "label":
-        settings |= {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    if names := HEAD_CLASSES.get(task):
+        settings |= {"id2label": dict(enumerate(names)), "label2id": {label: i for i, label in enumerate(names)}}
     if family == "modernbert":
         settings |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     torch.manual_seed(seed)

@@ -69,6 +69,38 @@ def write_labelled(path: Path, count: int = 120, seed: int = 0) -> Path:
     return path
 
 
+def write_questions(path: Path, count: int = 40) -> Path:
+    """Write questions on passages in SQuAD's format, every fourth without an answer; return the path of the file."""
+    paragraphs = []
+    for number, sentence in enumerate(sentences(count)):
+        words = sentence.split()
+        answer = [{"text": words[2], "answer_start": sentence.index(words[2])}] if number % 4 else []
+        question = {"id": str(number), "question": f"Which word follows {words[1]}?", "answers": answer}
+        paragraphs.append({"context": sentence, "qas": [question]})
+    content = {"version": "1", "data": [{"title": "words", "paragraphs": paragraphs}]}
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def write_tagged(path: Path, count: int = 60) -> Path:
+    """Write sentences with a word and its tag in each line; return the path of the file."""
+    names, places = ["Ada Lovelace", "Karl Marx", "李白"], ["London", "New York", "北京"]
+    lines: list[str] = []
+    for number in range(count):
+        for part, label in (
+            (str(number), None),
+            (names[number % 3], "person"),
+            ("was in", None),
+            (places[number % 2], "place"),
+        ):
+            words = part.split()
+            tags = ["O"] * len(words) if label is None else [f"B-{label}", *[f"I-{label}"] * (len(words) - 1)]
+            lines += [f"{word}\t{tag}" for word, tag in zip(words, tags, strict=True)]
+        lines.append("")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 def start(*arguments: str, threads: int = 1, group: bool = False) -> subprocess.Popen[str]:
     """Start the command line in a new process, and return the process.
 
@@ -272,6 +304,9 @@ def read_beside(target: Any) -> tuple[Piece, ...]:
 
 def laid(target: Any, answers: list[Any], pieces: tuple[Piece, ...]) -> torch.Tensor:
     """Return the encoded values of all answers in one tensor, as a batch has them."""
+    if isinstance(target, Located):
+        kind = kinds.source(target.lies_in)
+        answers = [target.place(answer, kind.read(kind.samples()[0])) for answer in answers]
     values = [target.encode(answer, pieces).values for answer in answers]
     return torch.from_numpy(np.concatenate(values) if isinstance(target, Located) else np.stack(values))
 

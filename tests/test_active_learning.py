@@ -118,22 +118,31 @@ def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
         ("labels", ["river", "winter"], {"type": "choices", "value": {"choices": ["river", "winter"]}}),
         ("number", 0, {"type": "number", "value": {"number": 0}}),
         ("number", 4, {"type": "rating", "value": {"rating": 4}}),
+        (
+            "tags",
+            [{"start": 0, "end": 1, "labels": ["digit"]}],
+            {"type": "labels", "value": {"start": 0, "end": 1, "labels": ["digit"]}},
+        ),
     ],
 )
 def test_other_answers_come_back_too(kind: str, cell: Any, result: dict[str, Any], tmp_path: Path) -> None:
     """The column to fill in is that of the arrow's target, of any kind, and in whichever column the text is."""
-    answers = {"labels": [["river"], ["winter"], []], "number": [1.5, 2.5, 3.5]}[kind]
+    answers: list[Any] = {
+        "labels": [["river"], ["winter"], []],
+        "number": [1.5, 2.5, 3.5],
+        "tags": [[[0, 1, "digit"]], [], [[0, 1, "digit"]]],
+    }[kind]
     rows = [{"text": text, kind: answers[i % 3]} for i, text in enumerate(sentences(90))]
     model = mapsto.fit(f"text -> {kind}", rows, tmp_path / "model", layers=1, width=64, vocabulary=300, steps=3)
     pool = [{"id": i, "text": text, kind: None if i % 2 else cell} for i, text in enumerate(sentences(40, 5))]
     found = model.suggest(pool, 5, known=90)
     assert found.column == kind and found.num_candidates == 20 and all(s.row % 2 for s in found.suggestions)
-    assert found.suggestions[0].reason == ("uncertain" if kind == "labels" else "typical")
+    assert found.suggestions[0].reason == ("typical" if kind == "number" else "uncertain")
     tasks = found.tasks()
     assert all(kind not in task["data"] for task in tasks)
     for task in tasks:
         for prediction in task.get("predictions", []):
-            assert prediction["result"][0]["to_name"] == "text" and kind == "labels"
+            assert all(result["to_name"] == "text" for result in prediction["result"]) and kind != "number"
         task["annotations"] = [{"result": [{"from_name": kind, "to_name": "text", **result}]}]
     (tmp_path / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
     assert read_table(tmp_path / "export.json").column(kind) == [cell] * 5

@@ -9,7 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import ended, sentences, write_clips, write_corpus, write_labelled, write_pairs, write_photos, write_voc
+from runs import (
+    ended,
+    sentences,
+    write_clips,
+    write_corpus,
+    write_labelled,
+    write_pairs,
+    write_photos,
+    write_questions,
+    write_tagged,
+    write_voc,
+)
 
 from mapsto import cli
 
@@ -40,6 +51,10 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_clips(tmp_path / "clips", 12)
     if page.stem == "picture-to-picture":
         write_pairs(tmp_path)
+    if page.stem == "questions":
+        write_questions(tmp_path / "squad.json")
+    if page.stem == "tags":
+        write_tagged(tmp_path / "entities.conll")
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
     if page.stem not in ("README", "quick-start", "pretraining"):

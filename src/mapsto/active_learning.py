@@ -11,7 +11,7 @@ Legend of shapes: p rows of the pool, k labelled rows, d width.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,18 @@ from torch import Tensor
 
 from mapsto import files
 from mapsto.data import sampling
-from mapsto.data.encoding import encode_rows
+from mapsto.data.encoding import encode_to_answer
 from mapsto.data.rows import Rows, load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
 from mapsto.errors import DataError, UsageError
-from mapsto.inference.forward import forward_batches, question_examples
+from mapsto.inference.forward import RowReader, port_reader, question_examples, read_rows
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
+from mapsto.sequence.batch import Batch
+from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.capabilities import Classes, Composed, LinearProbe, has_exclusive_classes, located_port
 from mapsto.task.target import Target
 
 Vectors = NDArray[np.float32]
@@ -77,6 +78,8 @@ class Suggestions:
     # The number of distinct unlabelled rows that the suggestions were chosen from, and the number of unreadable rows.
     num_candidates: int
     num_unreadable: int
+    # Whether the model's answers are lists of spans of the source column.
+    has_spans: bool = False
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield each suggested row as {column: cell}, with None in the column of the labels."""
@@ -91,10 +94,9 @@ class Suggestions:
             del cells[self.column]
             task: dict[str, Any] = {"data": cells}
             if suggestion.answer is not None:
-                names = suggestion.answer if isinstance(suggestion.answer, list) else [suggestion.answer]
-                choices = {"choices": names}
-                result = {"from_name": self.column, "to_name": self.source_column, "type": "choices", "value": choices}
-                task["predictions"] = [{"score": suggestion.confidence, "result": [result]}]
+                place = {"from_name": self.column, "to_name": self.source_column}
+                results = [{**place, **value} for value in _annotations(suggestion.answer, self.has_spans)]
+                task["predictions"] = [{"score": suggestion.confidence, "result": results}]
             tasks.append(task)
         return tasks
 
@@ -139,6 +141,15 @@ def require_new(path: Path) -> None:
         raise UsageError(f"{path} exists already and may hold answers; name another file")
 
 
+def _annotations(answer: Any, has_spans: bool) -> list[dict[str, Any]]:
+    """Return the type and value of each annotation that an answer is in Label Studio: one of each span, or one of all classes."""
+    answers = answer if isinstance(answer, list) else [answer]
+    if has_spans:
+        spans = [{"start": span["start"], "end": span["end"], "labels": [span["label"]]} for span in answers]
+        return [{"type": "labels", "value": span} for span in spans]
+    return [{"type": "choices", "value": {"choices": answers}}]
+
+
 def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
     """Choose up to `count` rows of a pool to label next.
 
@@ -157,7 +168,9 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
     rows, num_unreadable = _candidates(mapping, pool, column, seed)
     labelled = None if pool.labelled is None else load_rows(mapping.arrow, pool.labelled, answers=False)
-    vectors, outputs = _vectors_and_outputs(predictor, rows, port if isinstance(target, LinearProbe) else None)
+    vectors, outputs = _vectors_and_outputs(
+        predictor, rows, port if isinstance(target, LinearProbe | Composed) else None
+    )
     labelled_vectors = np.zeros((0, vectors.shape[1]), np.float32)
     if labelled is not None:
         labelled_vectors, _ = _vectors_and_outputs(predictor, labelled, None)
@@ -177,10 +190,12 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
         else Suggestion(int(rows.indices[row]), reason, answers[row][target.kind], float(confidence[row]))
         for row in choose_rows(vectors, labelled_vectors, uncertainty, min(count, len(rows)), seed).tolist()
     ]
-    source_column = rows.arrow.sources[0].column
+    has_spans = isinstance(target, Composed)
+    source_kinds = [port.kind for port in rows.arrow.sources]
+    source_column = rows.arrow.sources[located_port(target, source_kinds) if isinstance(target, Composed) else 0].column
     assert source_column is not None
     num_unreadable += len(pool.table.rejected)
-    return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable)
+    return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable, has_spans)
 
 
 def _uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
@@ -331,19 +346,16 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
 def _vectors_and_outputs(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
     """Return (vectors (n, d), outputs (n, …) of the target at `port`) of n rows from one forward pass.
 
-    The outputs are None if `port` is None. Rows with more tokens than the model reads are cut.
+    The outputs are None if `port` is None. Rows with more tokens than the model reads are cut, or read in windows if a target
+    composes its answer of those of windows.
     """
     mapping = predictor.mapping
-    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
-    vectors = outputs = None
-    for batch, hidden in forward_batches(mapping, question_examples(mapping, encoded), predictor.device):
-        row_indices = torch.from_numpy(batch.rows)
-        batch_vectors = mapping.sentence_vectors(hidden, batch).float().cpu()
-        vectors = batch_vectors.new_zeros(len(rows), batch_vectors.shape[1]) if vectors is None else vectors
-        vectors[row_indices] = batch_vectors
-        if port is not None:
-            batch_outputs = mapping.read(hidden, batch, port).float().cpu()
-            outputs = batch_outputs.new_zeros(len(rows), *batch_outputs.shape[1:]) if outputs is None else outputs
-            outputs[row_indices] = batch_outputs
-    assert vectors is not None
-    return vectors.numpy(), outputs
+    encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
+
+    def read_vectors(hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """Return the vector of each example of a batch, (n, d)."""
+        return mapping.sentence_vectors(hidden, batch).float().cpu()
+
+    readers = [RowReader(read_vectors), *([] if port is None else [port_reader(mapping, port)])]
+    results = read_rows(mapping, question_examples(mapping, encoded), len(rows), readers, predictor.device)
+    return results[0].numpy(), None if port is None else results[1]

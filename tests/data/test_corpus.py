@@ -17,7 +17,7 @@ from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
 from mapsto import kinds
-from mapsto.data import corpus, readers, shards
+from mapsto.data import corpus, file_part, shards
 from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import make_examples
 from mapsto.data.rows import bind_to, load_rows
@@ -39,7 +39,7 @@ ARROW = parse("~text -> text")
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrink shards so that a few hundred rows make several."""
-    monkeypatch.setattr(readers, "PART_ROWS", 16)
+    monkeypatch.setattr(file_part, "PART_ROWS", 16)
     monkeypatch.setattr(corpus, "SHARD_PARTS", 3)
 
 
@@ -425,13 +425,13 @@ def test_a_corpus_read_in_parts_is_the_table_read_at_once(tmp_path: Path, monkey
         write_rows(tmp_path / name, ["text", "n", "late"], rows)
         whole = read_table(tmp_path / name)
         for size in (7, 100_000):
-            monkeypatch.setattr(readers, "PART_ROWS", size)
+            monkeypatch.setattr(file_part, "PART_ROWS", size)
             parts = list(stream_tables(tmp_path / name))
             assert (len(parts) > 100) == (size == 7)
             assert [origin for part in parts for origin in part.origins] == whole.origins
             assert {c: [v for part in parts for v in part.column(c)] for c in whole.columns} == whole.data
-        monkeypatch.setattr(readers, "PART_ROWS", 10**9)
-        monkeypatch.setattr(readers, "PART_CHARACTERS", 300)
+        monkeypatch.setattr(file_part, "PART_ROWS", 10**9)
+        monkeypatch.setattr(file_part, "PART_CHARACTERS", 300)
         assert name == "a.parquet" or len(list(stream_tables(tmp_path / name))) > 50
         monkeypatch.undo()
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mapsto.data import readers, sampling, writers
+from mapsto.data import file_part, readers, sampling, writers
 from mapsto.data.table import Table, read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError, places
 
@@ -415,11 +415,11 @@ def test_what_cannot_be_written_is_a_wrong_call(tmp_path: Path) -> None:
 def test_a_cell_is_plain_python() -> None:
     pd = pytest.importorskip("pandas")
     nothing = [None, "", math.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), np.datetime64("NaT", "ns")]
-    assert [readers.clean_cell(value) for value in nothing] == [None] * len(nothing)
-    assert readers.clean_cell(np.int64(3)) == 3 and type(readers.clean_cell(np.int64(3))) is int
-    assert readers.clean_cell(np.datetime64("2020-01-02", "ns")).isoformat() == "2020-01-02T00:00:00"
+    assert [file_part.clean_cell(value) for value in nothing] == [None] * len(nothing)
+    assert file_part.clean_cell(np.int64(3)) == 3 and type(readers.clean_cell(np.int64(3))) is int
+    assert file_part.clean_cell(np.datetime64("2020-01-02", "ns")).isoformat() == "2020-01-02T00:00:00"
     for value in (" ", "\n", 0, False, [], {}):
-        assert readers.clean_cell(value) is value
+        assert file_part.clean_cell(value) is value
 
 
 def test_every_kind_of_table_gives_the_same(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_every_kind_of_table_gives_the_same(tmp_path: Path) -> None:
 def test_records_are_joined_by_name() -> None:
     table = read_table([{"a": 1}, {"b": "x", 7: "seven"}])
     assert table.data == {"a": [1, None], "b": [None, "x"], "7": [None, "seven"]}
-    part = readers.from_records("f", [(4, {"a": 1}), (9, {})], [])
+    part = file_part.from_records("f", [(4, {"a": 1}), (9, {})], [])
     assert part == readers.FilePart("f", {"a": [1, None]}, [4, 9], [])
 
 

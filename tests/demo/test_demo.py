@@ -88,3 +88,17 @@ def test_the_demo_on_pictures(
     assert "base, full" in said and "colours and edges, linear" in said
     assert (tmp_path / "digits-report" / "report.html").stat().st_size > 10_000
     assert mapsto.load(tmp_path / "digits")(digits[0]["image"])["label"] in "0123456789"
+
+
+def test_the_demo_on_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    sentences = data.newspaper()
+    assert len(sentences) == len({row["text"] for row in sentences}) > 18_000
+    names = Counter(row["text"][tag["start"] : tag["end"]] for row in sentences for tag in row["tags"])
+    assert names["中国"] > 1000 and names["江泽民"] > 100
+    monkeypatch.setattr(data, "newspaper", lambda: sentences[:120])
+    for name, value in {"NUM_TEST_SENTENCES": 40, "SENTENCE_LABELS": (16,), "SEEDS": 2, "LAYERS": 1}.items():
+        monkeypatch.setattr(run, name, value)
+    run.run_tags(tmp_path, 0.02, Progress())
+    said = capsys.readouterr().out
+    assert "base, full" in said and "the commonest tag of each word" in said and f"{run.SENTENCE} ↦ " in said
+    assert mapsto.load(tmp_path / "tags")(sentences[0]["text"])["tags"] is not None

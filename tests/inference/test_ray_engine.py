@@ -92,11 +92,11 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from mapsto import cli
-from mapsto.data import readers
+from mapsto.data import file_part
 from mapsto.inference import ray_engine
 
 flags, tries = Path(sys.argv.pop()), int(sys.argv.pop())
-readers.PART_ROWS = 256
+file_part.PART_ROWS = 256
 answering = ray_engine.answer
 
 def answer(made_of, part, bound):

@@ -14,7 +14,7 @@ from runs import TINY, memory_growth, run, sentences, write_labelled
 import mapsto
 from mapsto.api import Model
 from mapsto.cli.predict import embed, predict
-from mapsto.data import readers
+from mapsto.data import file_part
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.evaluation.evaluate import evaluate
@@ -98,7 +98,7 @@ def test_streamed_answers_are_those_of_the_table_at_once(
 ) -> None:
     rows = write_numbered_rows(tmp_path / source)
     expected = list(model.predictor.answer(read_table(tmp_path / source)))
-    monkeypatch.setattr(readers, "PART_ROWS", 16)
+    monkeypatch.setattr(file_part, "PART_ROWS", 16)
     command(fitted, tmp_path / source, tmp_path / target)
     found = read_table(tmp_path / target)
     late = source == "a.jsonl"
@@ -124,7 +124,7 @@ def test_answers_on_the_screen_come_in_order(
 ) -> None:
     write_numbered_rows(tmp_path / "a.jsonl")
     expected = list(model.predictor.answer(read_table(tmp_path / "a.jsonl")))
-    monkeypatch.setattr(readers, "PART_ROWS", 16)
+    monkeypatch.setattr(file_part, "PART_ROWS", 16)
     command(fitted, tmp_path / "a.jsonl", None, as_json=True)
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]

@@ -16,6 +16,7 @@ from models import (
     CLOSE,
     DECODED,
     DETECTORS,
+    HEAD_CLASSES,
     LABELS,
     NETWORKS,
     SHAPES,
@@ -29,7 +30,7 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import mapsto
-from mapsto import zoo
+from mapsto import files, zoo
 from mapsto.errors import CheckpointError
 from mapsto.inference.forward import make_questions
 from mapsto.model.mapping import Mapping
@@ -41,8 +42,17 @@ from mapsto.sequence.packing import collate
 FAMILIES = [name for name in zoo.family_names() if not zoo.get_family(name).linear]
 
 
+# A shape and a task that its family publishes a head for, which reads one text.
+HEADS = [
+    (shape, task)
+    for task in ("text", "label", "tags")
+    for shape in SHAPES
+    if task in zoo.get_family(shape.split(":")[0]).architectures
+]
+
+
 def pack_texts(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | None, ...]] | None = None) -> Any:
-    pieces = mapping.sources["text"].encode(texts, 0)
+    pieces = mapping.sources["text"].encode(texts, 0, aligned=True)
     examples = [
         Example((piece,), answers[i] if answers else make_questions(mapping, (piece,)), i)
         for i, piece in enumerate(pieces)
@@ -82,8 +92,7 @@ def test_hidden_states_and_count_of_parameters(shape: str, tmp_path: Path) -> No
             )
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("task", ["text", "label"])
+@pytest.mark.parametrize(("shape", "task"), HEADS)
 def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> None:
     reference = make_model(shape, task, tmp_path)
     mapping = model_folder.load_mapping(tmp_path)
@@ -100,7 +109,11 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
         expected = logits
     else:
         places = [np.sort(rng.permutation(len(piece))[:2]) for piece in pieces]
-        target_ids = [rng.integers(0, mapping.sources["text"].vocabulary, len(positions)) for positions in places]  # type: ignore[attr-defined]
+        if task == "tags":
+            asked = [make_questions(mapping, (piece,))[0] for piece in pieces]
+            places = [answer.at for answer in asked if answer is not None and answer.at is not None]
+        num_ids = len(LABELS) if task == "tags" else mapping.sources["text"].vocabulary  # type: ignore[attr-defined]
+        target_ids = [rng.integers(0, num_ids, len(positions)) for positions in places]
         answers = [(Answer(ids, positions),) for ids, positions in zip(target_ids, places, strict=True)]
         all_logits = reference(**inputs).logits
         expected = torch.cat([all_logits[i, positions] for i, positions in enumerate(places)])
@@ -113,7 +126,8 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names.to_mapsto_names(zoo.get_family(shape.split(":")[0]), gradients, 99, tmp_path, [])
+    family = zoo.get_family(shape.split(":")[0])
+    renamed = weight_names.to_mapsto_names(family, gradients, 99, tmp_path, [], family.architectures[task])
     compared = 0
     trainable = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
     assert {weight_names.weight_name(mapping, name) for name in trainable} == set(renamed)
@@ -126,8 +140,41 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     assert compared == len(trainable)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("task", ["body", "text", "label"])
+@pytest.mark.parametrize("shape", [shape for shape, task in HEADS if task == "tags"])
+def test_start_and_end_of_a_span_equal_the_published(shape: str, tmp_path: Path) -> None:
+    """Of pairs of texts; and what is saved again opens as the published class."""
+    reference = make_model(shape, "span", tmp_path / "theirs")
+    mapping = model_folder.load_mapping(tmp_path / "theirs")
+    assert str(mapping.arrow) == "question:text, passage:text -> span"
+    source, pairs = mapping.sources["text"], [("Yes", TEXTS[0]), (TEXTS[1], TEXTS[4]), (TEXTS[2], TEXTS[3])]
+    columns = [
+        source.encode(list(column), place, aligned=True) for place, column in enumerate(zip(*pairs, strict=True))
+    ]
+    examples = [
+        Example(pieces, make_questions(mapping, pieces), i) for i, pieces in enumerate(zip(*columns, strict=True))
+    ]
+    output = mapping(collate(examples))[0]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    starts, ends = [], []
+    for example, pair in zip(examples, pairs, strict=True):
+        inputs = dict(tokenizer(*pair, return_tensors="pt"))
+        if getattr(reference.config, "type_vocab_size", 1) > 1:
+            inputs["token_type_ids"] = torch.tensor(
+                [[i for i, piece in enumerate(example.pieces) for _ in range(len(piece))]]
+            )
+        published = reference(**inputs)
+        answer = example.answers[0]
+        assert answer is not None and answer.at is not None and published.start_logits.shape[1] == len(example)
+        starts.append(published.start_logits[0, answer.at])
+        ends.append(published.end_logits[0, answer.at])
+    torch.testing.assert_close(output, torch.stack([torch.cat(starts), torch.cat(ends)], 1), **CLOSE)
+    model_folder.save_mapping(mapping, tmp_path / "ours", {})
+    loaded, report = CLASSES["span"].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    torch.testing.assert_close(loaded.eval()(**inputs).start_logits, published.start_logits, **CLOSE)
+
+
+@pytest.mark.parametrize(("shape", "task"), [*((shape, "body") for shape in SHAPES), *HEADS])
 def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_path: Path) -> None:
     reference = make_model(shape, task, tmp_path / "theirs")
     mapping = model_folder.load_mapping(tmp_path / "theirs")
@@ -145,8 +192,8 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     real = ... if task == "label" else inputs["attention_mask"].bool()
     key = "last_hidden_state" if task == "body" else "logits"
     torch.testing.assert_close(loaded.eval()(**inputs)[key][real], reference(**inputs)[key][real], **CLOSE)
-    if task == "label":
-        assert [loaded.config.id2label[i] for i in range(3)] == LABELS == reloaded.targets[0].state()["classes"]
+    if names := HEAD_CLASSES.get(task):
+        assert [loaded.config.id2label[i] for i in range(3)] == names == reloaded.targets[0].state()["classes"]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -309,15 +356,18 @@ def edit_weights(folder: Path, edit: Any) -> None:
 
 
 def test_unknown_weights_are_refused_and_other_tasks_are_noted(copy: Path) -> None:
-    edit_weights(copy, lambda t: t.update({"qa_outputs.weight": torch.zeros(2, 64)}))
-    assert "qa_outputs" in huggingface.open_pretrained(str(copy)).notes[0]
+    edit_weights(copy, lambda t: t.update({"nsp_outputs.weight": torch.zeros(2, 64)}))
+    assert "nsp_outputs" in huggingface.open_pretrained(str(copy)).notes[0]
     edit_weights(copy, lambda t: t.update({"bert.encoder.surprise.weight": torch.zeros(2)}))
     with pytest.raises(CheckpointError, match=r"surprise"):
         huggingface.open_pretrained(str(copy))
 
 
-def test_a_token_classifier_is_opened_without_its_head(copy: Path) -> None:
+def test_the_named_class_decides_which_head_is_read(copy: Path) -> None:
     edit_config(copy, architectures=["BertForTokenClassification"])
+    start = huggingface.open_pretrained(str(copy))
+    assert start.target_kind == "tags" and start.labels == LABELS and "tagger.weight" in start.tensors
+    edit_config(copy, architectures=["BertForNextSentencePrediction"])
     start = huggingface.open_pretrained(str(copy))
     assert start.labels is None and not any(name.startswith("classifier") for name in start.tensors)
     assert "another task" in start.notes[0]
@@ -360,6 +410,16 @@ def test_shards_open_and_their_names_are_checked(copy: Path) -> None:
         (copy / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="no safetensors file beside it"):
             huggingface.open_pretrained(str(copy))
+
+
+def test_a_header_whose_size_looks_like_a_pickle_is_opened(tmp_path: Path) -> None:
+    """896 is 0x380: its first two bytes are those of a pickle of protocol 3."""
+    for size in range(900):
+        content = safetensors.torch.save({"a": torch.ones(2)}, {"padding": "x" * size})
+        if content[:2] == b"\x80\x03":
+            break
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert content[:2] == b"\x80\x03" and files.open_tensors(tmp_path / "model.safetensors")["a"].tolist() == [1, 1]
 
 
 def test_pickles_are_never_opened(copy: Path) -> None:

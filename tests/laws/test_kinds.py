@@ -33,6 +33,7 @@ from mapsto.task.arrow import parse
 from mapsto.task.capabilities import (
     Augmentable,
     Classes,
+    Composed,
     Explainable,
     Located,
     Mixable,
@@ -59,6 +60,9 @@ ARROWS = [
     "~image -> image, label",
     "text:text -> number",
     "text:text -> labels, number",
+    "text:text -> tags",
+    "text:text -> label, tags",
+    "en:text, text:text -> answer:span",
     "image -> labels",
     "image -> boxes",
     "image -> label, boxes",
@@ -198,6 +202,8 @@ class TestSource:
 class TestTarget:
     def test_decode_is_the_inverse_of_encode(self, kind: str) -> None:
         target = kinds.target(kind)()
+        if isinstance(target, Composed) and not isinstance(target, Classes):
+            pytest.skip("its answer is a text of its source: tests/kinds/test_span.py")
         answers = [target.read(answer) for answer in target.samples()]
         target.learn(answers)
         pieces = read_beside(target)
@@ -224,7 +230,7 @@ class TestTarget:
         pieces = read_beside(target)
         layouts = target.mixture_layouts if isinstance(target, Mixable) else ()
         if "blended" not in layouts:
-            assert layouts == (("placed",) if isinstance(target, Located) else ())
+            assert layouts == (("placed",) if isinstance(target, Mixable) else ())
             return
         assert isinstance(target, Mixable)
         single = laid(target, answers, pieces)
@@ -272,7 +278,7 @@ class TestTarget:
 
 def certain(target: Any, values: torch.Tensor, width: int) -> torch.Tensor:
     """Outputs that say these values and nothing else."""
-    if isinstance(target, Located):
+    if isinstance(target, Located) and not isinstance(target, Composed):
         said = torch.full((len(values), width), -20.0)
         for grid, truth in zip(said.split(target.queries), values.split(target.queries), strict=True):
             true = truth[truth[:, 0] >= 0]

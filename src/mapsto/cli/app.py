@@ -59,7 +59,7 @@ Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or
 Data = Annotated[
     Path,
     typer.Argument(
-        help="A table: csv, tsv, jsonl, parquet or txt, also gzipped; or a folder of tables, pictures or videos."
+        help="A table: csv, tsv, jsonl, parquet, txt or conll, also gzipped; or a folder of tables, pictures or videos."
     ),
 ]
 Input = Annotated[

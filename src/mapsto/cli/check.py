@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mapsto.cli.app import Arrow, Data, Encoding, Json, app
-from mapsto.errors import SHOWN_FINDINGS, DataError, Finding
+from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError
 
 if TYPE_CHECKING:
     from mapsto.data.rows import Rows
@@ -26,6 +26,12 @@ def check(
         Path | None, typer.Option(help="Test rows: checked as well, and searched for copies of training rows.")
     ] = None,
     start: Annotated[str | None, typer.Option(help="Count tokens with the tokenizer of this model.")] = None,
+    repair: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the table to this new file (csv, tsv or jsonl) with tags moved where a warning says that they fit."
+        ),
+    ] = None,
     encoding: Encoding = None,
     json: Json = False,
 ) -> None:
@@ -43,6 +49,8 @@ def check(
     # The arrow is bound now, so the test table is read by the same columns.
     test_rows = None if test_table is None else load_rows(rows.arrow, test_table, keep_unreadable=True)
     report = check_rows(rows, test_rows)
+    if repair is not None:
+        _write_repaired(rows, repair)
     errors = [*table.rejected, *rows.faults]
     if test_table is not None and test_rows is not None:
         errors += [*test_table.rejected, *test_rows.faults]
@@ -63,6 +71,27 @@ def check(
         print(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
     if errors:
         raise DataError(f"{_count(len(errors), 'error')} to fix")
+
+
+def _write_repaired(rows: Rows, path: Path) -> None:
+    """Write the table of rows to a file, with the cells that `find_repairs` corrects."""
+    from mapsto.cli.output import print_status
+    from mapsto.data.checks import find_repairs
+    from mapsto.data.readers import file_format
+    from mapsto.data.table import write_rows
+
+    if path.exists():
+        raise UsageError(f"{path} exists already; name another file for the repaired table")
+    if file_format(path) == "parquet":
+        raise UsageError("a repaired table is written as csv, tsv or jsonl")
+    table = rows.table
+    cells = {(row, column): cell for (row, column, cell), _ in find_repairs(rows)}
+    repaired = (
+        {name: cells.get((row, name), table.column(name)[row]) for name in table.columns} for row in range(len(table))
+    )
+    write_rows(path, table.columns, list(repaired))
+    left_out = f"; {len(table.rejected):,} rows that cannot be read are not in it" if table.rejected else ""
+    print_status(f"wrote {len(table):,} rows to {path}, {len(cells):,} of them repaired{left_out}")
 
 
 def _count(count: int, noun: str) -> str:
@@ -94,11 +123,13 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
 
     rows: the table's rows. start: the starting model, whose tokenizer and limit are used; None for those of a new model.
     """
+    from mapsto import kinds
     from mapsto.data.encoding import encode_rows
     from mapsto.data.rows import load_rows
     from mapsto.fitting.build_model import make_config, make_sources
     from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
+    from mapsto.task.capabilities import Composed
 
     arrow = rows.arrow
     beginning = open_start(start, None)
@@ -111,6 +142,8 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     unknown = list(filter(None, [encoded.describe_unknown_tokens(sources)]))
     if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
+    if any(issubclass(target, Composed) for target in kinds.answering(arrow)):
+        return [*unknown, f"{len(encoded.long_rows):,} rows are longer than {limit}; they are read in windows"]
     share = 100 * encoded.num_cut / encoded.num_tokens
     return [
         *unknown,

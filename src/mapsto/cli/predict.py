@@ -38,9 +38,10 @@ def predict(
     long: Annotated[
         str,
         typer.Option(
-            help="What happens to texts longer than the model takes: cut, window (mean over windows), or error."
+            help="What happens to texts longer than the model takes: cut, window (read in parts), or error. auto: window for "
+            "tags, cut for other answers."
         ),
-    ] = "cut",
+    ] = "auto",
     engine: Annotated[
         str,
         typer.Option(

@@ -27,7 +27,7 @@ from mapsto.data.split import check_data, drop_leaks, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
-from mapsto.evaluation.linear_baseline import feature_names
+from mapsto.evaluation.linear_baseline import baseline_name, feature_names
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -37,7 +37,7 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow, parse
-from mapsto.task.capabilities import Comparable, Describable, LinearProbe, has_exclusive_classes
+from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, has_exclusive_classes
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -339,6 +339,8 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
+    if issubclass(target, Composed):
+        candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # random weights have no representation to probe or to contrast
             candidates.append(Candidate(f"{SCRATCH}, full", "full"))
@@ -405,14 +407,27 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
         [_perturb(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
         for port, values in zip(arrow.sources, rows.sources, strict=True)
     ]
+    are_composed = any(issubclass(target, Composed) for target in kinds.answering(arrow))
     # All rows of a kind have the same perturbations, so that the first row names them.
     for name in variants[0][0]:
+        # A changed text of another length no longer has the spans of its label where they were.
+        if are_composed and not _keep_lengths(name, variants, rows):
+            continue
         columns = [
             [variant.get(name, value) for variant, value in zip(column_variants, values, strict=True)]
             for column_variants, values in zip(variants, rows.sources, strict=True)
         ]
         test_sets[name] = replace(rows, sources=columns)
     return test_sets
+
+
+def _keep_lengths(name: str, variants: list[list[dict[str, Any]]], rows: Rows) -> bool:
+    """Return whether a perturbation leaves each value as long as it was. variants: of each row, by source port."""
+    return all(
+        len(variant.get(name, value)) == len(value)
+        for column_variants, values in zip(variants, rows.sources, strict=True)
+        for variant, value in zip(column_variants, values, strict=True)
+    )
 
 
 def _perturb(kind: type[Source], value: Any, row: int) -> dict[str, Any]:

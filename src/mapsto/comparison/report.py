@@ -43,7 +43,7 @@ from mapsto.task.capabilities import Classes
 # name.
 EXPLANATIONS = {
     CONSTANT: "{}: a baseline that ignores its input",
-    CLASSICAL: "{}: a linear model, without pretraining",
+    CLASSICAL: "{}: a baseline without a network or pretraining",
     SCRATCH: "{}: all weights are trained from random values",
     "full": "full: all weights of the starting model are fine-tuned",
     "probe": "probe: the starting model is frozen, and a linear model is fitted to its embeddings",
@@ -282,7 +282,7 @@ def _count_unseen(predictions: Predictions) -> int:
     target = predictions.target
     if not isinstance(target, Classes):
         return 0
-    return sum(not set(target.class_names(label)) <= set(target.classes) for label in predictions.labels)
+    return sum(not set(target.class_names(label)) <= set(target.known_names) for label in predictions.labels)
 
 
 def _format_metric(point: CurvePoint, name: str) -> str:

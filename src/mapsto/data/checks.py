@@ -10,14 +10,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows, row_keys
-from mapsto.errors import Finding, place, shorten
-from mapsto.task.capabilities import Describable, has_exclusive_classes
+from mapsto.errors import DataError, Finding, place, shorten
+from mapsto.task.capabilities import Classes, Describable, Located, has_exclusive_classes, is_located, located_port
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 
@@ -110,8 +111,12 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
         report.warnings += table.remarks_on(columns)
     train = _values(rows)
     report.errors += _one_class(train)
+    report.errors += _unlearnable(rows)
     report.warnings += _labels(train)
+    report.warnings += _label_names(rows, test)
     report.warnings += _repeated(train)
+    for checked in (rows, *([] if test is None else [test])):
+        report.warnings += [finding for _, finding in find_repairs(checked)]
     if test is not None:
         test_values = _values(test)
         report.warnings += _unseen(train, test_values)
@@ -119,6 +124,67 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
         report.errors += report.leaks
         report.warnings += near_duplicates
     return report
+
+
+def _unlearnable(rows: Rows) -> list[Finding]:
+    """Return an error for each target that nothing can be learnt from, such as tags of which no row has one."""
+    errors = []
+    for port, kind, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True):
+        readable = [answer for answer in answers if answer is not None]
+        if port.restores is None and issubclass(kind, Located) and readable:
+            try:
+                kind().learn(readable)
+            except DataError as error:
+                errors.append(Finding(rows.table.origin(0)[0], None, port.column, None, str(error)))
+    return errors
+
+
+def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
+    """Return warnings on the names of classes in answers that have several: alike but for case or spaces, or only in the test."""
+    findings = []
+    for port, kind in enumerate(kinds.answering(rows.arrow)):
+        if not issubclass(kind, Classes) or kind.exclusive:
+            continue
+        target, column = kind(), rows.arrow.targets[port].column
+        counts, test_counts = (
+            Counter(name for answer in part.targets[port] if answer is not None for name in target.class_names(answer))
+            for part in (rows, test or rows)
+        )
+        file = rows.table.origin(0)[0]
+        for group in _alike(counts):
+            spellings = ", ".join(f"{name!r} ({counts[name]:,})" for name in group)
+            reason = f"labels that differ by case or spaces alone: {spellings}"
+            findings.append(Finding(file, None, column, None, reason))
+        test_file = file if test is None else test.table.origin(0)[0]
+        findings += [
+            Finding(test_file, None, column, name, f"a label of the test ({count:,}) that no training row has")
+            for name, count in test_counts.items()
+            if name not in counts
+        ]
+    return findings
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Return the groups of names that differ by case or spaces alone, of two names or more."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def find_repairs(rows: Rows) -> list[tuple[tuple[int, str, Any], Finding]]:
+    """Return probable corrections of answers that lie in a source value: (index of the row, column, new cell), and a finding."""
+    repairs = []
+    for port, target, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True):
+        if not is_located(target) or port.restores is not None or port.column is None:
+            continue
+        if all(source.kind != target.lies_in for source in rows.arrow.sources):
+            continue
+        values = rows.sources[located_port(target, [source.kind for source in rows.arrow.sources])]
+        for repair in target.find_repairs(answers, values):
+            finding = Finding(*rows.origin(repair.row), port.column, repair.quoted, repair.reason)
+            repairs.append(((int(rows.indices[repair.row]), port.column, repair.cell), finding))
+    return repairs
 
 
 def _values(rows: Rows) -> _Values:
@@ -152,17 +218,13 @@ def _labels(values: _Values) -> list[Finding]:
     counts = Counter(label for label in labels if label is not None)
     # Reversed, so that a label's first row overwrites the later ones.
     first = {label: index for index, label in reversed(list(enumerate(labels)))}
-    alike: dict[str, list[str]] = {}
-    for label in counts:
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", label).casefold().split()), []).append(label)
     findings = []
-    for group in alike.values():
-        if len(group) > 1:
-            # The rarest spelling is the likely mistake, so the finding points to its first row.
-            rare = min(group, key=lambda label: counts[label])
-            spellings = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
-            reason = f"labels that differ by case or spaces alone: {spellings}"
-            findings.append(values.finding(first[rare], reason, of_label=True))
+    for group in _alike(counts):
+        # The rarest spelling is the likely mistake, so the finding points to its first row.
+        rare = min(group, key=lambda label: counts[label])
+        spellings = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
+        reason = f"labels that differ by case or spaces alone: {spellings}"
+        findings.append(values.finding(first[rare], reason, of_label=True))
     single = [label for label, count in counts.items() if count == 1]
     return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
 

@@ -59,7 +59,7 @@ class ExampleLimits:
     """The length limit of a corpus's examples, and what is done with longer rows.
 
     longest: largest number of tokens of an example, special tokens included.
-    long: "cut" (drop the tokens beyond), "window" (split into several examples) or "error" (`--long`).
+    long: "cut" (drop the tokens beyond), "window" (split into several examples) or "error" (`--long`); for a table also "auto".
     units: whether shards also store where words begin, which hiding whole words needs.
     """
 

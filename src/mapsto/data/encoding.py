@@ -12,7 +12,7 @@ from mapsto.data.rows import Rows
 from mapsto.errors import DataError, UsageError
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Located, Tokenized
+from mapsto.task.capabilities import Composed, Located, Tokenized, located_port
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -20,6 +20,8 @@ from mapsto.task.target import Target
 MAX_UNKNOWN = 0.02
 # No piece is cut to fewer tokens than this.
 MIN_PIECE = 4
+# The share of a window that the next one repeats, for answers that are composed of those of windows.
+OVERLAP = 0.25
 # Memory for lazily encoded pieces, in bytes.
 CACHE_BYTES = 2**30
 
@@ -86,15 +88,40 @@ def require_room(arrow: Arrow, max_tokens: int) -> None:
         raise UsageError(f"examples of {max_tokens} tokens are too short; {arrow} needs at least {fewest}")
 
 
+def encode_to_answer(
+    rows: Rows,
+    sources: Mapping[str, Source],
+    targets: Sequence[Target],
+    max_tokens: int,
+    long: str = "auto",
+    aligned: bool = False,
+) -> EncodedRows:
+    """Encode rows as pieces for a model with these targets, and cut, split or refuse those above `max_tokens` tokens.
+
+    long: as for `encode_rows`, or "auto": windows if a target's answer is composed of those of windows, else "cut".
+    aligned: whether pieces are aligned even if no target needs it.
+    """
+    composed = next((target for target in targets if isinstance(target, Composed)), None)
+    windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
+    long = ("cut" if windowed is None else "window") if long == "auto" else long
+    return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed)
+
+
 def encode_rows(
-    rows: Rows, sources: Mapping[str, Source], max_tokens: int, long: str, aligned: bool = False
+    rows: Rows,
+    sources: Mapping[str, Source],
+    max_tokens: int,
+    long: str,
+    aligned: bool = False,
+    windowed: int | None = None,
 ) -> EncodedRows:
     """Encode rows as pieces, and cut, split or refuse those above `max_tokens` tokens.
 
     If all source kinds bound the length of their pieces, as images do, no limit applies and a piece is encoded when read.
     sources: the sources by kind. max_tokens: largest number of tokens of an example, special tokens included.
-    long: "cut", "window" or "error" (`--long`). Rows of several sources are cut even with "window".
+    long: "cut", "window" or "error" (`--long`). Rows of several sources are cut even with "window", unless `windowed` is set.
     aligned: whether pieces also carry, for each token, its place in raw coordinates and the word that it belongs to.
+    windowed: index of the source that is split into windows, which then overlap; each of them repeats the other sources.
     Raises UsageError if `max_tokens` is too small for the sources, DataError for long rows with long="error".
     """
     require_room(rows.arrow, max_tokens)
@@ -117,7 +144,10 @@ def encode_rows(
         if size > max_tokens:
             long_rows.append(index)
             # With several sources it is not clear which windows belong together.
-            if long == "window" and len(example) == 1:
+            if long == "window" and windowed is not None:
+                parts = _overlapping_windows(example, sources, max_tokens, windowed)
+                num_cut += _num_lost(example, parts[0], windowed)
+            elif long == "window" and len(example) == 1:
                 parts = [(window,) for window in sources[example[0].kind].windows(example[0], max_tokens)]
             else:
                 parts = [_cut(example, sources, max_tokens)]
@@ -166,6 +196,29 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
             self.room -= size
             self.cache[row] = pieces
         return pieces
+
+
+def _overlapping_windows(
+    example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int, windowed: int
+) -> list[tuple[Piece, ...]]:
+    """Return the example with windows of its piece number `windowed`, each with the other pieces.
+
+    The other pieces are cut if they take more than half of `max_tokens`, but not below 4 tokens each (MIN_PIECE).
+    sources: the sources by kind.
+    """
+    others = (*example[:windowed], *example[windowed + 1 :])
+    # No piece is cut below MIN_PIECE tokens.
+    limit = max(max_tokens // 2, MIN_PIECE * len(others))
+    if sum(map(len, others)) > limit:
+        others = _cut(others, sources, limit)
+    room = max_tokens - sum(map(len, others))
+    windows = sources[example[windowed].kind].windows(example[windowed], room, OVERLAP)
+    return [(*others[:windowed], window, *others[windowed:]) for window in windows]
+
+
+def _num_lost(example: tuple[Piece, ...], part: tuple[Piece, ...], windowed: int) -> int:
+    """Return how many tokens the pieces besides number `windowed` lost in `part`, a window of the example."""
+    return sum(len(piece) - len(cut) for i, (piece, cut) in enumerate(zip(example, part, strict=True)) if i != windowed)
 
 
 def _cut(example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int) -> tuple[Piece, ...]:

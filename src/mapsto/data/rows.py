@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,7 @@ from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow, Port, bind, require_kinds
-from mapsto.task.capabilities import FileBacked, Located, is_located
+from mapsto.task.capabilities import FileBacked, Located, is_located, located_port
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -106,17 +107,19 @@ class _Reader:
     table: Table
     faults: dict[int, list[Finding]] = field(default_factory=dict)
 
-    def column(self, port: Port, kind: type[Source] | type[Target]) -> list[Any]:
+    def column(
+        self, port: Port, kind: type[Source] | type[Target], prepare: Callable[[object], object] = lambda cell: cell
+    ) -> list[Any]:
         """Return the values in a port's column; None for each unreadable cell, about which a finding is added.
 
-        kind: the kind as which cells are read.
+        kind: the kind as which cells are read. prepare: changes each cell before.
         """
         assert port.column is not None
         values = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
         for row, cell in enumerate(self.table.column(port.column)):
             try:
-                values.append(kind.read(cell if locate is None else locate(cell, self.table.beside(row))))
+                values.append(kind.read(prepare(cell) if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
                 # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
                 quoted = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, QUOTABLE) else None
@@ -124,13 +127,20 @@ class _Reader:
                 values.append(None)
         return values
 
-    def check_answers(self, port: Port, target: Located | type[Located], answers: list[Any], values: list[Any]) -> None:
-        """Add a finding for each answer that cannot lie in the source value of its row, such as a box outside of its image.
+    def place_answers(self, port: Port, target: Located | type[Located], answers: list[Any], values: list[Any]) -> None:
+        """Complete each answer by the source value of its row; add a finding if it cannot lie there, such as a box outside.
 
-        answers, values: for each row the answer at `port`, and the source value that it refers to.
+        answers, values: for each row the answer at `port`, which is replaced, and the source value that it refers to.
         """
         for row, (answer, value) in enumerate(zip(answers, values, strict=True)):
-            if answer is not None and value is not None and (reason := target.misplaced(answer, value)):
+            if answer is None or value is None:
+                continue
+            try:
+                answers[row] = target.place(answer, value)
+            except BadCell as error:
+                self.add_fault(row, port.column, None, error)
+                continue
+            if reason := target.misplaced(answers[row], value):
                 self.add_fault(row, port.column, None, reason)
 
     def add_fault(self, row: int, column: str | None, value: str | None, reason: object) -> None:
@@ -158,7 +168,17 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
     """
     arrow = bind_to(arrow, table, answers)
     reader = _Reader(table)
-    sources = [reader.column(port, kinds.source(port.kind)) for port in arrow.sources]
+    # A kind that is also a source has no forms of its own; without `~` it may not even be answered.
+    targets_of_sources = [kinds.target(port.kind) for port in arrow.targets if port.kind not in kinds.names("source")]
+    located = [target for target in targets_of_sources if is_located(target)]
+
+    def read_source(port: Port) -> list[Any]:
+        forms = [target.prepare_source for target in located if target.lies_in == port.kind]
+        return reader.column(
+            port, kinds.source(port.kind), lambda cell: reduce(lambda value, form: form(value), forms, cell)
+        )
+
+    sources = [read_source(port) for port in arrow.sources]
     answer_ports = list(zip(arrow.targets, kinds.answering(arrow), strict=True)) if answers else []
     targets = [
         [None] * len(table) if port.restores is not None else reader.column(port, target)
@@ -168,9 +188,9 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
     for (port, target), column in zip(answer_ports, targets, strict=True):
         if not is_located(target):
             continue
-        for source, values in zip(arrow.sources, sources, strict=True):
-            if source.kind == target.lies_in:
-                reader.check_answers(port, target, column, values)
+        if any(source.kind == target.lies_in for source in arrow.sources):
+            values = sources[located_port(target, [source.kind for source in arrow.sources])]
+            reader.place_answers(port, target, column, values)
     rows = Rows(arrow, table, sources, targets, np.arange(len(table)), reader.all_faults())
     return rows if keep_unreadable or not rows.faults else rows.readable()
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.data import readers, writers
+from mapsto.data import conll, readers, writers
+from mapsto.data.file_part import FilePart, clean_cell, from_records
 from mapsto.data.files import list_files
-from mapsto.data.readers import FilePart
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
 
@@ -138,7 +138,7 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
     if is_path(source):
         return _concatenate(list(stream_tables(source, encoding)))
     if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
-        part = _columns({name: list(source[name]) for name in source.column_names})
+        part = _columns({name: _name_classes(source, name) for name in source.column_names})
     elif hasattr(source, "to_pylist"):  # an Arrow table
         _require_once(getattr(source, "column_names", ()))
         part = _records(source.to_pylist())
@@ -159,7 +159,20 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
         raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
     if not part.rows:
         raise DataError(f"{part.file} has no rows")
-    return _table(part, part.data)
+    return _table(conll.join_word_columns(part), part.data)
+
+
+def _name_classes(source: Any, column: str) -> list[Any]:
+    """Return the cells of a column of a Hugging Face data set; numbers in lists become the names that the data set has for them.
+
+    These are the tags of words. Numbers that are cells by themselves stay numbers.
+    """
+    cells = list(source[column])
+    feature = (getattr(source, "features", None) or {}).get(column)
+    names = getattr(getattr(feature, "feature", None), "names", None)
+    if not names:
+        return cells
+    return [readers.name_items(cell, names) for cell in cells]
 
 
 def is_path(source: Any) -> bool:
@@ -204,12 +217,12 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
     for path in listing.files:
         found_columns: set[str] = set()
         has_rows = False
-        for part in readers.stream_file(path, encoding):
+        for part in map(conll.join_word_columns, readers.stream_file(path, encoding)):
             found_columns |= set(part.data)
             columns |= dict.fromkeys(part.data)
             has_rows = has_rows or bool(part.rows)
             rejected = rejected or part.rejected
-            yield replace(_table(part, columns), remarks=remarks)
+            yield replace(_table(part, columns), remarks=[*remarks, *part.remarks])
             remarks = []  # they concern the whole source and are reported once
         if has_rows:
             file_columns = [*file_columns[:1], (str(path), found_columns)]
@@ -268,7 +281,7 @@ def _columns(data: dict[str, list[Any]]) -> FilePart:
     if len(lengths) > 1:
         raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
     rows = range(1, 1 + (lengths.pop() if lengths else 0))
-    clean = {name: [readers.clean_cell(value) for value in values] for name, values in data.items()}
+    clean = {name: [clean_cell(value) for value in values] for name, values in data.items()}
     return FilePart("data", clean, list(rows), [])
 
 
@@ -281,7 +294,7 @@ def _records(records: list[Any]) -> FilePart:
         if not isinstance(record, Mapping):
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
     numbered = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
-    return readers.from_records("data", numbered, [])
+    return from_records("data", numbered, [])
 
 
 def _concatenate(parts: list[Table]) -> Table:

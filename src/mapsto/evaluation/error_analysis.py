@@ -30,7 +30,16 @@ from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import make_generator
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Attributable, Classes, Comparable, Describable, has_exclusive_classes
+from mapsto.task.capabilities import (
+    Attributable,
+    Classes,
+    Comparable,
+    Composed,
+    Confident,
+    Describable,
+    has_exclusive_classes,
+    located_port,
+)
 
 Bools = NDArray[np.bool_]
 
@@ -184,6 +193,8 @@ def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.devi
     first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
     if first is None or first.state() != predictions.target.state():
         return {}  # an Explainer explains the first target only
+    if isinstance(first, Composed):
+        return {}  # the page outlines its answers in the values instead
     # A row may be in both lists, and is explained once.
     rows = np.unique(np.concatenate([_confident_mistakes(predictions), _random_rows(predictions)]))
     try:
@@ -207,7 +218,7 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
     if row_scores is None:
         return None
     scores = row_scores.astype(np.float64)
-    confidence = target.confidence(predictions.outputs) if isinstance(target, Classes) else None
+    confidence = target.confidence(predictions.outputs) if isinstance(target, Confident) else None
     suspects = predictions.suspects
     first_suspects = np.array([suspect.index for suspect in suspects.rows[:MAX_CASES]], np.int64)
     return ErrorAnalysis(
@@ -374,7 +385,7 @@ def _confident_mistakes(predictions: Predictions) -> Ints:
     The result is empty for targets whose answers have no confidence.
     """
     target = predictions.target
-    if not isinstance(target, Classes) or not isinstance(target, Comparable):
+    if not isinstance(target, Confident) or not isinstance(target, Comparable):
         return np.zeros(0, np.int64)
     confidence = target.confidence(predictions.outputs)
     scores = target.per_item_metric(predictions.outputs, predictions.labels)
@@ -398,13 +409,16 @@ def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attributi
     parts: attributions by row index.
     """
     target, table_rows = predictions.target, predictions.rows
-    if not len(rows) or not isinstance(target, Classes):
+    if not len(rows) or not isinstance(target, Confident):
         return []
     confidence = target.confidence(predictions.outputs)
     cases = []
     for row, answer in zip(rows.tolist(), target.decode(predictions.outputs[torch.from_numpy(rows)]), strict=True):
         file, line = table_rows.origin(row)
         value = predictions.input_text(row)
+        if isinstance(target, Composed):
+            port = located_port(target, [port.kind for port in predictions.arrow.sources])
+            target.add_excerpts(answer, table_rows.sources[port][row])
         label, answer_text = target.brief(predictions.labels[row]), target.brief(answer.get(target.kind, ""))
         cases.append(Case(row, file, line, value, label, answer_text, float(confidence[row]), parts.get(row, [])))
     return cases

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
+from mapsto.data.encoding import EncodedRows, encode_to_answer
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows, load_rows, require_readable
@@ -39,7 +39,7 @@ from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Classes, Located, Reconstruction, has_exclusive_classes
+from mapsto.task.capabilities import Classes, Composed, Confident, Located, Reconstruction, has_exclusive_classes
 from mapsto.task.target import Target
 
 NUM_SAMPLES = 8  # rows whose outputs are kept for the report
@@ -78,7 +78,7 @@ class Predictions:
 
     def calibration(self) -> tuple[Floats, Floats] | None:
         """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability."""
-        if not isinstance(self.target, Classes):
+        if not isinstance(self.target, Confident):
             return None
         confidence = self.target.confidence(self.outputs)
         return confidence, self.target.correctness(self.outputs, self.labels).astype(np.float64)
@@ -167,11 +167,11 @@ def evaluate(
     )
     arrow = rows.arrow
     faults = require_readable(rows, bad_rows)
-    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
+    encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
-    if len(encoded.long_rows):
+    if encoded.num_cut:
         notes.append(
             f"{len(encoded.long_rows)} rows are longer than the model takes; {encoded.num_cut:,} tokens were cut off"
         )
@@ -210,6 +210,7 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
     if isinstance(target, Classes):
         confusion = target.confusion(predictions.outputs, labels)
         evaluation.confusion.update({f"{prefix}{label}": counts for label, counts in confusion.items()})
+    if isinstance(target, Confident):
         evaluation.notes.extend(target.notes(labels))
     evaluation.predictions.append(predictions)
 
@@ -237,7 +238,7 @@ def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: 
     For a target that is read at tokens, return its evidence instead, which is the part of its outputs that metrics
     need.
     """
-    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut", need_alignment(mapping.targets))
+    encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     if mapping.targets[port].readout.per_example:
         (outputs,) = row_outputs(mapping, question_examples(mapping, encoded), len(rows), [port], device)
         return outputs
@@ -311,7 +312,13 @@ def score_examples(
     done: called after each batch with its number of examples.
     """
     scores: dict[str, Score] = {}
+    by_row = _ports_by_row(mapping, examples) if rows is not None else []
+    if by_row:
+        assert rows is not None
+        scores |= _score_by_row(mapping, examples, rows, by_row, device)
     for port, port_evidence in collect_evidence(mapping, scoring_examples(examples), device, done).items():
+        if port in by_row:
+            continue
         labels = port_evidence.values.tolist()
         prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
         if mapping.arrow.targets[port].restores is None:
@@ -319,5 +326,30 @@ def score_examples(
             # Metrics need the labels as the table has them; a restored source has its tokens as labels.
             labels = [rows.targets[port][examples.answers.row_indices[row]] for row in port_evidence.rows]
         port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.evidence, labels))
+        scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
+    return scores
+
+
+def _ports_by_row(mapping: Mapping, examples: Examples) -> list[int]:
+    """Return the target ports that are scored by row, since a long row is several examples; none if no target is composed."""
+    if examples.answers is None or not any(isinstance(target, Composed) for target in mapping.targets):
+        return []
+    return [port for port in mapping.ports_per_example if examples.answers.has_values[port]]
+
+
+def _score_by_row(
+    mapping: Mapping, examples: Examples, rows: Rows, ports: Sequence[int], device: torch.device
+) -> dict[str, Score]:
+    """Return the scores of target ports with one answer for each row, of examples that are windows, by name of the metric.
+
+    examples: the windows, which carry labels. rows: the rows with the labels.
+    """
+    assert examples.answers is not None
+    row_of = examples.answers.row_indices
+    windows = (replace(example, row=int(row_of[example.row])) for example in scoring_examples(examples))
+    scores: dict[str, Score] = {}
+    for port, outputs in zip(ports, row_outputs(mapping, windows, len(rows), ports, device), strict=True):
+        prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        port_scores = with_intervals(mapping.targets[port].metrics(outputs, rows.targets[port]))
         scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
     return scores

@@ -1,5 +1,6 @@
 """The linear baseline of a task: logistic or ridge regression on classical features, such as TF-IDF.
 
+Answers that are composed of those of words have a baseline of their own instead, such as the commonest tag of each word.
 It needs no network and is what anyone would try first, so a model's score is shown beside the baseline's.
 Legend of shapes: n rows, f features.
 """
@@ -22,7 +23,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.progress import duration
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Comparable, Describable, LinearProbe, linear_source
+from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, linear_source, located_port
 from mapsto.task.target import Target
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
@@ -48,8 +49,18 @@ def feature_names(arrow: Arrow) -> list[str]:
 def has_linear_baseline(mapping: Mapping) -> bool:
     """Return whether a linear baseline can be scored beside the first target of a mapping, which is not linear itself."""
     target = next(iter(mapping.targets), None)
+    if isinstance(target, Composed):
+        return isinstance(target, Comparable)
     is_scored = isinstance(target, LinearProbe) and isinstance(target, Comparable)
     return is_scored and not mapping.config.is_linear and bool(feature_names(mapping.arrow))
+
+
+def baseline_name(arrow: Arrow, target: Target | type[Target]) -> str:
+    """Return the linear baseline in words, such as "a linear model of TF-IDF". target: an object or a class."""
+    kind = target if isinstance(target, type) else type(target)
+    if issubclass(kind, Composed):
+        return kind.baseline_rule
+    return f"a linear model of {' and '.join(feature_names(arrow))}"
 
 
 def why_not_linear(arrow: Arrow) -> str:
@@ -66,9 +77,13 @@ def why_not_linear(arrow: Arrow) -> str:
 def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Predict:
     """Fit the linear baseline of one target to training rows; return the function from rows to its outputs (n, …).
 
-    target: has learnt its classes from these rows; must be a LinearProbe.
+    target: has learnt its classes from these rows; must be a LinearProbe or Composed.
     port: index of the target. seed: draws the folds that choose the penalty.
     """
+    if isinstance(target, Composed):
+        source = located_port(target, [port.kind for port in rows.arrow.sources])
+        answer = target.fit_baseline(rows.targets[port], rows.sources, source)
+        return lambda new_rows: answer(new_rows.sources)
     assert isinstance(target, LinearProbe)
     # A target with a linear probe reads one vector a row, so no pieces with token positions are needed.
     values = np.array([target.encode(answer, ()).values for answer in rows.targets[port]])
@@ -124,12 +139,12 @@ def _fit_features(rows: Rows) -> Callable[[Rows], Any]:
 class BaselineComparison:
     """The scores of a model and of the linear baseline on the same rows.
 
-    features: name of the baseline's features, such as "TF-IDF". metric: name of the score.
+    name: the baseline in words, such as "a linear model of TF-IDF". metric: name of the score.
     is_method: whether `--method linear` fits the baseline as a model.
     difference: mean over the rows of the model's score minus the baseline's. half_width: half the width of its 95 % interval.
     """
 
-    features: str
+    name: str
     metric: str
     model: float
     baseline: float
@@ -139,7 +154,7 @@ class BaselineComparison:
 
     def __str__(self) -> str:
         both = f"{self.metric} {100 * self.baseline:.1f} % against {100 * self.model:.1f} %"
-        name = f"a linear model of {self.features}"
+        name = self.name
         advice = "; --method linear fits it, without a start" if self.is_method else ""
         if self.difference < -self.half_width:
             return f"{name} is better here: {both}{advice}"
@@ -165,7 +180,7 @@ def compare_with_baseline(
     compute, *arrays = target.metrics(outputs, labels)[metric]
     compute_baseline, *baseline_arrays = target.metrics(baseline, labels)[metric]
     return BaselineComparison(
-        " and ".join(feature_names(rows.arrow)),
+        baseline_name(rows.arrow, target),
         metric,
         float(compute(*arrays)),
         float(compute_baseline(*baseline_arrays)),

@@ -18,12 +18,12 @@ from mapsto.evaluation.suspects import describe_counts
 from mapsto.explain.highlighting import highlight_parts
 from mapsto.report.figures import COLOUR_LEGEND, truncate
 from mapsto.report.page import PageTable, Section, trusted_html
-from mapsto.task.capabilities import Classes, Located, Spatial, require
+from mapsto.task.capabilities import Classes, Located, Outlinable, located_port, require
 
 MAX_CONFUSIONS, MAX_SLICES = 12, 20
 
 HIGHLIGHT_LEGEND = f"{COLOUR_LEGEND} mapsto explain measures how far such colours can be trusted."
-OUTLINE_LEGEND = "Frames: dashed green for labels, red for answers; hover over a frame for its class."
+OUTLINE_LEGEND = "Outlines: dashed green for labels, solid red for answers; hover over one for its class."
 
 
 def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:
@@ -145,11 +145,11 @@ def _outline_answers(predictions: Predictions, case: Case) -> Any:
     """Return the input of a case as HTML with the true and the predicted regions (such as boxes) outlined in it."""
     target = predictions.target
     assert isinstance(target, Located)
-    (port,) = (i for i, port in enumerate(predictions.arrow.sources) if port.kind == target.lies_in)
+    port = located_port(target, [port.kind for port in predictions.arrow.sources])
     answer = target.decode(predictions.outputs[case.index : case.index + 1])[0][target.kind]
     # True regions come first, so that the answers are drawn over them.
     marks = [*target.regions(predictions.labels[case.index], true=True), *target.regions(answer)]
-    source = require(kinds.source(target.lies_in), Spatial, "outlined")
+    source = require(kinds.source(target.lies_in), Outlinable, "outlined")
     return trusted_html(source.outline(predictions.rows.sources[port][case.index], marks))
 
 

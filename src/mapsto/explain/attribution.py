@@ -24,13 +24,13 @@ from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
 from mapsto.explain.attnlrp import AttnLRP
-from mapsto.inference.forward import question_examples, row_outputs
+from mapsto.inference.forward import forward_batches, make_questions, question_examples, row_outputs
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import make_batches
-from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Attributable, Explainable, require
+from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.capabilities import Attributable, Composed, Explainable, located_port, require
 
 METHODS = ("relevance", "gradient", "integrated", "occlusion")
 DEFAULT_METHOD = "relevance"
@@ -157,10 +157,11 @@ class Explainer:
         self.num_cut += len(encoded.long_rows)
         examples = list(question_examples(self.mapping, encoded))
         outputs = self.outputs(examples)
-        scores = self.answer_scores(outputs, outputs)
-        baseline_scores = self.answer_scores(self.outputs([self.blank(example) for example in examples]), outputs)
-        weights = self.token_weights(examples, outputs)
-        answers = self.target.decode(outputs)
+        reference = self.reference(outputs)
+        scores = self.answer_scores(outputs, reference)
+        baseline_scores = self.answer_scores(self.outputs([self.blank(example) for example in examples]), reference)
+        weights = self.token_weights(examples, reference)
+        answers, summaries = self._describe_answers(rows, outputs, reference)
         for row, example in enumerate(examples):
             gap = None
             if self.method == "integrated":
@@ -168,7 +169,7 @@ class Explainer:
             values = [column[row] for column in rows.sources]
             yield Explanation(
                 answers[row],
-                self._summary(answers[row]),
+                summaries[row],
                 self._attributions(example, weights[row], values),
                 self.method,
                 self.target.score_unit,
@@ -177,13 +178,48 @@ class Explainer:
                 gap,
             )
 
-    def _summary(self, answer: dict[str, Any]) -> str:
-        """Return a decoded answer in a few words, followed by its probability if it has one."""
-        probability = f", {answer['probability']:.2f}" if "probability" in answer else ""
-        return f"{self.target.brief(answer[self.target.kind])}{probability}"
+    def _describe_answers(
+        self, rows: Rows, outputs: Tensor, reference: Tensor
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return the decoded answers of rows, and what is explained of each in a few words, with a probability if it has one."""
+        target = self.target
+        if isinstance(target, Composed):
+            values = rows.sources[located_port(target, [port.kind for port in rows.arrow.sources])]
+            answers = target.decode(target.pad([target.compose([part]) for part in target.unpad(outputs)]))
+            for answer, value in zip(answers, values, strict=True):
+                target.add_excerpts(answer, value)
+            return answers, [target.describe_part(part, value) for part, value in zip(reference, values, strict=True)]
+        answers = target.decode(outputs)
+        summaries = []
+        for answer in answers:
+            probability = f", {answer['probability']:.2f}" if "probability" in answer else ""
+            summaries.append(f"{target.brief(answer[target.kind])}{probability}")
+        return answers, summaries
+
+    def reference(self, outputs: Tensor) -> Tensor:
+        """Return what fixes the explained answer of each example, (n, …): a part of the answer, or by default the outputs.
+
+        outputs: (n, …), the model's outputs for the examples.
+        """
+        return self.target.main_part(outputs) if isinstance(self.target, Composed) else outputs
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
-        """Return the model's outputs for examples at the explained target port, (n, …), on the CPU."""
+        """Return the model's outputs for examples at the explained target port, (n, …), on the CPU.
+
+        For a Composed target they are the results of `split`, padded.
+        """
+        target = self.target
+        if isinstance(target, Composed):
+            parts: list[Tensor] = [torch.zeros(0)] * len(examples)
+            for batch, hidden in forward_batches(self.mapping, _renumber(examples), self.device):
+                pieces = [examples[row].pieces for row in batch.rows.tolist()]
+                if batch.answers[self.port] is not None:
+                    output = self.mapping.read(hidden, batch, self.port).float().cpu()
+                    for row, part in zip(batch.rows.tolist(), target.split(output, pieces), strict=True):
+                        parts[row] = part
+            # Nothing is read of an example without words, as when all are removed.
+            shape = next((part.shape[1:] for part in parts if part.ndim > 1), (target.width,))
+            return target.pad([part if part.ndim > 1 else torch.zeros(0, *shape) for part in parts])
         (outputs,) = row_outputs(self.mapping, _renumber(examples), len(examples), [self.port], self.device)
         return outputs
 
@@ -196,47 +232,50 @@ class Explainer:
         scores: Floats = self.target.answer_score(outputs, reference).double().numpy()
         return scores
 
-    def token_weights(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+    def token_weights(self, examples: Sequence[Example], reference: Tensor) -> list[NDArray[np.float32]]:
         """Return for each example the attribution weights of its tokens, (t,), by the method of this object.
 
-        outputs: (n, …), the model's outputs for the examples, whose answers are explained.
+        reference: (n, …), what fixes the answers that are explained, see `reference`.
         Occlusion gives the weight of a whole part to the first token of the part, and 0 to the others.
         """
         if self.method == "occlusion":
-            return self._occlusion(examples, outputs)
+            return self._occlusion(examples, reference)
         if self.method == "integrated":
             return [
                 weights
                 for start in range(0, len(examples), INTEGRATED_AT_ONCE)
-                for weights in self._integrated_gradients(examples[start : start + INTEGRATED_AT_ONCE], outputs[start:])
+                for weights in self._integrated_gradients(
+                    examples[start : start + INTEGRATED_AT_ONCE], reference[start:]
+                )
             ]
-        return self._input_times_gradient(examples, outputs)
+        return self._input_times_gradient(examples, reference)
 
-    def _input_times_gradient(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+    def _input_times_gradient(self, examples: Sequence[Example], references: Tensor) -> list[NDArray[np.float32]]:
         """Return for each example its tokens' weights (t,): embedding × gradient of the answer's score, summed over the width.
 
-        outputs: (n, …), the model's outputs for the examples.
+        references: (n, …), what fixes the answers of the examples.
         With the method "relevance", the gradient follows the rules of AttnLRP; otherwise it is the true gradient.
         """
         weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
         for batch in make_batches(_renumber(examples), TOKENS_WITH_GRADIENT):
             on_device = batch.to(self.device)
-            reference = outputs[torch.from_numpy(batch.rows)].to(self.device)
+            reference = references[torch.from_numpy(batch.rows)].to(self.device)
+            pieces = [examples[row].pieces for row in batch.rows.tolist()]
             x = self._embed(on_device)
             # The other methods need the true gradient.
             with AttnLRP() if self.method == "relevance" else nullcontext():
-                products = (x * self._gradient(on_device, x, reference)).sum(-1)
+                products = (x * self._gradient(on_device, x, reference, pieces)).sum(-1)
             flat = products.flatten().float().cpu().numpy()
             for row, start, length in zip(batch.rows, batch.starts.tolist(), batch.lengths.tolist(), strict=True):
                 weights[int(row)] = flat[start : start + length]
         return weights
 
-    def _integrated_gradients(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+    def _integrated_gradients(self, examples: Sequence[Example], references: Tensor) -> list[NDArray[np.float32]]:
         """Return for each example its tokens' weights (t,) by integrated gradients.
 
         Gradients are integrated along the line from the blank input to the input by Gauss–Legendre quadrature. Each step of the
         quadrature is a copy of the example, and the copies of all examples are packed into the same batches.
-        outputs: (n, …), the model's outputs for the examples.
+        references: (n, …), what fixes the answers of the examples.
         """
         positions, quadrature_weights = np.polynomial.legendre.leggauss(self.steps)
         positions, quadrature_weights = (positions + 1) / 2, quadrature_weights / 2  # from [−1, 1] to [0, 1]
@@ -256,8 +295,9 @@ class Explainer:
             baseline = self._embed(_with_tokens_of(on_device, [blanks[int(index)] for index in indices]))
             # The place behind the last example is padding, which stays at the baseline.
             progress = torch.from_numpy(np.append(positions[step], 0)).to(x)[on_device.owner][..., None]
-            reference = outputs[torch.from_numpy(indices)].to(self.device)
-            gradient = self._gradient(on_device, baseline + progress * (x - baseline), reference)
+            reference = references[torch.from_numpy(indices)].to(self.device)
+            pieces = [examples[int(index)].pieces for index in indices]
+            gradient = self._gradient(on_device, baseline + progress * (x - baseline), reference, pieces)
             flat = ((x - baseline) * gradient).sum(-1).flatten().float().cpu().numpy()
             ends = batch.starts + batch.lengths
             for index, quadrature_weight, start, end in zip(
@@ -271,31 +311,36 @@ class Explainer:
         with torch.no_grad():
             return self.mapping.embed(batch)
 
-    def _gradient(self, batch: Batch, x: Tensor, reference: Tensor) -> Tensor:
+    def _gradient(self, batch: Batch, x: Tensor, reference: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         """Return the gradient (r, l, d) of the summed answer scores with respect to the embedded tokens `x` (r, l, d).
 
         Examples do not attend to each other, so each token gets the gradient of the score of its own example.
-        reference: (n, …), the outputs whose answers are scored.
+        reference: (n, …), what fixes the answers that are scored. pieces: those of each example of the batch.
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
+            if batch.answers[self.port] is None and isinstance(self.target, Composed):
+                return torch.zeros_like(x)  # no example has a word
             output = self.mapping.read(self.mapping.hidden(batch, x), batch, self.port)
-            scores = self.target.answer_score(output.float(), reference)
+            output, target = output.float(), self.target
+            if isinstance(target, Composed):
+                output = target.pad(target.split(output, pieces))
+            scores = target.answer_score(output, reference)
             (gradient,) = torch.autograd.grad(scores.sum(), x)
         return gradient
 
-    def _occlusion(self, examples: Sequence[Example], outputs: Tensor) -> list[NDArray[np.float32]]:
+    def _occlusion(self, examples: Sequence[Example], references: Tensor) -> list[NDArray[np.float32]]:
         """Return for each example its tokens' weights (t,): the fall of the answer's score when a part is removed.
 
         The first token of a part has the weight of the part, other tokens have 0.
-        outputs: (n, …), the model's outputs for the examples.
+        references: (n, …), what fixes the answers of the examples.
         """
         removals = [(index, part) for index, example in enumerate(examples) for part in split_parts(example)]
         outputs_without = self.outputs([self.remove_parts(examples[index], [part]) for index, part in removals])
         indices = torch.tensor([index for index, _ in removals])
-        scores = self.answer_scores(outputs, outputs)[indices.numpy()]
+        scores = self.answer_scores(self.outputs(examples), references)[indices.numpy()]
         # The score followed is that of the original answer, even where another answer is better without the part.
-        drops = scores - self.answer_scores(outputs_without, outputs[indices])
+        drops = scores - self.answer_scores(outputs_without, references[indices])
         weights = [np.zeros(sum(map(len, example.pieces)), np.float32) for example in examples]
         for (index, part), drop in zip(removals, drops.tolist(), strict=True):
             weights[index][part[0]] = drop
@@ -325,7 +370,8 @@ class Explainer:
             in_piece = removed[(removed >= first) & (removed < first + len(piece))] - first
             pieces.append(self.sources[piece.kind].remove_tokens(piece, in_piece) if len(in_piece) else piece)
             first += len(piece)
-        return Example(tuple(pieces), example.answers, example.row)
+        # The places of what is asked move with the tokens.
+        return Example(tuple(pieces), make_questions(self.mapping, pieces), example.row)
 
     def _attributions(self, example: Example, weights: NDArray[np.float32], values: Sequence[Any]) -> list[Attribution]:
         """Return the attribution of each part of an example: the sum of its tokens' weights, and its region of the raw value.

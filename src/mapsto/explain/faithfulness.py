@@ -136,7 +136,8 @@ def _scores_without_parts(
     first: index in the whole sample of the first of `examples`; with `seed` it determines the random orders.
     """
     outputs = explainer.outputs(examples)
-    weights = explainer.token_weights(examples, outputs)
+    reference = explainer.reference(outputs)
+    weights = explainer.token_weights(examples, reference)
     reduced: list[Example] = []
     for index, (example, token_weights) in enumerate(zip(examples, weights, strict=True), first):
         parts = split_parts(example)
@@ -150,8 +151,8 @@ def _scores_without_parts(
     num_reductions = len(ORDERS) * (len(DELETED_SHARES) + len(RETAINED_SHARES))
     indices = torch.arange(len(examples)).repeat_interleave(num_reductions)
     # Always the score of the original answer, whatever the model answers without the parts.
-    full_scores = explainer.answer_scores(outputs, outputs)
-    reduced_scores = explainer.answer_scores(reduced_outputs, outputs[indices])
+    full_scores = explainer.answer_scores(outputs, reference)
+    reduced_scores = explainer.answer_scores(reduced_outputs, reference[indices])
     if has_exclusive_classes(explainer.target):  # the scores are log-odds of one class
         full_scores, reduced_scores = _sigmoid(full_scores), _sigmoid(reduced_scores)
     return full_scores, reduced_scores.reshape(len(examples), len(ORDERS), -1)

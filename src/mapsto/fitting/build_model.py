@@ -71,7 +71,7 @@ def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> 
     located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
     return {
         kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
-        if options.size is not None or kind in located_in
+        if options.size is not None or (kind in located_in and isinstance(source, Spatial))
         else source
         for kind, source in sources.items()
     }

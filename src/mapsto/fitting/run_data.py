@@ -174,6 +174,6 @@ def length_limits(
         raise UsageError(f"--length {options.length} is more than the {max_length} tokens that this model takes")
     # Shorter examples make pretraining faster; a fit reads as much of each value as the model can.
     longest = options.length or min(max_length, PRETRAIN_LENGTH if pretraining else max_length)
-    # Pretraining learns from every part of a long value; in a fit its label belongs to the whole.
-    long: str = options.long if options.long != "auto" else "window" if pretraining else "cut"
+    # Pretraining learns from every part of a long value; in a fit the answers decide.
+    long: str = "window" if options.long == "auto" and pretraining else options.long
     return corpus.ExampleLimits(longest, long, units)

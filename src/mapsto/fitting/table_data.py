@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from mapsto import kinds
-from mapsto.data.encoding import encode_rows, need_alignment
+from mapsto.data.encoding import encode_to_answer
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import check_data, split_rows
@@ -29,7 +29,7 @@ from mapsto.fitting.run_data import (
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.options import DataOptions, ObjectiveOptions, Options
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Augmentable, Classes
+from mapsto.task.capabilities import Augmentable, Confident
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
@@ -54,7 +54,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         # A restored source is its own answer: no classes are to be learnt.
         if port.restores is None:
             target.learn(answers, options.balance)
-            for note in target.notes(answers) if isinstance(target, Classes) else ():
+            for note in target.notes(answers) if isinstance(target, Confident) else ():
                 say(f"note: {note}")
     if is_linear:
         config = fit_width(config, targets)
@@ -127,7 +127,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
     """
     arrow, sources, targets = data.arrow, data.sources, data.targets
     limits = length_limits(options, data.config, arrow.corrupted, sources)
-    encoded = encode_rows(rows, sources, limits.longest, limits.long, limits.units or need_alignment(targets))
+    encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
     if len(encoded.long_rows):
         num_lost = f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"
         effect = num_lost if encoded.num_cut else "they were cut into windows"

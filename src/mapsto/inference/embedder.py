@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows
-from mapsto.data.rows import bind_to
+from mapsto.data.rows import Rows, bind_to
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
 from mapsto.inference.forward import forward_batches, prefetch
@@ -50,9 +50,9 @@ class Embedder(Predictor):
         """Return an example for each encoded row, without answers to predict, since an embedder reads no target port."""
         return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True)]
 
-    def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        """Run the forward pass over the examples of `count` rows, and return {"vector": [d numbers]} for each row."""
-        vectors = embed_examples(self.mapping, examples, count, self.device, self._pool)
+    def _decode(self, examples: Sequence[Example], rows: Rows) -> list[dict[str, Any]]:
+        """Run the forward pass over the examples of some rows, and return {"vector": [d numbers]} for each row."""
+        vectors = embed_examples(self.mapping, examples, len(rows), self.device, self._pool)
         return [{"vector": vector} for vector in vectors.tolist()]
 
 

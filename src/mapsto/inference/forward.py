@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -23,18 +22,30 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import LinearFeatures, Located, Reconstruction, gather_outputs
+from mapsto.task.capabilities import Composed, LinearFeatures, Located, Reconstruction, gather_outputs
 from mapsto.task.target import Target
 
 TOKENS_PER_BATCH = 4096
 
 Report = Callable[[int], None]  # is called after each batch with its number of examples, to report progress
 
-# Computes something (n, …) on the CPU for each example of a batch from (hidden states, batch, pieces of each example).
-Reader = Callable[[Tensor, Batch, Sequence[Sequence[Piece]]], Tensor]
+# Computes a tensor on the CPU for each example of a batch from (hidden states, batch, pieces of each example).
+ReadExamples = Callable[[Tensor, Batch, Sequence[Sequence[Piece]]], Sequence[Tensor] | Tensor]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """A computation of one tensor for each row from the hidden states of its examples, of which a long row has several (windows).
+
+    read: computes a tensor for each example of a batch: (n, …), or a list of n tensors whose sizes differ.
+    target: composes the tensors of a row's windows; None if their mean is taken.
+    """
+
+    read: ReadExamples
+    target: Composed | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,9 @@ def collect_evidence(
                 if answers is None:
                     continue
                 target = mapping.targets[port]
+                # Its answers are those of rows, not of examples; see `row_outputs`.
+                if isinstance(target, Composed):
+                    continue
                 evidence = target.evidence(mapping.read(hidden, batch, port), answers.values).float().cpu()
                 rows = batch.rows[answers.examples.cpu().numpy()]
                 # An answer in raw coordinates, such as boxes, is one value per example, computed from several outputs.
@@ -207,43 +221,87 @@ def row_outputs(
     """Return for each target port in `ports` its outputs (count, …) for all rows.
 
     ports: indices of target ports with one answer per example.
-    count: number of rows. A long row may be split into several examples (windows); their outputs are averaged.
+    count: number of rows. A long row may be split into several examples (windows), see RowReader.
     report: called after each batch with its number of examples.
     """
-    return row_means(mapping, examples, count, [partial(read_port, mapping, port) for port in ports], device, report)
+    return read_rows(mapping, examples, count, [port_reader(mapping, port) for port in ports], device, report)
 
 
-def read_port(mapping: Mapping, port: int, hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Tensor:
-    """Return the outputs (n, …) of target `port`, one for each example of a batch. pieces: those of each example."""
-    return gather_outputs(mapping.targets[port], mapping.read(hidden, batch, port).float().cpu(), pieces)
+def port_reader(mapping: Mapping, port: int) -> RowReader:
+    """Return the reader of the outputs of target number `port` for each row."""
+    target = mapping.targets[port]
+
+    def read(hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Sequence[Tensor] | Tensor:
+        if isinstance(target, Composed) and batch.answers[port] is None:
+            return [torch.zeros(0)] * len(pieces)  # no example has a word
+        output = mapping.read(hidden, batch, port).float().cpu()
+        return target.split(output, pieces) if isinstance(target, Composed) else gather_outputs(target, output, pieces)
+
+    return RowReader(read, target if isinstance(target, Composed) else None)
 
 
-def row_means(
+def read_rows(
     mapping: Mapping,
     examples: Iterable[Example],
     count: int,
-    readers: Sequence[Reader],
+    readers: Sequence[RowReader],
     device: torch.device,
     report: Report = lambda count: None,
 ) -> list[Tensor]:
-    """Return for each reader its results (count, …) for all rows; those of a row's windows are averaged.
+    """Return for each reader its results for all rows, (count, …).
 
     count: number of rows. report: called after each batch with its number of examples.
     """
     if not readers:
         return []
-    # Sums and counts, since the windows of a row may be in different batches.
-    sums: dict[int, Tensor] = {}
-    num_windows = torch.zeros(count)
+    collectors = [
+        _MeanOfWindows(count) if reader.target is None else _Windows(reader.target, count) for reader in readers
+    ]
     for chunk in iterate_chunks(mapping, examples):
-        pieces = {example.row: example.pieces for example in chunk}
-        for batch, hidden in forward_batches(mapping, chunk, device):
-            rows, batch_pieces = torch.from_numpy(batch.rows), [pieces[row] for row in batch.rows.tolist()]
-            for index, read in enumerate(readers):
-                output = read(hidden, batch, batch_pieces)
-                if index not in sums:
-                    sums[index] = torch.zeros(count, *output.shape[1:])
-                sums[index].index_add_(0, rows, output)
-            num_windows.index_add_(0, rows, torch.ones(len(rows)))
+        # Examples are numbered within the chunk, so that each finds its own pieces: windows of a row share its number.
+        numbered = [replace(example, row=index) for index, example in enumerate(chunk)]
+        for batch, hidden in forward_batches(mapping, numbered, device):
+            batch_examples = [chunk[index] for index in batch.rows.tolist()]
+            rows, pieces = [example.row for example in batch_examples], [example.pieces for example in batch_examples]
+            for reader, collector in zip(readers, collectors, strict=True):
+                collector.add(rows, reader.read(hidden, batch, pieces))
             report(len(rows))
-    return [total / num_windows.view(-1, *[1] * (total.ndim - 1)) for total in sums.values()]
+    return [collector.result() for collector in collectors]
+
+
+class _MeanOfWindows:
+    """A collector of the tensors of all windows, which keeps for each of `count` rows only their sum and number."""
+
+    def __init__(self, count: int) -> None:
+        self.sums: Tensor | None = None
+        self.num_windows = torch.zeros(count)
+
+    def add(self, rows: Sequence[int], outputs: Sequence[Tensor] | Tensor) -> None:
+        """Add the outputs (n, …) of n windows, which belong to these rows."""
+        assert isinstance(outputs, Tensor)
+        if self.sums is None:
+            self.sums = torch.zeros(len(self.num_windows), *outputs.shape[1:])
+        indices = torch.tensor(rows)
+        self.sums.index_add_(0, indices, outputs)
+        self.num_windows.index_add_(0, indices, torch.ones(len(rows)))
+
+    def result(self) -> Tensor:
+        """Return the mean over the windows of each row, (count, …)."""
+        assert self.sums is not None
+        return self.sums / self.num_windows.view(-1, *[1] * (self.sums.ndim - 1))
+
+
+class _Windows:
+    """A collector of the tensors of all windows, which a target composes to one answer for each of `count` rows."""
+
+    def __init__(self, target: Composed, count: int) -> None:
+        self.target, self.windows = target, [[] for _ in range(count)]  # type: ignore[var-annotated]
+
+    def add(self, rows: Sequence[int], outputs: Sequence[Tensor] | Tensor) -> None:
+        """Add the outputs of some windows, which belong to these rows."""
+        for row, output in zip(rows, outputs, strict=True):
+            self.windows[row].append(output)
+
+    def result(self) -> Tensor:
+        """Return the composed answer of each row, (count, …)."""
+        return self.target.pad([self.target.compose(windows) for windows in self.windows])

@@ -85,9 +85,15 @@ class DrawingWriter(FileWriter):
         super().__init__(engine, folder)
         # A target that resembles its source, such as a generated picture, has nothing to draw into it.
         targets = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
-        self.ports = [port for port, target in targets if issubclass(target, Located) and not target.resembles]
+        self.ports = [
+            port
+            for port, target in targets
+            if issubclass(target, Located)
+            and not target.resembles
+            and issubclass(kinds.source(target.lies_in), Spatial)
+        ]
         if not self.ports:
-            raise UsageError(f"--draw is for answers that lie in what is read, such as boxes, not {engine.arrow}")
+            raise UsageError(f"--draw is for answers that lie in pictures, such as boxes, not {engine.arrow}")
 
     def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
         target = kinds.target(self.ports[0].kind)

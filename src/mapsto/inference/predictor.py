@@ -12,29 +12,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mapsto.data.encoding import EncodedRows, encode_rows, need_alignment
-from mapsto.data.rows import bind_to, load_rows
+from mapsto.data.encoding import EncodedRows, encode_to_answer
+from mapsto.data.rows import Rows, bind_to, load_rows
 from mapsto.data.table import Table
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.forward import (
-    Reader,
+    RowReader,
     build_value,
     chunk_size,
     familiarity_vectors,
+    port_reader,
     prefetch,
     question_examples,
-    read_port,
-    row_means,
+    read_rows,
     token_outputs,
 )
 from mapsto.inference.reconstruct import reconstruct
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.sequence.batch import Example
-from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Classes, Located, Reconstruction
+from mapsto.task.capabilities import Composed, Confident, Located, Reconstruction, located_port
 from mapsto.task.source import Source
 
 
@@ -68,8 +67,8 @@ class _Prepared:
 
     # One answer per row of the table: the error of an unreadable row, or a placeholder.
     answers: list[dict[str, Any]]
-    # (m,), the indices of the m readable rows.
-    rows: Ints
+    # The readable rows, whose `indices` are their places in the table.
+    rows: Rows
     examples: list[Example]
     # Number of rows that were cut.
     num_cut: int
@@ -79,14 +78,14 @@ def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> N
     """Raise UsageError if a limit is no share, or the mapping gives nothing to compare with it; see `Predictor`."""
     if not 0 <= min_confidence <= 1:
         raise UsageError(f"--min-confidence is a probability from 0 to 1, not {min_confidence}")
-    if min_confidence and not any(isinstance(target, Classes) for target in mapping.targets):
+    if min_confidence and not any(isinstance(target, Confident) for target in mapping.targets):
         raise UsageError(f"--min-confidence is for answers with a probability; {mapping.arrow} gives none")
     if not 0 <= reject < 1:
         raise UsageError(f"--reject is a share of the training rows, from 0 to less than 1, not {reject}")
     if reject and mapping.familiarity is None:
         raise UsageError(
             "--reject compares rows with the training rows, and this model keeps none of them: it was not fitted, "
-            "or by an earlier version"
+            "not to answers of whole rows such as labels, or by an earlier version"
         )
 
 
@@ -94,7 +93,8 @@ class Predictor:
     """A copy of a mapping (model) that answers the rows of tables, on one device and in one precision.
 
     device, precision: names such as "cpu" and "bf16"; "auto" chooses what suits the machine.
-    long: treatment of rows longer than the model takes: "cut", "window" (read in parts) or "error".
+    long: treatment of rows longer than the model takes: "cut", "window" (read in parts) or "error"; "auto" is "window" for
+        answers that lie in a text, such as tags, and "cut" for others.
     min_confidence: an answer with a lower probability is withheld: its value becomes None, and its probability stays.
     reject: answers to values that are less familiar than this are withheld (see model/familiarity.py); 0.05 means less
         familiar than 95 % of the training rows.
@@ -107,14 +107,14 @@ class Predictor:
         mapping: Mapping,
         device: str = "auto",
         precision: str = "auto",
-        long: str = "cut",
+        long: str = "auto",
         min_confidence: float = 0.0,
         reject: float = 0.0,
     ) -> None:
         require_choice("long", long)
         _require_limits(mapping, min_confidence, reject)
         self.min_confidence, self.reject = min_confidence, reject
-        self.long = "cut" if long == "auto" else long
+        self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
@@ -170,8 +170,8 @@ class Predictor:
             answers = prepared.answers
             self.cut_rows += prepared.num_cut
             if len(prepared.rows):
-                decoded = self._decode(prepared.examples, len(prepared.rows))
-                for row, answer in zip(prepared.rows, decoded, strict=True):
+                decoded = self._decode(prepared.examples, prepared.rows)
+                for row, answer in zip(prepared.rows.indices, decoded, strict=True):
                     answers[int(row)] = answer
             yield from answers
 
@@ -189,31 +189,31 @@ class Predictor:
             if fault.row is not None:
                 answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
-            return _Prepared(answers, rows.indices, [], 0)
-        encoded = encode_rows(rows, mapping.sources, self.max_tokens, self.long, need_alignment(mapping.targets))
+            return _Prepared(answers, rows, [], 0)
+        encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
-        return _Prepared(answers, rows.indices, self._make_examples(encoded), num_cut)
+        return _Prepared(answers, rows, self._make_examples(encoded), num_cut)
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
         return list(question_examples(self.mapping, encoded))
 
-    def _decode(self, examples: Sequence[Example], count: int) -> list[dict[str, Any]]:
-        """Run the forward pass over the examples of `count` rows, and return one answer (dict) per row.
+    def _decode(self, examples: Sequence[Example], rows: Rows) -> list[dict[str, Any]]:
+        """Run the forward pass over the examples of some rows, and return one answer (dict) per row.
 
         If the arrow has several target ports, a row's answer is a dict of the ports' answers by name.
         """
-        ports = self.mapping.arrow.targets
+        ports, count = self.mapping.arrow.targets, len(rows)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         per_example = self.mapping.ports_per_example
-        readers: list[Reader] = [partial(read_port, self.mapping, port) for port in per_example]
+        readers = [port_reader(self.mapping, port) for port in per_example]
         familiarity = self.mapping.familiarity
         if familiarity is not None:
-            readers.append(partial(familiarity_vectors, self.mapping))
-        means = row_means(self.mapping, examples, count, readers, self.device)
-        outputs = dict(zip(per_example, means[: len(per_example)], strict=True))
+            readers.append(RowReader(partial(familiarity_vectors, self.mapping)))
+        results = read_rows(self.mapping, examples, count, readers, self.device)
+        outputs = dict(zip(per_example, results[: len(per_example)], strict=True))
         # Without training vectors, all values count as familiar.
-        shares = [1.0] * count if familiarity is None else familiarity.score(means[-1]).tolist()
+        shares = [1.0] * count if familiarity is None else familiarity.score(results[-1]).tolist()
         # Without the rounding error of fp32, so that what is printed is what is compared.
         familiar = [round(share, 4) for share in shares]
         for port, target in enumerate(self.mapping.targets):
@@ -221,9 +221,13 @@ class Predictor:
             port_answers = (
                 target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
             )
+            if isinstance(target, Composed):
+                _add_excerpts(target, port_answers, rows)
             for row, (answer, port_answer) in enumerate(zip(answers, port_answers, strict=True)):
                 # Answers without a probability, such as vectors, are never withheld for it.
                 if port_answer.get("probability", 1.0) < self.min_confidence or familiar[row] < self.reject:
+                    if isinstance(target, Composed):
+                        target.withhold(port_answer)
                     port_answer[target.kind] = None
                 answer.update({name: port_answer} if name else port_answer)
         if familiarity is not None:
@@ -233,6 +237,9 @@ class Predictor:
         rows_asked = {example.row for example in examples if any(question is not None for question in example.answers)}
         first = self.mapping.targets[0]
         reason = first.nothing_hidden if isinstance(first, Reconstruction) else "nothing is asked of this value"
+        # A text without words has an answer all the same: that there is nothing in it.
+        if any(isinstance(target, Composed) for target in self.mapping.targets):
+            return answers
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
     def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
@@ -267,6 +274,13 @@ class Predictor:
         if masks is not None and len(masks) != len(read_values):
             raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
         return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
+
+
+def _add_excerpts(target: Composed, answers: Sequence[dict[str, Any]], rows: Rows) -> None:
+    """Add to the answers of rows what takes the source value that they lie in, such as the texts of entities."""
+    port = located_port(target, [port.kind for port in rows.arrow.sources])
+    for answer, value in zip(answers, rows.sources[port], strict=True):
+        target.add_excerpts(answer, value)
 
 
 def read_value(source: Source, value: object, index: int) -> Any:

@@ -89,6 +89,8 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
             parts = list(cell)
         else:
             raise BadCell(f"labels are a list or a text, not {type(cell).__name__}")
+        if any(isinstance(part, dict | list | tuple) for part in parts):
+            raise BadCell("a label is text or a number, not a dict or a list")
         names = [str(part).strip() for part in parts if part is not None]
         for name in names:
             if (problem := find_invalid_character(name)) is not None:

@@ -8,7 +8,7 @@ Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -27,7 +27,7 @@ from mapsto.model.layers import Transform, TransformConfig
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import FILLS_NOTHING, Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
-from mapsto.task.capabilities import Describable, Explainable, Reconstruction, Tokenized
+from mapsto.task.capabilities import Describable, Explainable, Outlinable, Reconstruction, Tokenized
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
@@ -38,7 +38,7 @@ from mapsto.text.tokenizer import Tokenizer
 ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
 
 
-class TextSource(Tokenized, Explainable, Describable):
+class TextSource(Tokenized, Explainable, Describable, Outlinable):
     """A source of text, split into tokens by a tokenizer.
 
     vocabulary: number of rows of the embedding table, at least the tokenizer's number of tokens. Published models often have
@@ -162,19 +162,23 @@ class TextSource(Tokenized, Explainable, Describable):
         keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
 
-    def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return the text of a piece as consecutive pieces without overlap, each of at most `length` tokens.
+    def windows(self, piece: Piece, length: int, overlap: float = 0.0) -> list[Piece]:
+        """Return the text of a piece as consecutive pieces, each of at most `length` tokens.
 
         Each has the special tokens before and after the text, which are included in `length`.
+        overlap: the share of a window that the next one repeats; a window then begins at a word, if the piece has words.
         """
         inner = np.flatnonzero(~piece.special)
+        if not len(inner):
+            return [piece]
         # Special tokens before and after the text, as opposed to Source.windows, where all stand in front.
         frame = np.flatnonzero(piece.special)
         opening, closing = frame[frame < inner[0]], frame[frame > inner[-1]]
         room = length - len(frame)
+        words = None if piece.units is None or not overlap else piece.units[inner]
         return [
             _select(piece, np.concatenate([opening, inner[start : start + room], closing]))
-            for start in range(0, len(inner), room)
+            for start in _window_starts(len(inner), room, overlap, words)
         ]
 
     def embedder(self, width: int) -> nn.Embedding:
@@ -213,6 +217,7 @@ class TextSource(Tokenized, Explainable, Describable):
 
     excerpt = staticmethod(cells.excerpt)
     highlight = staticmethod(cells.highlight)
+    outline = staticmethod(cells.outline)
 
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:
@@ -254,7 +259,6 @@ class MaskedTextTarget(Reconstruction):
     kind = "text"
     readout = PerToken()
     head_name = "vocabulary_head"
-    yields_to_classifier = True
     hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask"}
     source: TextSource
 
@@ -446,6 +450,26 @@ def _frame(
         alignment=None if regions is None else Alignment(regions),
         units=units,
     )
+
+
+def _window_starts(count: int, room: int, overlap: float, words: Ints | None) -> Iterator[int]:
+    """Yield the index of the first token of each window, for windows of `room` of the `count` tokens of a text.
+
+    overlap: the share of a window that the next one repeats. words: (count,), the word of each token, of which a window holds
+    the first token whole; None if windows may begin inside of words.
+    """
+    start = 0
+    yield start
+    while start + room < count:
+        following = start + max(1, room - int(overlap * room))
+        if words is not None:
+            begin = following
+            while begin > start + 1 and words[begin] == words[begin - 1]:
+                begin -= 1
+            # A word as long as a window is cut after all.
+            following = begin if words[begin] != words[begin - 1] else following
+        start = following
+        yield start
 
 
 def _concatenate(arrays: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:

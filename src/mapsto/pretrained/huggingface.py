@@ -97,14 +97,16 @@ def open_pretrained(name: str) -> PretrainedModel:
     published = _read_weights(folder)
     # A damaged config.json may claim any number of layers: no more names are listed than there are weights.
     num_indices = min(config.num_indices, len(published)) + 1
-    tensors = to_mapsto_names(family, published, num_indices, folder, notes)
+    architectures = raw.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    tensors = to_mapsto_names(family, published, num_indices, folder, notes, architecture)
     # Fitted checkpoints of a family with a decoder often come without its weights.
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but not used")
     target_kind, labels = _read_classes(raw, family, tensors, notes)
-    config = _choose_pooling(config, raw, tensors, labels)
+    config = _choose_pooling(config, raw, tensors, labels if target_kind == classifier() else None)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
     source_class = kinds.source(_source_kind(raw, family, folder))
     if family.linear:

@@ -30,7 +30,7 @@ from mapsto.pretrained import huggingface, sentence_transformers, weight_names
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
-from mapsto.task.capabilities import Classes, Reconstruction
+from mapsto.task.capabilities import Classes, Composed, Reconstruction
 from mapsto.task.target import Target
 
 # The format of mapsto.json.
@@ -163,6 +163,10 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
     if pretrained.labels:
         arrow = Arrow((Port(kind),), (Port(pretrained.target_kind),))
         return arrow, [_make_target(kinds.target(pretrained.target_kind), {"classes": pretrained.labels})]
+    for target_class in kinds.targets():
+        # A head without classes, such as that of a span, is known by its weights.
+        if issubclass(target_class, Composed) and f"{target_class.head_name}.weight" in pretrained.tensors:
+            return parse(target_class.published_arrow), [target_class()]
     head_name = kinds.target(kind, restored=True).head_name
     if not any(key.startswith(f"{head_name}.") for key in pretrained.tensors):
         return Arrow((Port(kind),), ()), []

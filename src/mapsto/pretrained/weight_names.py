@@ -22,7 +22,7 @@ from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
-from mapsto.task.capabilities import Reconstruction, has_exclusive_classes
+from mapsto.task.capabilities import has_exclusive_classes
 from mapsto.zoo import Family, Task
 
 # The prefix of weights that the family has no name for.
@@ -116,7 +116,12 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
 
 
 def to_mapsto_names(
-    family: Family, published: Dict[str, Tensor], num_indices: int, folder: Path, notes: list[str]
+    family: Family,
+    published: Dict[str, Tensor],
+    num_indices: int,
+    folder: Path,
+    notes: list[str],
+    architecture: object = None,
 ) -> dict[str, Tensor]:
     """Return the weights of a checkpoint in fp32, by mapsto's names.
 
@@ -124,6 +129,7 @@ def to_mapsto_names(
 
     published: weights by published name. num_indices: one more than the highest layer number in the names.
     folder: the folder to name in error messages. notes: gets a message if weights of another task are left out.
+    architecture: the class of `transformers` that the checkpoint names; heads of several classes share names of weights.
 
     Raises CheckpointError for a weight that the family does not have, for one that is not floating point, and if only some of
     the weights to concatenate are there.
@@ -132,7 +138,7 @@ def to_mapsto_names(
     weights = {
         key.removeprefix(OWN_PREFIX): remaining.pop(key) for key in list(remaining) if key.startswith(OWN_PREFIX)
     }
-    for task in _tasks_of(family, remaining):
+    for task in _tasks_in_order(family, remaining, architecture):
         for own_name, names in _expand_names(family.weight_names[task], num_indices).items():
             parts = [remaining.pop(name) for name in names if name in remaining]
             if parts and len(parts) != len(names):
@@ -179,21 +185,20 @@ def _modern_name(key: str, family: Family) -> str:
     return key
 
 
-def _tasks_of(family: Family, tensors: Dict[str, Tensor]) -> list[Task]:
-    """Return the tasks, "body" and kinds of heads, whose weights are to be looked for among `tensors`.
+def _tasks_in_order(family: Family, tensors: Dict[str, Tensor], architecture: object) -> list[Task]:
+    """Return the tasks, "body" and kinds of heads, in the order in which their weights are looked for among `tensors`.
 
-    A head whose published names are also those of the classifier is left out if the checkpoint has a classifier.
-    tensors: weights of the checkpoint by published names.
+    Several heads may share published names, and the first that is looked for takes the weights. It is the head of the class that
+    the checkpoint names, or else the classifier, if the checkpoint has it.
+    tensors: weights of the checkpoint by published names. architecture: the class of `transformers` that it names.
     """
-    head = _expand_names(family.weight_names.get(classifier(), ())[-1:], 1)
-    has_classifier = any(name in tensors for names in head.values() for name in names)
-    return [task for task in family.weight_names if not (has_classifier and _yields_to_classifier(task))]
-
-
-def _yields_to_classifier(task: Task) -> bool:
-    """Return whether the head of `task` is not looked for in a checkpoint with a classifier, as both share published names."""
-    target = None if task == "body" else kinds.target(task, restored=True)
-    return target is not None and issubclass(target, Reconstruction) and target.yields_to_classifier
+    tasks = list(family.weight_names)
+    named = next((task for task, name in family.architectures.items() if name == architecture and task != "body"), None)
+    preferred = named or classifier()
+    last_entry = _expand_names(family.weight_names.get(preferred, ())[-1:], 1)
+    if any(name in tensors for names in last_entry.values() for name in names):
+        tasks.sort(key=lambda task: task != preferred)
+    return tasks
 
 
 def _refuse_unknown(family: Family, remaining: Dict[str, Tensor], folder: Path, notes: list[str]) -> None:

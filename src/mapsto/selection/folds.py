@@ -12,13 +12,13 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from mapsto.data.encoding import encode_rows
+from mapsto.data.encoding import encode_to_answer
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.split import split_indices
 from mapsto.data.table import Int64s, Table
 from mapsto.errors import DataError
-from mapsto.evaluation.evaluate import scoring_examples
+from mapsto.evaluation.evaluate import predict_rows, scoring_examples
 from mapsto.fitting import fit
 from mapsto.fitting.prepare import read_data
 from mapsto.fitting.request import FitRequest
@@ -29,7 +29,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import Corruption
-from mapsto.task.capabilities import has_exclusive_classes
+from mapsto.task.capabilities import Comparable, Composed, has_exclusive_classes
 from mapsto.task.target import Target
 
 # A trial of a search is scored on about SCORED_ROWS rows: on a fifth of 5,000 rows, on two folds of a fifth of 2,500 each, and so
@@ -113,16 +113,22 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
 def read_examples(mapping: Mapping, table: Table) -> Examples:
     """Return the rows of `table` as examples with answers for the mapping, to score it on."""
     rows = load_rows(mapping.arrow, table)
-    encoded = encode_rows(rows, mapping.sources, mapping.config.max_tokens, "cut")
+    encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
 
 
 def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
     """Return (validation error, loss) of the mapping's answer to the first target for each row of `table`.
 
-    The loss and the error measure are those of validation during training; rows without a true answer are left out.
+    The loss and the error measure are those of validation during training; rows without a true answer are left out. An answer
+    that is composed of those of windows has the share of it that is wrong as both.
     """
     target, results = mapping.targets[0], []
+    if any(isinstance(other, Composed) for other in mapping.targets) and isinstance(target, Comparable):
+        rows = load_rows(mapping.arrow, table)
+        device = next(mapping.parameters()).device
+        metric = target.per_item_metric(predict_rows(mapping, rows.arrow, rows, 0, device), rows.targets[0])
+        return [] if metric is None else [(1 - score, 1 - score) for score in metric.tolist()]
     examples = scoring_examples(read_examples(mapping, table))
     for batch, hidden in forward_batches(mapping, examples, next(mapping.parameters()).device):
         readout = batch.answers[0]

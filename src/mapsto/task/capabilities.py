@@ -129,6 +129,16 @@ class Mark:
     from_label: bool = False
 
 
+@dataclass(frozen=True)
+class Repair:
+    """A proposed correction of the answer of one row: the index of the row, the new cell, the old part of it, and the reason."""
+
+    row: int
+    cell: Any
+    quoted: str
+    reason: str
+
+
 class Tokenized(Source):
     """A source whose pieces consist of vocabulary ids and can be rebuilt from the ids alone.
 
@@ -187,7 +197,16 @@ class Augmentable(Kind):
         """
 
 
-class Spatial(Kind):
+class Outlinable(Kind):
+    """A source in whose values regions can be outlined on a page."""
+
+    @classmethod
+    @abstractmethod
+    def outline(cls, value: Any, marks: Sequence[Mark]) -> str:
+        """Return the value as HTML with each mark's region outlined: dashed if it is from a true label, solid if predicted."""
+
+
+class Spatial(Outlinable):
     """A source whose values have rows and columns (images), so that answers and masks can refer to places in a value."""
 
     # Number of learnt query tokens at the end of each piece, where boxes are read; 0 if they are read between patches.
@@ -217,11 +236,6 @@ class Spatial(Kind):
         piece: the piece of `value`, with its alignment. mask: a cell that marks the points to hide, such as an image file's name.
         Raises BadCell if the mask does not fit the value, UsageError if the model cannot hide parts of a value.
         """
-
-    @classmethod
-    @abstractmethod
-    def outline(cls, value: Any, marks: Sequence[Mark]) -> str:
-        """Return the value as HTML with each mark's region outlined: dashed if it is from a true label, solid if predicted."""
 
     @classmethod
     @abstractmethod
@@ -355,8 +369,6 @@ class Reconstruction(Target):
     corruption: Corruption
     # Name of the task on the Hugging Face hub, by source port. A port without `~` stands for a model without this head.
     hub_tasks: ClassVar[Mapping[str, str]] = {}
-    # True if this head is not looked for in published models with a classifier, as both share names of weights.
-    yields_to_classifier: ClassVar[bool] = False
 
     def restore(self, corruption: Corruption) -> None:
         """Store the settings by which pretraining hides tokens, so that prediction can hide tokens in the same way."""
@@ -388,7 +400,7 @@ class Located(Target):
     If an augmentation moves parts of the source value, the true answer is moved in the same way.
     """
 
-    # The kind of the source in whose coordinates answers are given.
+    # The kind of the source in whose coordinates answers are given. Of several sources of this kind it is the last one.
     lies_in: ClassVar[str]
     # True if an answer is computed from the source value and looks like it. Augmentation must then not recolour it.
     resembles: ClassVar[bool] = False
@@ -402,12 +414,33 @@ class Located(Target):
         return None
 
     @staticmethod
+    def prepare_source(cell: object) -> object:
+        """Return a cell of the source in a form that it reads, such as a list of words as a text; by default unchanged."""
+        return cell
+
+    @staticmethod
+    def place(answer: Any, value: Any) -> Any:
+        """Return an answer with what takes the source value in the same row, such as where a text stands in it.
+
+        By default the answer unchanged. Raises BadCell if there is no such place.
+        """
+        return answer
+
+    @staticmethod
     def misplaced(answer: Any, value: Any) -> str:
         """Return a message if an answer has a part that cannot lie in `value`, the source's value in the same row; "" if all can.
 
         By default "".
         """
         return ""
+
+    @staticmethod
+    def find_repairs(answers: Sequence[Any], values: Sequence[Any]) -> list[Repair]:
+        """Return corrections of answers that probably lie beside the place that was meant, such as one character too far.
+
+        answers, values: the answer and the source value of each row; None where one cannot be read. By default none are found.
+        """
+        return []
 
     @staticmethod
     def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
@@ -446,7 +479,94 @@ class Located(Target):
         return html.escape(self.brief(answer))
 
 
-class Classes(Target):
+class Composed(Located):
+    """A located target whose answer to a row is composed of outputs at many tokens, such as the entities in a text.
+
+    A long value is read in windows that overlap. Each part of the answer is taken from the window that shows most around it.
+    """
+
+    # The rule of `fit_baseline` in words, such as "the commonest tag of each word".
+    baseline_rule: ClassVar[str]
+    # The arrow of a published model with this head.
+    published_arrow: ClassVar[str]
+
+    @abstractmethod
+    def fit_baseline(
+        self, answers: Sequence[Any], sources: Sequence[Sequence[Any]], port: int
+    ) -> Callable[[Sequence[Sequence[Any]]], Tensor]:
+        """Fit a baseline without a network to training answers; return the function from sources to outputs like `gather`'s.
+
+        sources: for each source port the values of all n rows. port: index of the source that the answers lie in.
+        """
+
+    @abstractmethod
+    def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
+        """Return for each of n examples a tensor (k, …) that holds all that `compose` needs, with k of its own.
+
+        output: (m, …), the head's outputs at all tokens that are read. pieces: the source pieces of each example, aligned.
+        """
+
+    @abstractmethod
+    def compose(self, windows: Sequence[Tensor]) -> Tensor:
+        """Return the answer of a row, (k, …), with k of its own. windows: the results of `split` for the windows of the row."""
+
+    def pad(self, answers: Sequence[Tensor]) -> Tensor:
+        """Return the answers of n rows, (k, …) each, in one tensor (n, max k, …). Entries that a row does not have are −1."""
+        from torch.nn.utils.rnn import pad_sequence  # this module is imported without torch
+
+        return pad_sequence(list(answers), batch_first=True, padding_value=-1.0)
+
+    def unpad(self, padded: Tensor) -> list[Tensor]:
+        """Return the n tensors (k, …) of which `pad` made a tensor (n, max k, …)."""
+        return [rows[: int((rows != -1).any(1).sum())] for rows in padded]
+
+    def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        return self.pad([self.compose([part]) for part in self.split(output, pieces)])
+
+    @property
+    def width(self) -> int:
+        """Return the number of columns of the results of `split`."""
+        raise NotImplementedError
+
+    def main_part(self, outputs: Tensor) -> Tensor:
+        """Return for each example the part of its answer that is explained, (n, …), such as its most probable span.
+
+        outputs: (n, max k, …), the padded results of `split`. Needed by kinds that are also Attributable.
+        """
+        raise NotImplementedError
+
+    def describe_part(self, part: Tensor, value: Any) -> str:
+        """Return a part from `main_part`, (…), in words, such as "Paris (place)". value: the source value of its row."""
+        raise NotImplementedError
+
+    def withhold(self, answer: dict[str, Any]) -> None:
+        """Take out of a decoded answer what gives it away, where it is too unsure to be given."""
+        answer[self.kind] = None
+
+    def add_excerpts(self, answer: dict[str, Any], value: Any) -> None:
+        """Add to a decoded answer what takes the source value of its row, such as the texts of entities; by default nothing."""
+
+
+class Confident(Target):
+    """A target whose answers come with a probability that they are right."""
+
+    @abstractmethod
+    def confidence(self, output: Tensor) -> NDArray[np.float64]:
+        """Return the target's own estimate of the probability that each answer is right, (m,). output: (m, …), of the head."""
+
+    @abstractmethod
+    def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
+        """Return the score of each answer, (m,), from 0 (wrong) to 1 (right), with which calibration compares `confidence`.
+
+        output: (m, …), of the head. answers: the true answers.
+        """
+
+    @abstractmethod
+    def notes(self, answers: Sequence[Any]) -> list[str]:
+        """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
+
+
+class Classes(Confident):
     """A target that answers with one or several of the classes in the training labels, each with a probability."""
 
     # The classes, in the order of the outputs.
@@ -468,6 +588,11 @@ class Classes(Target):
         tensors: the model's weights, renamed to the parameter names of mapsto's models.
         """
 
+    @property
+    def known_names(self) -> Sequence[str]:
+        """Return the names that `class_names` can give and that training has seen; by default the classes."""
+        return self.classes
+
     def recognise(self, answer: Any) -> Any:
         """Return the true answer as training had it if another table writes it otherwise; by default unchanged."""
         return answer
@@ -482,21 +607,6 @@ class Classes(Target):
         output: (m, …), of the head. answers: the true answers.
         """
         return {}
-
-    @abstractmethod
-    def confidence(self, output: Tensor) -> NDArray[np.float64]:
-        """Return the target's own estimate of the probability that each answer is right, (m,). output: (m, …), of the head."""
-
-    @abstractmethod
-    def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
-        """Return the score of each answer, (m,), from 0 (wrong) to 1 (right), with which calibration compares `confidence`.
-
-        output: (m, …), of the head. answers: the true answers.
-        """
-
-    @abstractmethod
-    def notes(self, answers: Sequence[Any]) -> list[str]:
-        """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
 
 
 class Calibratable(Classes):
@@ -594,6 +704,14 @@ def has_exclusive_classes(target: Target | type[Target]) -> bool:
     """Return whether a target's answer is always exactly one of its classes. target: an object or a class."""
     kind = target if isinstance(target, type) else type(target)
     return issubclass(kind, Classes) and kind.exclusive
+
+
+def located_port(target: Located | type[Located], source_kinds: Sequence[str]) -> int:
+    """Return the index of the source in whose values the answers of a target lie: the last one of the kind that it lies in.
+
+    source_kinds: the kinds of the source ports, or of the pieces of an example, in order.
+    """
+    return max(port for port, kind in enumerate(source_kinds) if kind == target.lies_in)
 
 
 def is_located(target: Target | type[Target]) -> TypeGuard[Located | type[Located]]:

@@ -101,6 +101,18 @@ class PerToken(Readout):
         return f"{count} {self.places}"
 
 
+class PerWord(PerToken):
+    """A readout of the hidden states of tokens that stand for words: of each word the first, or all tokens of a passage.
+
+    A row has one answer, which its target composes of the outputs at all words of all windows of the row (see `Composed`).
+    """
+
+    per_example = True
+
+    def __init__(self, places: str = "words") -> None:
+        super().__init__(places)
+
+
 class Queried(PerToken):
     """A readout of several query vectors for each example, such as one for each box (DETR, Carion et al. 2020).
 

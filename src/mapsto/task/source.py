@@ -144,11 +144,13 @@ class Source(Kind):
         """
         return piece.select(np.arange(length))
 
-    def windows(self, piece: Piece, length: int) -> list[Piece]:
-        """Return the tokens of a piece as consecutive pieces (windows) without overlap, of at most `length` tokens each.
+    def windows(self, piece: Piece, length: int, overlap: float = 0.0) -> list[Piece]:
+        """Return the tokens of a piece as consecutive pieces (windows) of at most `length` tokens each.
 
         Each window has all the special tokens, which count towards `length`.
+        overlap: the share of a window that the next one repeats. By default windows do not overlap; only text has others.
         """
+        assert not overlap, "only windows of text overlap"
         # Each window repeats the special tokens, so it has room for fewer others.
         frame, inner = np.flatnonzero(piece.special), np.flatnonzero(~piece.special)
         room = length - len(frame)

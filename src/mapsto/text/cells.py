@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from mapsto.errors import BadCell
-from mapsto.task.capabilities import FAINTEST_SHADE
+from mapsto.task.capabilities import FAINTEST_SHADE, Mark
 from mapsto.text.characters import find_invalid_character
 
 
@@ -58,3 +60,31 @@ def highlight(value: str, regions: Sequence[Any], shades: Sequence[float]) -> st
         parts.append(text if is_faint else f'<mark class="{side}" style="--shade:{abs(shade):.2f}">{text}</mark>')
         position = int(end)
     return "".join([*parts, html.escape(value[position:])])
+
+
+def outline(value: str, marks: Sequence[Mark]) -> str:
+    """Return the text as HTML with each mark's region underlined and followed by its name: dashed for true labels, solid else.
+
+    Regions may overlap. The text is divided at all their ends, and each part is underlined for the regions that hold it.
+    """
+    regions = [(int(mark.region[0][0]), int(mark.region[0][1]), mark) for mark in marks]
+    edges = sorted({0, len(value), *(edge for start, end, _ in regions for edge in (start, end) if edge <= len(value))})
+    beginning, ending = defaultdict(list), defaultdict(list)
+    for start, end, mark in regions:
+        beginning[start].append(mark)
+        ending[end].append(mark)
+    parts: list[str] = []
+    marks_here: list[Mark] = []
+    for begin, end in pairwise(edges):
+        marks_here = [mark for mark in marks_here if mark not in ending[begin]] + beginning[begin]
+        text = html.escape(value[begin:end])
+        classes = sorted({_outline_class(mark) for mark in marks_here})
+        names = html.escape(", ".join(dict.fromkeys(mark.text for mark in marks_here)))
+        parts.append(f'<span class="{" ".join(classes)}" title="{names}">{text}</span>' if marks_here else text)
+        parts += [f'<sub class="{_outline_class(mark)}-name">{html.escape(mark.text)}</sub>' for mark in ending[end]]
+    return "".join(parts)
+
+
+def _outline_class(mark: Mark) -> str:
+    """Return the name in the page's style sheet of a mark of a true label or of a prediction."""
+    return "true-label" if mark.from_label else "prediction"

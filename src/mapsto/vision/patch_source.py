@@ -293,13 +293,13 @@ class PatchSource(Source, FileBacked, Augmentable, Explainable, Describable):
         self.require_parts()
         return super().cut(piece, length)
 
-    def windows(self, piece: Piece, length: int) -> list[Piece]:
+    def windows(self, piece: Piece, length: int, overlap: float = 0.0) -> list[Piece]:
         """Return all patches as consecutive pieces of at most `length` tokens, each of which repeats the special tokens.
 
         Raises UsageError if the model must read values whole.
         """
         self.require_parts()
-        return super().windows(piece, length)
+        return super().windows(piece, length, overlap)
 
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float

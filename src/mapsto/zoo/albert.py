@@ -44,7 +44,13 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 family = Family(
-    architectures={"body": "AlbertModel", "text": "AlbertForMaskedLM", "label": "AlbertForSequenceClassification"},
+    architectures={
+        "body": "AlbertModel",
+        "text": "AlbertForMaskedLM",
+        "label": "AlbertForSequenceClassification",
+        "tags": "AlbertForTokenClassification",
+        "span": "AlbertForQuestionAnswering",
+    },
     prefix="albert.",
     weight_names={
         "body": (
@@ -67,6 +73,8 @@ family = Family(
             ("vocabulary_head.bias", "predictions.bias"),
         ),
         "label": (("pooler.dense", "albert.pooler"), ("classifier", "classifier")),
+        "tags": (("tagger", "classifier"),),
+        "span": (("span_head", "qa_outputs"),),
     },
     read_config=read,
     write_config=write,

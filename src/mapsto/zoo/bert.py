@@ -102,7 +102,13 @@ def body_names(prefix: str) -> Names:
 
 
 family = Family(
-    architectures={"body": "BertModel", "text": "BertForMaskedLM", "label": "BertForSequenceClassification"},
+    architectures={
+        "body": "BertModel",
+        "text": "BertForMaskedLM",
+        "label": "BertForSequenceClassification",
+        "tags": "BertForTokenClassification",
+        "span": "BertForQuestionAnswering",
+    },
     prefix="bert.",
     weight_names={
         "body": body_names("bert."),
@@ -112,6 +118,8 @@ family = Family(
             ("vocabulary_head.bias", "cls.predictions.bias"),
         ),
         "label": (("pooler.dense", "bert.pooler.dense"), ("classifier", "classifier")),
+        "tags": (("tagger", "classifier"),),
+        "span": (("span_head", "qa_outputs"),),
     },
     read_config=read,
     write_config=write,

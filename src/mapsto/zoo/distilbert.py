@@ -66,6 +66,8 @@ family = Family(
         "body": "DistilBertModel",
         "text": "DistilBertForMaskedLM",
         "label": "DistilBertForSequenceClassification",
+        "tags": "DistilBertForTokenClassification",
+        "span": "DistilBertForQuestionAnswering",
     },
     prefix="distilbert.",
     weight_names={
@@ -89,6 +91,8 @@ family = Family(
             ("vocabulary_head.bias", "vocab_projector.bias"),
         ),
         "label": (("pooler.dense", "pre_classifier"), ("classifier", "classifier")),
+        "tags": (("tagger", "classifier"),),
+        "span": (("span_head", "qa_outputs"),),
     },
     read_config=read,
     write_config=write,

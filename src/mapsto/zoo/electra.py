@@ -40,6 +40,8 @@ family = Family(
         "body": "ElectraModel",
         "text": "ElectraForMaskedLM",
         "label": "ElectraForSequenceClassification",
+        "tags": "ElectraForTokenClassification",
+        "span": "ElectraForQuestionAnswering",
     },
     prefix="electra.",
     weight_names={
@@ -50,6 +52,8 @@ family = Family(
             ("vocabulary_head.bias", "generator_lm_head.bias"),
         ),
         "label": (("pooler.dense", "classifier.dense"), ("classifier", "classifier.out_proj")),
+        "tags": (("tagger", "classifier"),),
+        "span": (("span_head", "qa_outputs"),),
     },
     read_config=read,
     write_config=write,

@@ -43,6 +43,8 @@ def make_family(stem: str) -> Family:
             "body": f"{stem}Model",
             "text": f"{stem}ForMaskedLM",
             "label": f"{stem}ForSequenceClassification",
+            "tags": f"{stem}ForTokenClassification",
+            "span": f"{stem}ForQuestionAnswering",
         },
         prefix="roberta.",
         weight_names={
@@ -53,6 +55,8 @@ def make_family(stem: str) -> Family:
                 ("vocabulary_head.bias", "lm_head.bias"),
             ),
             "label": (("pooler.dense", "classifier.dense"), ("classifier", "classifier.out_proj")),
+            "tags": (("tagger", "classifier"),),
+            "span": (("span_head", "qa_outputs"),),
         },
         read_config=read,
         write_config=write,
