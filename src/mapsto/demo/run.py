@@ -32,7 +32,7 @@ LAYERS = 2  # in five minutes a smaller model than the default reads more text a
 # For each part: number of test rows, and the compared numbers of labelled rows.
 NUM_TEST_REVIEWS, REVIEW_LABELS = 1000, (64, 256, 1024)
 NUM_TEST_NEWS, NEWS_LABELS = 400, (8, 16, 64)
-NUM_TEST_SENTENCES, SENTENCE_LABELS = 1000, (64, 256, 1024)
+NUM_TEST_SENTENCES, SENTENCE_LABELS = 1000, (64, 256)
 NUM_TEST_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
 
 # Written last, so that its presence means a finished demo.
