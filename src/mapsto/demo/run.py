@@ -77,9 +77,7 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     progress.say(f"{len(pool):,} handwritten digits without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
     shape: dict[str, Any] = {"layers": 4, "width": 128}
-    if restart or not (base / model_folder.MANIFEST_FILE).exists():
-        pictures = [{"image": row["image"]} for row in pool]
-        pretrain("image", pictures, base, minutes=minutes, progress=progress, overwrite=restart, **shape)
+    _pretrain_once("image", pool, base, restart, minutes=minutes, progress=progress, **shape)
     comparison = compare(
         "image -> label", pool, out / "digits-report", test=test, starts=["scratch", str(base)], labels=DIGIT_LABELS,
         seeds=SEEDS, methods=["full"], progress=progress, overwrite=restart,
@@ -105,9 +103,7 @@ def run_tags(out: Path, minutes: float, progress: Progress) -> None:
     test, pool = sentences[:NUM_TEST_SENTENCES], sentences[NUM_TEST_SENTENCES:]
     progress.say(f"{len(pool):,} sentences of a newspaper without tags: pretraining for {minutes:g} minutes")
     base = out / "base"
-    if restart or not (base / model_folder.MANIFEST_FILE).exists():
-        texts = [{"text": row["text"]} for row in pool]
-        pretrain("text", texts, base, minutes=minutes, layers=LAYERS, progress=progress, overwrite=restart)
+    _pretrain_once("text", pool, base, restart, minutes=minutes, layers=LAYERS, progress=progress)
     comparison = compare(
         TAGS_ARROW, pool, out / "tags-report", test=test, starts=["scratch", str(base)], labels=SENTENCE_LABELS,
         seeds=SEEDS, methods=["full"], progress=progress, overwrite=restart,
@@ -146,12 +142,10 @@ def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: boo
     """
     reviews = _shuffle(data.reviews())
     test, pool = reviews[:NUM_TEST_REVIEWS], reviews[NUM_TEST_REVIEWS:]
-    texts = [{"text": row["text"]} for row in pool]
-    characters = sum(len(row["text"]) for row in texts) / 1e6
-    progress.say(f"(a) {len(texts):,} different Chinese reviews without labels: pretraining for {minutes:g} minutes")
+    characters = sum(len(row["text"]) for row in pool) / 1e6
+    progress.say(f"(a) {len(pool):,} different Chinese reviews without labels: pretraining for {minutes:g} minutes")
     base = out / "base"
-    if restart or not (base / model_folder.MANIFEST_FILE).exists():
-        pretrain("text", texts, base, minutes=minutes, layers=LAYERS, progress=progress, overwrite=restart)
+    _pretrain_once("text", pool, base, restart, minutes=minutes, layers=LAYERS, progress=progress)
     comparison = compare(
         ARROW, pool, out / "reviews-report", test=test, starts=["scratch", str(base)], labels=REVIEW_LABELS, seeds=SEEDS,
         methods=["full"], length=LENGTH, progress=progress, overwrite=restart,
@@ -179,6 +173,15 @@ def _published_start(out: Path, progress: Progress, restart: bool) -> tuple[str,
     progress.say(f"(b) a model of {NEWS_LABELS[-1]:,} labels")
     fit(ARROW, pool[: NEWS_LABELS[-1]], out / "news", start=start, length=LENGTH, progress=progress, overwrite=True)
     return "(b) English news topics, from a published starting model", comparison
+
+
+def _pretrain_once(kind: str, rows: list[dict[str, Any]], base: Path, restart: bool, **options: Any) -> None:
+    """Pretrain a model on the values of `kind` in rows, unless the folder `base` already holds one and `restart` is false.
+
+    options: further arguments of `pretrain`.
+    """
+    if restart or not (base / model_folder.MANIFEST_FILE).exists():
+        pretrain(kind, [{kind: row[kind]} for row in rows], base, overwrite=restart, **options)
 
 
 def _shuffle(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -524,20 +524,20 @@ class Composed(Located):
         return self.pad([self.compose([part]) for part in self.split(output, pieces)])
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """Return the number of columns of the results of `split`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def main_part(self, outputs: Tensor) -> Tensor:
         """Return for each example the part of its answer that is explained, (n, …), such as its most probable span.
 
-        outputs: (n, max k, …), the padded results of `split`. Needed by kinds that are also Attributable.
+        outputs: (n, max k, …), the padded results of `split`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def describe_part(self, part: Tensor, value: Any) -> str:
         """Return a part from `main_part`, (…), in words, such as "Paris (place)". value: the source value of its row."""
-        raise NotImplementedError
 
     def withhold(self, answer: dict[str, Any]) -> None:
         """Take out of a decoded answer what gives it away, where it is too unsure to be given."""
