@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.data import conll, readers, writers
-from mapsto.data.file_part import FilePart, clean_cell, from_records
+from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answers
 from mapsto.data.files import FileListing, list_files, parallel_files
 from mapsto.data.text_lines import stream_parallel
 from mapsto.errors import DataError, Finding, UsageError
@@ -163,7 +163,8 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
         raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
     if not part.rows:
         raise DataError(f"{part.file} has no rows")
-    return _table(conll.join_word_columns(part), part.data)
+    tables = [_table(changed, changed.data) for changed in _restructure([part])]
+    return _concatenate(tables)
 
 
 def _name_classes(source: Any, column: str) -> list[Any]:
@@ -222,7 +223,7 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
     for path, file_parts in _stream_files(Path(source), listing, encoding):
         found_columns: set[str] = set()
         has_rows = False
-        for part in map(conll.join_word_columns, file_parts):
+        for part in _restructure(file_parts):
             found_columns |= set(part.data)
             columns |= dict.fromkeys(part.data)
             has_rows = has_rows or bool(part.rows)
@@ -248,6 +249,11 @@ def _stream_files(
     else:
         for path in listing.files:
             yield path, readers.stream_file(path, encoding)
+
+
+def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
+    """Yield the parts of a file with words and tags as texts and spans, and with dialogues as prompts and answers."""
+    return pair_answers(map(conll.join_word_columns, parts))
 
 
 def fingerprint_source(source: Any) -> str:
