@@ -24,7 +24,8 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Classes, Located, Spatial, linear_source, require
+from mapsto.task.capabilities import Classes, Located, Spatial, Tokenized, linear_source, require
+from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -50,10 +51,15 @@ def make_sources(
     if sources is not None:
         return _resize(sources, arrow, options)
     sources = {}
+    generated = {target.kind for target in kinds.answering(arrow) if issubclass(target, Generated)}
     for kind in sorted({port.kind for port in arrow.sources}):
-        # Two columns of one kind share a source, which is made from the values of both.
-        columns = [column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind]
-        sources[kind] = kinds.source(kind).new(list(chain(*columns)), options.vocabulary)
+        # Columns of one kind share a source, which is made from the values of all; generated answers take their tokens from it.
+        ports = [*zip(arrow.sources, rows.sources, strict=True)]
+        ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated else []
+        values = list(chain(*(column for port, column in ports if port.kind == kind)))
+        source = kinds.source(kind)
+        new = require(source, Tokenized, "generated").new_reversible if kind in generated else source.new
+        sources[kind] = new(values, options.vocabulary)
     sources = _resize(sources, arrow, options)
     for source in sources.values():
         say(f"made {source}")
