@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.errors import DataError, shorten
-from mapsto.metrics import intervals
+from mapsto.metrics import generated_text, intervals
 from mapsto.metrics.intervals import Score
 from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
@@ -28,6 +28,7 @@ from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import VocabularyTarget
+from mapsto.text.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
@@ -48,6 +49,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
     readout = Continued()
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
+    unbounded_metrics = ("bleu", "chrf")
     constant_rule = "always the commonest answer"
 
     def __init__(
@@ -128,19 +130,25 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
         return [self.to_value(answer.tokens) for answer in self.unpack(output)]
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
-        """Return the share of answers that equal the true one.
+        """Return BLEU and chrF2 of the corpus (0 to 100), ROUGE-L and the share of exact matches (0 to 1), by name.
 
         output: (n, …), from `pack`.
         """
-        return {"exact_match": (intervals.mean_score, self._exact(output, answers))}
-
-    def _exact(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return 1 for each answer that equals the true one but for blanks at its ends, else 0, (n,)."""
-        pairs = zip(self._texts(output), answers, strict=True)
-        return np.array([text == answer.strip() for text, answer in pairs], np.float32)
+        texts = self._texts(output)
+        tokenize = BLEU_TOKENIZERS[choose_bleu_tokenizer(answers)]
+        words = [list(map(tokenize_words, column)) for column in (texts, answers)]
+        bleu_counts = generated_text.bleu_statistics(list(map(tokenize, texts)), list(map(tokenize, answers)))
+        return {
+            "bleu": (generated_text.bleu, bleu_counts),
+            "chrf": (generated_text.chrf, generated_text.chrf_statistics(texts, answers)),
+            "rouge_l": (intervals.mean_score, generated_text.rouge_l(*words)),
+            "exact_match": (intervals.mean_score, generated_text.exact_match(texts, answers)),
+        }
 
     def per_item_metric(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        return self._exact(output, answers)
+        """Return the chrF2 score of each answer on its own, (n,), from 0 to 1. output: (n, …), from `pack`."""
+        counts = generated_text.chrf_statistics(self._texts(output), answers)
+        return (generated_text.chrf_of_rows(counts) / 100).astype(np.float32)
 
     def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
         """Return the share of answers that equal the commonest one."""
