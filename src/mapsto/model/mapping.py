@@ -243,6 +243,8 @@ class Mapping(nn.Module):
         first = states[batch.starts].float()
         if pooling == "first":
             return first
+        if pooling == "last":
+            return states[batch.starts + batch.lengths - 1].float()
         n = len(batch.starts)
         # Tokens that are not source tokens, padding too, have the owner n; their sum is not used.
         sums = torch.zeros(n + 1, states.shape[1], device=states.device)

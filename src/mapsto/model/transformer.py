@@ -1,6 +1,6 @@
 """The Transformer (Vaswani et al. 2017): one stack whose configuration covers all published families.
 
-Legend of shapes: r rows, l row length, d width, a axes of position.
+Legend of shapes: r rows, l row length, d width, h heads, g heads of keys and values, e width of a head, a axes of position.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mapsto.model.attention import Rotary, additive_mask, rotary_angles, self_attention, visibility
+from mapsto.model.attention import (
+    Rotary,
+    additive_mask,
+    attend,
+    rotary_angles,
+    self_attention,
+    split_heads,
+    visibility,
+)
 from mapsto.model.config import TransformerConfig
 from mapsto.model.layers import Dropout, LayerNorm, Linear, RMSNorm, gated_activation
 from mapsto.sequence.piece import Role
@@ -81,16 +89,22 @@ def make_projection(width: int, config: TransformerConfig) -> Linear:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection of queries, keys and values."""
+    """Multi-head or grouped-query self-attention with one fused projection of queries, keys and values."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.heads, self.kv_heads, self.dropout = config.heads, config.num_kv_heads, config.attention_dropout
+        query_width, key_width = config.query_width, config.key_width
+        qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+        out_bias = config.bias if config.out_bias is None else config.out_bias
         # The bias of the fused projection includes the keys. Without a bias for keys, a smaller one replaces it.
-        without_key_bias = config.bias and not config.key_bias
-        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias and not without_key_bias)
-        self.qv_bias = nn.Parameter(torch.zeros(2 * config.width)) if without_key_bias else None
-        self.out = Linear(config.width, config.width, bias=config.bias)
+        without_key_bias = qkv_bias and not config.key_bias
+        self.qkv = Linear(config.width, query_width + 2 * key_width, bias=qkv_bias and not without_key_bias)
+        self.qv_bias = nn.Parameter(torch.zeros(query_width + key_width)) if without_key_bias else None
+        self.out = Linear(query_width, config.width, bias=out_bias)
+        self.query_norm, self.key_norm = (
+            RMSNorm(config.width_per_head, eps=config.norm_epsilon) if config.qk_norm else None for _ in range(2)
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
         """Return the output of self-attention, (r, l, d) → (r, l, d).
@@ -98,23 +112,51 @@ class Attention(nn.Module):
         mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
         rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
         """
-        dropout = self.dropout if self.training else 0.0
-        out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, dropout))
+        # The kernel of plain matrix products, which may be faster, is for as many keys as queries.
+        if self._norms is not None or self.kv_heads != self.heads:
+            return self.attend(*self.queries_keys_values(x, rotary), mask)
+        out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, self._dropout_now))
         return out
 
+    def queries_keys_values(self, x: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries (r, l, h, e), keys and values (r, l, g, e) of x (r, l, d), with their biases, norms and rotation.
+
+        rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
+        """
+        return split_heads(self._projected(x), self.heads, self.kv_heads, rotary, self._norms)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output of attention, (r, l, d), given queries, keys and values from `queries_keys_values`.
+
+        q: queries (r, l, h, e). k, v: keys and values (r, s, g, e), such as those kept from earlier steps of decoding.
+        mask: mask to add to the scores, (r, 1, l, s); None if every query sees every key of its row.
+        """
+        out: Tensor = self.out(attend(q, k, v, mask, self._dropout_now))
+        return out
+
+    @property
+    def _dropout_now(self) -> float:
+        """Probability with which an attention weight is dropped: 0 outside training."""
+        return self.dropout if self.training else 0.0
+
+    @property
+    def _norms(self) -> tuple[nn.Module, nn.Module] | None:
+        """Norms of the queries and of the keys; None if there are none."""
+        return None if self.query_norm is None or self.key_norm is None else (self.query_norm, self.key_norm)
+
     def _projected(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values of x (r, l, d), concatenated, (r, l, 3d)."""
+        """Return queries, keys and values of x (r, l, d), concatenated, (r, l, (h + 2g) × e)."""
         qkv: Tensor = self.qkv(x)
         bias = None if self.qv_bias is None else self.bias
         return qkv if bias is None else qkv + bias.to(qkv.dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """Bias of queries, keys and values, (3d,), zero for keys without a bias; None if none of them has one."""
+        """Bias of queries, keys and values, ((h + 2g) × e,), zero for keys without a bias; None if none of them has one."""
         if self.qv_bias is None:
             return self.qkv.bias
-        q, v = self.qv_bias.chunk(2)
-        return torch.cat([q, torch.zeros_like(q), v])
+        q, v = self.qv_bias[: self.out.in_features], self.qv_bias[self.out.in_features :]
+        return torch.cat([q, torch.zeros_like(v), v])
 
 
 class FeedForward(nn.Module):
@@ -186,8 +228,11 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        if config.layers and (config.width % config.heads or (config.width // config.heads) % 2):
-            raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
+        if config.layers and not config.fits_heads:
+            raise ValueError(
+                f"width {config.width} does not split into {config.heads} heads of an even width, or these heads do not split "
+                f"into {config.num_kv_heads} groups"
+            )
         is_absolute = config.positions == "absolute"
         width = config.input_width
         self.position_table = nn.Embedding(config.max_positions, width) if is_absolute else None
@@ -234,6 +279,8 @@ class Transformer(nn.Module):
         mid_positions: position embeddings to add after each layer but the last, (layers - 1, r, l, d); None to add nothing.
         """
         config = self.config
+        if config.embedding_scale is not None:
+            x = x * config.embedding_scale
         if self.position_table is not None:
             x = x + self.position_table(layout.positions[..., 0] + config.position_offset).to(x.dtype)
         if self.type_table is not None:
@@ -243,14 +290,18 @@ class Transformer(nn.Module):
         localities = {config.is_local(i) for i in range(config.layers)}
         windows = {False: None, True: config.window}
         masks = {
-            is_local: additive_mask(visibility(layout.segments, layout.roles, windows[is_local]), x.dtype)
+            is_local: additive_mask(
+                visibility(layout.segments, layout.roles, windows[is_local], config.causal), x.dtype
+            )
             for is_local in localities
         }
         rotary: dict[bool, Rotary | None] = {False: None, True: None}
         if config.positions == "rotary":
             for is_local in localities:
                 base = config.rotary_base_local if is_local else config.rotary_base
-                rotary[is_local] = rotary_angles(layout.positions, config.width // config.heads, base, x.dtype)
+                rotary[is_local] = rotary_angles(
+                    layout.positions, config.width_per_head, base, x.dtype, config.rotary_scaling
+                )
         states = [x]
         for i in range(config.layers):
             is_local = config.is_local(i)

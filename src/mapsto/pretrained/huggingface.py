@@ -400,8 +400,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
     """
     depth = sum(config.backbone.depths) if config.backbone else 0
     for stack in filter(None, (config.transformer, config.decoder)):
-        # Heads have an even width, for rotary positions.
-        splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0
+        splits = stack.fits_heads if stack.layers else stack.width % stack.heads == 0
         if not splits or max(stack.num_blocks, depth) > len(tensors):
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
