@@ -9,7 +9,7 @@ Legend of shapes: b answers, n examples, k answers of an example, v vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -29,8 +29,6 @@ ANSWERS_AT_ONCE = 128
 # New examples are read when less than this share of the places is taken.
 REFILL_SHARE = 0.75
 
-OnToken = Callable[[int, int], None]  # is called with (row of the example, token) for each new token of a single answer
-
 
 def generate_answers(
     mapping: Mapping,
@@ -39,17 +37,16 @@ def generate_answers(
     device: torch.device,
     decoding: Decoding | None = None,
     report: Report = lambda count: None,
-    on_token: OnToken | None = None,
 ) -> Iterator[tuple[int, list[GeneratedAnswer]]]:
     """Yield (row of the example, its answers, the best first) of each example, as soon as its answers are complete.
 
     examples: with the questions of their target ports. port: the target port whose answers are generated.
     decoding: how tokens are chosen; by default greedily. With samples there are several answers to an example.
-    report: called with the number of examples whose answers are complete. on_token: gets each token as soon as it is chosen.
+    report: called with the number of examples whose answers are complete.
     """
     target = mapping.targets[port]
     assert isinstance(target, Generated)
-    generator = _Generator(mapping, port, decoding or Decoding(), device, on_token)
+    generator = _Generator(mapping, port, decoding or Decoding(), device)
     with torch.inference_mode():
         for completed in generator.run(examples):
             report(len(completed))
@@ -73,15 +70,28 @@ def generate_rows(
     return target.pack(answers)
 
 
+def stream_text(mapping: Mapping, example: Example, device: torch.device) -> Iterator[str]:
+    """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain."""
+    target = mapping.targets[0]
+    assert isinstance(target, Generated)
+    generator, text = _Generator(mapping, 0, Decoding(), device), ""
+    with torch.inference_mode():
+        for completed in generator.run([example]):
+            tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)
+            value = str(target.to_value(tokens))
+            # A character of several tokens is decoded as U+FFFD until it is complete.
+            if value.startswith(text) and (completed or not value.endswith("\ufffd")):
+                yield value[len(text) :]
+                text = value
+
+
 class _Generator:
     """The answers that are being generated at the same time, each with its cache."""
 
-    def __init__(
-        self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device, on_token: OnToken | None
-    ) -> None:
+    def __init__(self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device) -> None:
         target = mapping.targets[port]
         assert isinstance(target, Generated)
-        self.mapping, self.port, self.target, self.device, self.on_token = mapping, port, target, device, on_token
+        self.mapping, self.port, self.target, self.device = mapping, port, target, device
         self.search = make_search(decoding, target.end)
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
@@ -122,10 +132,10 @@ class _Generator:
         batch = batch.to(self.device)
         questions = batch.answers[self.port]
         assert questions is not None and questions.at is not None
-        hidden, cache = self.mapping.prefill(batch)
+        hidden, cache = self.mapping.start_answers(batch)
         states = hidden.flatten(0, 1)[questions.at]
         # An answer takes the places that the sources leave free.
-        room = self.mapping.config.max_answer_tokens(cache.lengths)
+        room = self.mapping.config.answer_stack.max_tokens - cache.lengths
         limits = room.clamp(max=self.longest).tolist()
         if min(limits) < 1:
             raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
@@ -143,9 +153,6 @@ class _Generator:
         logits: Tensor = self.mapping.heads[self.port](self.states).float()
         logits[:, self.banned] = -torch.inf
         choice = self.search.choose(logits)
-        if self.on_token is not None:
-            for row, token in choice.new_tokens:
-                self.on_token(row, token)
         if choice.parents is not None:
             self.cache.reorder(choice.parents)
         if choice.kept is None:
@@ -157,7 +164,7 @@ class _Generator:
         else:
             self.cache, self.states = None, self.states[:0]
             return choice.completed
-        self.states = self.mapping.decode_step(tokens, self.target.kind, self.cache)
+        self.states = self.mapping.next_states(tokens, self.target.kind, self.cache)
         return choice.completed
 
 

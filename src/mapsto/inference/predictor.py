@@ -14,7 +14,7 @@ from typing import Any
 
 from mapsto.data.encoding import EncodedRows, encode_to_answer
 from mapsto.data.rows import Rows, bind_to, load_rows
-from mapsto.data.table import Table
+from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.forward import (
@@ -28,7 +28,7 @@ from mapsto.inference.forward import (
     read_rows,
     token_outputs,
 )
-from mapsto.inference.generation import generate_answers
+from mapsto.inference.generation import generate_answers, stream_text
 from mapsto.inference.reconstruct import reconstruct
 from mapsto.inference.row_outputs import generated_ports
 from mapsto.model.mapping import Mapping
@@ -282,6 +282,22 @@ class Predictor:
             else:
                 answers[row] += target.decode(output)
         return [{target.kind: answer} for answer in answers]
+
+    def stream(self, source: Any, encoding: str | None = None) -> Iterator[Iterator[str]]:
+        """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
+
+        source, encoding: anything that `stream_tables` takes. A row that cannot be read gives its error as the only part.
+        Raises UsageError unless the arrow has one answer, which is generated greedily.
+        """
+        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]) or self.decoding is not None:
+            raise UsageError(f"--stream prints one answer that is generated token by token, without --beams; not {self.arrow}")
+        for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
+            for row in range(len(table)):
+                prepared = self._prepare(table.select([row]), bound or self.bind(table))
+                if prepared.examples:
+                    yield stream_text(self.mapping, prepared.examples[0], self.device)
+                else:
+                    yield iter([f"error: {prepared.answers[0]['error']}"])
 
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None

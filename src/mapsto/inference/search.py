@@ -26,14 +26,12 @@ class Choice:
     tokens: (b,), the next token of each answer.
     parents: (b,), the answer that each answer continues; None if each continues itself.
     kept: indices of the answers that go on; None if all do. completed: (row, answers) of the examples that are complete.
-    new_tokens: (row, token) of the tokens that are certain to stay, for streaming.
     """
 
     tokens: Tensor
     parents: Tensor | None
     kept: Tensor | None
     completed: Completed
-    new_tokens: Sequence[tuple[int, int]] = ()
 
 
 @dataclass
@@ -73,6 +71,10 @@ class Search(ABC):
         """Begin the answers of `count` further examples."""
 
     @abstractmethod
+    def beginning(self, example: int) -> list[int]:
+        """Return the tokens so far of the first answer of an example."""
+
+    @abstractmethod
     def choose(self, logits: Tensor) -> Choice:
         """Choose the next token of every answer from the logits (b, v), and take out the examples that are complete."""
 
@@ -93,17 +95,19 @@ class Greedy(Search):
     def _add(self, count: int) -> None:
         self.drafts += [_Draft() for _ in range(count)]
 
+    def beginning(self, example: int) -> list[int]:
+        return self.drafts[example].tokens
+
     def choose(self, logits: Tensor) -> Choice:
         highest = logits.max(dim=-1)
         log_probabilities = highest.values - logits.logsumexp(dim=-1)
         completed: Completed = []
-        going_on, new_tokens = [], []
+        going_on = []
         steps = zip(self.drafts, highest.indices.tolist(), log_probabilities.tolist(), strict=True)
         for example, (draft, token, log_probability) in enumerate(steps):
             draft.log_probability += log_probability
             if token != self.end:
                 draft.tokens.append(token)
-                new_tokens.append((self.rows[example], token))
             if token == self.end or len(draft.tokens) >= self.limits[example]:
                 completed.append((self.rows[example], [draft.finish(token == self.end)]))
             else:
@@ -112,7 +116,7 @@ class Greedy(Search):
         if completed:
             kept = self._keep(going_on)
             self.drafts = [self.drafts[example] for example in going_on]
-        return Choice(highest.indices, None, kept, completed, new_tokens)
+        return Choice(highest.indices, None, kept, completed)
 
 
 class Sampling(Search):
@@ -130,6 +134,9 @@ class Sampling(Search):
     def _add(self, count: int) -> None:
         self.drafts += [[_Draft() for _ in range(self.width)] for _ in range(count)]
         self.answers += [{} for _ in range(count)]
+
+    def beginning(self, example: int) -> list[int]:
+        return self.drafts[example][0].tokens
 
     def choose(self, logits: Tensor) -> Choice:
         log_probabilities = logits.log_softmax(dim=-1)
@@ -196,6 +203,9 @@ class BeamSearch(Search):
         # All beams begin alike, so that only the first one counts at the first step.
         self.drafts += [[_Draft([], 0.0 if beam == 0 else -torch.inf) for beam in range(self.width)] for _ in range(count)]
         self.answers += [[] for _ in range(count)]
+
+    def beginning(self, example: int) -> list[int]:
+        return self.drafts[example][0].tokens
 
     def choose(self, logits: Tensor) -> Choice:
         num_tokens = logits.shape[-1]

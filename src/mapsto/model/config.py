@@ -50,6 +50,8 @@ class TransformerConfig:
     qk_norm: bool = False
     # Whether a token sees only itself and the tokens of its example before it, whatever their roles (decoder-only models).
     causal: bool = False
+    # Whether each layer also attends to the states of the source tokens (the decoder of an encoder–decoder).
+    cross_attention: bool = False
     # Width inside the feed-forward part, after gating.
     feed_forward_width: int = 688
     norm: Literal["layer", "rms"] = "layer"
@@ -201,6 +203,9 @@ class ModelConfig:
     backbone: ConvolutionConfig | None = None
     # Decoder that restores hidden tokens (MAE). The Transformer then reads only visible tokens. None: it reads mask tokens.
     decoder: TransformerConfig | None = None
+    # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the sources. None:
+    # the Transformer itself reads answers, behind their sources.
+    answer_decoder: TransformerConfig | None = None
     # Number of learnt query tokens after the patches; each predicts one box of a picture (YOLOS).
     num_queries: int = 0
     # Whether position embeddings are added again after every layer but the last (YOLOS).
@@ -231,10 +236,15 @@ class ModelConfig:
         return self.length or self.transformer.max_tokens
 
     @property
+    def answer_stack(self) -> TransformerConfig:
+        """Shape of the stack that reads the tokens of generated answers."""
+        return self.answer_decoder or self.transformer
+
+    @property
     def num_indices(self) -> int:
         """Exclusive upper bound of the number that replaces `{i}` in the names of weights in zoo/.
 
         The number counts the layers of the Transformer or decoder, or the modules of a backbone's stage.
         """
-        decoder_layers = self.decoder.layers if self.decoder else 0
+        decoder_layers = max((stack.layers for stack in (self.decoder, self.answer_decoder) if stack), default=0)
         return max(self.transformer.layers, decoder_layers, self.backbone.num_indices if self.backbone else 0)

@@ -25,7 +25,7 @@ class KeyValueStore(Protocol):
     """What a layer's attention gives its keys and values to, and takes back those that it attends to."""
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values (r, l, h, e) of new tokens; return those to attend to, (r, h, l', e) each.
+        """Store the keys and values (r, l, h, e) of new tokens; return those to attend to, (r, l', h, e) each.
 
         layer: number of the layer, from 0.
         """
@@ -39,9 +39,9 @@ class Recorder:
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep the keys and values (r, l, h, e), and return them as (r, h, l, e)."""
+        """Keep and return the keys and values (r, l, h, e)."""
         self.layers.append((keys, values))
-        return keys.transpose(1, 2), values.transpose(1, 2)
+        return keys, values
 
     def gather(self, starts: Tensor, lengths: Tensor, spare: int = 0) -> list[tuple[Tensor, Tensor]]:
         """Return for each layer the keys and values of each example in a row of its own, (n, h, c, e) each.
@@ -81,7 +81,7 @@ class Memory:
         return Memory(layers, torch.cat([self.lengths, other.lengths]))
 
     @property
-    def mask(self) -> Tensor:
+    def mask(self) -> Tensor | None:
         """Return the mask to add to the scores of cross-attention, (n, 1, 1, s): 0 for source tokens, −∞ elsewhere."""
         keys, _ = self.layers[0]
         return _length_mask(self.lengths, keys.shape[2], keys.dtype)
@@ -97,10 +97,13 @@ class KeyValueCache:
 
     layers: for each layer keys and values, (b, h, c, e) each. lengths: (b,), number of tokens of each answer's row so far.
     memory: keys and values for cross-attention; None for a model without it.
+    axes: number of axes of the positions of the tokens that were read.
     """
 
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor, memory: Memory | None = None) -> None:
-        self.layers, self.lengths, self.memory = layers, lengths, memory
+    def __init__(
+        self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor, memory: Memory | None = None, axes: int = 1
+    ) -> None:
+        self.layers, self.lengths, self.memory, self.axes = layers, lengths, memory, axes
 
     @property
     def top(self) -> int:
@@ -115,12 +118,12 @@ class KeyValueCache:
             self.layers = [(F.pad(k, (0, 0, 0, extra)), F.pad(v, (0, 0, 0, extra))) for k, v in self.layers]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the keys and values (b, 1, h, e) of each answer's new token; return those of all tokens, (b, h, top, e)."""
+        """Write the keys and values (b, 1, h, e) of each answer's new token; return those of all tokens, (b, top, h, e)."""
         answers = torch.arange(len(keys), device=keys.device)
         for buffer, new in zip(self.layers[layer], (keys, values), strict=True):
             buffer[answers, :, self.lengths] = new[:, 0]
         all_keys, all_values = self.layers[layer]
-        return all_keys[:, :, : self.top], all_values[:, :, : self.top]
+        return all_keys[:, :, : self.top].transpose(1, 2), all_values[:, :, : self.top].transpose(1, 2)
 
     def mask(self, dtype: torch.dtype, window: int | None = None) -> Tensor:
         """Return the mask to add to the scores of a step, (b, 1, 1, top): 0 for tokens of the answer's row, −∞ elsewhere.
@@ -142,7 +145,8 @@ class KeyValueCache:
         lengths = self.lengths[answers]
         capacity = int(lengths.max()) + CAPACITY_STEP
         layers = [(k[answers, :, :capacity], v[answers, :, :capacity]) for k, v in self.layers]
-        return KeyValueCache(layers, lengths, None if self.memory is None else self.memory.select(examples))
+        memory = None if self.memory is None else self.memory.select(examples)
+        return KeyValueCache(layers, lengths, memory, self.axes)
 
     def reorder(self, answers: Tensor) -> None:
         """Replace each answer by the one at its index in `answers` (b,), of the same example, as a step of beam search does."""
@@ -157,7 +161,7 @@ class KeyValueCache:
     def repeat(self, count: int) -> KeyValueCache:
         """Return the cache with `count` copies of every answer, side by side; they share the memory of their example."""
         layers = [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0)) for k, v in self.layers]
-        return KeyValueCache(layers, self.lengths.repeat_interleave(count), self.memory)
+        return KeyValueCache(layers, self.lengths.repeat_interleave(count), self.memory, self.axes)
 
     def join(self, other: KeyValueCache) -> KeyValueCache:
         """Return the cache of these answers, followed by that of others."""
@@ -166,7 +170,7 @@ class KeyValueCache:
         memory = None
         if self.memory is not None and other.memory is not None:
             memory = self.memory.join(other.memory)
-        return KeyValueCache(layers, torch.cat([self.lengths, other.lengths]), memory)
+        return KeyValueCache(layers, torch.cat([self.lengths, other.lengths]), memory, self.axes)
 
 
 def _length_mask(lengths: Tensor, count: int, dtype: torch.dtype) -> Tensor:
