@@ -157,6 +157,25 @@ def make_config(
     return config if start.config is None else _matching_family(config)
 
 
+def add_answer_decoder(
+    config: ModelConfig, start: StartingModel, options: ModelOptions, targets: Sequence[Target]
+) -> ModelConfig:
+    """Return the configuration of a new model, with half of its layers in a decoder if the targets and the options want one.
+
+    Raises UsageError if `--architecture` is set and would change nothing.
+    """
+    is_generating = any(isinstance(target, Generated) for target in targets)
+    if options.architecture != "auto" and (start.config is not None or not is_generating):
+        raise UsageError("--architecture is for new models that generate answers such as texts")
+    if start.config is not None or not is_generating or options.architecture == "prefix":
+        return config
+    shape = config.transformer
+    num_decoder_layers = max(1, shape.layers // 2)
+    encoder = replace(shape, layers=max(1, shape.layers - num_decoder_layers))
+    decoder = huggingface.make_answer_decoder(shape, num_decoder_layers)
+    return replace(config, transformer=encoder, answer_decoder=decoder)
+
+
 def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfig:
     """Return the configuration of a new model that reads `sources`, with the shape (width, layers, heads, length) in the options.
 

@@ -132,7 +132,8 @@ class Predictor:
         dtype = choose_precision(precision, self.device)
         # A copy, since the conversion changes the weights, and the caller may go on training.
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        self.mapping.transformer.pack(dtype)
+        for stack in self.mapping.stacks:
+            stack.pack(dtype)
 
     def with_limits(self, min_confidence: float, reject: float) -> Predictor:
         """Return a predictor with the same weights that withholds answers by other limits. Raises UsageError as for a new one."""

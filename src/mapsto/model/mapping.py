@@ -100,6 +100,11 @@ class Mapping(nn.Module):
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @property
+    def stacks(self) -> list[Transformer]:
+        """Return the Transformer, and for an encoder–decoder the decoder of answers behind it."""
+        return [self.transformer] if self.answer_decoder is None else [self.transformer, self.answer_decoder]
+
+    @property
     def ports_per_example(self) -> list[int]:
         """Return the numbers of the target ports with exactly one answer for each example, such as label ports."""
         return [port for port, target in enumerate(self.targets) if target.readout.per_example]
