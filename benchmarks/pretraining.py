@@ -22,11 +22,12 @@ from transformers import BertConfig, BertForMaskedLM
 
 from mapsto.data.examples import Examples
 from mapsto.device import choose_precision, keep_memory
-from mapsto.kinds.text import MaskedTextTarget, TextSource
+from mapsto.kinds.text import TextSource
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Piece
+from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.task.arrow import Arrow, Port
 from mapsto.text.tokenizer import Tokenizer
 from mapsto.training.loop import Training

@@ -20,6 +20,7 @@ BadRows = Literal["stop", "skip"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast", "linear"]
 Optimizer = Literal["auto", "adamw", "muon"]
 MaskShape = Literal["token", "word", "span", "block"]
+Architecture = Literal["auto", "prefix", "encoder-decoder"]
 ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -28,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("auto", "full", "probe", "probe+full", "contrast", "linear"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
+    "architecture": ("auto", "prefix", "encoder-decoder"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
 
@@ -171,6 +173,11 @@ class ModelOptions(OptionGroup):
     layers: int | None = _option(None, "Layers of a new model.")
     width: int | None = _option(None, "Width of a new model.")
     heads: int | None = _option(None, "Attention heads of a new model.")
+    architecture: Architecture = _option(
+        "auto",
+        "How a new model writes answers such as texts: prefix (one stack reads the source and the answer behind it), or "
+        "encoder-decoder (half of the layers read the source, the others write the answer).",
+    )
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
     words: str | None = _option(None, "A file of words, one per line, to add to the vocabulary of the starting model.")
     length: int | None = _option(None, "Longest example in tokens; the fitted model reads as much of longer ones.")
@@ -370,6 +377,7 @@ class OptionFields(TypedDict, total=False):
     layers: int | None
     width: int | None
     heads: int | None
+    architecture: Architecture
     vocabulary: int | None
     words: str | None
     length: int | None

@@ -14,6 +14,8 @@ from mapsto.model.attention import (
     self_attention,
     visibility,
 )
+from mapsto.model.config import RotaryScaling, TransformerConfig
+from mapsto.model.transformer import Attention
 
 
 def test_visibility_follows_roles_segments_and_window() -> None:
@@ -33,6 +35,8 @@ def test_visibility_follows_roles_segments_and_window() -> None:
         ]
     ).bool()
     assert torch.equal(visibility(segments, roles)[0], expected)
+    segment = segments[:, :, None] == segments[:, None, :]
+    assert torch.equal(visibility(segments, roles, causal=True), segment & torch.ones(8, 8).tril().bool())
     local = visibility(torch.ones(1, 6, dtype=torch.int32), torch.zeros(1, 6, dtype=torch.int8), window=2)[0]
     index = torch.arange(6)
     assert torch.equal(local, (index[:, None] - index).abs() <= 2)
@@ -126,3 +130,47 @@ def test_attention_drops_weights_and_their_gradients_alike() -> None:
 
     assert torch.autograd.gradcheck(ours, (qkv,))
     assert not torch.allclose(ours(qkv), PlainAttention.apply(qkv, mask, 2, None, 0.0))
+
+
+GROUPED = {"width": 24, "heads": 4, "kv_heads": 2, "head_width": 8, "norm": "rms"}
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"qkv_bias": True, "key_bias": False}])
+def test_grouped_attention_equals_repeated_heads(changes: dict[str, bool]) -> None:
+    """Keys and values of each head, repeated for its group of queries, in attention with as many heads of both."""
+    torch.manual_seed(0)
+    grouped = Attention(TransformerConfig(**GROUPED, **changes)).double()  # type: ignore[arg-type]
+    full = Attention(TransformerConfig(**{**GROUPED, "kv_heads": None}, **changes)).double()  # type: ignore[arg-type]
+
+    def repeat(weight: torch.Tensor, num_groups: int = 3) -> torch.Tensor:
+        heads = weight.view(-1, 8, *weight.shape[1:]).split([4, 2, 2][:num_groups])
+        return torch.cat([heads[0], *(part.repeat_interleave(2, dim=0) for part in heads[1:])]).flatten(0, 1)
+
+    with torch.no_grad():
+        full.qkv.weight.copy_(repeat(grouped.qkv.weight))
+        full.out.weight.copy_(grouped.out.weight)
+        if grouped.qv_bias is not None and full.qv_bias is not None:
+            full.qv_bias.copy_(repeat(grouped.qv_bias.normal_(), 2))
+        for norm, other in ((grouped.query_norm, full.query_norm), (grouped.key_norm, full.key_norm)):
+            if norm is not None and other is not None:
+                other.weight.copy_(norm.weight.normal_())
+    x, segments = torch.randn(2, 5, 24, dtype=torch.float64), torch.ones(2, 5, dtype=torch.long)
+    rotary = rotary_angles(torch.arange(5).expand(2, 5)[..., None], 8, 10_000.0, torch.float64)
+    mask = additive_mask(visibility(segments, 0 * segments, causal=True), torch.float64)
+    torch.testing.assert_close(grouped(x, mask, rotary), full(x, mask, rotary))
+    # One token at a time, with the keys and values of those before it kept.
+    q, k, v = grouped.queries_keys_values(x, rotary)
+    steps = [grouped.attend(q[:, i : i + 1], k[:, : i + 1], v[:, : i + 1], None) for i in range(5)]
+    torch.testing.assert_close(torch.cat(steps, dim=1), full(x, mask, rotary))
+
+
+def test_scaled_rotary_angles() -> None:
+    positions = torch.arange(40).view(1, 40, 1)
+    (plain, _), (linear, _), (llama, _) = (
+        rotary_angles(positions, 8, 10_000.0, torch.float64, scaling)
+        for scaling in (None, RotaryScaling("linear", 4.0), RotaryScaling("llama3", 8.0, 32))
+    )
+    torch.testing.assert_close(linear[:, ::4], plain[:, :10])
+    # Of the rates 1, 0.1, 0.01, 0.001 only the first one turns more than four times over 32 positions.
+    torch.testing.assert_close(llama[..., 0], plain[..., 0])
+    torch.testing.assert_close(llama[:, ::8, :, 1:], plain[:, :5, :, 1:])

@@ -92,16 +92,19 @@ def test_positions_run_on_through_an_example_and_start_anew_in_the_next() -> Non
     assert batch.fill == 9 / 64
 
 
-def test_cross_entropy_equals_the_library() -> None:
-    from mapsto.kinds.text import CrossEntropy
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_equals_the_library(smoothing: float) -> None:
+    from mapsto.model.vocabulary_head import cross_entropy
 
     torch.manual_seed(0)
     logits = torch.randn(600, 50, requires_grad=True)
     values = torch.randint(0, 50, (600,))
-    ours = CrossEntropy.apply(logits, values)
+    ours = cross_entropy(logits, values, smoothing)
     (3 * ours).backward()
     mine, logits.grad = logits.grad, None
-    theirs = torch.nn.functional.cross_entropy(logits, values, reduction="sum")
+    theirs = torch.nn.functional.cross_entropy(
+        logits, values, reduction="sum", label_smoothing=smoothing
+    )
     (3 * theirs).backward()
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(mine, logits.grad)

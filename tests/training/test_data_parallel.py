@@ -117,7 +117,7 @@ import gc, hashlib, os, sys
 from pathlib import Path
 from mapsto import progress
 from mapsto.fitting.fit import pretrain_mapping
-from mapsto.kinds.text import MaskedTextTarget
+from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.options import Options
 from mapsto.distributed import leave_process_group
 real, calls = MaskedTextTarget.loss, []

@@ -14,8 +14,16 @@ from mapsto.options import require_choice
 if TYPE_CHECKING:
     from mapsto.cli.answers import InputRows
     from mapsto.inference.table_engine import Engine
+    from mapsto.task.generation import Decoding
 
 ENGINES = ("local", "ray")
+
+# Settings of decoding, for answers that are generated token by token.
+Beams = Annotated[int | None, typer.Option(help="Generated answers: keep this many beginnings at each step (beam search).")]
+Samples = Annotated[int | None, typer.Option(help="Generated answers: draw this many at random for each row.")]
+Temperature = Annotated[float | None, typer.Option(help="With --samples: below 1, likely tokens become likelier.")]
+TopP = Annotated[float | None, typer.Option(help="With --samples: draw from the likeliest tokens with this probability.")]
+Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
 
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
@@ -58,6 +66,15 @@ def predict(
             help="Leave answers blank where the row is less familiar than all but this share of the training rows: 0.05."
         ),
     ] = 0.0,
+    beams: Beams = None,
+    samples: Samples = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    longest: Longest = None,
+    seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
+    ] = False,
     draw: Annotated[
         Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
     ] = None,
@@ -93,16 +110,43 @@ def predict(
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
-    answering = _open_engine(engine, model, device, precision, long, min_confidence, reject)
-    _write(answering, inputs, out, draw, json)
+    decoding = make_decoding(beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed)
+    answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
+    if stream:
+        _stream(answering, inputs)
+    else:
+        _write(answering, inputs, out, draw, json)
+
+
+def make_decoding(**settings: Any) -> Decoding | None:
+    """Return the settings of decoding that the user gave; None if there are none but a seed.
+
+    settings: fields of Decoding; None for a field that was not given. Raises UsageError for a wrong value.
+    """
+    from mapsto.task.generation import Decoding
+
+    values = {name: value for name, value in settings.items() if value is not None}
+    return Decoding(**values) if set(values) - {"seed"} else None
+
+
+def _stream(engine: Engine, inputs: InputRows) -> None:
+    """Print the generated answer to each input row while it is written. Raises UsageError for an engine that cannot."""
+    from mapsto.inference.predictor import Predictor
+
+    if not isinstance(engine, Predictor):
+        raise UsageError("--stream is for --engine local")
+    for row in engine.stream(inputs.source(engine.arrow), inputs.encoding):
+        for part in row:
+            typer.echo(part, nl=False)
+        typer.echo("")
 
 
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     """Open a model for prediction and return the engine that answers rows with it.
 
     name: "local" for this process, "ray" for processes on a Ray cluster. model: a model folder or hub name.
-    settings: device, precision, treatment of long rows, smallest confidence of an answer, and smallest familiarity of a
-        row, in this order.
+    settings: device, precision, treatment of long rows, smallest confidence of an answer, smallest familiarity of a row, and
+        settings of decoding, in this order.
     """
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine

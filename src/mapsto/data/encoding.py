@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from mapsto.data.rows import Rows
-from mapsto.errors import DataError, UsageError
+from mapsto.errors import DataError, UsageError, place
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Composed, Located, Tokenized, located_port
+from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -104,7 +105,30 @@ def encode_to_answer(
     composed = next((target for target in targets if isinstance(target, Composed)), None)
     windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
     long = ("cut" if windowed is None else "window") if long == "auto" else long
+    max_tokens -= _room_for_answers(rows, targets, max_tokens)
     return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed)
+
+
+def _room_for_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) -> int:
+    """Return how many of the `max_tokens` of an example are kept free for generated answers: at most half of them.
+
+    Raises DataError if a true answer in `rows` is longer than that, since an answer is never cut.
+    """
+    room = 0
+    for port, target in enumerate(targets):
+        if not isinstance(target, Generated):
+            continue
+        limit = max_tokens // 2
+        for row, answer in enumerate(rows.targets[port] if rows.targets else ()):
+            size = len(target.encode(answer, ()).values)
+            if size > limit:
+                column = rows.arrow.targets[port].column
+                raise DataError(
+                    f"{place(*rows.origin(row))}, column {column!r}: the answer has {size} tokens, and the model writes at most "
+                    f"{limit}; shorten it, or let a new model take longer examples with --length {2 * size}"
+                )
+        room += min(limit, len(target.opening) + target.longest)
+    return min(room, max_tokens // 2)
 
 
 def encode_rows(

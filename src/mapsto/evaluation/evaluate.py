@@ -30,9 +30,9 @@ from mapsto.inference.forward import (
     collect_evidence,
     make_questions,
     question_examples,
-    row_outputs,
     token_outputs,
 )
+from mapsto.inference.row_outputs import row_outputs
 from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
@@ -40,6 +40,7 @@ from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Classes, Composed, Confident, Located, Reconstruction, has_exclusive_classes
+from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 
 NUM_SAMPLES = 8  # rows whose outputs are kept for the report
@@ -331,8 +332,11 @@ def score_examples(
 
 
 def _ports_by_row(mapping: Mapping, examples: Examples) -> list[int]:
-    """Return the target ports that are scored by row, since a long row is several examples; none if no target is composed."""
-    if examples.answers is None or not any(isinstance(target, Composed) for target in mapping.targets):
+    """Return the target ports that are scored by row: those of a composed target, whose long rows are several examples, of a
+    generated one, and all beside these; none if there are none of both.
+    """
+    by_row = any(isinstance(target, Composed | Generated) for target in mapping.targets)
+    if examples.answers is None or not by_row:
         return []
     return [port for port in mapping.ports_per_example if examples.answers.has_values[port]]
 

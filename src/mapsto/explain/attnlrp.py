@@ -50,11 +50,21 @@ def _as_constant_factor(activation: Callable[..., Tensor]) -> Callable[..., Tens
     return rule
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0) -> Tensor:
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    enable_gqa: bool = False,
+) -> Tensor:
     """Compute scaled dot-product attention with a backward pass that halves the gradients of q, k, v and the attention weights.
 
-    q, k, v: (…, l, d). attn_mask: added to the scores (…, l, l).
+    q, k, v: (…, h, l, d). attn_mask: added to the scores (…, l, l).
+    enable_gqa: whether k and v have fewer heads than q, each of them shared by a group of heads.
     """
+    if enable_gqa:
+        k, v = (part.repeat_interleave(q.shape[-3] // part.shape[-3], dim=-3) for part in (k, v))
     # Both products of attention are bilinear: each factor gets half of the relevance.
     scores = _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
     weights = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)

@@ -24,8 +24,9 @@ from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
 from mapsto.explain.attnlrp import AttnLRP
-from mapsto.inference.forward import forward_batches, make_questions, question_examples, row_outputs
+from mapsto.inference.forward import forward_batches, make_questions, question_examples
 from mapsto.metrics.intervals import Floats
+from mapsto.inference.row_outputs import row_outputs
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import make_batches

@@ -24,7 +24,8 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Classes, Located, Spatial, linear_source, require
+from mapsto.task.capabilities import Classes, Located, Spatial, Tokenized, linear_source, require
+from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -50,10 +51,15 @@ def make_sources(
     if sources is not None:
         return _resize(sources, arrow, options)
     sources = {}
+    generated = {target.kind for target in kinds.answering(arrow) if issubclass(target, Generated)}
     for kind in sorted({port.kind for port in arrow.sources}):
-        # Two columns of one kind share a source, which is made from the values of both.
-        columns = [column for port, column in zip(arrow.sources, rows.sources, strict=True) if port.kind == kind]
-        sources[kind] = kinds.source(kind).new(list(chain(*columns)), options.vocabulary)
+        # Columns of one kind share a source, which is made from the values of all; generated answers take their tokens from it.
+        ports = [*zip(arrow.sources, rows.sources, strict=True)]
+        ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated else []
+        values = list(chain(*(column for port, column in ports if port.kind == kind)))
+        source = kinds.source(kind)
+        new = require(source, Tokenized, "generated").new_reversible if kind in generated else source.new
+        sources[kind] = new(values, options.vocabulary)
     sources = _resize(sources, arrow, options)
     for source in sources.values():
         say(f"made {source}")
@@ -149,6 +155,25 @@ def make_config(
     elif start.config is not None:
         config = replace(config, decoder=None)
     return config if start.config is None else _matching_family(config)
+
+
+def add_answer_decoder(
+    config: ModelConfig, start: StartingModel, options: ModelOptions, targets: Sequence[Target]
+) -> ModelConfig:
+    """Return the configuration of a new model, with half of its layers in a decoder if the targets and the options want one.
+
+    Raises UsageError if `--architecture` is set and would change nothing.
+    """
+    is_generating = any(isinstance(target, Generated) for target in targets)
+    if options.architecture != "auto" and (start.config is not None or not is_generating):
+        raise UsageError("--architecture is for new models that generate answers such as texts")
+    if start.config is not None or not is_generating or options.architecture == "prefix":
+        return config
+    shape = config.transformer
+    num_decoder_layers = max(1, shape.layers // 2)
+    encoder = replace(shape, layers=max(1, shape.layers - num_decoder_layers))
+    decoder = huggingface.make_answer_decoder(shape, num_decoder_layers)
+    return replace(config, transformer=encoder, answer_decoder=decoder)
 
 
 def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfig:

@@ -36,6 +36,7 @@ from mapsto.fitting.run_data import (
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.options import DataOptions, Options, require_choice
 from mapsto.pretrained import model_folder
+from mapsto.sequence.corruption import CAUSAL_SHARES
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import Tokenized, require
 from mapsto.task.source import Source
@@ -164,7 +165,10 @@ def _train_source(request: FitRequest, arrow: Arrow, data: Any, shards: CorpusSh
         return _open_source(arrow, shards)
     kind = kinds.source(arrow.sources[0].kind)
     values, share = sample_values(arrow, _stream(data, request.options))
-    source = kind.new(values, request.options.vocabulary, share)
+    # A model that also learns to continue a value can go on to generate values, which needs their tokens to be reversible.
+    is_causal = CAUSAL_SHARES.get(request.options.objective, 0.0) > 0
+    new = require(kind, Tokenized, "generated").new_reversible if is_causal else kind.new
+    source = new(values, request.options.vocabulary, share)
     request.say(f"made {source}" + ("" if share == 1 else f" from {100 * share:.0f} % of the corpus"))
     if shards.folder is not None:
         # Saved before the shards are written, so that a run that is killed resumes with the same tokenizer.

@@ -19,6 +19,7 @@ from mapsto.distributed import SINGLE_PROCESS
 from mapsto.fitting.method import STEPLESS_METHODS, make_objective
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.task.capabilities import Located
+from mapsto.task.generation import Generated
 from mapsto.task.source import Learning
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Training
@@ -28,8 +29,6 @@ from mapsto.training.plan import Plan, RunContext
 
 # The default minutes of pretraining, and the tokens of one update in pretraining.
 PRETRAIN_MINUTES, PRETRAIN_TOKENS = 10.0, 4096
-# Examples of one update in a fit.
-FIT_BATCH = 32
 
 # Peak learning rates by optimizer, for random weights.
 RATES = {"muon": 5e-3, "adamw": 1e-3}
@@ -111,11 +110,13 @@ def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
 def learning_defaults(run: PreparedRun) -> Learning:
     """Return the default learning rates, number of steps, and bounds on the epochs of a run.
 
-    The first target that has defaults of its own (boxes) decides. Otherwise they are those of the source if the weights
+    The first target that has defaults of its own (boxes, generated text) decides. Otherwise they are those of the source if the weights
     are new or only mapsto has trained them, and the general ones at PUBLISHED_RATE for a published starting model.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
+            return target.learning
+        if isinstance(target, Generated) and run.start.tensors is None:
             return target.learning
     if run.start.is_from_scratch:
         return next(iter(run.mapping.sources.values())).defaults.learning
@@ -123,9 +124,9 @@ def learning_defaults(run: PreparedRun) -> Learning:
 
 
 def _default_batch(run: PreparedRun) -> int:
-    """Return the number of examples of one update: FIT_BATCH, or in pretraining about PRETRAIN_TOKENS tokens."""
+    """Return the number of examples of one update: that of the run's defaults, or in pretraining about PRETRAIN_TOKENS tokens."""
     if not run.is_pretraining:
-        return FIT_BATCH
+        return learning_defaults(run).batch
     # A sample gives the mean length well enough.
     sample = range(min(LENGTH_SAMPLE, len(run.examples)))
     mean_length = statistics.fmean(sum(map(len, run.examples.pieces[row])) for row in sample)

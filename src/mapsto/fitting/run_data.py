@@ -17,7 +17,7 @@ from mapsto.data.overlap import filter_rows
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError
-from mapsto.fitting.build_model import make_config
+from mapsto.fitting.build_model import add_answer_decoder, make_config
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
 from mapsto.model.row_filter import RowFilter
@@ -97,7 +97,7 @@ def bind_targets(
     """
     if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
-    config = make_config(start, options, arrow.corrupted, sources)
+    config = add_answer_decoder(make_config(start, options, arrow.corrupted, sources), start, options, targets)
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start fills in hidden parts with a decoder; continue its training with --objective mae")
     for target, port in zip(targets, arrow.targets, strict=True):

@@ -23,6 +23,7 @@ from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import Composed, LinearFeatures, Located, Reconstruction, gather_outputs
+from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 
 TOKENS_PER_BATCH = 4096
@@ -124,8 +125,8 @@ def collect_evidence(
                 if answers is None:
                     continue
                 target = mapping.targets[port]
-                # Its answers are those of rows, not of examples; see `row_outputs`.
-                if isinstance(target, Composed):
+                # Its answers are those of rows, or are generated; see `row_outputs`.
+                if isinstance(target, Composed | Generated):
                     continue
                 evidence = target.evidence(mapping.read(hidden, batch, port), answers.values).float().cpu()
                 rows = batch.rows[answers.examples.cpu().numpy()]
@@ -208,23 +209,6 @@ def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
     (piece,) = (piece for piece in pieces if piece.kind == target.lies_in)
     # All tokens of the value are predicted, which excludes the special tokens.
     return target.complete(None, piece, np.flatnonzero(~piece.special), output)
-
-
-def row_outputs(
-    mapping: Mapping,
-    examples: Iterable[Example],
-    count: int,
-    ports: Sequence[int],
-    device: torch.device,
-    report: Report = lambda count: None,
-) -> list[Tensor]:
-    """Return for each target port in `ports` its outputs (count, …) for all rows.
-
-    ports: indices of target ports with one answer per example.
-    count: number of rows. A long row may be split into several examples (windows), see RowReader.
-    report: called after each batch with its number of examples.
-    """
-    return read_rows(mapping, examples, count, [port_reader(mapping, port) for port in ports], device, report)
 
 
 def port_reader(mapping: Mapping, port: int) -> RowReader:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mapsto.data.encoding import EncodedRows, encode_to_answer
 from mapsto.data.rows import Rows, bind_to, load_rows
-from mapsto.data.table import Table
+from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.forward import (
@@ -28,12 +28,15 @@ from mapsto.inference.forward import (
     read_rows,
     token_outputs,
 )
+from mapsto.inference.generation import generate_answers, stream_text
 from mapsto.inference.reconstruct import reconstruct
+from mapsto.inference.row_outputs import generated_ports
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Composed, Confident, Located, Reconstruction, located_port
+from mapsto.task.generation import Decoding, Generated
 from mapsto.task.source import Source
 
 
@@ -89,6 +92,12 @@ def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> N
         )
 
 
+def _require_generated(mapping: Mapping, decoding: Decoding | None) -> None:
+    """Raise UsageError if settings of decoding are given for a mapping that generates no answer token by token."""
+    if decoding is not None and not generated_ports(mapping, range(len(mapping.targets))):
+        raise UsageError(f"--beams, --samples and --longest are for answers that are generated; {mapping.arrow} has none")
+
+
 class Predictor:
     """A copy of a mapping (model) that answers the rows of tables, on one device and in one precision.
 
@@ -98,8 +107,9 @@ class Predictor:
     min_confidence: an answer with a lower probability is withheld: its value becomes None, and its probability stays.
     reject: answers to values that are less familiar than this are withheld (see model/familiarity.py); 0.05 means less
         familiar than 95 % of the training rows.
-    Raises UsageError for an unknown option, a missing device, for `min_confidence` if no answer has a probability, and
-    for `reject` if the model keeps no training vectors.
+    decoding: how the tokens of generated answers are chosen; None for the likeliest token at each step.
+    Raises UsageError for an unknown option, a missing device, for `min_confidence` if no answer has a probability,
+    for `reject` if the model keeps no training vectors, and for `decoding` if no answer is generated.
     """
 
     def __init__(
@@ -110,17 +120,20 @@ class Predictor:
         long: str = "auto",
         min_confidence: float = 0.0,
         reject: float = 0.0,
+        decoding: Decoding | None = None,
     ) -> None:
         require_choice("long", long)
         _require_limits(mapping, min_confidence, reject)
-        self.min_confidence, self.reject = min_confidence, reject
+        _require_generated(mapping, decoding)
+        self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
         self.device = choose_device(device)
         dtype = choose_precision(precision, self.device)
         # A copy, since the conversion changes the weights, and the caller may go on training.
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        self.mapping.transformer.pack(dtype)
+        for stack in self.mapping.stacks:
+            stack.pack(dtype)
 
     def with_limits(self, min_confidence: float, reject: float) -> Predictor:
         """Return a predictor with the same weights that withholds answers by other limits. Raises UsageError as for a new one."""
@@ -205,7 +218,8 @@ class Predictor:
         """
         ports, count = self.mapping.arrow.targets, len(rows)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
-        per_example = self.mapping.ports_per_example
+        generated = generated_ports(self.mapping, self.mapping.ports_per_example)
+        per_example = [port for port in self.mapping.ports_per_example if port not in generated]
         readers = [port_reader(self.mapping, port) for port in per_example]
         familiarity = self.mapping.familiarity
         if familiarity is not None:
@@ -218,9 +232,12 @@ class Predictor:
         familiar = [round(share, 4) for share in shares]
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
-            port_answers = (
-                target.decode(outputs[port]) if port in outputs else self._decode_tokens(examples, count, port)
-            )
+            if port in generated:
+                port_answers = self._generate(examples, count, port)
+            elif port in outputs:
+                port_answers = target.decode(outputs[port])
+            else:
+                port_answers = self._decode_tokens(examples, count, port)
             if isinstance(target, Composed):
                 _add_excerpts(target, port_answers, rows)
             for row, (answer, port_answer) in enumerate(zip(answers, port_answers, strict=True)):
@@ -242,6 +259,16 @@ class Predictor:
             return answers
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
+    def _generate(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
+        """Return one answer (dict) per row for a target that generates it; further samples are its entry "others"."""
+        target = self.mapping.targets[port]
+        assert isinstance(target, Generated)
+        answers: list[dict[str, Any]] = [{} for _ in range(count)]
+        for row, alternatives in generate_answers(self.mapping, examples, port, self.device, self.decoding):
+            best, *others = target.decode(target.pack(alternatives))
+            answers[row] = {**best, "others": others} if others else best
+        return answers
+
     def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
         """Return one answer {kind: value} per row for a target that is read at tokens.
 
@@ -256,6 +283,22 @@ class Predictor:
             else:
                 answers[row] += target.decode(output)
         return [{target.kind: answer} for answer in answers]
+
+    def stream(self, source: Any, encoding: str | None = None) -> Iterator[Iterator[str]]:
+        """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
+
+        source, encoding: anything that `stream_tables` takes. A row that cannot be read gives its error as the only part.
+        Raises UsageError unless the arrow has one answer, which is generated greedily.
+        """
+        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]) or self.decoding is not None:
+            raise UsageError(f"--stream prints one answer that is generated token by token, without --beams; not {self.arrow}")
+        for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
+            for row in range(len(table)):
+                prepared = self._prepare(table.select([row]), bound or self.bind(table))
+                if prepared.examples:
+                    yield stream_text(self.mapping, prepared.examples[0], self.device)
+                else:
+                    yield iter([f"error: {prepared.answers[0]['error']}"])
 
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None

@@ -1,41 +1,31 @@
-"""text: text in any language, read as tokens; as an answer, the hidden tokens of `~text`.
+"""text: text in any language, read as tokens; as an answer, generated token by token, or the hidden tokens of `~text`.
 
-A tokenizer splits a text into tokens of a vocabulary. In masked language modelling (BERT, Devlin et al. 2019) some tokens
-are hidden, and a head predicts them, with the token embeddings as output weights.
+A tokenizer splits a text into tokens of a vocabulary. The targets are in text/generated_text.py and text/masked_text.py.
 
-Legend of shapes: t tokens, m hidden tokens, d width, v vocabulary.
+Legend of shapes: t tokens, m hidden tokens, v vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.metrics import intervals
-from mapsto.metrics.intervals import Score
+from mapsto.errors import CheckpointError, DataError
 from mapsto.model.convolution import ConvolutionConfig
-from mapsto.model.layers import Transform, TransformConfig
-from mapsto.sequence.batch import Answer
-from mapsto.sequence.corruption import FILLS_NOTHING, Corruption, choose_hidden, hide_tokens, read_causally
+from mapsto.sequence.corruption import Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
-from mapsto.task.capabilities import Describable, Explainable, Outlinable, Reconstruction, Tokenized
-from mapsto.task.readout import PerToken, ask_at
-from mapsto.task.source import Source
-from mapsto.task.target import Metric, State
+from mapsto.task.capabilities import Describable, Explainable, Outlinable, Tokenized
 from mapsto.text import cells, perturb
+from mapsto.text.generated_text import GeneratedTextTarget
+from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.text.ngram_source import NgramSource
 from mapsto.text.tokenizer import Tokenizer
-
-ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
 
 
 class TextSource(Tokenized, Explainable, Describable, Outlinable):
@@ -66,6 +56,13 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
         if not values:
             raise DataError("there is no text to make a vocabulary from")
         return cls(Tokenizer.train(values, size, share=share))
+
+    @classmethod
+    def new_reversible(cls, values: Sequence[str], size: int | None = None, share: float = 1.0) -> Self:
+        """Return a source with a byte-level tokenizer trained on the texts `values`: decoding its tokens gives the text back."""
+        if not values:
+            raise DataError("there is no text to make a vocabulary from")
+        return cls(Tokenizer.train(values, size, "bytes", share))
 
     @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
@@ -248,181 +245,6 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
         return self.tokenizer.fingerprint
 
 
-class MaskedTextTarget(Reconstruction):
-    """A target that predicts the hidden tokens of `~text`, each from the hidden state at its position.
-
-    If the model also learns causal modelling, each is predicted from the position before (`Corruption.ahead`).
-    transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
-    corruption: arguments of Corruption, the settings by which tokens are hidden.
-    """
-
-    kind = "text"
-    readout = PerToken()
-    head_name = "vocabulary_head"
-    hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask"}
-    source: TextSource
-
-    def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
-        self.transform = None if transform is None else TransformConfig(**transform)
-        self.corruption = Corruption(**(corruption or {}))
-
-    def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
-        """Store the text source of the arrow, and `transform`.
-
-        transform: the model family's settings of the layer before the output weights.
-        """
-        source = sources[self.kind]
-        assert isinstance(source, TextSource)
-        self.source, self.transform = source, transform
-
-    samples = staticmethod(cells.samples)
-    fits = staticmethod(cells.fits)
-    read = staticmethod(cells.read)
-
-    def learn(self, answers: Sequence[str], balance: bool = False) -> None:
-        """Learn nothing, since the vocabulary belongs to the source."""
-
-    def complete(self, value: str, piece: Piece, hidden: Ints, output: Tensor) -> str:
-        """Return the text `value` with each hidden token replaced by the likeliest token; all other characters stay as they are.
-
-        piece: the piece of `value`, with its alignment. hidden: (h,), indices of the hidden tokens. output: (h, v), their logits.
-        """
-        assert piece.alignment is not None
-        predictions = dict(zip(hidden.tolist(), output.argmax(dim=-1).tolist(), strict=True))
-        parts, position = [], 0
-        for token in np.flatnonzero(~piece.special).tolist():
-            start, end = piece.alignment.regions[token, 0].tolist()
-            text = value[start:end]
-            if token in predictions:
-                # WordPiece marks a token inside a word by ##.
-                predicted = self.source.tokenizer.decode([predictions[token]]).strip().removeprefix("##")
-                text = text[: len(text) - len(text.lstrip())] + predicted  # the space before the token stays
-            parts += [value[position:start], text]
-            position = end
-        return "".join([*parts, value[position:]])
-
-    def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
-        """Raise UsageError: a whole text cannot be predicted, only hidden tokens of a `~text` source."""
-        raise UsageError("`text` as an answer needs `~text` as its source; generated text is not here yet")
-
-    def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an answer without values that names the tokens at which to predict: the mask tokens in the user's text.
-
-        None if the text contains no mask token, and for a causal model, which cannot see the text after one.
-        """
-        if self.corruption.causal == 1:
-            return None
-        is_mask = np.concatenate([piece.tokens for piece in pieces]) == self.source.tokenizer.mask_id
-        return ask_at(np.flatnonzero(is_mask) - self.corruption.ahead)
-
-    @property
-    def nothing_hidden(self) -> str:
-        """Return the error message for a text without hidden tokens. It explains to the user how to hide tokens."""
-        if self.corruption.causal == 1:
-            return FILLS_NOTHING
-        mask = self.source.tokenizer.token(self.source.tokenizer.mask_id)
-        return f"nothing is hidden: write {mask} for each token to put back, or say which share to hide (--hide 0.3)"
-
-    def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
-        """Return a module from hidden states (m, d) to logits (m, v): a dense layer with activation and norm, then a linear map.
-
-        Its output weights are the token embeddings of `embedder`, shared with it (Press & Wolf 2017).
-        """
-        assert isinstance(embedder, nn.Embedding)
-        return VocabularyHead(width, self.transform, embedder)
-
-    def loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the summed cross-entropy of logits (m, v) against token ids (m,)."""
-        return cast(Tensor, CrossEntropy.apply(output, values))  # type: ignore[no-untyped-call]
-
-    def evidence(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return for each hidden token its loss, and 1 if it was predicted correctly, else 0, as columns of (m, 2).
-
-        `metrics` needs only these. The logits (m, v) of all batches together would not fit in memory.
-        """
-        losses = F.cross_entropy(output.float(), values, reduction="none")
-        return torch.stack([losses, (output.argmax(dim=-1) == values).float()], dim=1)
-
-    def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"token", "probability"} for each hidden token: the likeliest token as text, and its probability."""
-        best = torch.softmax(output.float(), dim=-1).max(dim=-1)
-        return [
-            {"token": self.source.tokenizer.decode([token]), "probability": probability}
-            for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-
-    def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return "masked_loss", the hidden tokens' mean loss in nats, and "token_accuracy", the share predicted correctly.
-
-        output: (m, 2), from `evidence`. answers: not used.
-        """
-        losses, is_correct = output.double().numpy().T
-        return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, is_correct)}
-
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return the mean loss in nats ("masked_loss") of a unigram model: each token's probability is its share of `answers`.
-
-        answers: the true ids of the hidden tokens.
-        """
-        ids = np.asarray(answers, np.int64)
-        # These frequencies are those of the scored tokens, so no other constant prediction has a lower loss.
-        frequency = np.bincount(ids, minlength=self.source.vocabulary) / max(1, len(ids))
-        return {"masked_loss": intervals.with_interval(np.mean, -np.log(frequency[ids]))}
-
-    def state(self) -> State:
-        """Return the constructor's arguments: settings of the layer before the output weights, and of the corruption."""
-        transform = None if self.transform is None else asdict(self.transform)
-        return {"transform": transform, "corruption": asdict(self.corruption)}
-
-
-class CrossEntropy(torch.autograd.Function):
-    """The summed cross-entropy of logits (m, v) with token ids (m,), computed in fp32 for a few rows at a time to save memory.
-
-    The forward pass also computes the gradient, since both need the same exponentials. The gradient is saved for the backward
-    pass, and the logits are not.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, values: Tensor) -> Tensor:
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        loss = torch.zeros((), device=logits.device)
-        for start in range(0, len(logits), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            # `scores` is overwritten in place: first logits, then exponentials, then the gradient.
-            ids, scores = values[rows, None], logits[rows].to(torch.float32, copy=True)
-            highest = scores.amax(dim=-1, keepdim=True)
-            # −log softmax = highest − score + log Σ exp(score − highest), which cannot overflow.
-            loss += (highest - scores.gather(1, ids)).sum()
-            sums = scores.sub_(highest).exp_().sum(dim=-1, keepdim=True)
-            loss += sums.log().sum()
-            if gradient is not None:
-                scores.div_(sums).scatter_add_(1, ids, -torch.ones_like(sums))
-                gradient[rows] = scores
-        ctx.save_for_backward(gradient)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * gradients[0], None
-
-
-class VocabularyHead(nn.Module):
-    """A head from hidden states (m, d) to logits over the vocabulary (m, v), with the token embeddings as output weights.
-
-    transform: settings of a layer before the output weights; None for no layer.
-    """
-
-    def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
-        super().__init__()
-        self.transform = Transform(width, transform, embedding.embedding_dim) if transform else nn.Identity()
-        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
-        self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.transform(x), self.embedding[0].weight.to(x.dtype), self.bias.to(x.dtype))
-
-
 def _frame(
     ids: Ints, opening: Sequence[int], closing: Sequence[int], offsets: Ints | None = None, words: Ints | None = None
 ) -> Piece:
@@ -483,4 +305,5 @@ def _select(piece: Piece, keep: Ints) -> Piece:
 
 
 source = TextSource
+target = GeneratedTextTarget
 restored = MaskedTextTarget

@@ -3,20 +3,22 @@
 There are two kernels: torch's fused one, and one made of plain matrix products, which is faster on a CPU in bf16
 (`benchmarks/attention.py` measures both). `choose_kernel` is the only place that decides.
 
-Legend of shapes: r rows, l row length, h heads, e width of a head, d = h × e, a axes of position, m = rows × heads of the part
-of a batch whose scores are computed at once.
+Legend of shapes: r rows, l row length, h heads, g heads of keys and values, e width of a head, d = h × e, a axes of position,
+m = rows × heads of the part of a batch whose scores are computed at once.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mapsto.device import has_amx
+from mapsto.model.config import RotaryScaling
 from mapsto.model.layers import dropout_mask
 from mapsto.sequence.piece import Role
 
@@ -34,7 +36,7 @@ MAX_FUSED_LENGTH_OF_SINGLE_ROW = 64
 MAX_SAVED_LENGTH = 256
 
 
-def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Tensor:
+def visibility(segments: Tensor, roles: Tensor, window: int | None = None, causal: bool = False) -> Tensor:
     """Return the attention mask, (r, l, l) of bool: entry (i, j) of a row says whether its token i may attend to its token j.
 
     Every token sees the source tokens of its example. A causal token also sees itself and the causal tokens before it, a
@@ -42,15 +44,16 @@ def visibility(segments: Tensor, roles: Tensor, window: int | None = None) -> Te
 
     segments: number of each token's example within the row, (r, l); 0 is padding. roles: `Role` of each token, (r, l).
     window: largest distance in tokens at which one token sees another; None for no limit.
+    causal: whether every token sees only itself and the tokens of its example before it, whatever the roles.
     """
     index = torch.arange(segments.shape[1], device=segments.device)
     distance = index[:, None] - index[None, :]
     query_roles, key_roles = roles[:, :, None], roles[:, None, :]
     is_causal = (key_roles == Role.CAUSAL) & (query_roles == Role.CAUSAL) & (distance >= 0)
     is_parallel = (key_roles == Role.PARALLEL) & (query_roles == Role.PARALLEL)
-    allowed = (key_roles == Role.SOURCE) | is_causal | is_parallel
+    allowed = distance >= 0 if causal else (key_roles == Role.SOURCE) | is_causal | is_parallel
     # Packed rows hold several examples, which must not see each other.
-    allowed &= segments[:, :, None] == segments[:, None, :]
+    allowed = allowed & (segments[:, :, None] == segments[:, None, :])
     return allowed if window is None else allowed & (distance.abs() <= window)
 
 
@@ -92,14 +95,39 @@ def self_attention(
     if choose_kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
         out: Tensor = PlainAttention.apply(qkv, mask, heads, rotary, dropout)  # type: ignore[no-untyped-call]
         return out
+    return attend(*split_heads(qkv, heads, heads, rotary), mask, dropout)
+
+
+def split_heads(
+    qkv: Tensor, heads: int, kv_heads: int, rotary: Rotary | None, norms: tuple[nn.Module, nn.Module] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the queries (r, l, h, e), keys and values (r, l, g, e) of a fused projection, normalised and rotated.
+
+    qkv: queries, keys and values of all heads, concatenated in this order, (r, l, (h + 2g) × e).
+    kv_heads: number of heads g of keys and values.
+    rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
+    norms: norms of the queries and of the keys, over the width of a head; None for no norm.
+    """
+    parts = qkv.view(*qkv.shape[:2], heads + 2 * kv_heads, -1)
+    qk, v = parts[:, :, :-kv_heads], parts[:, :, -kv_heads:]
+    if norms is not None:
+        qk = torch.cat([norms[0](qk[:, :, :heads]), norms[1](qk[:, :, heads:])], dim=2)
     # Queries and keys are rotated together, in one pass over memory.
-    parts = qkv.view(*qkv.shape[:2], 3 * heads, -1)
-    qk, v = parts[:, :, : 2 * heads], parts[:, :, 2 * heads :]
     if rotary is not None:
         qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
-    q, k = qk.chunk(2, dim=2)
+    return qk[:, :, :heads], qk[:, :, heads:], v
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Return the output of torch's fused attention, (r, l, h × e), to which the layer has yet to apply its output projection.
+
+    q: queries (r, l, h, e). k, v: keys and values (r, s, g, e), possibly of other tokens than the queries; g divides h.
+    mask: mask to add to the scores, (r, 1, l, s); None if every query sees every key of its row.
+    dropout: probability with which an attention weight is dropped.
+    """
+    is_grouped = {"enable_gqa": True} if k.shape[2] != q.shape[2] else {}
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, **is_grouped)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -221,18 +249,32 @@ def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float,
     out[2].copy_(parts[:, :, 2])
 
 
-def rotary_angles(positions: Tensor, head_width: int, base: float, dtype: torch.dtype) -> Rotary:
+def rotary_angles(
+    positions: Tensor, head_width: int, base: float, dtype: torch.dtype, scaling: RotaryScaling | None = None
+) -> Rotary:
     """Return the cosines and the sines of the rotary angles of tokens (Su et al. 2021), each (r, l, 1, e / 2), in `dtype`.
 
     positions: position of each token along a axes, (r, l, a), such as row and column; each axis rotates e / 2a channel pairs.
-    base: base of the angles' geometric progression, such as 10,000.
+    base: base of the angles' geometric progression, such as 10,000. scaling: change of these angles; None for none.
     """
     axes = positions.shape[-1]
     planes = head_width // 2 // axes
     # Angles are computed in fp32, because bf16 cannot distinguish all positions above 256.
     rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
+    if scaling is not None:
+        rates = _scale_rates(rates, scaling)
     angles = (positions[..., None].float() * rates).flatten(-2)[:, :, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _scale_rates(rates: Tensor, scaling: RotaryScaling) -> Tensor:
+    """Return the rates of rotary angles, in radians per position, (planes,), changed by `scaling`."""
+    if scaling.kind == "linear":
+        return rates / scaling.factor
+    # Turns over all positions that the model was first trained on: few for slow rates, which then cannot tell positions beyond.
+    turns = scaling.original_positions * rates / (2 * math.pi)
+    fastness = ((turns - scaling.slow_turns) / (scaling.fast_turns - scaling.slow_turns)).clamp(0, 1)
+    return rates * (fastness + (1 - fastness) / scaling.factor)
 
 
 class Rotate(torch.autograd.Function):

@@ -14,6 +14,21 @@ from mapsto.model.layers import Activation, TransformConfig
 
 
 @dataclass(frozen=True)
+class RotaryScaling:
+    """Change of the rotary angles by which a model trained on short texts reads longer ones."""
+
+    # "linear" divides all angles by `factor` (Chen et al. 2023). "llama3" (Llama Team 2024, section 3.4.2) divides only the slow
+    # ones, and interpolates between slow and fast ones.
+    kind: Literal["linear", "llama3"]
+    factor: float
+    # Only for "llama3": number of positions before the change, and how many turns an angle makes over them if it is slow (fewer
+    # than the first number) or fast (more than the second).
+    original_positions: int = 8192
+    slow_turns: float = 1.0
+    fast_turns: float = 4.0
+
+
+@dataclass(frozen=True)
 class TransformerConfig:
     """Shape of a Transformer stack. The fields cover all published families in zoo/."""
 
@@ -24,8 +39,19 @@ class TransformerConfig:
     layers: int = 6
     # Whether all layers use one set of weights (ALBERT).
     shared_layers: bool = False
-    # Attention heads per layer; each is width / heads wide, which must be even.
+    # Attention heads per layer.
     heads: int = 4
+    # Heads of keys and values, each shared by several heads of queries (grouped-query attention, Ainslie et al. 2023); None: one
+    # for each head of queries.
+    kv_heads: int | None = None
+    # Width of a head, which must be even; None: width / heads.
+    head_width: int | None = None
+    # Whether the queries and keys of each head are normalised (RMS) before their rotation (Qwen 3).
+    qk_norm: bool = False
+    # Whether a token sees only itself and the tokens of its example before it, whatever their roles (decoder-only models).
+    causal: bool = False
+    # Whether each layer also attends to the states of the source tokens (the decoder of an encoder–decoder).
+    cross_attention: bool = False
     # Width inside the feed-forward part, after gating.
     feed_forward_width: int = 688
     norm: Literal["layer", "rms"] = "layer"
@@ -35,6 +61,9 @@ class TransformerConfig:
     norm_bias: bool = False
     # Whether the linear maps of a layer have biases.
     bias: bool = False
+    # Whether the maps to queries, keys and values have biases, and the map behind attention; None: as `bias` says.
+    qkv_bias: bool | None = None
+    out_bias: bool | None = None
     activation: Activation = "gelu"
     # Whether the feed-forward part is gated (GLU variants, Shazeer 2020).
     gated: bool = True
@@ -46,6 +75,8 @@ class TransformerConfig:
     # Base of the rotary angles in global layers, and in local ones.
     rotary_base: float = 10_000.0
     rotary_base_local: float = 10_000.0
+    # Scaling of the rotary angles, by which a model reads longer texts than it was first trained on; None: no scaling.
+    rotary_scaling: RotaryScaling | None = None
     # Number of tokens seen on either side in local layers; None: all layers are global. The first layer and every
     # `global_every`-th after it are global, the others are local.
     window: int | None = None
@@ -54,6 +85,8 @@ class TransformerConfig:
     token_types: int = 0
     # Entries of XLM's table of languages; 0: no table. It is only kept to be saved again, since no language is ever named.
     languages: int = 0
+    # Factor by which embedded tokens are multiplied before positions are added (Marian: √width); None: no factor.
+    embedding_scale: float | None = None
     # Whether a norm follows the embeddings.
     embedding_norm: bool = True
     # Whether the first pre-norm layer has a norm even if the embeddings are normalised already.
@@ -67,7 +100,7 @@ class TransformerConfig:
     layer_scale: float | None = None
     # Whether a model without heads returns the first token's state after one more norm (CLIP). That norm is not trained.
     vector_norm: bool = False
-    # Whether keys have a bias if `bias` is set. It cannot change attention, so some families leave it out.
+    # Whether keys have a bias if queries and values have one. It cannot change attention, so some families leave it out.
     key_bias: bool = True
     # Whether the linear map from another width to `width` has a bias if `bias` is set.
     projection_bias: bool = True
@@ -76,6 +109,35 @@ class TransformerConfig:
     def max_tokens(self) -> int:
         """Maximum number of tokens of an example, special tokens included, that the stack can take."""
         return self.max_positions - self.position_offset
+
+    @property
+    def width_per_head(self) -> int:
+        """Width of an attention head."""
+        return self.head_width or self.width // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Width of the queries of all heads together."""
+        return self.heads * self.width_per_head
+
+    @property
+    def key_width(self) -> int:
+        """Width of the keys of all their heads together, and of the values."""
+        return self.num_kv_heads * self.width_per_head
+
+    @property
+    def fits_heads(self) -> bool:
+        """Return whether heads are of one even width and divide into groups.
+
+        They must divide the width of hidden states if they have no width of their own.
+        """
+        is_divided = self.head_width is not None or self.width % self.heads == 0
+        return is_divided and self.width_per_head % 2 == 0 and self.heads % self.num_kv_heads == 0
 
     @property
     def input_width(self) -> int:
@@ -92,7 +154,7 @@ class TransformerConfig:
         return self.window is not None and layer % self.global_every != 0
 
 
-Pooling = Literal["first", "mean", "normed_mean", "rest_mean", "first_mean", "sum"]
+Pooling = Literal["first", "last", "mean", "normed_mean", "rest_mean", "first_mean", "sum"]
 
 
 @dataclass(frozen=True)
@@ -121,9 +183,9 @@ class ModelConfig:
     # Name of the published family's module in zoo/: the model_type of config.json.
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    # Vector of an example: the first token ("first"); the mean of all tokens, plain ("mean") or normalised ("normed_mean");
-    # the mean of all but the prefix tokens ("rest_mean"); the first token and that mean, concatenated ("first_mean"); or the
-    # sum of all tokens ("sum").
+    # Vector of an example: the first token ("first"); the last one ("last"); the mean of all tokens, plain ("mean") or normalised
+    # ("normed_mean"); the mean of all but the prefix tokens ("rest_mean"); the first token and that mean, concatenated
+    # ("first_mean"); or the sum of all tokens ("sum").
     pooling: Pooling = "mean"
     # Dense layer between the pooled vector and its head; None: no layer.
     pooler: TransformConfig | None = field(default_factory=TransformConfig)
@@ -141,6 +203,9 @@ class ModelConfig:
     backbone: ConvolutionConfig | None = None
     # Decoder that restores hidden tokens (MAE). The Transformer then reads only visible tokens. None: it reads mask tokens.
     decoder: TransformerConfig | None = None
+    # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the sources. None:
+    # the Transformer itself reads answers, behind their sources.
+    answer_decoder: TransformerConfig | None = None
     # Number of learnt query tokens after the patches; each predicts one box of a picture (YOLOS).
     num_queries: int = 0
     # Whether position embeddings are added again after every layer but the last (YOLOS).
@@ -171,10 +236,15 @@ class ModelConfig:
         return self.length or self.transformer.max_tokens
 
     @property
+    def answer_stack(self) -> TransformerConfig:
+        """Shape of the stack that reads the tokens of generated answers."""
+        return self.answer_decoder or self.transformer
+
+    @property
     def num_indices(self) -> int:
         """Exclusive upper bound of the number that replaces `{i}` in the names of weights in zoo/.
 
         The number counts the layers of the Transformer or decoder, or the modules of a backbone's stage.
         """
-        decoder_layers = self.decoder.layers if self.decoder else 0
+        decoder_layers = max((stack.layers for stack in (self.decoder, self.answer_decoder) if stack), default=0)
         return max(self.transformer.layers, decoder_layers, self.backbone.num_indices if self.backbone else 0)

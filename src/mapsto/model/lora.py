@@ -63,11 +63,12 @@ def attach(mapping: Mapping, rank: int) -> None:
     All weights of the embedders and of the Transformer, those of the linear maps too, are frozen. Updates and heads stay
     trainable. rank: rank of the updates.
     """
-    for module in (mapping.embedders, mapping.transformer):
+    for module in (mapping.embedders, *mapping.stacks):
         module.requires_grad_(False)
-    for name, linear in list(mapping.transformer.blocks.named_modules()):
-        if isinstance(linear, Linear):
-            mapping.transformer.blocks.set_submodule(name, LowRankLinear(linear, rank))
+    for stack in mapping.stacks:
+        for name, linear in list(stack.blocks.named_modules()):
+            if isinstance(linear, Linear):
+                stack.blocks.set_submodule(name, LowRankLinear(linear, rank))
 
 
 def merge(mapping: Mapping) -> dict[str, LowRankUpdate]:

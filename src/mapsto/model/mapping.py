@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mapsto.model.config import ModelConfig
+from mapsto.model.encoder_decoder import encode_and_decode, start_decoding
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
+from mapsto.model.kv_cache import KeyValueCache, Recorder
 from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.row_filter import RowFilter
@@ -74,6 +76,7 @@ class Mapping(nn.Module):
         with nullcontext() if initialise_body else SkipInit():
             self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in sources.items()})
             self.transformer = Transformer(config.transformer)
+            self.answer_decoder = None if config.answer_decoder is None else Transformer(config.answer_decoder)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None
         is_restored = [port.restores is not None for port in arrow.targets]
         self.decoder: MAEDecoder | None = None
@@ -97,6 +100,11 @@ class Mapping(nn.Module):
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     @property
+    def stacks(self) -> list[Transformer]:
+        """Return the Transformer, and for an encoder–decoder the decoder of answers behind it."""
+        return [self.transformer] if self.answer_decoder is None else [self.transformer, self.answer_decoder]
+
+    @property
     def ports_per_example(self) -> list[int]:
         """Return the numbers of the target ports with exactly one answer for each example, such as label ports."""
         return [port for port, target in enumerate(self.targets) if target.readout.per_example]
@@ -114,8 +122,11 @@ class Mapping(nn.Module):
 
         They are zero for hidden tokens that a decoder restores, since the Transformer does not read these tokens.
 
-        embedded: embedded tokens (r, l, input_width) to read instead of the batch's own; not allowed with a decoder.
+        embedded: embedded tokens (r, l, input_width) to read instead of the batch's own; not allowed with an MAE decoder.
         """
+        if self.answer_decoder is not None and bool(batch.is_answer.any()):
+            x = self.embed(batch) if embedded is None else embedded
+            return encode_and_decode(self.transformer, self.answer_decoder, x, batch)
         decoded_places = self.decoded_places(batch)
         if decoded_places is None:
             return self._last_states(self.embed(batch) if embedded is None else embedded, batch)
@@ -126,6 +137,28 @@ class Mapping(nn.Module):
         states = F.embedding(tokens, self._last_states(self.embed(visible), visible).flatten(0, 1))
         hidden = states.new_zeros(batch.segments.numel(), states.shape[1])
         return hidden.index_copy(0, places, states).view(*batch.segments.shape, -1)
+
+    def start_answers(self, batch: Batch) -> tuple[Tensor, KeyValueCache]:
+        """Return the hidden states (r, l, d) of a batch, and the cache of keys and values with which its answers go on.
+
+        batch: examples with the first tokens of their answers.
+        """
+        x = self.embed(batch)
+        if self.answer_decoder is not None:
+            return start_decoding(self.transformer, self.answer_decoder, x, batch)
+        recorder, lengths = Recorder(), batch.lengths + batch.answer_lengths
+        hidden = self.transformer(x, batch, store=recorder)
+        cache = KeyValueCache(recorder.gather(batch.starts, lengths), lengths, axes=batch.positions.shape[-1])
+        return hidden, cache
+
+    def next_states(self, tokens: Tensor, kind: str, cache: KeyValueCache) -> Tensor:
+        """Return the hidden states (b, d) of the next token of each answer, from which the token after it is predicted.
+
+        tokens: (b,), ids of the kind `kind`. cache: keys and values of all earlier tokens, to which the new ones are added.
+        """
+        x = self.embedders[kind](tokens).to(self.precision)
+        stack = self.transformer if self.answer_decoder is None else self.answer_decoder
+        return stack.step(x, len(self.arrow.sources), cache)
 
     def decoded_places(self, batch: Batch) -> Tensor | None:
         """Return the indices (m,), among all r × l tokens, of hidden tokens that a decoder restores; None if there are none."""
@@ -243,6 +276,8 @@ class Mapping(nn.Module):
         first = states[batch.starts].float()
         if pooling == "first":
             return first
+        if pooling == "last":
+            return states[batch.starts + batch.lengths - 1].float()
         n = len(batch.starts)
         # Tokens that are not source tokens, padding too, have the owner n; their sum is not used.
         sums = torch.zeros(n + 1, states.shape[1], device=states.device)

@@ -1,6 +1,6 @@
 """The Transformer (Vaswani et al. 2017): one stack whose configuration covers all published families.
 
-Legend of shapes: r rows, l row length, d width, a axes of position.
+Legend of shapes: r rows, l row length, d width, h heads, g heads of keys and values, e width of a head, a axes of position.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mapsto.model.attention import Rotary, additive_mask, rotary_angles, self_attention, visibility
+from mapsto.model.attention import (
+    Rotary,
+    additive_mask,
+    attend,
+    rotary_angles,
+    self_attention,
+    split_heads,
+    visibility,
+)
 from mapsto.model.config import TransformerConfig
+from mapsto.model.cross_attention import CrossAttention, Sources
+from mapsto.model.kv_cache import KeyValueCache, KeyValueStore
 from mapsto.model.layers import Dropout, LayerNorm, Linear, RMSNorm, gated_activation
 from mapsto.sequence.piece import Role
 
@@ -80,41 +91,94 @@ def make_projection(width: int, config: TransformerConfig) -> Linear:
     return Linear(width, config.width, bias=config.bias and config.projection_bias)
 
 
+@dataclass(frozen=True)
+class LayerState:
+    """What a layer needs to generate answers: its number, kept keys and values, and the sources of an encoder–decoder.
+
+    layer: number of the layer, from 0. store: where keys and values of earlier tokens are kept; None for none.
+    sources: the source tokens that a decoder attends to by cross-attention; None for a stack without it.
+    """
+
+    layer: int
+    store: KeyValueStore | None
+    sources: Sources | None
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection of queries, keys and values."""
+    """Multi-head or grouped-query self-attention with one fused projection of queries, keys and values."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.heads, config.attention_dropout
+        self.heads, self.kv_heads, self.dropout = config.heads, config.num_kv_heads, config.attention_dropout
+        query_width, key_width = config.query_width, config.key_width
+        qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
+        out_bias = config.bias if config.out_bias is None else config.out_bias
         # The bias of the fused projection includes the keys. Without a bias for keys, a smaller one replaces it.
-        without_key_bias = config.bias and not config.key_bias
-        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias and not without_key_bias)
-        self.qv_bias = nn.Parameter(torch.zeros(2 * config.width)) if without_key_bias else None
-        self.out = Linear(config.width, config.width, bias=config.bias)
+        without_key_bias = qkv_bias and not config.key_bias
+        self.qkv = Linear(config.width, query_width + 2 * key_width, bias=qkv_bias and not without_key_bias)
+        self.qv_bias = nn.Parameter(torch.zeros(query_width + key_width)) if without_key_bias else None
+        self.out = Linear(query_width, config.width, bias=out_bias)
+        self.query_norm, self.key_norm = (
+            RMSNorm(config.width_per_head, eps=config.norm_epsilon) if config.qk_norm else None for _ in range(2)
+        )
 
-    def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None, state: LayerState | None = None
+    ) -> Tensor:
         """Return the output of self-attention, (r, l, d) → (r, l, d).
 
         mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
         rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
+        state: where keys and values of earlier tokens are kept; None for tokens that are computed once.
         """
-        dropout = self.dropout if self.training else 0.0
-        out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, dropout))
+        if state is not None and state.store is not None:
+            queries, keys, values = self.queries_keys_values(x, rotary)
+            return self.attend(queries, *state.store.extend(state.layer, keys, values), mask)
+        # The kernel of plain matrix products, which may be faster, is for as many keys as queries.
+        if self._norms is not None or self.kv_heads != self.heads:
+            return self.attend(*self.queries_keys_values(x, rotary), mask)
+        out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, self._dropout_now))
         return out
 
+    def queries_keys_values(self, x: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries (r, l, h, e), keys and values (r, l, g, e) of x (r, l, d), with their biases, norms and rotation.
+
+        rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
+        """
+        return split_heads(self._projected(x), self.heads, self.kv_heads, rotary, self._norms)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output of attention, (r, l, d), given queries, keys and values from `queries_keys_values`.
+
+        q: queries (r, l, h, e). k, v: keys and values (r, s, g, e), such as those kept from earlier steps of decoding.
+        mask: mask to add to the scores, (r, 1, l, s); None if every query sees every key of its row.
+        """
+        out: Tensor = self.out(attend(q, k, v, mask, self._dropout_now))
+        return out
+
+    @property
+    def _dropout_now(self) -> float:
+        """Probability with which an attention weight is dropped: 0 outside training."""
+        return self.dropout if self.training else 0.0
+
+    @property
+    def _norms(self) -> tuple[nn.Module, nn.Module] | None:
+        """Norms of the queries and of the keys; None if there are none."""
+        return None if self.query_norm is None or self.key_norm is None else (self.query_norm, self.key_norm)
+
     def _projected(self, x: Tensor) -> Tensor:
-        """Return queries, keys and values of x (r, l, d), concatenated, (r, l, 3d)."""
+        """Return queries, keys and values of x (r, l, d), concatenated, (r, l, (h + 2g) × e)."""
         qkv: Tensor = self.qkv(x)
         bias = None if self.qv_bias is None else self.bias
         return qkv if bias is None else qkv + bias.to(qkv.dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """Bias of queries, keys and values, (3d,), zero for keys without a bias; None if none of them has one."""
+        """Bias of queries, keys and values, ((h + 2g) × e,), zero for keys without a bias; None if none of them has one."""
         if self.qv_bias is None:
             return self.qkv.bias
-        q, v = self.qv_bias.chunk(2)
-        return torch.cat([q, torch.zeros_like(q), v])
+        q, v = self.qv_bias[: self.out.in_features], self.qv_bias[self.out.in_features :]
+        return torch.cat([q, torch.zeros_like(v), v])
 
 
 class FeedForward(nn.Module):
@@ -146,6 +210,8 @@ class Block(nn.Module):
         is_normalised &= not config.shared_layers
         self.attention_norm = nn.Identity() if is_normalised else make_norm(config)
         self.attention = Attention(config)
+        self.cross_norm = make_norm(config) if config.cross_attention else None
+        self.cross = CrossAttention(config) if config.cross_attention else None
         self.feed_norm = make_norm(config)
         self.feed = FeedForward(config)
         self.dropout = Dropout(config.dropout)
@@ -154,13 +220,23 @@ class Block(nn.Module):
             None if scale is None else nn.Parameter(torch.full((config.width,), scale)) for _ in range(2)
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None, state: LayerState | None = None
+    ) -> Tensor:
         """Return the output of the layer, (r, l, d) → (r, l, d).
 
         mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
         rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
+        state: kept keys and values, and the sources of cross-attention; None for a stack that has neither.
         """
-        x = self._residual(x, self.attention_norm, lambda y: self.attention(y, mask, rotary), self.attention_scale)
+        x = self._residual(
+            x, self.attention_norm, lambda y: self.attention(y, mask, rotary, state), self.attention_scale
+        )
+        cross, sources = self.cross, None if state is None else state.sources
+        if cross is not None and self.cross_norm is not None:
+            assert state is not None and sources is not None, "cross-attention needs the states of the sources"
+            layer, attended = state.layer, sources
+            x = self._residual(x, self.cross_norm, lambda y: cross(y, layer, attended))
         return self._residual(x, self.feed_norm, self.feed, self.feed_scale)
 
     def _residual(
@@ -186,8 +262,11 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        if config.layers and (config.width % config.heads or (config.width // config.heads) % 2):
-            raise ValueError(f"width {config.width} does not split into {config.heads} heads of an even width")
+        if config.layers and not config.fits_heads:
+            raise ValueError(
+                f"width {config.width} does not split into {config.heads} heads of an even width, or these heads do not split "
+                f"into {config.num_kv_heads} groups"
+            )
         is_absolute = config.positions == "absolute"
         width = config.input_width
         self.position_table = nn.Embedding(config.max_positions, width) if is_absolute else None
@@ -225,40 +304,90 @@ class Transformer(nn.Module):
                 module.pack()
 
     def forward(
-        self, x: Tensor, layout: TokenLayout, every_layer: bool = False, mid_positions: Tensor | None = None
+        self,
+        x: Tensor,
+        layout: TokenLayout,
+        every_layer: bool = False,
+        mid_positions: Tensor | None = None,
+        store: KeyValueStore | None = None,
+        sources: Sources | None = None,
     ) -> Tensor | list[Tensor]:
         """Return the hidden states (r, l, d) after the last layer and its norm.
 
         x: embedded tokens, (r, l, input_width). layout: segments, roles, positions and places of the tokens, such as the batch.
         every_layer: whether to return instead the list of the first layer's input and each layer's output, the last one normed.
         mid_positions: position embeddings to add after each layer but the last, (layers - 1, r, l, d); None to add nothing.
+        store: keeps the keys and values of all layers; None if they are not needed again.
+        sources: the source tokens that a decoder attends to by cross-attention.
         """
         config = self.config
-        if self.position_table is not None:
-            x = x + self.position_table(layout.positions[..., 0] + config.position_offset).to(x.dtype)
-        if self.type_table is not None:
-            x = x + self.type_table(layout.places.clamp(max=config.token_types - 1)).to(x.dtype)
-        x = self.embedding_map(self.dropout(self.embedding_norm(x)))
-        # All global layers have the same mask and angles (key False), and so have all local layers (key True).
-        localities = {config.is_local(i) for i in range(config.layers)}
-        windows = {False: None, True: config.window}
+        x = self._embed(x, layout.positions, layout.places)
         masks = {
-            is_local: additive_mask(visibility(layout.segments, layout.roles, windows[is_local]), x.dtype)
-            for is_local in localities
+            is_local: additive_mask(visibility(layout.segments, layout.roles, window, config.causal), x.dtype)
+            for is_local, window in self._windows.items()
         }
-        rotary: dict[bool, Rotary | None] = {False: None, True: None}
-        if config.positions == "rotary":
-            for is_local in localities:
-                base = config.rotary_base_local if is_local else config.rotary_base
-                rotary[is_local] = rotary_angles(layout.positions, config.width // config.heads, base, x.dtype)
+        rotary = self._rotary(layout.positions, x.dtype)
         states = [x]
         for i in range(config.layers):
             is_local = config.is_local(i)
+            state = None if store is None and sources is None else LayerState(i, store, sources)
             # With shared layers there is a single block.
-            x = self.blocks[i % config.num_blocks](x, masks[is_local], rotary[is_local])
+            x = self.blocks[i % config.num_blocks](x, masks[is_local], rotary[is_local], state)
             if every_layer:
                 states.append(x)
             if mid_positions is not None and i + 1 < config.layers:
                 x = torch.add(x, mid_positions[i])
         x = self.final_norm(x)
         return [*states[: config.layers], x] if every_layer else x
+
+    def step(self, x: Tensor, place: int, cache: KeyValueCache) -> Tensor:
+        """Return the hidden states (b, d) of one new token of each answer, and keep its keys and values.
+
+        x: embedded tokens, (b, input_width). place: index of the answer's piece within an example.
+        cache: keys and values of all earlier tokens; each new token gets the position after the last of them.
+        """
+        cache.reserve()
+        # A text has one axis of position; further axes, of pictures, stay 0.
+        positions = F.pad(cache.lengths[:, None, None], (0, cache.axes - 1))
+        x = self._embed(x[:, None], positions, torch.full_like(cache.lengths[:, None], place))
+        masks = {is_local: cache.mask(x.dtype, window) for is_local, window in self._windows.items()}
+        rotary = self._rotary(positions, x.dtype)
+        for i in range(self.config.layers):
+            is_local = self.config.is_local(i)
+            state = LayerState(i, cache, cache.memory)
+            x = self.blocks[i % self.config.num_blocks](x, masks[is_local], rotary[is_local], state)
+        cache.advance()
+        out: Tensor = self.final_norm(x)[:, 0]
+        return out
+
+    def _embed(self, x: Tensor, positions: Tensor, places: Tensor) -> Tensor:
+        """Return the input of the first layer, (r, l, d): embedded tokens x (r, l, input_width) with what the stack adds to them.
+
+        positions: (r, l, a), positions of the tokens. places: (r, l), index of the piece of each token within its example.
+        """
+        config = self.config
+        if config.embedding_scale is not None:
+            x = x * config.embedding_scale
+        if self.position_table is not None:
+            x = x + self.position_table(positions[..., 0] + config.position_offset).to(x.dtype)
+        if self.type_table is not None:
+            x = x + self.type_table(places.clamp(max=config.token_types - 1)).to(x.dtype)
+        out: Tensor = self.embedding_map(self.dropout(self.embedding_norm(x)))
+        return out
+
+    @property
+    def _windows(self) -> dict[bool, int | None]:
+        """Return by locality, False for global and True for local layers, how far their tokens see; None for no limit."""
+        config = self.config
+        return {is_local: config.window if is_local else None for is_local in map(config.is_local, range(config.layers))}
+
+    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotary | None]:
+        """Return by locality the cosines and sines of the rotary angles at positions (r, l, a); None for other positions."""
+        config = self.config
+        if config.positions != "rotary":
+            return {False: None, True: None}
+        bases = {False: config.rotary_base, True: config.rotary_base_local}
+        return {
+            is_local: rotary_angles(positions, config.width_per_head, bases[is_local], dtype, config.rotary_scaling)
+            for is_local in self._windows
+        }

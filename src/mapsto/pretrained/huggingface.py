@@ -49,6 +49,8 @@ POOLING_KEY = "mapsto_pooling"
 # Key of config.json for a decoder that the family's own settings cannot express. Its entries, by field of TransformerConfig.
 DECODER_KEY = "mapsto_decoder"
 DECODER_SIZES = {"width": "width", "layers": "layers", "heads": "heads", "feed_forward_width": "hidden"}
+# Key of config.json for the number of layers of a decoder that generates answers, if the family has none.
+ANSWER_DECODER_KEY = "mapsto_answer_layers"
 # Key of config.json for the source kind, if it is not the family's.
 SOURCE_KEY = "mapsto_source"
 
@@ -93,6 +95,9 @@ def open_pretrained(name: str) -> PretrainedModel:
             raise CheckpointError(f"{folder} has no {file}: {remedy}")
     if DECODER_KEY in raw:
         config = replace(config, decoder=make_decoder_config(config.transformer, _read_decoder_sizes(raw)))
+    if ANSWER_DECODER_KEY in raw:
+        layers = zoo.read_positive_int(raw, ANSWER_DECODER_KEY)
+        config = replace(config, answer_decoder=make_answer_decoder(config.transformer, layers))
     notes: list[str] = []
     published = _read_weights(folder)
     # A damaged config.json may claim any number of layers: no more names are listed than there are weights.
@@ -148,6 +153,8 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
     raw |= shape
     if mapping.decoder is not None and not can_save_decoder(config):
         raw[DECODER_KEY] = {key: getattr(config.decoder, field) for field, key in DECODER_SIZES.items()}
+    if config.answer_decoder is not None:
+        raw[ANSWER_DECODER_KEY] = config.answer_decoder.layers
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -172,6 +179,13 @@ def make_decoder_config(shape: TransformerConfig, sizes: Dict[str, int]) -> Tran
     sizes: {field of TransformerConfig: value}, such as width and number of layers.
     """
     return replace(shape, embedding_width=None, vector_norm=False, **sizes)  # type: ignore[arg-type]
+
+
+def make_answer_decoder(shape: TransformerConfig, layers: int) -> TransformerConfig:
+    """Return the shape of a decoder of answers, with cross-attention: the shape of its encoder, but with `layers` layers."""
+    return replace(
+        shape, layers=layers, embedding_width=None, vector_norm=False, token_types=0, window=None, cross_attention=True
+    )
 
 
 def _find_folder(name: str) -> Path:
@@ -399,9 +413,8 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
     No memory is allocated for weights, since a damaged config.json may describe a model of any size.
     """
     depth = sum(config.backbone.depths) if config.backbone else 0
-    for stack in filter(None, (config.transformer, config.decoder)):
-        # Heads have an even width, for rotary positions.
-        splits = stack.width % (2 * stack.heads if stack.layers else stack.heads) == 0
+    for stack in filter(None, (config.transformer, config.decoder, config.answer_decoder)):
+        splits = stack.fits_heads if stack.layers else stack.width % stack.heads == 0
         if not splits or max(stack.num_blocks, depth) > len(tensors):
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
@@ -432,6 +445,8 @@ def _body_shapes(config: ModelConfig, source: Source) -> dict[str, torch.Size]:
             "transformer": Transformer(shape),
             f"embedders.{source.kind}": source.embedder(shape.input_width),
         }
+        if config.answer_decoder is not None:
+            modules["answer_decoder"] = Transformer(config.answer_decoder)
         if config.pooled_norm:
             modules["pooled_norm"] = make_norm(shape)
         if config.decoder is not None:

@@ -130,6 +130,23 @@ class Batch:
         """Return the fraction of the batch's places that hold a token; the others are padding."""
         return self.real_tokens / self.segments.numel()
 
+    @property
+    def is_answer(self) -> Tensor:
+        """Return which places hold a token of an appended answer, (r, l)."""
+        return (self.owner == len(self.starts)) & (self.segments > 0)
+
+    def examples_of(self, places: Tensor) -> Tensor:
+        """Return the index of the example of each token. places: flat places of tokens, none of them padding."""
+        ordered, order = self.starts.sort()
+        # A token belongs to the last example that begins before it.
+        return order[torch.searchsorted(ordered, places, right=True) - 1]
+
+    @property
+    def answer_lengths(self) -> Tensor:
+        """Return the number of tokens of each example's appended answers, (n,)."""
+        places = self.is_answer.flatten().nonzero()[:, 0]
+        return torch.bincount(self.examples_of(places), minlength=len(self.starts))
+
     def lengths_without(self, hidden: Tensor | None) -> Tensor:
         """Return the number of source tokens of each example, (n,), not counting hidden tokens.
 
@@ -137,7 +154,7 @@ class Batch:
         """
         if hidden is None:
             return self.lengths
-        return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))
+        return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))[: len(self.starts)]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with every tensor on `device`."""

@@ -145,6 +145,14 @@ class Tokenized(Source):
     So its values can be stored as ids, in a corpus that is larger than memory, and words can be added to its vocabulary.
     """
 
+    @classmethod
+    @abstractmethod
+    def new_reversible(cls, values: Sequence[Any], size: int | None = None, share: float = 1.0) -> Source:
+        """Return a source as `new` does, whose tokens give each value back exactly, so that it can be generated.
+
+        values, size, share: as for `new`.
+        """
+
     @abstractmethod
     def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:
         """Return the token ids of all values in one array, without special tokens, and the number of tokens of each value.

@@ -113,6 +113,18 @@ class PerWord(PerToken):
         super().__init__(places)
 
 
+class Continued(PerToken):
+    """A readout of the hidden states of an answer's tokens, each of which predicts the next token of the answer.
+
+    An example has one answer, which is generated token by token.
+    """
+
+    per_example = True
+
+    def __init__(self) -> None:
+        super().__init__("tokens of the answer")
+
+
 class Queried(PerToken):
     """A readout of several query vectors for each example, such as one for each box (DETR, Carion et al. 2020).
 

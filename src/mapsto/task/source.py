@@ -36,6 +36,8 @@ class Learning:
     rate: float = 1e-4
     # The heads' learning rate is this many times that of the starting model.
     head_factor: float = 1.0
+    # Number of examples of a training step.
+    batch: int = 32
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,27 @@ class Tokenizer:
         return self._id_of("unk_token")
 
     @property
+    def end_id(self) -> int:
+        """Return the id of the token that ends a text: the last one behind every text, or else the end-of-text token.
+
+        Raises CheckpointError if the tokenizer has neither.
+        """
+        if self.closing:
+            return self.closing[-1]
+        number = self._id_of("eos_token")
+        if number is None:
+            raise CheckpointError(
+                f"this tokenizer has no token that ends a text: name one as eos_token in {tokenizer_files.SPECIAL_FILE}"
+            )
+        return number
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Return the ids of all special tokens, sorted."""
+        numbers = (self._id_of(role) for role in self._roles)
+        return tuple(sorted({number for number in numbers if number is not None}))
+
+    @property
     def max_length(self) -> int | None:
         """Return the largest number of tokens that the published model reads, with special tokens, from tokenizer_config.json.
 

@@ -32,7 +32,7 @@ class ShardedWeights(ReplicatedWeights):
         for parameter in mapping.parameters():
             self.ranks.broadcast(parameter)
         mesh = init_device_mesh(next(mapping.parameters()).device.type, (self.ranks.size,))
-        for module in (*mapping.transformer.blocks, mapping):
+        for module in (*(block for stack in mapping.stacks for block in stack.blocks), mapping):
             sharded: Any = fully_shard(module, mesh=mesh)
             assert isinstance(sharded, FSDPModule)
             # Losses are divided by the number of answers of all processes, so gradients are added, not averaged.

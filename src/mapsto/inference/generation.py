@@ -1,0 +1,175 @@
+"""Generation of answers token by token, for any number of examples, in bounded memory.
+
+The sources are read in packed batches, without padding. Then every step computes one token of up to ANSWERS_AT_ONCE answers,
+with the keys and values of earlier tokens from a cache. An answer that has ended gives its place to the next example.
+An answer does not depend on the examples that are generated beside it, except by rounding in bf16.
+
+Legend of shapes: b answers, n examples, k answers of an example, v vocabulary, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mapsto.errors import UsageError
+from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
+from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search
+from mapsto.model.kv_cache import KeyValueCache
+from mapsto.model.mapping import Mapping
+from mapsto.sequence.batch import Batch, Example
+from mapsto.sequence.packing import make_batches
+from mapsto.task.generation import Decoding, Generated, GeneratedAnswer
+
+# How many answers are generated at the same time: more use the weights once for more tokens, and take more memory.
+ANSWERS_AT_ONCE = 128
+# New examples are read when less than this share of the places is taken.
+REFILL_SHARE = 0.75
+
+
+def generate_answers(
+    mapping: Mapping,
+    examples: Iterable[Example],
+    port: int,
+    device: torch.device,
+    decoding: Decoding | None = None,
+    report: Report = lambda count: None,
+) -> Iterator[tuple[int, list[GeneratedAnswer]]]:
+    """Yield (row of the example, its answers, the best first) of each example, as soon as its answers are complete.
+
+    examples: with the questions of their target ports. port: the target port whose answers are generated.
+    decoding: how tokens are chosen; by default greedily. With samples there are several answers to an example.
+    report: called with the number of examples whose answers are complete.
+    """
+    target = mapping.targets[port]
+    assert isinstance(target, Generated)
+    generator = _Generator(mapping, port, decoding or Decoding(), device)
+    with torch.inference_mode():
+        for completed in generator.run(examples):
+            report(len(completed))
+            yield from completed
+
+
+def generate_rows(
+    mapping: Mapping,
+    examples: Iterable[Example],
+    count: int,
+    port: int,
+    device: torch.device,
+    report: Report = lambda count: None,
+) -> Tensor:
+    """Return the greedily generated answer of each of `count` rows in one tensor, as `Generated.pack` does."""
+    target = mapping.targets[port]
+    assert isinstance(target, Generated)
+    answers = [GeneratedAnswer((), 0.0, False)] * count
+    for row, (answer, *_) in generate_answers(mapping, examples, port, device, report=report):
+        answers[row] = answer
+    return target.pack(answers)
+
+
+def stream_text(mapping: Mapping, example: Example, device: torch.device) -> Iterator[str]:
+    """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain."""
+    target = mapping.targets[0]
+    assert isinstance(target, Generated)
+    generator, text = _Generator(mapping, 0, Decoding(), device), ""
+    with torch.inference_mode():
+        for completed in generator.run([example]):
+            tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)
+            value = str(target.to_value(tokens))
+            # A character of several tokens is decoded as U+FFFD until it is complete.
+            if value.startswith(text) and (completed or not value.endswith("\ufffd")):
+                yield value[len(text) :]
+                text = value
+
+
+class _Generator:
+    """The answers that are being generated at the same time, each with its cache."""
+
+    def __init__(self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device) -> None:
+        target = mapping.targets[port]
+        assert isinstance(target, Generated)
+        self.mapping, self.port, self.target, self.device = mapping, port, target, device
+        self.search = make_search(decoding, target.end)
+        self.longest = decoding.longest or target.longest
+        self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
+        self.cache: KeyValueCache | None = None
+        self.states = torch.zeros(0)
+
+    def run(self, examples: Iterable[Example]) -> Iterator[list[tuple[int, list[GeneratedAnswer]]]]:
+        """Yield the examples whose answers were completed by each step."""
+        batches = self._batches(examples)
+        places = max(1, ANSWERS_AT_ONCE // self.search.width)
+        is_exhausted = False
+        while True:
+            while not is_exhausted and self.search.num_examples <= REFILL_SHARE * places:
+                batch = next(batches, None)
+                is_exhausted = batch is None
+                if batch is not None:
+                    self._admit(batch)
+            if not self.search.num_examples:
+                return
+            yield self._step()
+
+    def _batches(self, examples: Iterable[Example]) -> Iterator[Batch]:
+        """Yield packed batches of at most a few examples, so that those which generate together are of similar length."""
+        per_batch = max(1, ANSWERS_AT_ONCE // self.search.width // 2)
+        for chunk in iterate_chunks(self.mapping, examples):
+            ordered = sorted((self._question(example) for example in chunk), key=len)
+            for first in range(0, len(ordered), per_batch):
+                yield from make_batches(ordered[first : first + per_batch], TOKENS_PER_BATCH)
+
+    def _question(self, example: Example) -> Example:
+        """Return the example with a question of the generated port in place of its answers."""
+        answers = [None] * len(self.mapping.targets)
+        question = self.target.questions(example.pieces)
+        return replace(example, answers=(*answers[: self.port], question, *answers[self.port + 1 :]))
+
+    def _admit(self, batch: Batch) -> None:
+        """Read the sources of a packed batch, and add its examples to those whose answers are generated."""
+        batch = batch.to(self.device)
+        questions = batch.answers[self.port]
+        assert questions is not None and questions.at is not None
+        hidden, cache = self.mapping.start_answers(batch)
+        states = hidden.flatten(0, 1)[questions.at]
+        # An answer takes the places that the sources leave free.
+        room = self.mapping.config.answer_stack.max_tokens - cache.lengths
+        limits = room.clamp(max=self.longest).tolist()
+        if min(limits) < 1:
+            raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
+        self.search.admit(batch.rows.tolist(), limits)
+        cache = cache.repeat(self.search.width)
+        self.cache = cache if self.cache is None else self.cache.join(cache)
+        self.states = torch.cat([self.states.to(states), states.repeat_interleave(self.search.width, 0)])
+
+    def _step(self) -> list[tuple[int, list[GeneratedAnswer]]]:
+        """Choose the next token of every answer, and compute the states that predict the one after it.
+
+        Return the examples whose answers are complete.
+        """
+        assert self.cache is not None
+        logits: Tensor = self.mapping.heads[self.port](self.states).float()
+        logits[:, self.banned] = -torch.inf
+        choice = self.search.choose(logits)
+        if choice.parents is not None:
+            self.cache.reorder(choice.parents)
+        if choice.kept is None:
+            tokens = choice.tokens
+        elif len(choice.kept):
+            kept = choice.kept.to(self.device)
+            self.cache = self.cache.select(kept, kept[:: self.search.width] // self.search.width)
+            tokens = choice.tokens[kept]
+        else:
+            self.cache, self.states = None, self.states[:0]
+            return choice.completed
+        self.states = self.mapping.next_states(tokens, self.target.kind, self.cache)
+        return choice.completed
+
+
+def make_search(decoding: Decoding, end: int) -> Search:
+    """Return the search for answers that the settings of decoding describe. end: the token that ends an answer."""
+    if decoding.samples:
+        return Sampling(decoding, end)
+    return BeamSearch(decoding, end) if decoding.beams > 1 else Greedy(end)

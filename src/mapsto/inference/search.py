@@ -1,0 +1,275 @@
+"""Searches for the answers of a generating model: which token follows, given the probabilities of all tokens.
+
+A search knows the tokens of every answer that is being generated, and when an answer has ended; it knows no model.
+Legend of shapes: b answers, n examples, k answers of an example, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mapsto.sequence.corruption import make_generator
+from mapsto.task.generation import Decoding, GeneratedAnswer
+
+Completed = list[tuple[int, list[GeneratedAnswer]]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tokens that a step has chosen.
+
+    tokens: (b,), the next token of each answer.
+    parents: (b,), the answer that each answer continues; None if each continues itself.
+    kept: indices of the answers that go on; None if all do. completed: (row, answers) of the examples that are complete.
+    """
+
+    tokens: Tensor
+    parents: Tensor | None
+    kept: Tensor | None
+    completed: Completed
+
+
+@dataclass
+class _Draft:
+    """An answer that is not complete: its tokens so far, and the sum of their log-probabilities."""
+
+    tokens: list[int] = field(default_factory=list)
+    log_probability: float = 0.0
+
+    def finish(self, is_ended: bool) -> GeneratedAnswer:
+        return GeneratedAnswer(tuple(self.tokens), self.log_probability, is_ended)
+
+
+class Search(ABC):
+    """The answers that are being generated, `width` of them for each example, in the order of the examples."""
+
+    width: int = 1
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+        self.rows: list[int] = []
+        self.limits: list[int] = []
+
+    @property
+    def num_examples(self) -> int:
+        """Return the number of examples whose answers are being generated."""
+        return len(self.rows)
+
+    def admit(self, rows: Sequence[int], limits: Sequence[int]) -> None:
+        """Add examples. rows: their row numbers. limits: the largest number of tokens of the answer of each."""
+        self.rows += rows
+        self.limits += limits
+        self._add(len(rows))
+
+    @abstractmethod
+    def _add(self, count: int) -> None:
+        """Begin the answers of `count` further examples."""
+
+    @abstractmethod
+    def beginning(self, example: int) -> list[int]:
+        """Return the tokens so far of the first answer of an example."""
+
+    @abstractmethod
+    def choose(self, logits: Tensor) -> Choice:
+        """Choose the next token of every answer from the logits (b, v), and take out the examples that are complete."""
+
+    def _keep(self, examples: Sequence[int]) -> Tensor:
+        """Keep the examples at these indices; return the indices of their answers."""
+        self.rows, self.limits = ([values[i] for i in examples] for values in (self.rows, self.limits))
+        first = torch.tensor(examples, dtype=torch.long)[:, None] * self.width
+        return (first + torch.arange(self.width)).flatten()
+
+
+class Greedy(Search):
+    """A search that takes the likeliest token at every step."""
+
+    def __init__(self, end: int) -> None:
+        super().__init__(end)
+        self.drafts: list[_Draft] = []
+
+    def _add(self, count: int) -> None:
+        self.drafts += [_Draft() for _ in range(count)]
+
+    def beginning(self, example: int) -> list[int]:
+        return self.drafts[example].tokens
+
+    def choose(self, logits: Tensor) -> Choice:
+        highest = logits.max(dim=-1)
+        log_probabilities = highest.values - logits.logsumexp(dim=-1)
+        completed: Completed = []
+        going_on = []
+        steps = zip(self.drafts, highest.indices.tolist(), log_probabilities.tolist(), strict=True)
+        for example, (draft, token, log_probability) in enumerate(steps):
+            draft.log_probability += log_probability
+            if token != self.end:
+                draft.tokens.append(token)
+            if token == self.end or len(draft.tokens) >= self.limits[example]:
+                completed.append((self.rows[example], [draft.finish(token == self.end)]))
+            else:
+                going_on.append(example)
+        kept = None
+        if completed:
+            kept = self._keep(going_on)
+            self.drafts = [self.drafts[example] for example in going_on]
+        return Choice(highest.indices, None, kept, completed)
+
+
+class Sampling(Search):
+    """A search that draws `samples` answers of each example at random, from the likeliest tokens.
+
+    The random numbers are a function of the seed, the row, the sample and the step.
+    """
+
+    def __init__(self, decoding: Decoding, end: int) -> None:
+        super().__init__(end)
+        self.decoding, self.width = decoding, decoding.samples
+        self.drafts: list[list[_Draft]] = []
+        self.answers: list[dict[int, GeneratedAnswer]] = []
+
+    def _add(self, count: int) -> None:
+        self.drafts += [[_Draft() for _ in range(self.width)] for _ in range(count)]
+        self.answers += [{} for _ in range(count)]
+
+    def beginning(self, example: int) -> list[int]:
+        return self.drafts[example][0].tokens
+
+    def choose(self, logits: Tensor) -> Choice:
+        log_probabilities = logits.log_softmax(dim=-1)
+        tokens = self._draw(logits).tolist()
+        chosen = log_probabilities.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+        completed: Completed = []
+        going_on = []
+        for example, drafts in enumerate(self.drafts):
+            for sample, draft in enumerate(drafts):
+                if sample in self.answers[example]:
+                    continue
+                token = tokens[example * self.width + sample]
+                draft.log_probability += chosen[example * self.width + sample]
+                if token != self.end:
+                    draft.tokens.append(token)
+                if token == self.end or len(draft.tokens) >= self.limits[example]:
+                    self.answers[example][sample] = draft.finish(token == self.end)
+            if len(self.answers[example]) == self.width:
+                answers = [self.answers[example][sample] for sample in range(self.width)]
+                completed.append((self.rows[example], answers))
+            else:
+                going_on.append(example)
+        kept = None
+        if completed:
+            kept = self._keep(going_on)
+            self.drafts = [self.drafts[example] for example in going_on]
+            self.answers = [self.answers[example] for example in going_on]
+        return Choice(torch.tensor(tokens, device=logits.device), None, kept, completed)
+
+    def _draw(self, logits: Tensor) -> Tensor:
+        """Draw the next token of each answer, (b,), from its likeliest tokens, at the temperature of the settings."""
+        scaled = (logits / self.decoding.temperature).double().softmax(dim=-1)
+        probabilities, tokens = scaled.sort(dim=-1, descending=True, stable=True)
+        cumulated = probabilities.cumsum(dim=-1)
+        # The token with which the sum reaches top_p is the last one that is kept.
+        is_kept = cumulated - probabilities < self.decoding.top_p
+        cumulated = (probabilities * is_kept).cumsum(dim=-1)
+        numbers = [
+            make_generator(self.decoding.seed + sample, row, len(draft.tokens)).random()
+            for row, drafts in zip(self.rows, self.drafts, strict=True)
+            for sample, draft in enumerate(drafts)
+        ]
+        heights = torch.tensor(numbers, dtype=torch.float64, device=logits.device) * cumulated[:, -1]
+        places = torch.searchsorted(cumulated, heights[:, None], right=True).clamp(max=logits.shape[-1] - 1)
+        return tokens.gather(1, places)[:, 0]
+
+
+class BeamSearch(Search):
+    """A search that keeps the `beams` likeliest beginnings of each example's answer at every step.
+
+    An answer's score is its log-probability divided by its number of tokens, the end token included, to the power of
+    `length_penalty` (Wu et al. 2016, in the simpler form that most libraries use). An example is complete when it has as many
+    answers as beams and no beginning can still score higher.
+    """
+
+    def __init__(self, decoding: Decoding, end: int) -> None:
+        super().__init__(end)
+        self.width, self.penalty = decoding.beams, decoding.length_penalty
+        self.drafts: list[list[_Draft]] = []
+        # For each example the scored answers, the best first, at most as many as beams.
+        self.answers: list[list[tuple[float, GeneratedAnswer]]] = []
+
+    def _add(self, count: int) -> None:
+        # All beams begin alike, so that only the first one counts at the first step.
+        self.drafts += [[_Draft([], 0.0 if beam == 0 else -torch.inf) for beam in range(self.width)] for _ in range(count)]
+        self.answers += [[] for _ in range(count)]
+
+    def beginning(self, example: int) -> list[int]:
+        return self.drafts[example][0].tokens
+
+    def choose(self, logits: Tensor) -> Choice:
+        num_tokens = logits.shape[-1]
+        sums = [[draft.log_probability for draft in drafts] for drafts in self.drafts]
+        scores = logits.log_softmax(dim=-1).view(self.num_examples, self.width, num_tokens)
+        scores = scores + torch.tensor(sums, device=logits.device)[:, :, None]
+        # Twice as many candidates as beams: at most half of them end their answer.
+        best = scores.flatten(1).topk(min(2 * self.width, self.width * num_tokens), dim=-1)
+        tokens, parents, going_on = [], [], []
+        completed: Completed = []
+        candidates = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        for example, (values, indices) in enumerate(candidates):
+            pairs = [(value, *divmod(index, num_tokens)) for value, index in zip(values, indices, strict=True)]
+            beams = self._advance(example, pairs)
+            tokens += [draft.tokens[-1] if draft.tokens else self.end for draft, _ in beams]
+            parents += [example * self.width + parent for _, parent in beams]
+            self.drafts[example] = [draft for draft, _ in beams]
+            if self._is_complete(example):
+                completed.append((self.rows[example], self._finished(example)))
+            else:
+                going_on.append(example)
+        kept = None
+        if completed:
+            kept = self._keep(going_on)
+            self.drafts = [self.drafts[example] for example in going_on]
+            self.answers = [self.answers[example] for example in going_on]
+        device = logits.device
+        return Choice(torch.tensor(tokens, device=device), torch.tensor(parents, device=device), kept, completed)
+
+    def _advance(self, example: int, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[_Draft, int]]:
+        """Return the beams of an example after a step, as (beginning, beam that it continues), and note its ended answers.
+
+        candidates: (log-probability, beam, token), the likeliest first.
+        """
+        beams: list[tuple[_Draft, int]] = []
+        for rank, (log_probability, parent, token) in enumerate(candidates):
+            tokens = self.drafts[example][parent].tokens
+            if token != self.end:
+                beams.append((_Draft([*tokens, token], log_probability), parent))
+            elif rank < self.width:
+                self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)
+            if len(beams) == self.width:
+                break
+        # A tiny vocabulary may have fewer candidates than beams.
+        while len(beams) < self.width:
+            beams.append((_Draft(list(beams[0][0].tokens) if beams else [], -torch.inf), 0))
+        return beams
+
+    def _note(self, example: int, answer: GeneratedAnswer, length: int) -> None:
+        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and the end token."""
+        answers = self.answers[example]
+        answers.append((answer.log_probability / length**self.penalty, answer))
+        answers.sort(key=lambda entry: -entry[0])
+        del answers[self.width :]
+
+    def _is_complete(self, example: int) -> bool:
+        """Return whether an example needs no further step: it is at its limit, or no beginning can still score higher."""
+        best = self.drafts[example][0]
+        if len(best.tokens) >= self.limits[example]:
+            return True
+        answers = self.answers[example]
+        return len(answers) == self.width and answers[-1][0] >= best.log_probability / len(best.tokens) ** self.penalty
+
+    def _finished(self, example: int) -> list[GeneratedAnswer]:
+        """Return the answers of a complete example, the best first; at the limit without any, its beginnings as they are."""
+        answers = [answer for _, answer in self.answers[example]]
+        return answers or [draft.finish(False) for draft in self.drafts[example]]

@@ -1,0 +1,103 @@
+"""Encoder–decoder (Vaswani et al. 2017): one stack reads the sources, and a second one the answer, with cross-attention.
+
+Sources and answers come packed in the same rows. They are separated here: each stack computes rows of its own tokens alone, and
+the states go back to the places of their tokens, where heads read them.
+Legend of shapes: r rows, l row length, d width, n examples, m tokens of answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mapsto.model.cross_attention import EncodedSources, cross_mask
+from mapsto.model.kv_cache import KeyValueCache, Memory, Recorder
+from mapsto.model.transformer import Transformer
+from mapsto.sequence.batch import Batch
+from mapsto.sequence.packing import drop_tokens
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tokens of one side, sources or answers, packed in rows of their own.
+
+    batch: these rows. places: flat places of the tokens in the rows that hold both sides, in the order of the part's rows.
+    """
+
+    batch: Batch
+    places: Tensor
+
+    @property
+    def own_places(self) -> Tensor:
+        """Return the flat places of the tokens in the part's own rows, in the order of `places`."""
+        return (self.batch.segments > 0).flatten().nonzero()[:, 0]
+
+    def take(self, x: Tensor) -> Tensor:
+        """Return the vectors of this part's tokens in its own rows, zero in padding. x: (r, l, d), of both sides."""
+        rows = x.new_zeros(self.batch.segments.numel(), x.shape[-1])
+        return rows.index_copy(0, self.own_places, F.embedding(self.places, x.flatten(0, 1))).view(
+            *self.batch.segments.shape, -1
+        )
+
+    def put(self, states: Tensor, out: Tensor) -> Tensor:
+        """Return `out` (r · l, d), of both sides, with the states (r, l', d) of this part at the places of its tokens."""
+        return out.index_copy(0, self.places, F.embedding(self.own_places, states.flatten(0, 1)))
+
+    def starts(self, places: Tensor) -> Tensor:
+        """Return the flat places in this part's own rows of the tokens at these places of the rows that hold both sides."""
+        return self.own_places[torch.searchsorted(self.places, places)]
+
+
+def separate(batch: Batch) -> tuple[Part, Part]:
+    """Return the sources and the answers of a packed batch. The positions of an answer's tokens count from 0."""
+    is_answer = batch.is_answer.flatten()
+    answers, sources = (
+        (mask & (batch.segments.flatten() > 0)).nonzero()[:, 0] for mask in (is_answer, ~is_answer)
+    )
+    positions = batch.positions.clone().flatten(0, 1)
+    positions[answers, 0] -= batch.lengths[batch.examples_of(answers)]
+    counted = replace(batch, positions=positions.view_as(batch.positions))
+    return Part(*drop_tokens(batch, answers)), Part(*drop_tokens(counted, sources))
+
+
+def encode_and_decode(encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch) -> Tensor:
+    """Return the states (r, l, d) of all tokens: those of the sources by the encoder, those of the answers by the decoder.
+
+    x: embedded tokens, (r, l, d).
+    """
+    hidden, _ = _encode_and_decode(encoder, decoder, x, batch, None, None)
+    return hidden
+
+
+def start_decoding(
+    encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch
+) -> tuple[Tensor, KeyValueCache]:
+    """Return the states (r, l, d) of all tokens, and the cache from which the decoder goes on with the answers.
+
+    x: embedded tokens, (r, l, d). batch: examples that have the first tokens of their answers.
+    """
+    own, cross = Recorder(), Recorder()
+    hidden, (sources, answers) = _encode_and_decode(encoder, decoder, x, batch, own, cross)
+    memory = Memory(cross.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
+    starts = answers.starts(batch.starts + batch.lengths)
+    return hidden, KeyValueCache(own.gather(starts, batch.answer_lengths), batch.answer_lengths, memory)
+
+
+def _encode_and_decode(
+    encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch, own: Recorder | None, cross: Recorder | None
+) -> tuple[Tensor, tuple[Part, Part]]:
+    """Return the states (r, l, d) of all tokens, and the sources and answers in rows of their own.
+
+    own, cross: keep the keys and values of the decoder's self-attention and of its cross-attention; None to keep none.
+    """
+    sources, answers = separate(batch)
+    encoded = encoder(sources.take(x), sources.batch)
+    mask = cross_mask(answers.batch.segments, sources.batch.segments, encoded.dtype)
+    attended = EncodedSources(encoded, mask, cross)
+    decoded = decoder(answers.take(x), answers.batch, store=own, sources=attended)
+    hidden = encoded.new_zeros(batch.segments.numel(), encoded.shape[-1])
+    hidden = answers.put(decoded, sources.put(encoded, hidden))
+    return hidden.view(*batch.segments.shape, -1), (sources, answers)

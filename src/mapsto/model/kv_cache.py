@@ -1,0 +1,185 @@
+"""Keys and values of earlier tokens, kept so that each new token of an answer costs one token's computation.
+
+The keys and values of the sources are recorded by an ordinary forward pass over packed rows, without padding. They are then
+copied to one row of a buffer for each answer, behind which each step appends those of one token. A cache takes
+2 · layers · key/value heads · head width · 4 bytes for each token of each answer that is generated at the same time.
+
+Legend of shapes: b answers, n examples, h key/value heads, e width of a head, c capacity of the buffer in tokens, r rows,
+l row length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# The buffers grow by this number of tokens at a time, so that they are seldom copied.
+CAPACITY_STEP = 32
+
+
+class KeyValueStore(Protocol):
+    """What a layer's attention gives its keys and values to, and takes back those that it attends to."""
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the keys and values (r, l, h, e) of new tokens; return those to attend to, (r, l', h, e) each.
+
+        layer: number of the layer, from 0.
+        """
+        ...
+
+
+class Recorder:
+    """A store that keeps the keys and values of an ordinary forward pass over packed rows."""
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] = []
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep and return the keys and values (r, l, h, e)."""
+        self.layers.append((keys, values))
+        return keys, values
+
+    def gather(self, starts: Tensor, lengths: Tensor, spare: int = 0) -> list[tuple[Tensor, Tensor]]:
+        """Return for each layer the keys and values of each example in a row of its own, (n, h, c, e) each.
+
+        starts: (n,), flat index r · l of each example's first token. lengths: (n,), its number of tokens.
+        spare: number of places for further tokens. Places without a token repeat another token, and are never attended to.
+        """
+        capacity = int(lengths.max()) + spare
+        places = starts[:, None] + torch.arange(capacity, device=starts.device).minimum(lengths[:, None] - 1).clamp(min=0)
+        gathered = []
+        for keys, values in self.layers:
+            parts = (part.flatten(0, 1)[places].transpose(1, 2).contiguous() for part in (keys, values))
+            gathered.append((next(parts), next(parts)))
+        return gathered
+
+
+@dataclass
+class Memory:
+    """Keys and values of the source tokens that a decoder attends to by cross-attention, fixed while an answer is generated.
+
+    layers: for each layer keys and values, (n, h, s, e) each. lengths: (n,), number of source tokens of each example.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    lengths: Tensor
+
+    def select(self, examples: Tensor) -> Memory:
+        """Return the memory of the examples at these indices."""
+        lengths = self.lengths[examples]
+        longest = int(lengths.max())
+        return Memory([(k[examples, :, :longest], v[examples, :, :longest]) for k, v in self.layers], lengths)
+
+    def join(self, other: Memory) -> Memory:
+        """Return the memory of these examples, followed by that of others."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        layers = [(_stack(k, other_k), _stack(v, other_v)) for (k, v), (other_k, other_v) in pairs]
+        return Memory(layers, torch.cat([self.lengths, other.lengths]))
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Return the mask to add to the scores of cross-attention, (n, 1, 1, s): 0 for source tokens, −∞ elsewhere."""
+        keys, _ = self.layers[0]
+        return _length_mask(self.lengths, keys.shape[2], keys.dtype)
+
+    def keys_values(self, layer: int, attention: object) -> tuple[Tensor, Tensor]:
+        """Return the keys and values (n, s, h, e) of the source tokens for a layer. attention: the module of this layer."""
+        keys, values = self.layers[layer]
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+
+class KeyValueCache:
+    """The keys and values of all tokens before the next one, for several answers that are generated at the same time.
+
+    layers: for each layer keys and values, (b, h, c, e) each. lengths: (b,), number of tokens of each answer's row so far.
+    memory: keys and values for cross-attention; None for a model without it.
+    axes: number of axes of the positions of the tokens that were read.
+    """
+
+    def __init__(
+        self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor, memory: Memory | None = None, axes: int = 1
+    ) -> None:
+        self.layers, self.lengths, self.memory, self.axes = layers, lengths, memory, axes
+
+    @property
+    def top(self) -> int:
+        """Return the number of places that a step attends to: that of the longest answer, with its new token."""
+        return int(self.lengths.max()) + 1
+
+    def reserve(self) -> None:
+        """Make room for one more token of every answer."""
+        capacity = self.layers[0][0].shape[2]
+        if self.top > capacity:
+            extra = -(-(self.top - capacity) // CAPACITY_STEP) * CAPACITY_STEP
+            self.layers = [(F.pad(k, (0, 0, 0, extra)), F.pad(v, (0, 0, 0, extra))) for k, v in self.layers]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the keys and values (b, 1, h, e) of each answer's new token; return those of all tokens, (b, top, h, e)."""
+        answers = torch.arange(len(keys), device=keys.device)
+        for buffer, new in zip(self.layers[layer], (keys, values), strict=True):
+            buffer[answers, :, self.lengths] = new[:, 0]
+        all_keys, all_values = self.layers[layer]
+        return all_keys[:, :, : self.top].transpose(1, 2), all_values[:, :, : self.top].transpose(1, 2)
+
+    def mask(self, dtype: torch.dtype, window: int | None = None) -> Tensor:
+        """Return the mask to add to the scores of a step, (b, 1, 1, top): 0 for tokens of the answer's row, −∞ elsewhere.
+
+        window: largest distance in tokens at which one token sees another; None for no limit.
+        """
+        mask = _length_mask(self.lengths + 1, self.top, dtype)
+        if window is None:
+            return mask
+        is_far = torch.arange(self.top, device=mask.device) < (self.lengths - window)[:, None]
+        return mask.masked_fill(is_far[:, None, None], -torch.inf)
+
+    def advance(self) -> None:
+        """Count the token that the last step wrote."""
+        self.lengths = self.lengths + 1
+
+    def select(self, answers: Tensor, examples: Tensor) -> KeyValueCache:
+        """Return the cache of the answers at these indices. examples: their examples, in the order of the answers."""
+        lengths = self.lengths[answers]
+        capacity = int(lengths.max()) + CAPACITY_STEP
+        layers = [(k[answers, :, :capacity], v[answers, :, :capacity]) for k, v in self.layers]
+        memory = None if self.memory is None else self.memory.select(examples)
+        return KeyValueCache(layers, lengths, memory, self.axes)
+
+    def reorder(self, answers: Tensor) -> None:
+        """Replace each answer by the one at its index in `answers` (b,), of the same example, as a step of beam search does."""
+        if bool((answers == torch.arange(len(answers), device=answers.device)).all()):
+            return
+        top = self.top
+        for buffers in self.layers:
+            for buffer in buffers:
+                buffer[:, :, :top] = buffer[answers, :, :top]
+        self.lengths = self.lengths[answers]
+
+    def repeat(self, count: int) -> KeyValueCache:
+        """Return the cache with `count` copies of every answer, side by side; they share the memory of their example."""
+        layers = [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0)) for k, v in self.layers]
+        return KeyValueCache(layers, self.lengths.repeat_interleave(count), self.memory, self.axes)
+
+    def join(self, other: KeyValueCache) -> KeyValueCache:
+        """Return the cache of these answers, followed by that of others."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        layers = [(_stack(k, other_k), _stack(v, other_v)) for (k, v), (other_k, other_v) in pairs]
+        memory = None
+        if self.memory is not None and other.memory is not None:
+            memory = self.memory.join(other.memory)
+        return KeyValueCache(layers, torch.cat([self.lengths, other.lengths]), memory, self.axes)
+
+
+def _length_mask(lengths: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Return a mask to add to attention scores, (b, 1, 1, count): 0 at the first `lengths` (b,) places, −∞ at the others."""
+    is_beyond = torch.arange(count, device=lengths.device) >= lengths[:, None]
+    return torch.zeros(is_beyond.shape, dtype=dtype, device=lengths.device).masked_fill_(is_beyond, -torch.inf)[:, None, None]
+
+
+def _stack(first: Tensor, second: Tensor) -> Tensor:
+    """Return (b, h, c, e) followed by (b', h, c', e), the shorter of both buffers padded with places without a token."""
+    capacity = max(first.shape[2], second.shape[2])
+    return torch.cat([F.pad(part, (0, 0, 0, capacity - part.shape[2])) for part in (first, second)])

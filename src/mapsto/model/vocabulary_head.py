@@ -1,0 +1,77 @@
+"""The head that predicts tokens of a vocabulary, and its loss.
+
+Legend of shapes: m tokens, d width, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mapsto.model.layers import Transform, TransformConfig
+
+ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
+
+
+class VocabularyHead(nn.Module):
+    """A head from hidden states (m, d) to logits over the vocabulary (m, v), with the token embeddings as output weights.
+
+    transform: settings of a layer before the output weights; None for no layer.
+    """
+
+    def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.transform = Transform(width, transform, embedding.embedding_dim) if transform else nn.Identity()
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
+        self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.transform(x), self.embedding[0].weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+def cross_entropy(logits: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the summed cross-entropy of logits (m, v) with token ids (m,), as an fp32 scalar.
+
+    smoothing: label smoothing (Szegedy et al. 2016), the share of each label that is spread over the whole vocabulary.
+    """
+    return cast(Tensor, CrossEntropy.apply(logits, values, smoothing))  # type: ignore[no-untyped-call]
+
+
+class CrossEntropy(torch.autograd.Function):
+    """The summed cross-entropy of logits (m, v) with token ids (m,), computed in fp32 for a few rows at a time to save memory.
+
+    The forward pass also computes the gradient, since both need the same exponentials. The gradient is saved for the backward
+    pass, and the logits are not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        loss = torch.zeros((), device=logits.device)
+        num_tokens = logits.shape[-1]
+        for start in range(0, len(logits), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            # `scores` is overwritten in place: first logits, then exponentials, then the gradient.
+            ids, scores = values[rows, None], logits[rows].to(torch.float32, copy=True)
+            highest = scores.amax(dim=-1, keepdim=True)
+            # −log softmax = highest − score + log Σ exp(score − highest), which cannot overflow.
+            answer_loss = (highest - scores.gather(1, ids)).sum()
+            if smoothing:
+                mean_loss = (highest - scores.mean(dim=-1, keepdim=True)).sum()
+                answer_loss = torch.lerp(answer_loss, mean_loss, smoothing)
+            loss += answer_loss
+            sums = scores.sub_(highest).exp_().sum(dim=-1, keepdim=True)
+            loss += sums.log().sum()
+            if gradient is not None:
+                scores.div_(sums).scatter_add_(1, ids, torch.full_like(sums, smoothing - 1))
+                gradient[rows] = scores.sub_(smoothing / num_tokens) if smoothing else scores
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * gradients[0], None, None

@@ -1,0 +1,119 @@
+"""The contract of targets whose answers are generated token by token, and the settings of decoding.
+
+Legend of shapes: n answers, l tokens of the longest of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mapsto.errors import UsageError
+from mapsto.task.source import Learning
+from mapsto.task.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mapsto.sequence.piece import Ints, Piece
+
+# Columns of an answer in a tensor, before its tokens: log-probability, and whether it was ended by the end token (1) or not (0).
+NUM_FACTS = 2
+# Fills the columns after the last token of an answer.
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Settings of decoding: how the tokens of an answer are chosen from their probabilities.
+
+    Raises UsageError for a value that a setting cannot have.
+    """
+
+    # Number of partial answers kept at each step of a beam search; 1 is greedy decoding, which keeps the likeliest token.
+    beams: int = 1
+    # Number of answers drawn at random for each example; 0: no sampling.
+    samples: int = 0
+    # Divides the logits before a token is drawn; below 1 likely tokens become likelier.
+    temperature: float = 1.0
+    # A token is drawn from the likeliest ones that together have this probability (nucleus sampling, Holtzman et al. 2020).
+    top_p: float = 1.0
+    # Maximum number of tokens of an answer; None for the target's own limit.
+    longest: int | None = None
+    # A beam's score is its log-probability divided by its number of tokens to this power; above 1 long answers gain.
+    length_penalty: float = 1.0
+    # Seed of the random numbers, with the row and the step.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "longest"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} is a whole number from 1 on, not {value}")
+        if self.samples < 0 or not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise UsageError("--samples is at least 0, --temperature above 0, --top-p above 0 and up to 1")
+        if self.samples and self.beams > 1:
+            raise UsageError("give --samples (drawn at random) or --beams (searched for), not both")
+        if not self.samples and (self.temperature != 1 or self.top_p != 1):
+            raise UsageError("--temperature and --top-p would change nothing without --samples")
+
+
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    """One generated answer.
+
+    tokens: its token ids, without the tokens that begin it and without the end token.
+    log_probability: logarithm of its probability, the sum over its tokens and the end token, in nats.
+    is_ended: whether the end token ended it; False if it reached the maximum number of tokens.
+    """
+
+    tokens: tuple[int, ...]
+    log_probability: float
+    is_ended: bool
+
+
+class Generated(Target):
+    """A target whose answer is a sequence of tokens. Each is predicted from the sources and the tokens before it."""
+
+    # The tokens that begin every answer; empty if the last source token predicts the first token.
+    opening: tuple[int, ...]
+    # The token that ends every answer.
+    end: int
+    # The tokens that an answer cannot contain, such as padding.
+    banned: tuple[int, ...]
+    # Maximum number of tokens of an answer.
+    longest: int
+
+    @property
+    @abstractmethod
+    def learning(self) -> Learning:
+        """Return the default length, learning rate and batch of a fit with new weights."""
+
+    @abstractmethod
+    def answer_piece(self, tokens: Ints) -> Piece:
+        """Return the piece of an answer with these tokens behind the opening ones; they are read causally."""
+
+    @abstractmethod
+    def to_value(self, tokens: Sequence[int]) -> Any:
+        """Return the value that token ids stand for, such as a text."""
+
+    def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
+        """Return answers in one tensor (n, NUM_FACTS + l), for the functions that compute scores from outputs."""
+        longest = max((len(answer.tokens) for answer in answers), default=0)
+        packed = torch.full((len(answers), NUM_FACTS + longest), float(NO_TOKEN), dtype=torch.float64)
+        for row, answer in zip(packed, answers, strict=True):
+            row[0], row[1] = answer.log_probability, float(answer.is_ended)
+            row[NUM_FACTS : NUM_FACTS + len(answer.tokens)] = torch.tensor(answer.tokens, dtype=torch.float64)
+        return packed
+
+    def unpack(self, packed: Tensor) -> list[GeneratedAnswer]:
+        """Return the answers of which `pack` made a tensor (n, NUM_FACTS + l)."""
+        answers = []
+        for log_probability, is_ended, *tokens in packed.tolist():
+            kept = tuple(int(token) for token in tokens if token != NO_TOKEN)
+            answers.append(GeneratedAnswer(kept, log_probability, bool(is_ended)))
+        return answers

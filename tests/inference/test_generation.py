@@ -1,0 +1,153 @@
+"""Laws of generation: an answer is what its tokens' probabilities say, alone, beside others, and with kept keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from mapsto.inference.generation import generate_answers, stream_text
+from mapsto.kinds.text import TextSource
+from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.mapping import Mapping
+from mapsto.pretrained.huggingface import make_answer_decoder
+from mapsto.sequence.batch import Example
+from mapsto.sequence.packing import collate
+from mapsto.task.arrow import parse
+from mapsto.task.generation import Decoding, GeneratedAnswer
+from mapsto.text.generated_text import GeneratedTextTarget
+
+TEXTS = ["ein Haus am See", "二十只小鸟在树上唱歌", "a", "the quick brown fox jumps over the lazy dog again and again"]
+CPU = torch.device("cpu")
+SHAPES: dict[str, dict[str, Any]] = {
+    "rotary": {},
+    "grouped": {"kv_heads": 2, "head_width": 8, "qk_norm": True},
+    "causal": {"causal": True},
+    "window": {"window": 4, "global_every": 2},
+    "absolute": {"positions": "absolute", "norm_place": "post", "token_types": 2, "gated": False, "bias": True},
+}
+
+
+def make_model(shape: str, cross: bool, seed: int = 0) -> Mapping:
+    """Return a small model with random weights that generates texts, large enough weights to have distinct likeliest tokens."""
+    torch.manual_seed(seed)
+    config = TransformerConfig(width=32, layers=2, heads=4, feed_forward_width=48, **SHAPES[shape])
+    decoder = make_answer_decoder(config, 2) if cross else None
+    source = TextSource.new_reversible(TEXTS * 3, 300)
+    target = GeneratedTextTarget(longest=12)
+    arrow = parse("source:text -> answer:text")
+    mapping = Mapping(arrow, ModelConfig(transformer=config, answer_decoder=decoder), {"text": source}, [target]).eval()
+    with torch.no_grad():
+        for parameter in mapping.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(8)
+    return mapping
+
+
+def examples_of(mapping: Mapping) -> list[Example]:
+    pieces = mapping.sources["text"].encode(TEXTS, 0)
+    return [Example((piece,), (mapping.targets[0].questions((piece,)),), row) for row, piece in enumerate(pieces)]
+
+
+def answers_of(mapping: Mapping, examples: list[Example], decoding: Decoding | None = None) -> dict[int, Any]:
+    return dict(generate_answers(mapping, examples, 0, CPU, decoding))
+
+
+@torch.inference_mode()
+def without_cache(mapping: Mapping, example: Example) -> GeneratedAnswer:
+    """Return the greedy answer, with all tokens computed anew for each token."""
+    target = mapping.targets[0]
+    assert isinstance(target, GeneratedTextTarget)
+    tokens: list[int] = []
+    total = 0.0
+    while True:
+        question = target.questions(example.pieces)
+        answer = replace(question, piece=target.answer_piece(tokens), at=question.at + len(tokens))
+        (logits,) = mapping(collate([Example(example.pieces, (answer,))]))
+        logits[:, list(target.banned)] = -torch.inf
+        best = logits[0].float().log_softmax(0).max(0)
+        total += float(best.values)
+        if int(best.indices) == target.end:
+            return GeneratedAnswer(tuple(tokens), total, True)
+        tokens.append(int(best.indices))
+        if len(tokens) == target.longest:
+            return GeneratedAnswer(tuple(tokens), total, False)
+
+
+@pytest.mark.parametrize("cross", [False, True], ids=["prefix", "cross"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_answer_is_the_same_with_kept_keys_and_without(shape: str, cross: bool) -> None:
+    mapping = make_model(shape, cross)
+    examples = examples_of(mapping)
+    generated = answers_of(mapping, examples)
+    assert len({answer.tokens for (answer,) in generated.values()}) > 1, "the answers do not depend on the sources"
+    for example in examples:
+        expected, (answer,) = without_cache(mapping, example), generated[example.row]
+        assert (answer.tokens, answer.is_ended) == (expected.tokens, expected.is_ended)
+        assert answer.log_probability == pytest.approx(expected.log_probability, abs=1e-3)
+
+
+@pytest.mark.parametrize("cross", [False, True], ids=["prefix", "cross"])
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(beams=3), Decoding(samples=2, seed=5)], ids=["greedy", "beams", "samples"])
+def test_an_answer_does_not_depend_on_its_neighbours(
+    decoding: Decoding, cross: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = make_model("rotary", cross)
+    examples = examples_of(mapping)
+    together = answers_of(mapping, examples, decoding)
+    # With few places, examples wait for those before them to end.
+    monkeypatch.setattr("mapsto.inference.generation.ANSWERS_AT_ONCE", 2)
+    refilled = answers_of(mapping, examples, decoding)
+    for example in examples:
+        (alone,) = answers_of(mapping, [example], decoding).values()
+        for others in (together, refilled):
+            assert [answer.tokens for answer in others[example.row]] == [answer.tokens for answer in alone]
+
+
+def test_a_wide_beam_finds_the_likeliest_answer() -> None:
+    """Among all answers of up to two tokens, scored one by one."""
+    mapping = make_model("rotary", False)
+    target = mapping.targets[0]
+    assert isinstance(target, GeneratedTextTarget)
+    (example,) = examples_of(mapping)[:1]
+    allowed = sorted({3, target.end, 7, 11, 13})
+    target.banned = tuple(sorted(set(range(mapping.sources["text"].vocabulary)) - set(allowed)))  # type: ignore[attr-defined]
+    (best, *_) = answers_of(mapping, [example], Decoding(beams=25, longest=2, length_penalty=1.0))[0]
+    log_probabilities: dict[tuple[int, ...], float] = {}
+    words = [token for token in allowed if token != target.end]
+    with torch.inference_mode():
+        for tokens in [(), *((a,) for a in words)]:
+            answer = replace(
+                target.questions(example.pieces), piece=target.answer_piece(tokens), at=torch.tensor([len(tokens)]).numpy()
+            )
+            (logits,) = mapping(collate([Example(example.pieces, (answer,))]))
+            logits[:, list(target.banned)] = -torch.inf
+            scores = logits[0].float().log_softmax(0)
+            start = log_probabilities.get(tokens, 0.0)
+            log_probabilities |= {(*tokens, token): start + float(scores[token]) for token in allowed}
+    ended = {tokens[:-1]: value / len(tokens) for tokens, value in log_probabilities.items() if tokens[-1] == target.end}
+    assert best.tokens == max(ended, key=ended.__getitem__)
+
+
+def test_greedy_is_a_beam_of_one_and_streams_the_same_text() -> None:
+    mapping = make_model("rotary", True)
+    target = mapping.targets[0]
+    assert isinstance(target, GeneratedTextTarget)
+    for example in examples_of(mapping):
+        ((answer,),) = answers_of(mapping, [example]).values()
+        parts = list(stream_text(mapping, example, CPU))
+        assert "".join(parts) == target.to_value(answer.tokens)
+        assert parts
+
+
+def test_samples_depend_on_the_seed_and_follow_the_probabilities() -> None:
+    mapping = make_model("rotary", False)
+    examples = examples_of(mapping)[:1]
+    first, again, other = (answers_of(mapping, examples, Decoding(samples=8, seed=seed))[0] for seed in (1, 1, 2000))
+    assert first == again
+    assert first != other
+    # At a low temperature every sample is the greedy answer.
+    cold = answers_of(mapping, examples, Decoding(samples=3, temperature=1e-4))[0]
+    assert {answer.tokens for answer in cold} == {answers_of(mapping, examples)[0][0].tokens}
