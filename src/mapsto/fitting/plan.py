@@ -41,6 +41,11 @@ PUBLISHED_RATE = 3e-5
 WARM_UP, WARM_UP_AFTER_PROBE = 0.06, 0.3
 LORA_RATE = 10  # low-rank updates learn best at about ten times the learning rate of full weights
 
+# Pairs (`<->`): sentence-transformers' recipe for in-batch negatives is a warm-up of a tenth, a rate of 2e-5 to 5e-5 and as
+# large a batch as fits; here the gradient cache makes any batch fit, and more rows give more, but fewer steps.
+MATCH_BATCH, MATCH_WARM_UP = 64, 0.1
+MATCH_LEARNING = Learning(min_epochs=1.0, max_epochs=10.0, steps=200, rate=5e-5)
+
 # Contrastive learning lasts CONTRAST_EPOCHS epochs, but at least CONTRAST_STEPS steps, at this peak learning rate.
 CONTRAST_STEPS, CONTRAST_EPOCHS, CONTRAST_RATE = 40, 10, 5e-5
 
@@ -83,7 +88,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         average=is_pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
         muon_precision="bf16" if accelerates_bf16(run.device) else "fp32",
-        warm_up=WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP,
+        warm_up=_warm_up(run, setup),
         head=learning_defaults(run).head_factor if fits_start and options.lora is None else 1.0,
     )
     # Raises before the first step is timed.
@@ -97,6 +102,13 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         save_every=options.save_every or max(50, -(-steps // 20)),
         watch_every=max(1, min(round(len(examples) / batch), steps // 3)) if watches else 0,
     )
+
+
+def _warm_up(run: PreparedRun, setup: TrainingSetup) -> float:
+    """Return the share of the steps over which the learning rate rises."""
+    if run.mapping.arrow.symmetric:
+        return MATCH_WARM_UP
+    return WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP
 
 
 def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
@@ -117,6 +129,8 @@ def learning_defaults(run: PreparedRun) -> Learning:
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
             return target.learning
+    if run.mapping.arrow.symmetric:
+        return MATCH_LEARNING
     if run.start.is_from_scratch:
         return next(iter(run.mapping.sources.values())).defaults.learning
     return Learning(rate=PUBLISHED_RATE)
@@ -125,7 +139,7 @@ def learning_defaults(run: PreparedRun) -> Learning:
 def _default_batch(run: PreparedRun) -> int:
     """Return the number of examples of one update: FIT_BATCH, or in pretraining about PRETRAIN_TOKENS tokens."""
     if not run.is_pretraining:
-        return FIT_BATCH
+        return MATCH_BATCH if run.mapping.arrow.symmetric else FIT_BATCH
     # A sample gives the mean length well enough.
     sample = range(min(LENGTH_SAMPLE, len(run.examples)))
     mean_length = statistics.fmean(sum(map(len, run.examples.pieces[row])) for row in sample)
