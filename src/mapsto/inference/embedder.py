@@ -59,15 +59,16 @@ class Embedder(Predictor):
         return [{"vector": vector} for vector in vectors.tolist()]
 
 
-def bind_side(arrow: Arrow, table: Table, sides: Sequence[int]) -> Arrow:
+def bind_side(arrow: Arrow, table: Table, sides: Sequence[int], column: str | None = None) -> Arrow:
     """Return an arrow with one of the sources of `arrow`, bound to a column of the table.
 
     sides: the numbers of the sources, the first choice first. The first whose column the table has is taken; if there is none,
-        any column that fits. An arrow that does not match values has one source.
+        any column that fits. An arrow that does not match values has one source. column: another column to take.
     Raises UsageError if no column or several fit.
     """
     ports = [arrow.sources[side] for side in sides] if arrow.symmetric else list(arrow.sources)
     port = next((port for port in ports if port.column in table.columns), replace(ports[0], column=None))
+    port = port if column is None else replace(port, column=column)
     return bind_to(Arrow((port,), ()), table, answers=False)
 
 

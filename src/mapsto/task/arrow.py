@@ -207,8 +207,8 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
     sources, targets: names of all kinds that can be read, and of all kinds that can be predicted.
     """
     allowed = {"read": list(sources), "answered": list(targets)}
-    targets = [port for port in arrow.targets if port.kind != MATCH]
-    for verb, ports in (("read", arrow.sources), ("answered", targets)):
+    written = [port for port in arrow.targets if port.kind != MATCH]
+    for verb, ports in (("read", arrow.sources), ("answered", written)):
         opposite = allowed["answered" if verb == "read" else "read"]
         for port in ports:
             if port.kind in allowed[verb]:
