@@ -40,6 +40,11 @@ PUBLISHED_RATE = 3e-5
 WARM_UP, WARM_UP_AFTER_PROBE = 0.06, 0.3
 LORA_RATE = 10  # low-rank updates learn best at about ten times the learning rate of full weights
 
+# Pairs (`<->`): sentence-transformers' recipe for in-batch negatives is a warm-up of a tenth, a rate of 2e-5 to 5e-5 and as
+# large a batch as fits; here the gradient cache makes any batch fit, and more rows give more, but fewer steps.
+MATCH_WARM_UP = 0.1
+MATCH_LEARNING = Learning(min_epochs=1.0, max_epochs=10.0, steps=200, rate=5e-5, batch=64)
+
 # Contrastive learning lasts CONTRAST_EPOCHS epochs, but at least CONTRAST_STEPS steps, at this peak learning rate.
 CONTRAST_STEPS, CONTRAST_EPOCHS, CONTRAST_RATE = 40, 10, 5e-5
 
@@ -82,7 +87,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         average=is_pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
         muon_precision="bf16" if accelerates_bf16(run.device) else "fp32",
-        warm_up=WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP,
+        warm_up=_warm_up(run, setup),
         head=learning_defaults(run).head_factor if fits_start and options.lora is None else 1.0,
     )
     # Raises before the first step is timed.
@@ -96,6 +101,13 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         save_every=options.save_every or max(50, -(-steps // 20)),
         watch_every=max(1, min(round(len(examples) / batch), steps // 3)) if watches else 0,
     )
+
+
+def _warm_up(run: PreparedRun, setup: TrainingSetup) -> float:
+    """Return the share of the steps over which the learning rate rises."""
+    if run.mapping.arrow.symmetric:
+        return MATCH_WARM_UP
+    return WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP
 
 
 def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
@@ -118,6 +130,8 @@ def learning_defaults(run: PreparedRun) -> Learning:
             return target.learning
         if isinstance(target, Generated) and run.start.tensors is None:
             return target.learning
+    if run.mapping.arrow.symmetric:
+        return MATCH_LEARNING
     if run.start.is_from_scratch:
         return next(iter(run.mapping.sources.values())).defaults.learning
     return Learning(rate=PUBLISHED_RATE)

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mapsto.data.encoding import EncodedRows, encode_to_answer
+import torch
+import torch.nn.functional as F
+
+from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
@@ -21,6 +24,7 @@ from mapsto.inference.forward import (
     RowReader,
     build_value,
     chunk_size,
+    embed_examples,
     familiarity_vectors,
     port_reader,
     prefetch,
@@ -61,7 +65,7 @@ def bind_sources(arrow: Arrow, table: Table) -> Arrow:
     """
     if not arrow.targets:
         raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
-    return bind_to(arrow, table, answers=False)
+    return bind_to(arrow.pair if arrow.symmetric else arrow, table, answers=False)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,11 @@ class Predictor:
                 answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
             return _Prepared(answers, rows, [], 0)
-        encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long)
+        if bound.symmetric:
+            assert mapping.config.sentence is not None
+            encoded = encode_sides(rows, mapping.sources, mapping.config.sentence, self.long)
+        else:
+            encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
         return _Prepared(answers, rows, self._make_examples(encoded), num_cut)
@@ -217,6 +225,8 @@ class Predictor:
         If the arrow has several target ports, a row's answer is a dict of the ports' answers by name.
         """
         ports, count = self.mapping.arrow.targets, len(rows)
+        if self.mapping.arrow.symmetric:
+            return self._decode_pairs(examples)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         generated = generated_ports(self.mapping, self.mapping.ports_per_example)
         per_example = [port for port in self.mapping.ports_per_example if port not in generated]
@@ -268,6 +278,24 @@ class Predictor:
             best, *others = target.decode(target.pack(alternatives))
             answers[row] = {**best, "others": others} if others else best
         return answers
+
+    def _decode_pairs(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Return the score of each pair: the cosine of the vectors of its two values, which are examples of their own.
+
+        examples: for each row an example with both values.
+        """
+        sides = [
+            embed_examples(
+                self.mapping,
+                (Example((example.pieces[side],), (), row) for row, example in enumerate(examples)),
+                len(examples),
+                self.device,
+                self.mapping.sentence_vectors,
+            )
+            for side in range(2)
+        ]
+        queries, passages = (F.normalize(torch.from_numpy(vectors), dim=-1) for vectors in sides)
+        return self.mapping.targets[0].decode((queries * passages).sum(-1))
 
     def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
         """Return one answer {kind: value} per row for a target that is read at tokens.
