@@ -79,8 +79,9 @@ class Predictions:
         return "\n".join(str(values[row]) for values in self.rows.sources)
 
     def calibration(self) -> tuple[Floats, Floats] | None:
-        """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability."""
-        if not isinstance(self.target, Confident):
+        """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability to be right."""
+        # The probability of a generated answer's tokens is none of being right.
+        if not isinstance(self.target, Confident) or isinstance(self.target, Generated):
             return None
         confidence = self.target.confidence(self.outputs)
         return confidence, self.target.correctness(self.outputs, self.labels).astype(np.float64)
@@ -226,7 +227,12 @@ def evaluate_pairs(mapping: Mapping, table: Table, device: torch.device, bad_row
 def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
     """Score one target's predictions; add the scores, the baseline, the confusion and notes to the evaluation."""
     target, labels, prefix = predictions.target, predictions.labels, predictions.prefix
-    scores = with_intervals(target.metrics(predictions.outputs, labels))
+    metrics = target.metrics(predictions.outputs, labels)
+    if isinstance(target, Generated):
+        sources = [predictions.input_text(row) for row in range(len(labels))]
+        metrics |= target.source_metrics(predictions.outputs, labels, sources)
+        evaluation.notes.append(target.describe_metrics(labels))
+    scores = with_intervals(metrics)
     evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})
     evaluation.baseline.update({f"{prefix}{name}": score for name, score in target.baseline(labels).items()})
     if isinstance(target, Classes):
