@@ -57,8 +57,8 @@ def make_sources(
         ports = [*zip(arrow.sources, rows.sources, strict=True)]
         ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated else []
         values = list(chain(*(column for port, column in ports if port.kind == kind)))
-        source = kinds.source(kind)
-        new = require(source, Tokenized, "generated").new_reversible if kind in generated else source.new
+        cls = kinds.source(kind)
+        new = require(cls, Tokenized, "generated").new_reversible if kind in generated else cls.new
         sources[kind] = new(values, options.vocabulary)
     sources = _resize(sources, arrow, options)
     for source in sources.values():

@@ -122,8 +122,8 @@ def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
 def learning_defaults(run: PreparedRun) -> Learning:
     """Return the default learning rates, number of steps, and bounds on the epochs of a run.
 
-    The first target that has defaults of its own (boxes, generated text) decides. Otherwise they are those of the source if the weights
-    are new or only mapsto has trained them, and the general ones at PUBLISHED_RATE for a published starting model.
+    The first target that has defaults of its own (boxes, generated text) decides. Otherwise they are those of the source
+    if the weights are new or only mapsto has trained them, and the general ones at PUBLISHED_RATE for a published model.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:

@@ -24,7 +24,7 @@ from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_lin
 from mapsto.evaluation.matching import best_ranks, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
-from mapsto.fitting.plan import MATCH_BATCH
+from mapsto.fitting.plan import MATCH_LEARNING
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
@@ -71,7 +71,7 @@ def _make_pair_validation(run: PreparedRun) -> Callable[[Mapping], dict[str, flo
     The loss is that of training, on batches of held-out pairs. The error is 1 − MRR among all held-out candidates, or for pairs
     with scores 1 − Spearman's correlation.
     """
-    examples, rows, batch = run.held_out, run.data.held_out_rows, run.options.batch or MATCH_BATCH
+    examples, rows, batch = run.held_out, run.data.held_out_rows, run.options.batch or MATCH_LEARNING.batch
     assert examples is not None and rows is not None
     objective = Matching(run.mapping, examples, run.options.vector_sizes)
     pairs, indices = pairs_of(rows), np.arange(len(examples))

@@ -155,12 +155,12 @@ class _Generator:
         choice = self.search.choose(logits)
         if choice.parents is not None:
             self.cache.reorder(choice.parents)
-        if choice.kept is None:
+        if choice.survivors is None:
             tokens = choice.tokens
-        elif len(choice.kept):
-            kept = choice.kept.to(self.device)
-            self.cache = self.cache.select(kept, kept[:: self.search.width] // self.search.width)
-            tokens = choice.tokens[kept]
+        elif len(choice.survivors):
+            survivors = choice.survivors.to(self.device)
+            self.cache = self.cache.select(survivors, survivors[:: self.search.width] // self.search.width)
+            tokens = choice.tokens[survivors]
         else:
             self.cache, self.states = None, self.states[:0]
             return choice.completed

@@ -99,7 +99,9 @@ def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> N
 def _require_generated(mapping: Mapping, decoding: Decoding | None) -> None:
     """Raise UsageError if settings of decoding are given for a mapping that generates no answer token by token."""
     if decoding is not None and not generated_ports(mapping, range(len(mapping.targets))):
-        raise UsageError(f"--beams, --samples and --longest are for answers that are generated; {mapping.arrow} has none")
+        raise UsageError(
+            f"--beams, --samples and --longest are for answers that are generated; {mapping.arrow} has none"
+        )
 
 
 class Predictor:
@@ -319,7 +321,9 @@ class Predictor:
         Raises UsageError unless the arrow has one answer, which is generated greedily.
         """
         if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]) or self.decoding is not None:
-            raise UsageError(f"--stream prints one answer that is generated token by token, without --beams; not {self.arrow}")
+            raise UsageError(
+                f"--stream prints one answer that is generated token by token, without --beams; not {self.arrow}"
+            )
         for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
             for row in range(len(table)):
                 prepared = self._prepare(table.select([row]), bound or self.bind(table))

@@ -222,8 +222,8 @@ class ModelConfig:
     backbone: ConvolutionConfig | None = None
     # Decoder that restores hidden tokens (MAE). The Transformer then reads only visible tokens. None: it reads mask tokens.
     decoder: TransformerConfig | None = None
-    # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the sources. None:
-    # the Transformer itself reads answers, behind their sources.
+    # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the
+    # sources. None: the Transformer itself reads answers, behind their sources.
     answer_decoder: TransformerConfig | None = None
     # Number of learnt query tokens after the patches; each predicts one box of a picture (YOLOS).
     num_queries: int = 0

@@ -125,6 +125,6 @@ class Generated(Target):
         """Return the answers of which `pack` made a tensor (n, NUM_FACTS + l)."""
         answers = []
         for log_probability, is_ended, *tokens in packed.tolist():
-            kept = tuple(int(token) for token in tokens if token != NO_TOKEN)
-            answers.append(GeneratedAnswer(kept, log_probability, bool(is_ended)))
+            token_ids = tuple(int(token) for token in tokens if token != NO_TOKEN)
+            answers.append(GeneratedAnswer(token_ids, log_probability, bool(is_ended)))
         return answers

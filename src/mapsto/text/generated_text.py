@@ -29,7 +29,7 @@ from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import VocabularyTarget
-from mapsto.text.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
+from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
@@ -107,7 +107,9 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
         """Return an answer without values that requests the prediction of the first token of the answer."""
-        return Answer(np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64)))
+        return Answer(
+            np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64))
+        )
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
@@ -176,7 +178,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
         return [self.to_value(answer.tokens) for answer in self.unpack(output)]
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
-        """Return the mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L and exact matches (0 to 1).
+        """Return mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L, exact matches (0 to 1).
 
         output: (n, …), from `pack`.
         """
