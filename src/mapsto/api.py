@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from pathlib import Path
 from typing import Any, Unpack, get_type_hints
@@ -37,6 +37,7 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.selection.search import search_and_fit
 from mapsto.task.capabilities import FileBacked
+from mapsto.task.generation import Decoding
 
 
 class Model:
@@ -83,17 +84,31 @@ class Model:
             self._predictor = Predictor(self.mapping, self.device, self.precision)
         return self._predictor
 
-    def predict(self, data: Any, min_confidence: float = 0.0, reject: float = 0.0) -> list[dict[str, Any]]:
+    def predict(
+        self, data: Any, min_confidence: float = 0.0, reject: float = 0.0, decoding: Decoding | None = None
+    ) -> list[dict[str, Any]]:
         """Return one answer (a dict) for each row of a table or value of a list, in order.
 
         The answer to a row that cannot be read is {"error": reason}.
         min_confidence: an answer with a lower probability is withheld: it becomes None, and its probability stays.
         reject: an answer to a row that is less familiar than this is withheld; 0.05 rejects about 5 % of rows like the training
             rows.
+        decoding: how generated answers are searched for, such as `mapsto.Decoding(beams=4)`; None for the likeliest token at each
+            step.
 
-        Raises UsageError if the model gives no probability, or keeps no training rows to compare with.
+        Raises UsageError if the model gives no probability, keeps no training rows to compare with, or generates nothing.
         """
-        return list(self.predictor.with_limits(min_confidence, reject).answer(read_table(self._rows(data))))
+        predictor = self.predictor.with_settings(min_confidence, reject, decoding)
+        return list(predictor.answer(read_table(self._rows(data))))
+
+    def stream(self, *values: object) -> Iterator[str]:
+        """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
+
+        values: one value for each source of the arrow, in order.
+        Raises UsageError for a model that generates no text, and for values that cannot be read.
+        """
+        (parts,) = self.predictor.stream([self._row(values)])
+        return parts
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
         """Hide parts of values and return the values as the model fills them in: texts, or for pictures pixels (h, w, 3).
@@ -203,6 +218,13 @@ class Model:
         folder = Path(path)
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
+
+    def _row(self, values: Sequence[object]) -> dict[str, object]:
+        """Return the values of one example as a row. Raises UsageError for another number of values than the arrow's sources."""
+        ports = self.mapping.arrow.sources
+        if len(values) != len(ports):
+            raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
+        return {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
 
     def _rows(self, data: Any) -> Any:
         """Return a list of values as rows {first source's column: value}; return a table in any form unchanged."""

@@ -143,7 +143,7 @@ def test_greedy_is_a_beam_of_one_and_streams_the_same_text() -> None:
     assert isinstance(target, GeneratedTextTarget)
     for example in examples_of(mapping):
         ((answer,),) = answers_of(mapping, [example]).values()
-        parts = list(stream_text(mapping, example, CPU))
+        parts = list(stream_text(mapping, example, CPU, Decoding()))
         assert "".join(parts) == target.to_value(answer.tokens)
         assert parts
 

@@ -142,8 +142,11 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
     if not isinstance(engine, Predictor):
         raise UsageError("--stream is for --engine local")
     for row in engine.stream(inputs.source(engine.arrow), inputs.encoding):
-        for part in row:
-            typer.echo(part, nl=False)
+        try:
+            for part in row:
+                typer.echo(part, nl=False)
+        except UsageError as error:
+            typer.echo(f"error: {error}", nl=False)
         typer.echo("")
 
 

@@ -70,11 +70,14 @@ def generate_rows(
     return target.pack(answers)
 
 
-def stream_text(mapping: Mapping, example: Example, device: torch.device) -> Iterator[str]:
-    """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain."""
+def stream_text(mapping: Mapping, example: Example, device: torch.device, decoding: Decoding) -> Iterator[str]:
+    """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain.
+
+    decoding: without beams and samples.
+    """
     target = mapping.targets[0]
     assert isinstance(target, Generated)
-    generator, text = _Generator(mapping, 0, Decoding(), device), ""
+    generator, text = _Generator(mapping, 0, decoding, device), ""
     with torch.inference_mode():
         for completed in generator.run([example]):
             tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)

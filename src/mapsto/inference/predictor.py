@@ -141,11 +141,12 @@ class Predictor:
         for stack in self.mapping.stacks:
             stack.pack(dtype)
 
-    def with_limits(self, min_confidence: float, reject: float) -> Predictor:
-        """Return a predictor with the same weights that withholds answers by other limits. Raises UsageError as for a new one."""
+    def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
+        """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
         _require_limits(self.mapping, min_confidence, reject)
+        _require_generated(self.mapping, decoding)
         other = copy.copy(self)
-        other.min_confidence, other.reject = min_confidence, reject
+        other.min_confidence, other.reject, other.decoding = min_confidence, reject, decoding
         return other
 
     @property
@@ -272,13 +273,14 @@ class Predictor:
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
     def _generate(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        """Return one answer (dict) per row for a target that generates it; further samples are its entry "others"."""
+        """Return one answer (dict) per row for a target that generates it; with `--samples` the others are its entry "others"."""
         target = self.mapping.targets[port]
         assert isinstance(target, Generated)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         for row, alternatives in generate_answers(self.mapping, examples, port, self.device, self.decoding):
             best, *others = target.decode(target.pack(alternatives))
-            answers[row] = {**best, "others": others} if others else best
+            is_sampled = self.decoding is not None and self.decoding.samples > 1
+            answers[row] = {**best, "others": others} if is_sampled else best
         return answers
 
     def _decode_pairs(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -317,20 +319,23 @@ class Predictor:
     def stream(self, source: Any, encoding: str | None = None) -> Iterator[Iterator[str]]:
         """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
 
-        source, encoding: anything that `stream_tables` takes. A row that cannot be read gives its error as the only part.
+        source, encoding: anything that `stream_tables` takes. The iterator of a row that cannot be read raises UsageError.
         Raises UsageError unless the arrow has one answer, which is generated greedily.
         """
-        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]) or self.decoding is not None:
+        decoding = self.decoding or Decoding()
+        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]):
+            raise UsageError(f"--stream prints one answer that is generated token by token, and {self.arrow} has none")
+        if decoding.beams > 1 or decoding.samples:
             raise UsageError(
-                f"--stream prints one answer that is generated token by token, without --beams; not {self.arrow}"
+                "--stream prints tokens as soon as they are certain, which --beams and --samples never are"
             )
         for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
             for row in range(len(table)):
                 prepared = self._prepare(table.select([row]), bound or self.bind(table))
                 if prepared.examples:
-                    yield stream_text(self.mapping, prepared.examples[0], self.device)
+                    yield stream_text(self.mapping, prepared.examples[0], self.device, decoding)
                 else:
-                    yield iter([f"error: {prepared.answers[0]['error']}"])
+                    yield _refuse(prepared.answers[0]["error"])
 
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None
@@ -349,6 +354,12 @@ class Predictor:
         if masks is not None and len(masks) != len(read_values):
             raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
         return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
+
+
+def _refuse(reason: str) -> Iterator[str]:
+    """Return an iterator that raises UsageError with the reason why a row cannot be read."""
+    raise UsageError(reason)
+    yield ""
 
 
 def _add_excerpts(target: Composed, answers: Sequence[dict[str, Any]], rows: Rows) -> None:

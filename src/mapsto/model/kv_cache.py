@@ -17,8 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mapsto.model.config import TransformerConfig
+
 # The buffers grow by this number of tokens at a time, so that they are seldom copied.
 CAPACITY_STEP = 32
+
+
+def cache_bytes(shape: TransformerConfig) -> int:
+    """Return the memory, in bytes, that the keys and values of one token take in all layers of a stack, in fp32."""
+    return 2 * shape.layers * shape.key_width * 4
 
 
 class KeyValueStore(Protocol):
