@@ -38,6 +38,7 @@ from mapsto.progress import Progress
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, has_exclusive_classes
+from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -339,7 +340,7 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
-    if issubclass(target, Composed):
+    if issubclass(target, Composed | Generated):
         candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # random weights have no representation to probe or to contrast

@@ -1,6 +1,6 @@
 """The contract of targets whose answers are generated token by token, and the settings of decoding.
 
-Legend of shapes: n answers, l tokens of the longest of them.
+Legend of shapes: n answers.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mapsto.errors import UsageError
 from mapsto.task.source import Learning
@@ -20,11 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapsto.sequence.piece import Ints, Piece
-
-# Columns of an answer in a tensor, before its tokens: log-probability, and whether it was ended by the end token (1) or not (0).
-NUM_FACTS = 2
-# Fills the columns after the last token of an answer.
-NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,8 @@ class GeneratedAnswer:
 class Generated(Target):
     """A target whose answer is a sequence of tokens. Each is predicted from the sources and the tokens before it."""
 
+    # The rule of the baseline that needs no network.
+    baseline_rule: ClassVar[str] = "the answer of the nearest training row"
     # The tokens that begin every answer; empty if the last source token predicts the first token.
     opening: tuple[int, ...]
     # The token that ends every answer.
@@ -112,19 +107,10 @@ class Generated(Target):
         output: (n, …), from `pack`. answers: the true answers. sources: the values that were read in each row, as text.
         """
 
+    @abstractmethod
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
-        """Return answers in one tensor (n, NUM_FACTS + l), for the functions that compute scores from outputs."""
-        longest = max((len(answer.tokens) for answer in answers), default=0)
-        packed = torch.full((len(answers), NUM_FACTS + longest), float(NO_TOKEN), dtype=torch.float64)
-        for row, answer in zip(packed, answers, strict=True):
-            row[0], row[1] = answer.log_probability, float(answer.is_ended)
-            row[NUM_FACTS : NUM_FACTS + len(answer.tokens)] = torch.tensor(answer.tokens, dtype=torch.float64)
-        return packed
+        """Return answers in one tensor (n, …), in the form of outputs from which `decode` and `metrics` read the values alone."""
 
-    def unpack(self, packed: Tensor) -> list[GeneratedAnswer]:
-        """Return the answers of which `pack` made a tensor (n, NUM_FACTS + l)."""
-        answers = []
-        for log_probability, is_ended, *tokens in packed.tolist():
-            token_ids = tuple(int(token) for token in tokens if token != NO_TOKEN)
-            answers.append(GeneratedAnswer(token_ids, log_probability, bool(is_ended)))
-        return answers
+    @abstractmethod
+    def pack_values(self, values: Sequence[Any]) -> Tensor:
+        """Return values that were not generated, such as those of a baseline, in the form of outputs."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -42,9 +44,46 @@ MAX_TRUE_SHARE = 0.2
 SMOOTHING = 0.1
 
 
-def mean_probability(answer: GeneratedAnswer) -> float:
-    """Return the geometric mean of the probabilities of an answer's tokens, the end token included."""
-    return math.exp(answer.log_probability / (len(answer.tokens) + answer.is_ended or 1))
+# Columns of an answer in a tensor, before the code points of its text: log-probability, number of tokens with the end token, and
+# whether the end token ended it (1) or not (0).
+NUM_FACTS = 3
+# Fills the columns after the last character of an answer.
+NO_CHARACTER = -1
+
+
+@dataclass(frozen=True)
+class GeneratedText:
+    """A text, and how it was generated: its log-probability in nats, its number of tokens, and whether the end token ended it."""
+
+    text: str
+    log_probability: float
+    num_tokens: int
+    is_ended: bool
+
+    @property
+    def mean_probability(self) -> float:
+        """The geometric mean of the probabilities of the tokens, the end token included."""
+        return math.exp(self.log_probability / max(1, self.num_tokens))
+
+
+def _pack(answers: Sequence[GeneratedText]) -> Tensor:
+    """Return texts in one tensor (n, NUM_FACTS + characters of the longest), as numbers that need no vocabulary."""
+    longest = max((len(answer.text) for answer in answers), default=0)
+    packed = torch.full((len(answers), NUM_FACTS + longest), float(NO_CHARACTER), dtype=torch.float64)
+    for row, answer in zip(packed, answers, strict=True):
+        characters = list(map(ord, answer.text))
+        facts = [answer.log_probability, answer.num_tokens, answer.is_ended]
+        row[: NUM_FACTS + len(characters)] = torch.tensor([*facts, *characters], dtype=torch.float64)
+    return packed
+
+
+def _unpack(packed: Tensor) -> list[GeneratedText]:
+    """Return the texts of which `_pack` made a tensor."""
+    answers = []
+    for log_probability, num_tokens, is_ended, *characters in packed.tolist():
+        text = "".join(chr(int(code)) for code in characters if code != NO_CHARACTER)
+        answers.append(GeneratedText(text, log_probability, int(num_tokens), bool(is_ended)))
+    return answers
 
 
 class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
@@ -60,7 +99,6 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf")
-    constant_rule = "always the commonest answer"
 
     def __init__(
         self,
@@ -72,24 +110,28 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
         super().__init__(transform)
         self.settings = opening, banned
         self.longest = longest
+        # The target of a baseline has no vocabulary, and only scores texts.
+        self.is_bound = False
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
         tokenizer, (opening, banned) = self.source.tokenizer, self.settings
         self.opening = tokenizer.opening[:1] if opening is None else tuple(opening)
-        self.end = tokenizer.end_id
+        self.end, self.is_bound = tokenizer.end_id, True
         self.banned = tuple(set(tokenizer.special_ids) - {self.end}) if banned is None else tuple(banned)
 
     @property
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights (see benchmarks/translating.py)."""
-        return Learning(min_epochs=3, max_epochs=20, steps=4000, batch=128)
+        return Learning(min_epochs=3, max_epochs=20, steps=3000, batch=64)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Learn the maximum number of tokens of an answer. Raises DataError if all answers are equal."""
         if len(set(answers)) == 1:
             raise DataError(f"all {len(answers)} answers are {shorten(answers[0])!r}; there is nothing to learn")
+        if not self.is_bound:
+            return
         longest = max(map(len, self.source.tokenizer.encode_ids(answers)), default=0)
         self.longest = max(self.longest, SHORTEST_LIMIT, round(LIMIT_FACTOR * longest))
 
@@ -132,17 +174,17 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
         """
         return [
             {
-                self.kind: self.to_value(answer.tokens),
-                "probability": mean_probability(answer),
+                self.kind: answer.text,
+                "probability": answer.mean_probability,
                 "log_probability": answer.log_probability,
                 "ended": "end" if answer.is_ended else "limit",
             }
-            for answer in self.unpack(output)
+            for answer in _unpack(output)
         ]
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
         """Return the probability of a token on average for each answer, (n,). output: (n, …), from `pack`."""
-        return np.array([mean_probability(answer) for answer in self.unpack(output)], np.float64)
+        return np.array([answer.mean_probability for answer in _unpack(output)], np.float64)
 
     def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
         """Return the chrF2 score of each answer on its own, (n,), from 0 to 1. output: (n, …), from `pack`."""
@@ -173,9 +215,27 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
             if share(*true_counts) < MAX_TRUE_SHARE and true_counts[1].any()
         }
 
+    def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
+        """Return answers in one tensor, (n, NUM_FACTS + characters of the longest)."""
+        return _pack(
+            [
+                GeneratedText(
+                    self.to_value(answer.tokens),
+                    answer.log_probability,
+                    len(answer.tokens) + answer.is_ended,
+                    answer.is_ended,
+                )
+                for answer in answers
+            ]
+        )
+
+    def pack_values(self, values: Sequence[str]) -> Tensor:
+        """Return texts that were not generated in the form of outputs, with a probability of 1."""
+        return _pack([GeneratedText(text, 0.0, 0, True) for text in values])
+
     def _texts(self, output: Tensor) -> list[str]:
         """Return the text of each answer. output: (n, …), from `pack`."""
-        return [self.to_value(answer.tokens) for answer in self.unpack(output)]
+        return [answer.text for answer in _unpack(output)]
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Return mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L, exact matches (0 to 1).
@@ -207,9 +267,5 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
 
     def state(self) -> State:
         """Return the constructor's arguments."""
-        return {
-            **super().state(),
-            "opening": list(self.opening),
-            "banned": sorted(self.banned),
-            "longest": self.longest,
-        }
+        opening, banned = (list(self.opening), sorted(self.banned)) if self.is_bound else self.settings
+        return {**super().state(), "opening": opening, "banned": banned, "longest": self.longest}
