@@ -22,13 +22,14 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Comparable
+from mapsto.task.capabilities import Comparable, Paired
 from mapsto.task.generation import Generated
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import VocabularyTarget
 from mapsto.text.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
+from mapsto.text.pairs import faults
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
@@ -37,7 +38,7 @@ LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
 SMOOTHING = 0.1
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
+class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Paired):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -51,6 +52,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf")
     constant_rule = "always the commonest answer"
+    find_faults = staticmethod(faults.find_faults)
 
     def __init__(
         self,
@@ -97,7 +99,9 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
         """Return an answer without values that requests the prediction of the first token of the answer."""
-        return Answer(np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64)))
+        return Answer(
+            np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64))
+        )
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
