@@ -206,7 +206,11 @@ def _pair_faults(rows: Rows) -> list[Finding]:
             continue
         sources = [None if None in values else values for values in zip(*columns, strict=True)]
         for fault in target.find_faults(sources, answers):
-            reason = fault.reason if fault.earlier_row is None else f"{fault.reason} {place(*rows.origin(fault.earlier_row))}"
+            reason = (
+                fault.reason
+                if fault.earlier_row is None
+                else f"{fault.reason} {place(*rows.origin(fault.earlier_row))}"
+            )
             findings.append(Finding(*rows.origin(fault.row), port.column, target.key(answers[fault.row]), reason))
     return findings
 

@@ -59,7 +59,9 @@ class VocabularyTarget(Target):
         Raises UsageError if the arrow reads no text, and so has no vocabulary.
         """
         if self.kind not in sources:
-            raise UsageError(f"a {self.kind} answer takes its vocabulary from a {self.kind} source, and this arrow has none")
+            raise UsageError(
+                f"a {self.kind} answer takes its vocabulary from a {self.kind} source, and this arrow has none"
+            )
         self.source, self.transform = cast(Vocabulary, sources[self.kind]), transform
 
     samples = staticmethod(cells.samples)

@@ -54,9 +54,8 @@ def find_faults(sources: Sequence[Sequence[str] | None], answers: Sequence[str |
         faulty_rows = {fault.row for fault in faults}
         faults += [fault for fault in check(pairs) if fault.row not in faulty_rows]
     faults += _several_answers(pairs)
-    placed = [
-        RowFault(rows[fault.row], fault.reason, None if fault.earlier_row is None else rows[fault.earlier_row]) for fault in faults
-    ]
+    index_of: dict[int | None, int | None] = {None: None, **dict(enumerate(rows))}
+    placed = [fault._replace(row=rows[fault.row], earlier_row=index_of[fault.earlier_row]) for fault in faults]
     return sorted(placed, key=lambda fault: fault.row)
 
 
