@@ -135,7 +135,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     beginning = open_start(start, None)
     # Without targets, rows with an unreadable label count too.
     source_rows = load_rows(replace(arrow, targets=()), table)
-    sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
+    sources = make_sources(beginning, source_rows.arrow, source_rows, Options(), lambda text: None)
     max_tokens = make_config(beginning, Options(), arrow.corrupted, sources).transformer.max_tokens
     encoded = encode_rows(source_rows, sources, max_tokens, "cut")
     limit = f"the {max_tokens} tokens that {start or 'a new model'} takes"

@@ -18,7 +18,15 @@ from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows, row_keys
 from mapsto.errors import DataError, Finding, place, shorten
-from mapsto.task.capabilities import Classes, Describable, Located, has_exclusive_classes, is_located, located_port
+from mapsto.task.capabilities import (
+    Classes,
+    Describable,
+    Located,
+    Paired,
+    has_exclusive_classes,
+    is_located,
+    located_port,
+)
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 
@@ -117,6 +125,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
+        report.warnings += _pair_faults(checked)
     if test is not None:
         test_values = _values(test)
         report.warnings += _unseen(train, test_values)
@@ -187,6 +196,25 @@ def find_repairs(rows: Rows) -> list[tuple[tuple[int, str, Any], Finding]]:
     return repairs
 
 
+def _pair_faults(rows: Rows) -> list[Finding]:
+    """Return a warning for each answer that is probably wrong beside its source, such as one that is swapped with it."""
+    findings = []
+    for port, target, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True):
+        pairs = zip(rows.arrow.sources, rows.sources, strict=True)
+        columns = [values for source, values in pairs if source.kind == target.kind]
+        if port.restores is not None or not issubclass(target, Paired) or not columns:
+            continue
+        sources = [None if None in values else values for values in zip(*columns, strict=True)]
+        for fault in target.find_faults(sources, answers):
+            reason = (
+                fault.reason
+                if fault.earlier_row is None
+                else f"{fault.reason} {place(*rows.origin(fault.earlier_row))}"
+            )
+            findings.append(Finding(*rows.origin(fault.row), port.column, target.key(answers[fault.row]), reason))
+    return findings
+
+
 def _values(rows: Rows) -> _Values:
     """Return the rows with a comparison key and a label for each row."""
     arrow = rows.arrow
@@ -232,12 +260,15 @@ def _labels(values: _Values) -> list[Finding]:
 def _repeated(values: _Values) -> list[Finding]:
     """Return a warning for each row whose sources equal an earlier row's while their labels differ.
 
-    Rows that repeat both sources and label are counted in one further warning.
+    Rows that repeat both sources and label are counted in one further warning; for targets that are Paired, those that also
+    repeat the answer.
     """
     first_index: dict[str, int] = {}
     repeats: list[tuple[int, int]] = []
     findings = []
     labels = values.labels or [None] * len(values.keys)
+    targets = zip(kinds.answering(values.rows.arrow), values.rows.targets, strict=True)
+    paired = [answers for target, answers in targets if issubclass(target, Paired)]
     for index, key in enumerate(values.keys):
         if key is None:
             continue
@@ -247,7 +278,7 @@ def _repeated(values: _Values) -> list[Finding]:
         if labels[original] != labels[index]:
             reason = f"contradicting labels: {labels[index]!r} here, {labels[original]!r} in {values.place(original)}"
             findings.append(values.finding(index, reason))
-        else:
+        elif all(answers[original] == answers[index] for answers in paired):
             repeats.append((index, original))
     if repeats:
         index, original = repeats[0]

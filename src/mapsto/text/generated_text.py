@@ -25,12 +25,13 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Comparable, Confident
+from mapsto.task.capabilities import Comparable, Confident, Paired
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import VocabularyTarget
+from mapsto.text.pairs import faults
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
 
@@ -86,7 +87,7 @@ def _unpack(packed: Tensor) -> list[GeneratedText]:
     return answers
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
+class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -99,6 +100,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf")
+    find_faults = staticmethod(faults.find_faults)
 
     def __init__(
         self,
