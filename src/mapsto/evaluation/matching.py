@@ -78,7 +78,7 @@ def cosines(mapping: Mapping, encoded: EncodedRows, device: torch.device) -> Ten
     """Return the cosine of the vectors of each pair, (n,)."""
     rows = range(len(encoded.pieces))
     queries, passages = (unit_vectors(mapping, encoded, side, rows, device) for side in (0, 1))
-    return (queries * passages).sum(-1)
+    return (queries * passages).sum(-1).clamp(-1, 1)
 
 
 def rank_pairs(mapping: Mapping, rows: Rows, device: torch.device) -> tuple[Relevance, list[Ints], list[Ints]]:
