@@ -28,6 +28,7 @@ from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.linear_baseline import baseline_name, feature_names
+from mapsto.evaluation.matching import BASELINE
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -340,6 +341,8 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
+    if arrow.symmetric:
+        candidates.append(Candidate(BASELINE, CLASSICAL))
     if issubclass(target, Composed | Generated):
         candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:

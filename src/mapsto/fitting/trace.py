@@ -71,6 +71,8 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     start: the folder or hub name of the starting model; None for a small new one with random weights.
     """
     rows = load_rows(parse(arrow), table)
+    if rows.arrow.symmetric:
+        raise UsageError(f"trace follows a row to its answer; {rows.arrow} compares rows with each other and has none")
     options = Options(layers=2, width=128) if start is None else Options()
     model = open_start(start)
     targets = [target() for target in kinds.answering(rows.arrow)]
