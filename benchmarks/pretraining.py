@@ -27,8 +27,8 @@ from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Piece
-from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.task.arrow import Arrow, Port
+from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.text.tokenizer import Tokenizer
 from mapsto.training.loop import Training
 from mapsto.training.plan import Plan, RunContext

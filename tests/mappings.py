@@ -14,13 +14,14 @@ from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
-from mapsto.fitting.build_model import make_config, make_mapping, make_sources
+from mapsto.fitting.build_model import add_answer_decoder, make_config, make_mapping, make_sources
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Reconstruction
+from mapsto.task.generation import Generated
 
 CPU = torch.device("cpu")
 
@@ -90,10 +91,15 @@ def small_mapping(
     rows = load_rows(parse(arrow), table_for(arrow))
     bound = rows.arrow
     size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
-    options = Options(objective=objective, **size)  # type: ignore[arg-type]
     targets = [target() for target in kinds.answering(bound)]
+    # One answer is written by a decoder, several by the stack that reads the sources.
+    is_generating = any(isinstance(target, Generated) for target in targets)
+    architecture = "prefix" if is_generating and len(targets) > 1 else "auto"
+    options = Options(objective=objective, architecture=architecture, **size)  # type: ignore[arg-type]
     sources = make_sources(StartingModel(), bound, rows, options, lambda text: None)
-    config = make_config(StartingModel(), options, bound.corrupted, sources)
+    config = add_answer_decoder(
+        make_config(StartingModel(), options, bound.corrupted, sources), StartingModel(), options, targets
+    )
     for target in targets:
         target.bind(sources, config.vocabulary_head)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")

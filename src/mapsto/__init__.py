@@ -12,8 +12,9 @@ from mapsto.errors import MapstoError
 
 if TYPE_CHECKING:
     from mapsto.api import Model, compare, fit, load, pretrain
+    from mapsto.task.generation import Decoding
 
-__all__ = ["MapstoError", "Model", "__version__", "compare", "fit", "load", "pretrain"]
+__all__ = ["Decoding", "MapstoError", "Model", "__version__", "compare", "fit", "load", "pretrain"]
 __version__ = "0.1.0"
 
 

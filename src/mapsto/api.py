@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from pathlib import Path
 from typing import Any, Unpack, get_type_hints
@@ -29,6 +29,7 @@ from mapsto.explain.faithfulness import Explanations, explain_table
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
+from mapsto.inference.find import Finder, SearchSettings, make_finder
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import OptionFields, Options
@@ -36,6 +37,7 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.selection.search import search_and_fit
 from mapsto.task.capabilities import FileBacked
+from mapsto.task.generation import Decoding
 
 
 class Model:
@@ -50,6 +52,7 @@ class Model:
     def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto") -> None:
         self.mapping, self.device, self.precision = mapping, device, precision
         self._predictor: Predictor | None = None
+        self._last_finder: Finder | None = None
 
     def __repr__(self) -> str:
         parameters = sum(parameter.numel() for parameter in self.mapping.parameters())
@@ -58,13 +61,17 @@ class Model:
     def __call__(self, *values: object) -> dict[str, Any]:
         """Return the model's answer to one example as a dict, such as {"label": "positive", …}.
 
-        values: one value for each source of the arrow, in order.
+        values: one value for each source of the arrow, in order; or one dict with the value of each column.
         Raises UsageError for a value that cannot be read, or for another number of values.
         """
-        ports = self.mapping.arrow.sources
-        if len(values) != len(ports):
+        arrow = self.mapping.arrow
+        ports = (arrow.pair if arrow.symmetric else arrow).sources
+        if len(values) == 1 and isinstance(values[0], Dict):
+            row = dict(values[0])
+        elif len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
-        row = {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
+        else:
+            row = {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
         answer = next(self.predictor.answer(read_table([row])))
         if "error" in answer:
             raise UsageError(answer["error"])
@@ -77,17 +84,31 @@ class Model:
             self._predictor = Predictor(self.mapping, self.device, self.precision)
         return self._predictor
 
-    def predict(self, data: Any, min_confidence: float = 0.0, reject: float = 0.0) -> list[dict[str, Any]]:
+    def predict(
+        self, data: Any, min_confidence: float = 0.0, reject: float = 0.0, decoding: Decoding | None = None
+    ) -> list[dict[str, Any]]:
         """Return one answer (a dict) for each row of a table or value of a list, in order.
 
         The answer to a row that cannot be read is {"error": reason}.
         min_confidence: an answer with a lower probability is withheld: it becomes None, and its probability stays.
         reject: an answer to a row that is less familiar than this is withheld; 0.05 rejects about 5 % of rows like the training
             rows.
+        decoding: how generated answers are searched for, such as `mapsto.Decoding(beams=4)`; None for the likeliest token at each
+            step.
 
-        Raises UsageError if the model gives no probability, or keeps no training rows to compare with.
+        Raises UsageError if the model gives no probability, keeps no training rows to compare with, or generates nothing.
         """
-        return list(self.predictor.with_limits(min_confidence, reject).answer(read_table(self._rows(data))))
+        predictor = self.predictor.with_settings(min_confidence, reject, decoding)
+        return list(predictor.answer(read_table(self._rows(data))))
+
+    def stream(self, *values: object) -> Iterator[str]:
+        """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
+
+        values: one value for each source of the arrow, in order.
+        Raises UsageError for a model that generates no text, and for values that cannot be read.
+        """
+        (parts,) = self.predictor.stream([self._row(values)])
+        return parts
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
         """Hide parts of values and return the values as the model fills them in: texts, or for pictures pixels (h, w, 3).
@@ -114,6 +135,41 @@ class Model:
         Raises UsageError, which names the first value that cannot be read.
         """
         return embedder.embed(self.predictor.mapping, values, self.predictor.device, pooling)
+
+    def find(
+        self,
+        queries: str | Sequence[str],
+        among: Any,
+        top: int = 10,
+        index: str | Path | None = None,
+        column: str | None = None,
+        size: int | None = None,
+    ) -> list[Any]:
+        """Return for each query the `top` most similar texts of a table, the best first: {"score", "row", cells by column}.
+
+        For a single query (a str) return its list alone. "score" is the cosine, "row" the index of the row; equal texts are found
+        once. The model may be any that embeds texts.
+        among: a table in any form, or a list of texts, which are embedded once.
+        index: a folder that keeps their vectors for the next call; None keeps them in memory, until another `among` is searched.
+        column: the column to search; None for that of the model, or the only one with texts.
+        size: compare only so many numbers of each vector, as trained with `sizes`.
+
+        Raises UsageError for a column that is missing or ambiguous and for queries that cannot be read.
+        """
+        texts = [queries] if isinstance(queries, str) else list(queries)
+        finder = self._finder(among, None if index is None else Path(index), SearchSettings(column, size))
+        found = [[finder.describe(match) for match in matches] for matches in finder.find(texts, top)]
+        return found[0] if isinstance(queries, str) else found
+
+    def _finder(self, among: Any, index: Path | None, settings: SearchSettings) -> Finder:
+        """Return the finder among the texts of a table: the one of the last call if the texts are the same."""
+        if isinstance(among, list | tuple) and among and not isinstance(among[0], Dict):
+            among = [{self.mapping.arrow.sources[-1].kind: text} for text in among]
+        table, finder = read_table(among), self._last_finder
+        if finder is None or finder.settings != settings or finder.table.fingerprint != table.fingerprint:
+            finder = make_finder(self.predictor.mapping, self.predictor.device, table, index, settings)
+            self._last_finder = finder
+        return finder
 
     def explain(
         self,
@@ -162,6 +218,13 @@ class Model:
         folder = Path(path)
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
+
+    def _row(self, values: Sequence[object]) -> dict[str, object]:
+        """Return the values of one example as a row. Raises UsageError for another number of values than the arrow's sources."""
+        ports = self.mapping.arrow.sources
+        if len(values) != len(ports):
+            raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
+        return {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
 
     def _rows(self, data: Any) -> Any:
         """Return a list of values as rows {first source's column: value}; return a table in any form unchanged."""

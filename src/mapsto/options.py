@@ -7,6 +7,7 @@ function which needs only one group can name it as its type: `def _new_config(op
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -260,6 +261,11 @@ class ObjectiveOptions(OptionGroup):
         None, "The folder of the pretrained network that --style compares pictures with: a VGG, ResNet or DINOv2."
     )
     style_weight: float = _option(1.0, "Weight of the style in the loss; the content of the source weighs 1.")
+    sizes: str | None = _option(
+        None,
+        "For `<->`: sizes of vectors that can be searched as well, such as 384,128: the first numbers of each vector are "
+        "trained to be a shorter vector (Matryoshka).",
+    )
     adversarial: float = _option(
         0.0,
         "Weight of an adversarial loss: a network trained alongside tells generated pictures from real ones. 0: none.",
@@ -275,10 +281,17 @@ class ObjectiveOptions(OptionGroup):
             )
         if self.style is None and (self.features is not None or self.style_weight != 1):
             raise UsageError("--features and --style-weight would change nothing without --style")
+        if self.sizes is not None and not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", self.sizes):
+            raise UsageError(f"--sizes are whole numbers with commas, such as 384,128, not {self.sizes!r}")
         if not 0 < self.style_weight < math.inf:
             raise UsageError(f"--style-weight must be a number above 0, not {self.style_weight}")
         if not 0 <= self.adversarial < math.inf:
             raise UsageError(f"--adversarial is a weight of at least 0, not {self.adversarial}")
+
+    @property
+    def vector_sizes(self) -> tuple[int, ...]:
+        """Return the numbers in `sizes`, the largest first; empty without it."""
+        return () if self.sizes is None else tuple(sorted(set(map(int, self.sizes.split(","))), reverse=True))
 
     @property
     def hides(self) -> bool:

@@ -90,7 +90,9 @@ def test_an_answer_is_the_same_with_kept_keys_and_without(shape: str, cross: boo
 
 
 @pytest.mark.parametrize("cross", [False, True], ids=["prefix", "cross"])
-@pytest.mark.parametrize("decoding", [Decoding(), Decoding(beams=3), Decoding(samples=2, seed=5)], ids=["greedy", "beams", "samples"])
+@pytest.mark.parametrize(
+    "decoding", [Decoding(), Decoding(beams=3), Decoding(samples=2, seed=5)], ids=["greedy", "beams", "samples"]
+)
 def test_an_answer_does_not_depend_on_its_neighbours(
     decoding: Decoding, cross: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,14 +122,18 @@ def test_a_wide_beam_finds_the_likeliest_answer() -> None:
     with torch.inference_mode():
         for tokens in [(), *((a,) for a in words)]:
             answer = replace(
-                target.questions(example.pieces), piece=target.answer_piece(tokens), at=torch.tensor([len(tokens)]).numpy()
+                target.questions(example.pieces),
+                piece=target.answer_piece(tokens),
+                at=torch.tensor([len(tokens)]).numpy(),
             )
             (logits,) = mapping(collate([Example(example.pieces, (answer,))]))
             logits[:, list(target.banned)] = -torch.inf
             scores = logits[0].float().log_softmax(0)
             start = log_probabilities.get(tokens, 0.0)
             log_probabilities |= {(*tokens, token): start + float(scores[token]) for token in allowed}
-    ended = {tokens[:-1]: value / len(tokens) for tokens, value in log_probabilities.items() if tokens[-1] == target.end}
+    ended = {
+        tokens[:-1]: value / len(tokens) for tokens, value in log_probabilities.items() if tokens[-1] == target.end
+    }
     assert best.tokens == max(ended, key=ended.__getitem__)
 
 
@@ -137,7 +143,7 @@ def test_greedy_is_a_beam_of_one_and_streams_the_same_text() -> None:
     assert isinstance(target, GeneratedTextTarget)
     for example in examples_of(mapping):
         ((answer,),) = answers_of(mapping, [example]).values()
-        parts = list(stream_text(mapping, example, CPU))
+        parts = list(stream_text(mapping, example, CPU, Decoding()))
         assert "".join(parts) == target.to_value(answer.tokens)
         assert parts
 

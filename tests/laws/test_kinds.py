@@ -63,6 +63,8 @@ ARROWS = [
     "text:text -> tags",
     "text:text -> label, tags",
     "en:text, text:text -> answer:span",
+    "en:text -> de:text",
+    "en:text, text:text -> label, de:text",
     "image -> labels",
     "image -> boxes",
     "image -> label, boxes",

@@ -17,8 +17,6 @@ from mapsto.metrics import generated_text as metrics
 from mapsto.metrics.intervals import mean_score, with_intervals
 from mapsto.text import metric_tokens
 
-MULTI30K = Path("/work/shared/data/text/multi30k/test.csv")
-CHINESE = Path("/work/shared/data/text/tnews/test_public.jsonl")
 PIECES = ["a", "a man", "in", "the", "hat", "Hat", ".", ", ", "3.14", "1,000-", "&amp;", "<skipped>", " ", "\n", "-\n"]
 PIECES += [
     "男人",
@@ -94,20 +92,16 @@ def shuffled(texts: list[str], rng: np.random.Generator) -> list[str]:
 
 
 @pytest.mark.parametrize("column", ["en", "de"])
-def test_real_sentences_equal_the_references(column: str) -> None:
-    if not MULTI30K.exists():
-        pytest.skip(f"{MULTI30K} is absent")
-    with MULTI30K.open(encoding="utf-8", newline="") as file:
+def test_real_sentences_equal_the_references(column: str, shared_data: Path) -> None:
+    with (shared_data / "text/multi30k/test.csv").open(encoding="utf-8", newline="") as file:
         references = [row[column] for row, _ in zip(csv.DictReader(file), range(300), strict=False)]
     hypotheses = shuffled(references, np.random.default_rng(0))
     assert metric_tokens.choose_bleu_tokenizer(references) == "13a"
     assert_equal_to_sacrebleu(list(zip(hypotheses, references, strict=True)))
 
 
-def test_real_chinese_sentences_equal_the_references() -> None:
-    if not CHINESE.exists():
-        pytest.skip(f"{CHINESE} is absent")
-    with CHINESE.open(encoding="utf-8") as file:
+def test_real_chinese_sentences_equal_the_references(shared_data: Path) -> None:
+    with (shared_data / "text/tnews/test_public.jsonl").open(encoding="utf-8") as file:
         references = [json.loads(line)["sentence"] for line, _ in zip(file, range(300), strict=False)]
     hypotheses = shuffled(references, np.random.default_rng(0))
     assert metric_tokens.choose_bleu_tokenizer(references) == "zh"

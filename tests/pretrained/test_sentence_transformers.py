@@ -13,6 +13,7 @@ from models import TEXTS, make_model
 
 import mapsto
 from mapsto.errors import CheckpointError
+from mapsto.inference import embedder
 from mapsto.pretrained import huggingface
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -76,6 +77,24 @@ def test_the_real_minilm(minilm: Path, tmp_path: Path) -> None:
     )
 
 
+def test_prompts_are_kept_and_put_before_texts(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    make_encoder("E5", tmp_path)
+    prompts = {"query": "query: ", "document": "passage: ", "topic": "话题："}
+    change(tmp_path / "encoder" / "config_sentence_transformers.json", prompts=prompts, default_prompt_name="topic")
+    opened = mapsto.load(tmp_path / "encoder", **CPU)
+    opened.save(tmp_path / "again")
+    reference, vectors = SentenceTransformer(str(tmp_path / "again"), device="cpu"), opened.embed(TEXTS)
+    np.testing.assert_allclose(vectors, theirs(tmp_path / "encoder", TEXTS), atol=1e-5, rtol=1e-4)
+    for side, encode in ((None, reference.encode), (0, reference.encode_query), (1, reference.encode_document)):
+        vectors = embedder.embed(opened.mapping, TEXTS, opened.predictor.device, side=side)
+        np.testing.assert_allclose(vectors, encode(TEXTS), atol=1e-5, rtol=1e-4)
+    change(tmp_path / "encoder" / "1_Pooling" / "config.json", include_prompt=False)
+    with pytest.raises(CheckpointError, match="leaves the tokens of a prompt out"):
+        mapsto.load(tmp_path / "encoder")
+
+
 def test_a_model_trained_further_is_no_sentence_encoder(tmp_path: Path) -> None:
     make_encoder("BGE", tmp_path)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(TEXTS * 4)]
@@ -92,7 +111,8 @@ def test_a_model_trained_further_is_no_sentence_encoder(tmp_path: Path) -> None:
         ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "supported is one of"),
         ("1_Pooling/config.json", {"pooling_mode": None, "pooling_mode_lasttoken": True}, "pooling_mode_lasttoken"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
-        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "the prompt 'query'"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "nope"}, "'nope' is not among the prompts"),
+        ("config_sentence_transformers.json", {"prompts": {"query": 1}}, "no texts by name"),
     ],
 )
 def test_what_would_make_other_vectors_is_refused(file: str, fields: dict[str, Any], says: str, tmp_path: Path) -> None:

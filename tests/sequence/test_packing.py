@@ -102,9 +102,7 @@ def test_cross_entropy_equals_the_library(smoothing: float) -> None:
     ours = cross_entropy(logits, values, smoothing)
     (3 * ours).backward()
     mine, logits.grad = logits.grad, None
-    theirs = torch.nn.functional.cross_entropy(
-        logits, values, reduction="sum", label_smoothing=smoothing
-    )
+    theirs = torch.nn.functional.cross_entropy(logits, values, reduction="sum", label_smoothing=smoothing)
     (3 * theirs).backward()
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(mine, logits.grad)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mapsto.task.arrow import Arrow, ArrowError, Port, bind, parse, parse_ports, require_kinds
+from mapsto.task.arrow import MATCH, Arrow, ArrowError, Port, bind, parse, parse_ports, require_kinds
 
 DESIGNED = [
     "text -> label", "review:text -> stars:label", "text -> labels", "text -> number", "text -> tags",
@@ -25,13 +25,21 @@ def test_the_whole_notation_parses_and_prints(text: str) -> None:
     assert str(parse(text)) == text and parse(str(parse(text))) == parse(text)
 
 
-@given(sides, sides.map(lambda side: tuple(Port(p.kind, p.column) for p in side)), st.booleans())
-def test_printing_and_parsing_are_inverse(
-    sources: tuple[Port, ...], targets: tuple[Port, ...], symmetric: bool
-) -> None:
-    arrow = Arrow(sources, targets, symmetric)
+@given(sides, sides.map(lambda side: tuple(Port(p.kind, p.column) for p in side)))
+def test_printing_and_parsing_are_inverse(sources: tuple[Port, ...], targets: tuple[Port, ...]) -> None:
+    arrow = Arrow(sources, targets)
     assert parse(str(arrow)) == arrow
     assert parse_ports(str(Arrow(sources, ()))) == sources
+
+
+@given(st.none() | names, st.lists(st.none() | names, min_size=1, max_size=3), st.booleans(), st.none() | names)
+def test_printing_and_parsing_of_matches_are_inverse(
+    query: str | None, others: list[str | None], scored: bool, score: str | None
+) -> None:
+    sources = (Port("image", query), *(Port("text", column) for column in others))
+    target = Port("number", score) if scored and len(others) == 1 else Port(MATCH)
+    arrow = Arrow(sources, (target,), symmetric=True)
+    assert parse(str(arrow)) == arrow and arrow.pair.sources == sources[:2]
 
 
 def test_spaces_do_not_matter() -> None:
@@ -52,6 +60,9 @@ def test_spaces_do_not_matter() -> None:
         ("text -> ~label", "only what is read can be hidden"),
         ("te xt -> label", "is no kind"),
         ('"text -> label', "cannot read"),
+        ("a:text, b:text <-> c:text", "has 2 ports before '<->'"),
+        ("~text <-> text", "hides a part of what it matches"),
+        ("a:text <-> b:text, c:text, s:number", "either values of its kind that do not match, or one score"),
     ],
 )
 def test_what_does_not_parse_is_said(text: str, says: str) -> None:
@@ -87,6 +98,8 @@ def bound(arrow: str, *columns: str) -> str:
         ("text -> topic:label", ["body", "stars", "topic"], "body:text -> topic:label"),
         ("~text -> text", ["id", "body"], "~body:text -> body:text"),
         ("~text:text, ~body:text -> text, text", ["text", "body"], "~text:text, ~body:text -> text:text, body:text"),
+        ("text:text <-> body:text", ["text", "body"], "text:text <-> body:text"),
+        ("text <-> body:text, stars:label", ["text", "body", "stars"], "text:text <-> body:text, stars:label"),
         ("text -> label", ["title", "stars", "body"], None),
         ("text -> label", ["id", "stars"], None),
         ("nope:text -> label", ["body", "stars"], None),

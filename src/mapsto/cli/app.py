@@ -59,7 +59,8 @@ Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or
 Data = Annotated[
     Path,
     typer.Argument(
-        help="A table: csv, tsv, jsonl, parquet, txt or conll, also gzipped; or a folder of tables, pictures or videos."
+        help="A table: csv, tsv, jsonl, parquet, txt or conll, also gzipped; texts with one value on a line, as a.en,a.de; "
+        "or a folder of tables, pictures or videos."
     ),
 ]
 Input = Annotated[

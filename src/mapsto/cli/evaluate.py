@@ -114,7 +114,9 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
         print_note(note)
     print(f"{evaluation.num_rows:,} rows")
     for name, score in evaluation.scores.items():
-        baseline = f"   (reading nothing: {evaluation.baseline[name]})" if name in evaluation.baseline else ""
+        baseline = (
+            f"   ({evaluation.baseline_name}: {evaluation.baseline[name]})" if name in evaluation.baseline else ""
+        )
         print(f"{name:<20} {score}{baseline}{evaluation.overlap.mark}")
     for predictions in evaluation.predictions:
         if predictions.prefix:

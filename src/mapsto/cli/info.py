@@ -11,6 +11,7 @@ from mapsto.cli.app import Arrow, Data, Encoding, Json, Model, app
 
 if TYPE_CHECKING:
     from mapsto.model.mapping import Mapping
+    from mapsto.task.target import Target
 
 # Facts of a run that `info` shows, where they are recorded.
 PROVENANCE = (
@@ -86,7 +87,35 @@ def _describe(mapping: Mapping) -> dict[str, Any]:
         facts["in front"] = str(config.backbone)
     if config.sentence is not None:
         facts["vectors"] = str(config.sentence)
-    return facts | {target.kind: target.state().get("classes", target.kind) for target in mapping.targets}
+    facts |= {target.kind: target.state().get("classes", target.kind) for target in mapping.targets}
+    for target in mapping.targets:
+        facts |= _describe_generation(mapping, target)
+    return facts
+
+
+def _describe_generation(mapping: Mapping, target: Target) -> dict[str, Any]:
+    """Return what `mapsto info` prints about generated answers: the decoder, the longest answer, and the memory of decoding.
+
+    Nothing for a target whose answers are not generated.
+    """
+    from mapsto.inference.generation import ANSWERS_AT_ONCE
+    from mapsto.model.kv_cache import cache_bytes
+    from mapsto.task.generation import Generated
+
+    if not isinstance(target, Generated):
+        return {}
+    stack = mapping.config.answer_stack
+    token_bytes = cache_bytes(stack)
+    longest = min(target.longest, stack.max_tokens)
+    # Source tokens take as much in the cache of cross-attention, or of the stack that reads both.
+    most = ANSWERS_AT_ONCE * (longest + mapping.config.max_tokens) * token_bytes
+    decoder = (
+        {} if mapping.config.answer_decoder is None else {"decoder": f"{stack.layers} layers with cross-attention"}
+    )
+    return decoder | {
+        "longest answer": f"{longest} tokens",
+        "memory of decoding": f"{token_bytes / 1024:,.1f} KB a token, at most {most / 2**20:,.0f} MB",
+    }
 
 
 def _format_fact(name: str, value: Any) -> Iterator[str]:

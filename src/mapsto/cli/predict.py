@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 ENGINES = ("local", "ray")
 
 # Settings of decoding, for answers that are generated token by token.
-Beams = Annotated[int | None, typer.Option(help="Generated answers: keep this many beginnings at each step (beam search).")]
+Beams = Annotated[
+    int | None, typer.Option(help="Generated answers: keep this many beginnings at each step (beam search).")
+]
 Samples = Annotated[int | None, typer.Option(help="Generated answers: draw this many at random for each row.")]
 Temperature = Annotated[float | None, typer.Option(help="With --samples: below 1, likely tokens become likelier.")]
-TopP = Annotated[float | None, typer.Option(help="With --samples: draw from the likeliest tokens with this probability.")]
+TopP = Annotated[
+    float | None, typer.Option(help="With --samples: draw from the likeliest tokens with this probability.")
+]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
 
 
@@ -110,7 +114,9 @@ def predict(
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
-    decoding = make_decoding(beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed)
+    decoding = make_decoding(
+        beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed
+    )
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
         _stream(answering, inputs)
@@ -136,8 +142,11 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
     if not isinstance(engine, Predictor):
         raise UsageError("--stream is for --engine local")
     for row in engine.stream(inputs.source(engine.arrow), inputs.encoding):
-        for part in row:
-            typer.echo(part, nl=False)
+        try:
+            for part in row:
+                typer.echo(part, nl=False)
+        except UsageError as error:
+            typer.echo(f"error: {error}", nl=False)
         typer.echo("")
 
 

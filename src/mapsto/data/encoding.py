@@ -10,6 +10,7 @@ import numpy as np
 
 from mapsto.data.rows import Rows
 from mapsto.errors import DataError, UsageError, place
+from mapsto.model.config import SentenceConfig
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Composed, Located, Tokenized, located_port
@@ -185,6 +186,36 @@ def encode_rows(
     return EncodedRows(
         examples, np.asarray(row_indices, np.int64), np.asarray(long_rows, np.int64), num_cut, num_tokens
     )
+
+
+def encode_sides(
+    rows: Rows, sources: Mapping[str, Source], sentence: SentenceConfig, long: str = "auto"
+) -> EncodedRows:
+    """Encode each value of a matching arrow as an example of its own, behind the prompt of its side.
+
+    sentence: the prompts, and the maximum number of tokens of a value.
+    long: what happens to longer values: "cut" (or "auto") or "error".
+    Raises UsageError for "window", since a pair has one vector a side, DataError for long values with "error".
+    """
+    if long == "window":
+        raise UsageError("--long window would give a value several vectors to match by; there is: cut, error")
+    max_tokens, columns = sentence.max_tokens, []
+    long_rows: set[int] = set()
+    num_cut = num_tokens = 0
+    for side, (port, values) in enumerate(zip(rows.arrow.sources, rows.sources, strict=True)):
+        source, prompt = sources[port.kind], sentence.prompt(side)
+        pieces = source.encode([prompt + value for value in values] if prompt else values, 0)
+        num_tokens += sum(map(len, pieces))
+        too_long = [index for index, piece in enumerate(pieces) if len(piece) > max_tokens]
+        num_cut += sum(len(pieces[index]) - max_tokens for index in too_long)
+        for index in too_long:
+            pieces[index] = source.cut(pieces[index], max_tokens)
+        long_rows.update(too_long)
+        columns.append(pieces)
+    if long_rows and long == "error":
+        raise DataError(f"{len(long_rows)} rows have values longer than {max_tokens} tokens (use --long cut to go on)")
+    examples = list(zip(*columns, strict=True))
+    return EncodedRows(examples, np.arange(len(examples)), np.array(sorted(long_rows), np.int64), num_cut, num_tokens)
 
 
 class LazyPieces(Sequence[tuple[Piece, ...]]):

@@ -110,7 +110,8 @@ class Examples:
         """Return example `row` as training step `step` reads it: randomly augmented, mixed and partly hidden.
 
         progress: the finished share of training, 0 to 1; the share of hidden tokens may depend on it.
-        view: the number, from 0, of the random variant, for objectives that read several variants of an example in a step.
+        view: the number, from 0, of the random variant, for objectives that read several variants of an example in a step; in a
+            matching arrow the number of the source, which becomes an example of its own, number `row + view · len(self)`.
         """
         # Views draw from rows beyond the last one, so that all of their random numbers differ.
         rng = make_generator(self.seed, row + view * len(self), step)
@@ -122,6 +123,9 @@ class Examples:
             answers = self.answers.encode(int(self.answers.row_indices[row]), pieces)
         elif self.answers is not None:
             answers = self.answers.encoded[row]
+        if self.arrow.symmetric:
+            # The values of a pair must not see each other, so each is an example of its own.
+            return Example(pieces[view : view + 1], answers, row + view * len(self))
         if not self.arrow.corrupted:
             return Example(pieces, answers, row)
         corrupted, answers = self._corrupted(pieces, answers, rng, progress)

@@ -1,19 +1,27 @@
-"""Parts of table files: some consecutive rows of a file, of bounded size, with the findings about its unreadable rows."""
+"""Parts of table files: some consecutive rows of a file, of bounded size, with the findings about its unreadable rows.
+
+Rows that are instructions or dialogues (see text/pairs/dialogues.py) become pairs of a prompt and its answer.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mapsto.errors import Finding
+from mapsto.text.pairs import dialogues
+from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 
 # Largest number of rows and of characters of a part.
 PART_ROWS, PART_CHARACTERS = 4096, 2**20
+
+# The share of the cells that are dialogues from which a column has dialogues; its other cells are faulty.
+MIN_DIALOGUES = 0.5
 
 # (row number, cells by column, number of characters) of a row; for an unreadable row the findings about it.
 Row = tuple[int, Mapping[str, Any], int] | list[Finding]
@@ -90,3 +98,106 @@ def group_rows(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> It
             good, bad, size, count, has_parts = [], [], 0, 0, True
     if count or not has_parts:
         yield from_records(str(path), good, bad, names)
+
+
+def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
+    """Yield the parts of a file with a row for each pair of a prompt and its answer, if it has instructions or dialogues.
+
+    Alpaca's rows get the columns "prompt" and "answer". A dialogue becomes a row for each turn of the assistant, which all have
+    its row number, with "messages" (the turns before), "prompt" (the same as text), "answer" and "dialogue" (its name). If no
+    dialogue ends with a turn of the assistant, each is a row without an answer, as for prediction.
+    """
+    pairing = _DialoguePairing()
+    last: FilePart | None = None
+    for part in parts:
+        if last is not None:
+            yield last
+        column = next((name for name, cells in part.data.items() if _are_dialogues(cells)), None)
+        last = _pair_instructions(part) if column is None else pairing.pair(part, column)
+    if last is not None:
+        # Only after the last part is it known how many turns are not used.
+        yield replace(last, remarks=[*last.remarks, *pairing.remarks(last.file)])
+
+
+def _are_dialogues(cells: Sequence[Any]) -> bool:
+    """Return whether most cells of a column that are not empty are dialogues."""
+    num_dialogues = sum(map(dialogues.is_dialogue, cells))
+    return num_dialogues > MIN_DIALOGUES * sum(cell is not None for cell in cells)
+
+
+def _pair_instructions(part: FilePart) -> FilePart:
+    """Return a part of rows of Alpaca with columns "prompt" and "answer"; any other part unchanged."""
+    if not dialogues.is_alpaca(tuple(part.data)):
+        return part
+    columns = (part.data[dialogues.INSTRUCTION], part.data[dialogues.INPUT])
+    prompts = [dialogues.join_instruction(*cells) for cells in zip(*columns, strict=True)]
+    return replace(part, data={PROMPT: prompts, ANSWER: part.data[dialogues.OUTPUT], **part.data})
+
+
+@dataclass
+class _DialoguePairing:
+    """The conversion of the dialogues of a file to rows, with the counts that are reported at its end.
+
+    num_open: dialogues that end with a turn to which there is no answer. num_greetings: those that begin with the assistant's.
+    num_unanswered: dialogues in parts where none ends with an answer. has_answers: whether one did in an earlier part.
+    """
+
+    num_open: int = 0
+    num_greetings: int = 0
+    num_unanswered: int = 0
+    has_answers: bool = False
+
+    def pair(self, part: FilePart, column: str) -> FilePart:
+        """Return a part with a row for each answer in its dialogues. column: the column that has them."""
+        values = [
+            dialogues.read_dialogue(cell, instructions if isinstance(instructions, str) else None)
+            for cell, instructions in zip(part.data[column], part.column(dialogues.SYSTEM), strict=True)
+        ]
+        sound = [(index, value) for index, value in enumerate(values) if not value.faults]
+        self.has_answers = self.has_answers or any(value.is_answered for _, value in sound)
+        self.num_greetings += sum(value.begins_with_answer for _, value in sound)
+        examples: list[tuple[int, dialogues.Turns, str | None]]
+        if self.has_answers:
+            self.num_open += sum(not value.is_answered for _, value in sound)
+            examples = [(index, *example) for index, value in sound for example in value.examples()]
+        else:
+            self.num_unanswered += len(sound)
+            examples = [(index, value.turns, None) for index, value in sound]
+        faults = [
+            Finding(part.file, row, column, None, reason)
+            for row, value in zip(part.rows, values, strict=True)
+            for reason in value.faults
+        ]
+        return self._build_part(part, column, examples, faults)
+
+    def _build_part(
+        self,
+        part: FilePart,
+        column: str,
+        examples: Sequence[tuple[int, dialogues.Turns, str | None]],
+        faults: list[Finding],
+    ) -> FilePart:
+        """Return a part with a row for each example: (index of its row in `part`, turns before the answer, answer)."""
+        rows = [part.rows[index] for index, _, _ in examples]
+        data: dict[str, list[Any]] = {
+            PROMPT: [dialogues.to_text(turns) for _, turns, _ in examples],
+            ANSWER: [answer for _, _, answer in examples],
+            MESSAGES: [turns for _, turns, _ in examples],
+            DIALOGUE: [f"{Path(part.file).name}:{row}" for row in rows],
+        }
+        if not self.has_answers:
+            del data[ANSWER]
+        for name, cells in part.data.items():
+            if name != column:
+                kept_name = f"raw_{name}" if name in (PROMPT, ANSWER, MESSAGES, DIALOGUE) else name
+                data[kept_name] = [cells[index] for index, _, _ in examples]
+        return FilePart(part.file, data, rows, [*part.rejected, *faults], part.remarks)
+
+    def remarks(self, file: str) -> list[Finding]:
+        """Return the remarks on turns that are not used as answers or have none."""
+        counts = (
+            (self.num_open, "dialogues end with a turn that is not the assistant's; this turn has no answer to learn"),
+            (self.num_greetings, "dialogues begin with a turn of the assistant, which answers nothing"),
+            (self.num_unanswered, "dialogues have no answer to their last turn, and no other one has; each is one row"),
+        )
+        return [Finding(file, None, None, None, f"{count:,} {reason}") for count, reason in counts if count]

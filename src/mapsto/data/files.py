@@ -15,6 +15,7 @@ from mapsto import kinds
 from mapsto.data import readers
 from mapsto.errors import DataError, Finding
 from mapsto.task.capabilities import Located
+from mapsto.text.pairs import parallel_lines
 from mapsto.vision import detection_annotations
 
 LABEL = "label"  # the column that takes the names of folders
@@ -28,11 +29,13 @@ class FileListing:
     files: the table files or the media files.
     data: for media files the cells by column: paths, labels from folder names, annotations. None for table files.
     remarks: notes on files and folders that are not read.
+    parallel: the column of each file if all files together are one table, of which each holds a column, one value a line.
     """
 
     files: list[Path]
     data: dict[str, list[Any]] | None
     remarks: list[Finding]
+    parallel: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,15 @@ class FolderTree:
 
 
 def list_files(path: Path) -> FileListing:
-    """Return the table files or media files that `path`, a file or folder, stands for.
+    """Return the files that `path` stands for: a file, a folder of tables or of media files, or a list as "a.en,a.de".
 
     Raises DataError if the path does not exist or cannot be listed, or if its folder has no file of a known format.
     """
     # Several steps below list the same folder, which may be large.
     walk = cache(_walk)
     try:
+        if files := parallel_files(path):
+            return FileListing(files, None, [], _name_columns(files))
         if (listing := _list_media(path, walk)) is not None:
             return listing
         if not path.is_dir():
@@ -71,6 +76,36 @@ def list_files(path: Path) -> FileListing:
     if not files:
         raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.READERS, *media))}", remarks)
     return FileListing(files, None, remarks)
+
+
+def parallel_files(path: Path) -> list[Path]:
+    """Return the files of a list as "data/a.en,a.de", in which the lines of one number belong together; [] for other paths.
+
+    A later file without a folder may stand beside the first one. A single file counts if its suffix names a language or a side
+    (a.en, a.src). Raises OSError if the path is no valid file name.
+    """
+    names = str(path).split(",")
+    first = Path(names[0])
+    if path.exists() or len(names) == 1 or any(name != name.strip() or not name for name in names):
+        is_side = path.is_file() and readers.file_format(path) is None and parallel_lines.side_name(path) is not None
+        return [path] if is_side else []
+    files = [path if (path := Path(name)).exists() else first.parent / name for name in names[1:]]
+    return [first, *files] if any(file.is_file() for file in (first, *files)) else []
+
+
+def _name_columns(files: Sequence[Path]) -> list[str]:
+    """Return the names of the columns of parallel files.
+
+    Raises DataError if a file does not exist or is a table of another format, or if the names of two files do not differ.
+    """
+    for file in files:
+        readers.require_exists(file)
+        if readers.file_format(file) not in (None, "txt"):
+            raise DataError(f"{file}: a list of files has texts with one value on a line, not tables")
+    names = parallel_lines.column_names(files)
+    if not names:
+        raise DataError(f"the columns cannot be named by these files, which differ in their folders alone: {files}")
+    return names
 
 
 def _walk(path: Path) -> FolderTree:

@@ -71,7 +71,10 @@ def stream_file(path: Path, encoding: str | None = None) -> Iterator[FilePart]:
         require_exists(path)
         if kind is None:
             formats = ", ".join(READERS)
-            raise DataError(f"{path}: the name says no format; read are {formats}, and all but parquet also as .gz")
+            raise DataError(
+                f"{path}: the name says no format; read are {formats}, and all but parquet also as .gz; "
+                "texts with one value on a line are named by their language, as a.en or a.en,a.de"
+            )
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
         yield from READERS[kind](path, encoding)

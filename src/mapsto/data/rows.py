@@ -62,7 +62,8 @@ class Rows:
 
     arrow: the arrow, bound to the columns of the table.
     table: the table, which may have more rows than these.
-    sources, targets: for each port the values of all rows; all None for a target that restores a hidden source.
+    sources, targets: for each port the values of all rows; all None for a target that restores a hidden source, and for the
+        match of `<->` without a score.
     indices: the index in `table` of each row.
     faults: findings about cells that could not be read, also of rows that were left out.
     """
@@ -169,7 +170,8 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
     arrow = bind_to(arrow, table, answers)
     reader = _Reader(table)
     # A kind that is also a source has no forms of its own; without `~` it may not even be answered.
-    targets_of_sources = [kinds.target(port.kind) for port in arrow.targets if port.kind not in kinds.names("source")]
+    own_targets = [] if arrow.symmetric else [port for port in arrow.targets if port.kind not in kinds.names("source")]
+    targets_of_sources = [kinds.target(port.kind) for port in own_targets]
     located = [target for target in targets_of_sources if is_located(target)]
 
     def read_source(port: Port) -> list[Any]:
@@ -181,7 +183,7 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
     sources = [read_source(port) for port in arrow.sources]
     answer_ports = list(zip(arrow.targets, kinds.answering(arrow), strict=True)) if answers else []
     targets = [
-        [None] * len(table) if port.restores is not None else reader.column(port, target)
+        [None] * len(table) if port.restores is not None or port.column is None else reader.column(port, target)
         for port, target in answer_ports
     ]
     # An answer in raw coordinates can only be checked together with the source value that it refers to.
@@ -244,14 +246,23 @@ def row_keys(rows: Rows) -> list[str | None]:
     """Return a key of each row's sources, which is equal for equal rows; None for a row with an unreadable source.
 
     Texts that differ only in spaces or in the composition of characters (Unicode's NFC) are equal. Pictures and videos are
-    equal if their bytes are, whatever their file names.
+    equal if their bytes are, whatever their file names. Pairs are equal whatever their hard negatives.
     """
-    keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
+    ports = rows.arrow.pair.sources if rows.arrow.symmetric else rows.arrow.sources
+    keys = [kinds.source(port.kind).key for port in ports]
     return [
         None
         if any(value is None for value in values)
         else "\n".join(_normalize(key(value)) for key, value in zip(keys, values, strict=True))
-        for values in zip(*rows.sources, strict=True)
+        for values in zip(*rows.sources[: len(ports)], strict=True)
+    ]
+
+
+def side_keys(rows: Rows) -> list[list[str]]:
+    """Return for each source a key of every row's value, equal for values that differ only by case, spaces or composition."""
+    return [
+        [_normalize(kinds.source(port.kind).key(value)).casefold() for value in values]
+        for port, values in zip(rows.arrow.sources, rows.sources, strict=True)
     ]
 
 

@@ -91,3 +91,23 @@ def stratified_split(
             held_out.extend(rows)
     indices = np.array(sorted(held_out), np.int64)
     return np.setdiff1d(np.arange(n), indices), indices
+
+
+def join_groups(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[int]:
+    """Return one group for each row, such that rows are in one if a chain of rows with an equal group of either kind joins them.
+
+    first, second: the groups of each row by two rules, such as its text and its dialogue. The result is the index of a row.
+    """
+    parents = list(range(len(first)))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for groups in (first, second):
+        first_rows: dict[Hashable, int] = {}
+        for row, group in enumerate(groups):
+            parents[root(row)] = root(first_rows.setdefault(group, row))
+    return [root(row) for row in range(len(parents))]

@@ -1,8 +1,8 @@
-"""Training rows, held-out rows and test rows. Rows with equal sources are never in two of these sets."""
+"""Training rows, held-out rows and test rows. Rows with equal sources or of one dialogue are never in two of these sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import has_exclusive_classes
+from mapsto.text.pairs.dialogues import DIALOGUE, MESSAGES
 
 # The largest number of rows held out by default.
 MAX_HELD_OUT = 1000
@@ -140,12 +141,16 @@ def split_rows(rows: Rows, options: Options) -> tuple[Rows, Rows]:
 def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split rows at random; return the sorted indices of training rows and of held-out rows.
 
-    Rows with equal sources are on the same side. share: fraction to hold out, of each class if a target has exclusive classes.
+    Rows with equal sources or of one dialogue are on the same side. share: fraction to hold out, of each class if a target has
+    exclusive classes.
     """
     keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
-    groups = [
+    groups: Sequence[Hashable] = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
+    if {MESSAGES, DIALOGUE} <= set(rows.table.columns):
+        names = rows.table.column(DIALOGUE)
+        groups = sampling.join_groups(groups, [names[row] for row in rows.indices.tolist()])
     targets_by_port = enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in targets_by_port if has_exclusive_classes(target)), None)
     return sampling.stratified_split(len(rows), groups, strata, share, seed)

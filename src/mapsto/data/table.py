@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.data import conll, readers, writers
-from mapsto.data.file_part import FilePart, clean_cell, from_records
-from mapsto.data.files import list_files
+from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answers
+from mapsto.data.files import FileListing, list_files, parallel_files
+from mapsto.data.text_lines import stream_parallel
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
 
@@ -71,7 +72,10 @@ class Table:
     def path(self) -> Path | None:
         """The file that holds the rows, or for several files their common folder; None for a Python object."""
         files = {file for file, _ in self.origins}
-        is_object = any(line and readers.file_format(Path(file)) is None for file, line in self.origins[:1])
+        is_object = any(
+            line and readers.file_format(Path(file)) is None and not parallel_files(Path(file).resolve())
+            for file, line in self.origins[:1]
+        )
         if is_object or not files:
             return None
         return Path(next(iter(files)) if len(files) == 1 else os.path.commonpath(files)).resolve()
@@ -159,7 +163,8 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
         raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
     if not part.rows:
         raise DataError(f"{part.file} has no rows")
-    return _table(conll.join_word_columns(part), part.data)
+    tables = [_table(changed, changed.data) for changed in _restructure([part])]
+    return _concatenate(tables)
 
 
 def _name_classes(source: Any, column: str) -> list[Any]:
@@ -188,7 +193,8 @@ def is_table_name(text: str, folders: bool = False) -> bool:
     """
     path = Path(text)
     try:
-        exists = path.is_file() or (path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep)))
+        is_folder = path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep))
+        exists = path.is_file() or is_folder or bool(parallel_files(path))
         return exists or (readers.file_format(path) is not None and " " not in text)
     except (OSError, ValueError):  # the text is too long for a name or contains NUL
         return False
@@ -214,10 +220,10 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
     file_columns: list[tuple[str, set[str]]] = []
     rejected: list[Finding] = []
     remarks = listing.remarks
-    for path in listing.files:
+    for path, file_parts in _stream_files(Path(source), listing, encoding):
         found_columns: set[str] = set()
         has_rows = False
-        for part in map(conll.join_word_columns, readers.stream_file(path, encoding)):
+        for part in _restructure(file_parts):
             found_columns |= set(part.data)
             columns |= dict.fromkeys(part.data)
             has_rows = has_rows or bool(part.rows)
@@ -232,6 +238,22 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
                 raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
     if not file_columns:
         raise DataError(f"{path} has no rows", rejected)
+
+
+def _stream_files(
+    source: Path, listing: FileListing, encoding: str | None
+) -> Iterator[tuple[Path, Iterator[FilePart]]]:
+    """Yield each table file of a listing with its parts; parallel files are one. source: the path that was listed."""
+    if listing.parallel:
+        yield source, stream_parallel(listing.files, listing.parallel, encoding, source)
+    else:
+        for path in listing.files:
+            yield path, readers.stream_file(path, encoding)
+
+
+def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
+    """Yield the parts of a file with words and tags as texts and spans, and with dialogues as prompts and answers."""
+    return pair_answers(map(conll.join_word_columns, parts))
 
 
 def fingerprint_source(source: Any) -> str:
@@ -292,9 +314,20 @@ def _records(records: list[Any]) -> FilePart:
     """
     for row, record in enumerate(records, 1):
         if not isinstance(record, Mapping):
-            raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns")
+            hint = (
+                f"; parallel files are one path: '{','.join(map(str, records))}'" if all(map(_is_file, records)) else ""
+            )
+            raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns{hint}")
     numbered = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
     return from_records("data", numbered, [])
+
+
+def _is_file(item: Any) -> bool:
+    """Return whether an item of a list, where rows should be, is the path of a file."""
+    try:
+        return is_path(item) and Path(item).is_file()
+    except (OSError, ValueError):  # the text is too long for a name or contains NUL
+        return False
 
 
 def _concatenate(parts: list[Table]) -> Table:

@@ -1,4 +1,7 @@
-"""Read the lines of a text file, plain or gzipped, in UTF-8, UTF-16 with a byte order mark, or an encoding that is named."""
+"""Read the lines of text files, plain or gzipped, in UTF-8, UTF-16 with a byte order mark, or an encoding that is named.
+
+In parallel files the lines of one number are one row, as the sentences of a text and of its translation are.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from mapsto.errors import DataError, Finding, UsageError
+from mapsto.data.file_part import FilePart, Row, group_rows
+from mapsto.errors import DataError, Finding, UsageError, place, shorten
+from mapsto.text.pairs.parallel_lines import find_divergence
 
 # Line ends.
 ROW = re.compile(r"\r\n|\r|\n")
@@ -132,3 +139,86 @@ def nonblank_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]
     for number, line in enumerate(read_lines(path, encoding), 1):
         if line.strip():
             yield number, line.rstrip("\r\n")
+
+
+def stream_parallel(
+    paths: Sequence[Path], names: Sequence[str], encoding: str | None, title: Path
+) -> Iterator[FilePart]:
+    """Yield the lines of parallel files in parts: the lines of one number are a row, with a column for each file.
+
+    Lines that are blank in all files are skipped and counted in a remark. A row with some lines blank is unreadable.
+    paths: the files, which may also be a single one. names: the column of each. title: the name of all of them in messages.
+    Raises DataError if a file cannot be read or has other than the number of lines of the first one.
+    """
+    num_blank = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal num_blank
+        for number, lines in enumerate(zip_longest(*(_newline_lines(path, encoding) for path in paths)), 1):
+            if None in lines:
+                raise _unequal_lengths(paths, encoding)
+            blank = [not line.strip() for line in lines]
+            if all(blank):
+                num_blank += 1
+            elif faults := _line_faults(str(title), number, dict(zip(names, lines, strict=True))):
+                yield faults
+            else:
+                yield number, dict(zip(names, lines, strict=True)), sum(map(len, lines))
+
+    last: FilePart | None = None
+    try:
+        for part in group_rows(title, rows(), names):
+            if last is not None:
+                yield last
+            last = part
+    except OSError as error:
+        raise DataError(f"{error.filename or title} cannot be read: {error.strerror or error}") from error
+    assert last is not None, "files without rows have one part too"
+    # Only after the last line is it known how many are blank.
+    reason = f"{num_blank:,} lines are blank{' in all of these files' * (len(paths) > 1)} and skipped"
+    yield replace(last, remarks=[Finding(str(title), None, None, None, reason)] if num_blank else [])
+
+
+def _line_faults(title: str, number: int, lines: dict[str, str]) -> list[Finding]:
+    """Return the findings on the lines of one number, by column; an empty list if they can be read."""
+    faults = [
+        Finding(title, number, name, None, "this line is blank, and its counterpart is not")
+        for name, line in lines.items()
+        if not line.strip()
+    ]
+    nul = [name for name, line in lines.items() if "\0" in line]
+    return faults + [Finding(title, number, name, lines[name], "the line holds a NUL character") for name in nul]
+
+
+def _newline_lines(path: Path, encoding: str | None) -> Iterator[str]:
+    """Yield the lines of a text file without their ends. In a file with LF, a CR alone is a space and ends no line.
+
+    Some corpora have such a CR inside of a sentence, by which all later lines would be beside the wrong translation.
+    """
+    parts: list[str] = []
+    has_newlines = False
+    for line in read_lines(path, encoding):
+        parts.append(line.rstrip("\r\n"))
+        if line.endswith("\n"):
+            yield " ".join(parts)
+            parts.clear()
+            has_newlines = True
+    # A file without LF has been held in memory, since one might have followed.
+    yield from [" ".join(parts)] if has_newlines and parts else parts
+
+
+def _unequal_lengths(paths: Sequence[Path], encoding: str | None) -> DataError:
+    """Return the error about parallel files with different numbers of lines, and the place at which they probably diverge."""
+    lengths = {path: [len(line) for line in _newline_lines(path, encoding)] for path in paths}
+    counts = ", ".join(f"{path} has {len(lines):,}" for path, lines in lengths.items())
+    shortest, longest = min(paths, key=lambda path: len(lengths[path])), max(paths, key=lambda path: len(lengths[path]))
+    surplus = len(lengths[longest]) - len(lengths[shortest])
+    message = f"parallel files need the same number of lines: {counts}"
+    line = find_divergence(lengths[longest], lengths[shortest])
+    if line is None:
+        return DataError(f"{message}; the lengths of the lines do not tell where they diverge")
+    (quoted,) = (text for number, text in enumerate(_newline_lines(longest, encoding), 1) if number == line)
+    return DataError(
+        f"{message}; by the lengths of the lines, {surplus:,} too many probably stand at about "
+        f"{place(longest, line)}: {shorten(quoted)!r}"
+    )

@@ -380,7 +380,7 @@ def _p_value(scores: Floats, rest_scores: Floats) -> float:
 
 
 def _confident_mistakes(predictions: Predictions) -> Ints:
-    """Return the indices of the rows with a score below 1, the most confident answers first, at most MAX_CASES.
+    """Return the indices of rows with a score below 1, at most MAX_CASES: those first whose confidence times error is largest.
 
     The result is empty for targets whose answers have no confidence.
     """
@@ -393,7 +393,7 @@ def _confident_mistakes(predictions: Predictions) -> Ints:
         return np.zeros(0, np.int64)
     wrong = np.flatnonzero(scores < 1)
     # Stable, so that equally confident mistakes keep the order of the table.
-    return wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_CASES]
+    return wrong[np.argsort(-(confidence * (1 - scores))[wrong], kind="stable")][:MAX_CASES]
 
 
 def _random_rows(predictions: Predictions) -> Ints:

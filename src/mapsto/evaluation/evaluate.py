@@ -22,6 +22,7 @@ from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
+from mapsto.evaluation import matching
 from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
 from mapsto.evaluation.training_file import compare_with_training_file
 from mapsto.inference.forward import (
@@ -78,8 +79,9 @@ class Predictions:
         return "\n".join(str(values[row]) for values in self.rows.sources)
 
     def calibration(self) -> tuple[Floats, Floats] | None:
-        """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability."""
-        if not isinstance(self.target, Confident):
+        """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability to be right."""
+        # The probability of a generated answer's tokens is none of being right.
+        if not isinstance(self.target, Confident) or isinstance(self.target, Generated):
             return None
         confidence = self.target.confidence(self.outputs)
         return confidence, self.target.correctness(self.outputs, self.labels).astype(np.float64)
@@ -110,6 +112,7 @@ class Evaluation:
     predictions: outputs and labels of each target with one answer per row, for the error analysis.
     samples: NUM_SAMPLES random rows for each target that generates a value, such as a picture.
     overlap: the scored rows that the model or one of its starting models was fitted to; on them scores are too good.
+    baseline_name: words for the baseline.
     """
 
     num_rows: int
@@ -120,6 +123,7 @@ class Evaluation:
     predictions: list[Predictions] = field(default_factory=list, repr=False)
     samples: list[OutputSample] = field(default_factory=list, repr=False)
     overlap: Overlap = Overlap()
+    baseline_name: str = "reading nothing"
 
     def suspects(self) -> Suspects:
         """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
@@ -158,6 +162,8 @@ def evaluate(
     """
     if not mapping.targets:
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
+    if mapping.arrow.symmetric:
+        return evaluate_pairs(mapping, table, device, bad_rows)
     rows = load_rows(mapping.arrow, table)
     rows = replace(
         rows,
@@ -202,10 +208,31 @@ def evaluate(
     return evaluation
 
 
+def evaluate_pairs(mapping: Mapping, table: Table, device: torch.device, bad_rows: str = "stop") -> Evaluation:
+    """Score a model that matches pairs on those of `table`, beside BM25. bad_rows: as for `evaluate`."""
+    rows, faults = matching.load_pairs(mapping.arrow, table, bad_rows)
+    overlap = find_overlap(mapping.row_filters, rows)
+    notes = [overlap.warning] if overlap.warning else []
+    notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
+    return Evaluation(
+        len(rows),
+        matching.score_pairs(mapping, rows, device),
+        matching.score_baseline(rows),
+        notes=notes,
+        overlap=overlap,
+        baseline_name=matching.BASELINE,
+    )
+
+
 def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
     """Score one target's predictions; add the scores, the baseline, the confusion and notes to the evaluation."""
     target, labels, prefix = predictions.target, predictions.labels, predictions.prefix
-    scores = with_intervals(target.metrics(predictions.outputs, labels))
+    metrics = target.metrics(predictions.outputs, labels)
+    if isinstance(target, Generated):
+        sources = [predictions.input_text(row) for row in range(len(labels))]
+        metrics |= target.source_metrics(predictions.outputs, labels, sources)
+        evaluation.notes.append(target.describe_metrics(labels))
+    scores = with_intervals(metrics)
     evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})
     evaluation.baseline.update({f"{prefix}{name}": score for name, score in target.baseline(labels).items()})
     if isinstance(target, Classes):

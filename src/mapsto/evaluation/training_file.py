@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mapsto.data.files import parallel_files
 from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import split_rows
 from mapsto.data.table import read_table
@@ -42,7 +43,7 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
     if record.file is None:
         raise DataError("the model does not name the file of its training rows")
     name, options = record.file.name, record.options
-    if not record.file.exists():
+    if not record.file.exists() and not parallel_files(record.file):
         raise DataError(f"its training file {name} is not where it was")
     try:
         rows = load_rows(arrow, read_table(record.file, encoding=options.encoding))

@@ -25,8 +25,8 @@ from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
 from mapsto.explain.attnlrp import AttnLRP
 from mapsto.inference.forward import forward_batches, make_questions, question_examples
-from mapsto.metrics.intervals import Floats
 from mapsto.inference.row_outputs import row_outputs
+from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import make_batches

@@ -19,7 +19,7 @@ from mapsto.data.rows import Rows
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.evaluation.linear_baseline import why_not_linear
 from mapsto.fitting.starting_model import StartingModel, open_start
-from mapsto.model.config import ModelConfig
+from mapsto.model.config import ModelConfig, SentenceConfig
 from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
@@ -57,8 +57,8 @@ def make_sources(
         ports = [*zip(arrow.sources, rows.sources, strict=True)]
         ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated else []
         values = list(chain(*(column for port, column in ports if port.kind == kind)))
-        source = kinds.source(kind)
-        new = require(source, Tokenized, "generated").new_reversible if kind in generated else source.new
+        cls = kinds.source(kind)
+        new = require(cls, Tokenized, "generated").new_reversible if kind in generated else cls.new
         sources[kind] = new(values, options.vocabulary)
     sources = _resize(sources, arrow, options)
     for source in sources.values():
@@ -205,6 +205,17 @@ def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:
     if unusable:
         raise UsageError(f"{', '.join(unusable)} cannot change the shape of a start")
     return replace(config, sentence=None)
+
+
+def make_sentence_config(start: StartingModel, config: ModelConfig, options: ModelOptions) -> SentenceConfig:
+    """Return the pooling, prompts and maximum length by which values are matched, as the starting model has them.
+
+    Without such a starting model it is the mean of all tokens. Vectors are scaled to length 1.
+    """
+    published = None if start.config is None else start.config.sentence
+    if published is None:
+        return SentenceConfig("mean", True, options.length or config.transformer.max_tokens)
+    return replace(published, normalize=True, max_tokens=options.length or published.max_tokens)
 
 
 def _with_decoder(config: ModelConfig, options: ObjectiveOptions) -> ModelConfig:

@@ -17,6 +17,7 @@ from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
 from mapsto.training.objectives import Objective
 from mapsto.training.objectives.adversarial import AdversarialLoss
 from mapsto.training.objectives.image_losses import ImageLoss, ImageObjective, image_port
+from mapsto.training.objectives.matching import Matching
 from mapsto.training.objectives.replaced_token_detection import ReplacedTokenDetection
 from mapsto.training.objectives.simclr import SimCLR
 from mapsto.training.objectives.style import StyleLoss, read_style_image
@@ -76,6 +77,8 @@ def method_by_labels(run: PreparedRun) -> tuple[Method, str]:
     if run.start.tensors is None or run.is_pretraining:
         return "full", "nothing to probe" if not run.is_pretraining else "pretraining"
     port = contrast_port(mapping)
+    if mapping.arrow.symmetric:
+        return "full", "pairs move the vectors themselves"
     if not isinstance(mapping.targets[0], LinearProbe):
         return "full", "the answers are no classes of whole examples"
     contrasted = None if port is None else mapping.targets[port]
@@ -153,6 +156,8 @@ def make_objective(method: str, options: Options, mapping: Mapping, examples: Ex
         return ReplacedTokenDetection(mapping)
     if mapping.arrow.corrupted and options.objective == "simclr":
         return SimCLR(mapping, options.augmentation)
+    if mapping.arrow.symmetric:
+        return Matching(mapping, examples, options.vector_sizes)
     port = contrast_port(mapping) if method == "contrast" else None
     return Objective() if port is None else SupervisedContrastive(examples, port)
 

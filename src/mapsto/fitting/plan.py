@@ -40,6 +40,11 @@ PUBLISHED_RATE = 3e-5
 WARM_UP, WARM_UP_AFTER_PROBE = 0.06, 0.3
 LORA_RATE = 10  # low-rank updates learn best at about ten times the learning rate of full weights
 
+# Pairs (`<->`): sentence-transformers' recipe for in-batch negatives is a warm-up of a tenth, a rate of 2e-5 to 5e-5 and as
+# large a batch as fits; here the gradient cache makes any batch fit, and more rows give more, but fewer steps.
+MATCH_WARM_UP = 0.1
+MATCH_LEARNING = Learning(min_epochs=1.0, max_epochs=10.0, steps=200, rate=5e-5, batch=64)
+
 # Contrastive learning lasts CONTRAST_EPOCHS epochs, but at least CONTRAST_STEPS steps, at this peak learning rate.
 CONTRAST_STEPS, CONTRAST_EPOCHS, CONTRAST_RATE = 40, 10, 5e-5
 
@@ -82,7 +87,7 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
         average=is_pretraining if options.average is None else options.average,
         layer_decay=options.layer_decay,
         muon_precision="bf16" if accelerates_bf16(run.device) else "fp32",
-        warm_up=WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP,
+        warm_up=_warm_up(run, setup),
         head=learning_defaults(run).head_factor if fits_start and options.lora is None else 1.0,
     )
     # Raises before the first step is timed.
@@ -98,6 +103,13 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
     )
 
 
+def _warm_up(run: PreparedRun, setup: TrainingSetup) -> float:
+    """Return the share of the steps over which the learning rate rises."""
+    if run.mapping.arrow.symmetric:
+        return MATCH_WARM_UP
+    return WARM_UP_AFTER_PROBE if setup.method == "probe+full" else WARM_UP
+
+
 def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
     """Return the hyperparameters (method, rate, epochs, batch) of a fit by `method` without a search."""
     objective = make_objective(method, run.options, run.mapping, run.examples)
@@ -110,14 +122,16 @@ def default_hyperparameters(run: PreparedRun, method: str) -> dict[str, Any]:
 def learning_defaults(run: PreparedRun) -> Learning:
     """Return the default learning rates, number of steps, and bounds on the epochs of a run.
 
-    The first target that has defaults of its own (boxes, generated text) decides. Otherwise they are those of the source if the weights
-    are new or only mapsto has trained them, and the general ones at PUBLISHED_RATE for a published starting model.
+    The first target that has defaults of its own (boxes, generated text) decides. Otherwise they are those of the source
+    if the weights are new or only mapsto has trained them, and the general ones at PUBLISHED_RATE for a published model.
     """
     for target in run.mapping.targets:
         if isinstance(target, Located) and target.learning is not None:
             return target.learning
         if isinstance(target, Generated) and run.start.tensors is None:
             return target.learning
+    if run.mapping.arrow.symmetric:
+        return MATCH_LEARNING
     if run.start.is_from_scratch:
         return next(iter(run.mapping.sources.values())).defaults.learning
     return Learning(rate=PUBLISHED_RATE)

@@ -185,7 +185,7 @@ def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str]
     if choice is not None and choice.temperatures:
         found = {port: adapt_temperature(run, choice, port) for port in choice.temperatures}
         source = "answers of models fitted to half of the rows"
-    elif run.held_out is not None and not run.is_pretraining and run.mapping.targets:
+    elif run.held_out is not None and any(isinstance(target, Calibratable) for target in run.mapping.targets):
         found = held_out_temperatures(run.mapping, run.held_out, run.device)
         source = f"{len(run.held_out):,} held-out rows"
     else:

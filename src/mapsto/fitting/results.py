@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from mapsto.data.encoding import EncodedRows
 from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows
 from mapsto.data.table import is_path, write_rows
@@ -18,8 +21,10 @@ from mapsto.errors import Finding, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
 from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
+from mapsto.evaluation.matching import best_ranks, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
+from mapsto.fitting.plan import MATCH_LEARNING
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
@@ -28,6 +33,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
 from mapsto.training.loggers import read_metrics
+from mapsto.training.objectives.matching import Matching
 
 
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
@@ -38,6 +44,8 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
     """
     if run.held_out is None:
         return None
+    if run.mapping.arrow.symmetric:
+        return _make_pair_validation(run)
     # Made once: the examples to score are the same at every validation.
     examples, device = ranks.own_share(list(scoring_examples(run.held_out))), run.device
 
@@ -53,6 +61,35 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
         # Sums, as processes may have shares of different sizes.
         loss, error, total = ranks.sum([loss, error, count])
         return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
+
+    return validate
+
+
+def _make_pair_validation(run: PreparedRun) -> Callable[[Mapping], dict[str, float]]:
+    """Return the function of `make_validation` for pairs.
+
+    The loss is that of training, on batches of held-out pairs. The error is 1 − MRR among all held-out candidates, or for pairs
+    with scores 1 − Spearman's correlation.
+    """
+    examples, rows, batch = run.held_out, run.data.held_out_rows, run.options.batch or MATCH_LEARNING.batch
+    assert examples is not None and rows is not None
+    objective = Matching(run.mapping, examples, run.options.vector_sizes)
+    pairs, indices = pairs_of(rows), np.arange(len(examples))
+
+    def validate(mapping: Mapping) -> dict[str, float]:
+        with torch.inference_mode():
+            encoded = EncodedRows([examples.pieces[row] for row in indices.tolist()], indices, indices[:0], 0, 0)
+            sides = torch.stack(
+                [unit_vectors(mapping, encoded, side, indices, run.device) for side in range(objective.num_views)]
+            )
+            parts = [indices[start : start + batch] for start in range(0, len(indices), batch)]
+            losses = [float(objective.total(mapping, sides[:, torch.from_numpy(part)], part)) for part in parts]
+            if objective.scores is None:
+                metrics = mapping.targets[0].metrics(best_ranks(sides[0], sides[1], relevance(pairs)), [])
+            else:
+                metrics = mapping.targets[0].metrics((sides[0] * sides[1]).sum(-1), pairs.targets[0])
+        metric, *arrays = next(iter(metrics.values()))
+        return {"loss": sum(losses) / (objective.num_views * len(indices)), "error": 1 - float(metric(*arrays))}
 
     return validate
 
@@ -86,7 +123,10 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
         for note in evaluation.notes:
             progress.say(f"note: {note}")
     elif run.held_out is not None:
-        held_out = score_examples(mapping, run.held_out, data.held_out_rows, run.device)
+        if mapping.arrow.symmetric and data.held_out_rows is not None:
+            held_out = score_pairs(mapping, pairs_of(data.held_out_rows), run.device)
+        else:
+            held_out = score_examples(mapping, run.held_out, data.held_out_rows, run.device)
         # Not the run's own filter, which counts its held-out rows in.
         overlap = Overlap() if data.held_out_rows is None else find_overlap(run.start.row_filters, data.held_out_rows)
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)

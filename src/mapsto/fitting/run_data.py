@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mapsto import kinds
 from mapsto.data import corpus
@@ -17,7 +17,7 @@ from mapsto.data.overlap import filter_rows
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError
-from mapsto.fitting.build_model import add_answer_decoder, make_config
+from mapsto.fitting.build_model import add_answer_decoder, make_config, make_sentence_config
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
 from mapsto.model.row_filter import RowFilter
@@ -98,6 +98,8 @@ def bind_targets(
     if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
     config = add_answer_decoder(make_config(start, options, arrow.corrupted, sources), start, options, targets)
+    if arrow.symmetric:
+        config = replace(config, sentence=make_sentence_config(start, config, options))
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start fills in hidden parts with a decoder; continue its training with --objective mae")
     if config.transformer.causal and arrow.corrupted and options.objective != "causal":
@@ -119,10 +121,14 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
     """
     read = [kinds.source(port.kind) for port in arrow.sources]
     for kind in read:
+        if arrow.symmetric and not issubclass(kind, Tokenized):
+            raise UsageError(f"{arrow} matches values of {kind.kind!r}; only text can be matched here")
         if not issubclass(kind, Tokenized) and sum(port.kind == kind.kind for port in arrow.sources) > 1:
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
+    if options.sizes is not None and not arrow.symmetric:
+        raise UsageError(f"--sizes would change nothing: {arrow} matches no values")
     if options.augmentation not in ("auto", "none") and not any(
         issubclass(kind, Augmentable) and options.augmentation in kind.augmentations for kind in read
     ):

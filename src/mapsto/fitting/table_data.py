@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from mapsto import kinds
-from mapsto.data.encoding import encode_to_answer
+from mapsto.data.encoding import encode_sides, encode_to_answer
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import check_data, split_rows
@@ -127,11 +127,16 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
     """
     arrow, sources, targets = data.arrow, data.sources, data.targets
     limits = length_limits(options, data.config, arrow.corrupted, sources)
-    encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
+    if arrow.symmetric:
+        assert data.config.sentence is not None
+        encoded = encode_sides(rows, sources, data.config.sentence, limits.long)
+    else:
+        encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
     if len(encoded.long_rows):
         num_lost = f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"
         effect = num_lost if encoded.num_cut else "they were cut into windows"
-        say(f"{len(encoded.long_rows):,} of {len(rows):,} rows are longer than {limits.longest} tokens: {effect}")
+        longest = data.config.sentence.max_tokens if data.config.sentence else limits.longest
+        say(f"{len(encoded.long_rows):,} of {len(rows):,} rows are longer than {longest} tokens: {effect}")
     if unknown := encoded.describe_unknown_tokens(sources):
         say(f"note: {unknown}")
     return make_examples(rows, encoded, sources, targets, options.seed, make_corruption(arrow, options))

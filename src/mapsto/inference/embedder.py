@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows
 from mapsto.data.rows import Rows, bind_to
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
-from mapsto.inference.forward import forward_batches, prefetch
+from mapsto.inference.forward import Pool, embed_examples, prefetch
 from mapsto.inference.predictor import Predictor, read_value
 from mapsto.model.config import Pooling
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.batch import Batch, Example
+from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
-
-Pool = Callable[[Tensor, Batch], Tensor]  # computes one vector per example, (n, d), from hidden states (r, l, d)
 
 
 class Embedder(Predictor):
@@ -43,7 +41,12 @@ class Embedder(Predictor):
         return self._max_tokens
 
     def bind(self, table: Table) -> Arrow:
-        """Return the arrow with its sources bound to a table's columns. Raises UsageError if a column is missing."""
+        """Return the arrow with its sources bound to a table's columns. Raises UsageError if a column is missing.
+
+        Of a matching arrow one source is read: the first whose column the table has, such as the passage without a query.
+        """
+        if self.arrow.symmetric:
+            return bind_side(self.arrow, table, (0, 1))
         return bind_to(self.arrow, table, answers=False)
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
@@ -56,17 +59,35 @@ class Embedder(Predictor):
         return [{"vector": vector} for vector in vectors.tolist()]
 
 
+def bind_side(arrow: Arrow, table: Table, sides: Sequence[int], column: str | None = None) -> Arrow:
+    """Return an arrow with one of the sources of `arrow`, bound to a column of the table.
+
+    sides: the numbers of the sources, the first choice first. The first whose column the table has is taken; if there is none,
+        any column that fits. An arrow that does not match values has one source. column: another column to take.
+    Raises UsageError if no column or several fit.
+    """
+    ports = [arrow.sources[side] for side in sides] if arrow.symmetric else list(arrow.sources)
+    port = next((port for port in ports if port.column in table.columns), replace(ports[0], column=None))
+    port = port if column is None else replace(port, column=column)
+    return bind_to(Arrow((port,), ()), table, answers=False)
+
+
 def embed(
-    mapping: Mapping, values: Sequence[Any], device: torch.device, pooling: str | None = None
+    mapping: Mapping,
+    values: Sequence[Any],
+    device: torch.device,
+    pooling: str | None = None,
+    side: int | None = None,
 ) -> NDArray[np.float32]:
     """Return one vector per value, (n, d).
 
     values: n values of the kind that the model reads, such as texts.
     pooling: "first", "mean" or another Pooling; None for the pooling that the model was trained with.
+    side: 0 for queries and 1 for what is searched, which may have prompts of their own; None for neither.
 
     Raises UsageError for a model with several sources, and for an unknown pooling.
     """
-    if len(mapping.arrow.sources) != 1:
+    if len(mapping.arrow.sources) != 1 and not mapping.arrow.symmetric:
         raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
     # A text would be taken for the list of its characters.
     if isinstance(values, str) or not len(values):
@@ -74,6 +95,8 @@ def embed(
     pool, max_tokens = choose_pool(mapping, pooling)
     source = mapping.sources[mapping.arrow.sources[0].kind]
     read_values = [read_value(source, value, index) for index, value in enumerate(values)]
+    if pooling is None and mapping.config.sentence is not None and (prompt := mapping.config.sentence.prompt(side)):
+        read_values = [prompt + value for value in read_values]
 
     def encode_chunk(chunk: list[tuple[int, Any]]) -> list[Example]:
         rows, chunk_values = zip(*chunk, strict=True)
@@ -107,21 +130,3 @@ def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:
     # A sentence encoder may have been trained on shorter texts than the model could read.
     sentence = mapping.config.sentence
     return mapping.sentence_vectors, mapping.config.max_tokens if sentence is None else sentence.max_tokens
-
-
-def embed_examples(
-    mapping: Mapping, examples: Iterable[Example], count: int, device: torch.device, pool: Pool
-) -> NDArray[np.float32]:
-    """Return the pooled vector of every example, (count, d); `vectors[i]` is that of the example with row number i.
-
-    count: number of rows, one per example. pool: computes the vectors of a batch from its hidden states.
-    """
-    vectors: NDArray[np.float32] | None = None
-    for batch, hidden in forward_batches(mapping, examples, device):
-        batch_vectors = pool(hidden, batch).float().cpu().numpy()
-        if vectors is None:  # the width is known by the first batch
-            vectors = np.zeros((count, batch_vectors.shape[1]), np.float32)
-        # Packing changes the order of the examples.
-        vectors[batch.rows] = batch_vectors
-    assert vectors is not None
-    return vectors

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows
@@ -29,6 +30,8 @@ from mapsto.task.target import Target
 TOKENS_PER_BATCH = 4096
 
 Report = Callable[[int], None]  # is called after each batch with its number of examples, to report progress
+
+Pool = Callable[[Tensor, Batch], Tensor]  # computes one vector per example, (n, d), from hidden states (r, l, d)
 
 # Computes a tensor on the CPU for each example of a batch from (hidden states, batch, pieces of each example).
 ReadExamples = Callable[[Tensor, Batch, Sequence[Sequence[Piece]]], Sequence[Tensor] | Tensor]
@@ -197,6 +200,24 @@ def token_outputs(
             examples_asked, counts = torch.unique_consecutive(answers.examples.cpu(), return_counts=True)
             rows = batch.rows[examples_asked.numpy()].tolist()
             yield from zip(rows, torch.split(output, counts.tolist()), strict=True)
+
+
+def embed_examples(
+    mapping: Mapping, examples: Iterable[Example], count: int, device: torch.device, pool: Pool
+) -> NDArray[np.float32]:
+    """Return the pooled vector of every example, (count, d); `vectors[i]` is that of the example with row number i.
+
+    count: number of rows, one per example. pool: computes the vectors of a batch from its hidden states.
+    """
+    vectors: NDArray[np.float32] | None = None
+    for batch, hidden in forward_batches(mapping, examples, device):
+        batch_vectors = pool(hidden, batch).float().cpu().numpy()
+        if vectors is None:  # the width is known by the first batch
+            vectors = np.zeros((count, batch_vectors.shape[1]), np.float32)
+        # Packing changes the order of the examples.
+        vectors[batch.rows] = batch_vectors
+    assert vectors is not None
+    return vectors
 
 
 def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:

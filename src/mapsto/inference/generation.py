@@ -70,11 +70,14 @@ def generate_rows(
     return target.pack(answers)
 
 
-def stream_text(mapping: Mapping, example: Example, device: torch.device) -> Iterator[str]:
-    """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain."""
+def stream_text(mapping: Mapping, example: Example, device: torch.device, decoding: Decoding) -> Iterator[str]:
+    """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain.
+
+    decoding: without beams and samples.
+    """
     target = mapping.targets[0]
     assert isinstance(target, Generated)
-    generator, text = _Generator(mapping, 0, Decoding(), device), ""
+    generator, text = _Generator(mapping, 0, decoding, device), ""
     with torch.inference_mode():
         for completed in generator.run([example]):
             tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)
@@ -155,12 +158,12 @@ class _Generator:
         choice = self.search.choose(logits)
         if choice.parents is not None:
             self.cache.reorder(choice.parents)
-        if choice.kept is None:
+        if choice.survivors is None:
             tokens = choice.tokens
-        elif len(choice.kept):
-            kept = choice.kept.to(self.device)
-            self.cache = self.cache.select(kept, kept[:: self.search.width] // self.search.width)
-            tokens = choice.tokens[kept]
+        elif len(choice.survivors):
+            survivors = choice.survivors.to(self.device)
+            self.cache = self.cache.select(survivors, survivors[:: self.search.width] // self.search.width)
+            tokens = choice.tokens[survivors]
         else:
             self.cache, self.states = None, self.states[:0]
             return choice.completed

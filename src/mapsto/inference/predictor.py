@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mapsto.data.encoding import EncodedRows, encode_to_answer
+import torch
+import torch.nn.functional as F
+
+from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
@@ -21,6 +24,7 @@ from mapsto.inference.forward import (
     RowReader,
     build_value,
     chunk_size,
+    embed_examples,
     familiarity_vectors,
     port_reader,
     prefetch,
@@ -61,7 +65,7 @@ def bind_sources(arrow: Arrow, table: Table) -> Arrow:
     """
     if not arrow.targets:
         raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
-    return bind_to(arrow, table, answers=False)
+    return bind_to(arrow.pair if arrow.symmetric else arrow, table, answers=False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> N
 def _require_generated(mapping: Mapping, decoding: Decoding | None) -> None:
     """Raise UsageError if settings of decoding are given for a mapping that generates no answer token by token."""
     if decoding is not None and not generated_ports(mapping, range(len(mapping.targets))):
-        raise UsageError(f"--beams, --samples and --longest are for answers that are generated; {mapping.arrow} has none")
+        raise UsageError(
+            f"--beams, --samples and --longest are for answers that are generated; {mapping.arrow} has none"
+        )
 
 
 class Predictor:
@@ -135,11 +141,12 @@ class Predictor:
         for stack in self.mapping.stacks:
             stack.pack(dtype)
 
-    def with_limits(self, min_confidence: float, reject: float) -> Predictor:
-        """Return a predictor with the same weights that withholds answers by other limits. Raises UsageError as for a new one."""
+    def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
+        """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
         _require_limits(self.mapping, min_confidence, reject)
+        _require_generated(self.mapping, decoding)
         other = copy.copy(self)
-        other.min_confidence, other.reject = min_confidence, reject
+        other.min_confidence, other.reject, other.decoding = min_confidence, reject, decoding
         return other
 
     @property
@@ -203,7 +210,11 @@ class Predictor:
                 answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
         if not len(rows):
             return _Prepared(answers, rows, [], 0)
-        encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long)
+        if bound.symmetric:
+            assert mapping.config.sentence is not None
+            encoded = encode_sides(rows, mapping.sources, mapping.config.sentence, self.long)
+        else:
+            encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
         return _Prepared(answers, rows, self._make_examples(encoded), num_cut)
@@ -217,6 +228,8 @@ class Predictor:
         If the arrow has several target ports, a row's answer is a dict of the ports' answers by name.
         """
         ports, count = self.mapping.arrow.targets, len(rows)
+        if self.mapping.arrow.symmetric:
+            return self._decode_pairs(examples)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         generated = generated_ports(self.mapping, self.mapping.ports_per_example)
         per_example = [port for port in self.mapping.ports_per_example if port not in generated]
@@ -260,14 +273,33 @@ class Predictor:
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
     def _generate(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
-        """Return one answer (dict) per row for a target that generates it; further samples are its entry "others"."""
+        """Return one answer (dict) per row for a target that generates it; with `--samples` the others are its entry "others"."""
         target = self.mapping.targets[port]
         assert isinstance(target, Generated)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         for row, alternatives in generate_answers(self.mapping, examples, port, self.device, self.decoding):
             best, *others = target.decode(target.pack(alternatives))
-            answers[row] = {**best, "others": others} if others else best
+            is_sampled = self.decoding is not None and self.decoding.samples > 1
+            answers[row] = {**best, "others": others} if is_sampled else best
         return answers
+
+    def _decode_pairs(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+        """Return the score of each pair: the cosine of the vectors of its two values, which are examples of their own.
+
+        examples: for each row an example with both values.
+        """
+        sides = [
+            embed_examples(
+                self.mapping,
+                (Example((example.pieces[side],), (), row) for row, example in enumerate(examples)),
+                len(examples),
+                self.device,
+                self.mapping.sentence_vectors,
+            )
+            for side in range(2)
+        ]
+        queries, passages = (F.normalize(torch.from_numpy(vectors), dim=-1) for vectors in sides)
+        return self.mapping.targets[0].decode((queries * passages).sum(-1))
 
     def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
         """Return one answer {kind: value} per row for a target that is read at tokens.
@@ -287,18 +319,23 @@ class Predictor:
     def stream(self, source: Any, encoding: str | None = None) -> Iterator[Iterator[str]]:
         """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
 
-        source, encoding: anything that `stream_tables` takes. A row that cannot be read gives its error as the only part.
+        source, encoding: anything that `stream_tables` takes. The iterator of a row that cannot be read raises UsageError.
         Raises UsageError unless the arrow has one answer, which is generated greedily.
         """
-        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]) or self.decoding is not None:
-            raise UsageError(f"--stream prints one answer that is generated token by token, without --beams; not {self.arrow}")
+        decoding = self.decoding or Decoding()
+        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]):
+            raise UsageError(f"--stream prints one answer that is generated token by token, and {self.arrow} has none")
+        if decoding.beams > 1 or decoding.samples:
+            raise UsageError(
+                "--stream prints tokens as soon as they are certain, which --beams and --samples never are"
+            )
         for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
             for row in range(len(table)):
                 prepared = self._prepare(table.select([row]), bound or self.bind(table))
                 if prepared.examples:
-                    yield stream_text(self.mapping, prepared.examples[0], self.device)
+                    yield stream_text(self.mapping, prepared.examples[0], self.device, decoding)
                 else:
-                    yield iter([f"error: {prepared.answers[0]['error']}"])
+                    yield _refuse(prepared.answers[0]["error"])
 
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None
@@ -317,6 +354,12 @@ class Predictor:
         if masks is not None and len(masks) != len(read_values):
             raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
         return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
+
+
+def _refuse(reason: str) -> Iterator[str]:
+    """Return an iterator that raises UsageError with the reason why a row cannot be read."""
+    raise UsageError(reason)
+    yield ""
 
 
 def _add_excerpts(target: Composed, answers: Sequence[dict[str, Any]], rows: Rows) -> None:

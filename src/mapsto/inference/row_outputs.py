@@ -34,7 +34,11 @@ def row_outputs(
     # Both passes need the examples.
     examples = list(examples) if generated and read else examples
     outputs = dict(
-        zip(read, read_rows(mapping, examples, count, [port_reader(mapping, port) for port in read], device, report), strict=True)
+        zip(
+            read,
+            read_rows(mapping, examples, count, [port_reader(mapping, port) for port in read], device, report),
+            strict=True,
+        )
     )
     for port in generated:
         outputs[port] = generate_rows(mapping, examples, count, port, device, report)

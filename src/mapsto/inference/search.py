@@ -21,16 +21,16 @@ Completed = list[tuple[int, list[GeneratedAnswer]]]
 
 @dataclass(frozen=True)
 class Choice:
-    """The tokens that a step has chosen.
+    """The tokens that a step has token_scores.
 
     tokens: (b,), the next token of each answer.
     parents: (b,), the answer that each answer continues; None if each continues itself.
-    kept: indices of the answers that go on; None if all do. completed: (row, answers) of the examples that are complete.
+    survivors: indices of the answers that go on; None if all do. completed: (row, answers) of the examples that are complete.
     """
 
     tokens: Tensor
     parents: Tensor | None
-    kept: Tensor | None
+    survivors: Tensor | None
     completed: Completed
 
 
@@ -112,11 +112,11 @@ class Greedy(Search):
                 completed.append((self.rows[example], [draft.finish(token == self.end)]))
             else:
                 going_on.append(example)
-        kept = None
+        survivors = None
         if completed:
-            kept = self._keep(going_on)
+            survivors = self._keep(going_on)
             self.drafts = [self.drafts[example] for example in going_on]
-        return Choice(highest.indices, None, kept, completed)
+        return Choice(highest.indices, None, survivors, completed)
 
 
 class Sampling(Search):
@@ -141,7 +141,7 @@ class Sampling(Search):
     def choose(self, logits: Tensor) -> Choice:
         log_probabilities = logits.log_softmax(dim=-1)
         tokens = self._draw(logits).tolist()
-        chosen = log_probabilities.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+        token_scores = log_probabilities.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
         completed: Completed = []
         going_on = []
         for example, drafts in enumerate(self.drafts):
@@ -149,7 +149,7 @@ class Sampling(Search):
                 if sample in self.answers[example]:
                     continue
                 token = tokens[example * self.width + sample]
-                draft.log_probability += chosen[example * self.width + sample]
+                draft.log_probability += token_scores[example * self.width + sample]
                 if token != self.end:
                     draft.tokens.append(token)
                 if token == self.end or len(draft.tokens) >= self.limits[example]:
@@ -159,19 +159,19 @@ class Sampling(Search):
                 completed.append((self.rows[example], answers))
             else:
                 going_on.append(example)
-        kept = None
+        survivors = None
         if completed:
-            kept = self._keep(going_on)
+            survivors = self._keep(going_on)
             self.drafts = [self.drafts[example] for example in going_on]
             self.answers = [self.answers[example] for example in going_on]
-        return Choice(torch.tensor(tokens, device=logits.device), None, kept, completed)
+        return Choice(torch.tensor(tokens, device=logits.device), None, survivors, completed)
 
     def _draw(self, logits: Tensor) -> Tensor:
         """Draw the next token of each answer, (b,), from its likeliest tokens, at the temperature of the settings."""
         scaled = (logits / self.decoding.temperature).double().softmax(dim=-1)
         probabilities, tokens = scaled.sort(dim=-1, descending=True, stable=True)
         cumulated = probabilities.cumsum(dim=-1)
-        # The token with which the sum reaches top_p is the last one that is kept.
+        # The token with which the sum reaches top_p is the last one that is survivors.
         is_kept = cumulated - probabilities < self.decoding.top_p
         cumulated = (probabilities * is_kept).cumsum(dim=-1)
         numbers = [
@@ -201,7 +201,9 @@ class BeamSearch(Search):
 
     def _add(self, count: int) -> None:
         # All beams begin alike, so that only the first one counts at the first step.
-        self.drafts += [[_Draft([], 0.0 if beam == 0 else -torch.inf) for beam in range(self.width)] for _ in range(count)]
+        self.drafts += [
+            [_Draft([], 0.0 if beam == 0 else -torch.inf) for beam in range(self.width)] for _ in range(count)
+        ]
         self.answers += [[] for _ in range(count)]
 
     def beginning(self, example: int) -> list[int]:
@@ -227,13 +229,13 @@ class BeamSearch(Search):
                 completed.append((self.rows[example], self._finished(example)))
             else:
                 going_on.append(example)
-        kept = None
+        survivors = None
         if completed:
-            kept = self._keep(going_on)
+            survivors = self._keep(going_on)
             self.drafts = [self.drafts[example] for example in going_on]
             self.answers = [self.answers[example] for example in going_on]
         device = logits.device
-        return Choice(torch.tensor(tokens, device=device), torch.tensor(parents, device=device), kept, completed)
+        return Choice(torch.tensor(tokens, device=device), torch.tensor(parents, device=device), survivors, completed)
 
     def _advance(self, example: int, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[_Draft, int]]:
         """Return the beams of an example after a step, as (beginning, beam that it continues), and note its ended answers.

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Literal
 
 from mapsto.errors import UsageError, near
-from mapsto.task.arrow import Arrow
+from mapsto.task.arrow import MATCH, Arrow
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
@@ -109,8 +109,12 @@ def reading(arrow: Arrow) -> dict[str, type[Source]]:
 def answering(arrow: Arrow) -> list[type[Target]]:
     """Return the Target class of each target port of an arrow, in the order of the ports.
 
-    A port that fills in a `~` source gets the kind's class for that. Raises UsageError if a kind cannot be predicted.
+    A port that fills in a `~` source gets the kind's class for that, and the port of `<->` the class of pairs with or without
+    scores. Raises UsageError if a kind cannot be predicted.
     """
+    if arrow.symmetric:
+        module = _module(MATCH)
+        return [module.matched if port.kind == MATCH else module.scored for port in arrow.targets]
     return [target(port.kind, port.restores is not None) for port in arrow.targets]
 
 

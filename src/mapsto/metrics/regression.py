@@ -26,6 +26,25 @@ def r_squared(predictions: Floats, truth: Floats) -> float:
     return float(1 - ((predictions - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
 
 
+def pearson(predictions: Floats, truth: Floats) -> float:
+    """Return the correlation of two series (n,); NaN if one of them is constant."""
+    centred, centred_truth = predictions - predictions.mean(), truth - truth.mean()
+    norm = np.sqrt((centred**2).sum() * (centred_truth**2).sum())
+    return float((centred * centred_truth).sum() / norm) if norm > 0 else float("nan")
+
+
+def spearman(predictions: Floats, truth: Floats) -> float:
+    """Return the correlation of the ranks of two series (n,), where equal values have their mean rank (Spearman 1904)."""
+    return pearson(_mean_ranks(predictions), _mean_ranks(truth))
+
+
+def _mean_ranks(values: Floats) -> Floats:
+    """Return the rank of each value, (n,), from 0; equal values have the mean of their ranks."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts + 1) / 2)[index]
+    return ranks
+
+
 def mean_r_squared(predictions: Floats, truth: Floats) -> float:
     """Return the mean of R² over the k columns of predicted and true vectors, (n, k) each.
 

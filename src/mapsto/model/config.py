@@ -157,6 +157,10 @@ class TransformerConfig:
 Pooling = Literal["first", "last", "mean", "normed_mean", "rest_mean", "first_mean", "sum"]
 
 
+# Names of the prompts of queries and of the texts that are searched.
+QUERY_PROMPTS, PASSAGE_PROMPTS = ("query",), ("document", "passage", "corpus")
+
+
 @dataclass(frozen=True)
 class SentenceConfig:
     """Pooling, normalisation and maximum length with which a sentence encoder was trained."""
@@ -167,6 +171,21 @@ class SentenceConfig:
     normalize: bool
     # Maximum number of tokens of a text; the rest is cut.
     max_tokens: int
+    # Texts to put before a text, by name, such as ("query", "query: "); and the name of the one for texts of no side.
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt: str | None = None
+
+    def prompt(self, side: int | None) -> str:
+        """Return the text to put before a text: of a query (side 0), of what is searched (1 and above), or of neither (None).
+
+        The names are those that sentence-transformers looks for in `encode_query` and `encode_document`.
+        """
+        prompts = dict(self.prompts)
+        names = () if side is None else QUERY_PROMPTS if side == 0 else PASSAGE_PROMPTS
+        of_side = [prompts[name] for name in names if name in prompts]
+        default = "" if self.default_prompt is None else prompts[self.default_prompt]
+        # sentence-transformers writes an empty "document" beside the "passage" of others.
+        return next(filter(None, of_side), "") if of_side else default
 
     def __str__(self) -> str:
         place = "the first token" if self.pooling == "first" else "the mean"
@@ -203,8 +222,8 @@ class ModelConfig:
     backbone: ConvolutionConfig | None = None
     # Decoder that restores hidden tokens (MAE). The Transformer then reads only visible tokens. None: it reads mask tokens.
     decoder: TransformerConfig | None = None
-    # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the sources. None:
-    # the Transformer itself reads answers, behind their sources.
+    # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the
+    # sources. None: the Transformer itself reads answers, behind their sources.
     answer_decoder: TransformerConfig | None = None
     # Number of learnt query tokens after the patches; each predicts one box of a picture (YOLOS).
     num_queries: int = 0

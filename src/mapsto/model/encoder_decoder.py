@@ -42,7 +42,7 @@ class Part:
             *self.batch.segments.shape, -1
         )
 
-    def put(self, states: Tensor, out: Tensor) -> Tensor:
+    def scatter(self, states: Tensor, out: Tensor) -> Tensor:
         """Return `out` (r · l, d), of both sides, with the states (r, l', d) of this part at the places of its tokens."""
         return out.index_copy(0, self.places, F.embedding(self.own_places, states.flatten(0, 1)))
 
@@ -54,9 +54,7 @@ class Part:
 def separate(batch: Batch) -> tuple[Part, Part]:
     """Return the sources and the answers of a packed batch. The positions of an answer's tokens count from 0."""
     is_answer = batch.is_answer.flatten()
-    answers, sources = (
-        (mask & (batch.segments.flatten() > 0)).nonzero()[:, 0] for mask in (is_answer, ~is_answer)
-    )
+    answers, sources = ((mask & (batch.segments.flatten() > 0)).nonzero()[:, 0] for mask in (is_answer, ~is_answer))
     positions = batch.positions.clone().flatten(0, 1)
     positions[answers, 0] -= batch.lengths[batch.examples_of(answers)]
     counted = replace(batch, positions=positions.view_as(batch.positions))
@@ -68,36 +66,38 @@ def encode_and_decode(encoder: Transformer, decoder: Transformer, x: Tensor, bat
 
     x: embedded tokens, (r, l, d).
     """
-    hidden, _ = _encode_and_decode(encoder, decoder, x, batch, None, None)
+    hidden, _ = _run(encoder, decoder, x, batch)
     return hidden
 
 
-def start_decoding(
-    encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch
-) -> tuple[Tensor, KeyValueCache]:
+def start_decoding(encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch) -> tuple[Tensor, KeyValueCache]:
     """Return the states (r, l, d) of all tokens, and the cache from which the decoder goes on with the answers.
 
     x: embedded tokens, (r, l, d). batch: examples that have the first tokens of their answers.
     """
-    own, cross = Recorder(), Recorder()
-    hidden, (sources, answers) = _encode_and_decode(encoder, decoder, x, batch, own, cross)
-    memory = Memory(cross.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
-    starts = answers.starts(batch.starts + batch.lengths)
-    return hidden, KeyValueCache(own.gather(starts, batch.answer_lengths), batch.answer_lengths, memory)
+    self_recorder, cross_recorder = Recorder(), Recorder()
+    hidden, (sources, answers) = _run(encoder, decoder, x, batch, (self_recorder, cross_recorder))
+    memory = Memory(cross_recorder.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
+    layers = self_recorder.gather(answers.starts(batch.starts + batch.lengths), batch.answer_lengths)
+    return hidden, KeyValueCache(layers, batch.answer_lengths, memory)
 
 
-def _encode_and_decode(
-    encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch, own: Recorder | None, cross: Recorder | None
+def _run(
+    encoder: Transformer,
+    decoder: Transformer,
+    x: Tensor,
+    batch: Batch,
+    recorders: tuple[Recorder | None, Recorder | None] = (None, None),
 ) -> tuple[Tensor, tuple[Part, Part]]:
-    """Return the states (r, l, d) of all tokens, and the sources and answers in rows of their own.
+    """Return the states (r, l, d) of all tokens, and the sources and the answers in rows of their own.
 
-    own, cross: keep the keys and values of the decoder's self-attention and of its cross-attention; None to keep none.
+    recorders: keep the keys and values of the decoder's self-attention, and of its cross-attention.
     """
     sources, answers = separate(batch)
     encoded = encoder(sources.take(x), sources.batch)
     mask = cross_mask(answers.batch.segments, sources.batch.segments, encoded.dtype)
-    attended = EncodedSources(encoded, mask, cross)
-    decoded = decoder(answers.take(x), answers.batch, store=own, sources=attended)
+    attended = EncodedSources(encoded, mask, recorders[1])
+    decoded = decoder(answers.take(x), answers.batch, store=recorders[0], sources=attended)
     hidden = encoded.new_zeros(batch.segments.numel(), encoded.shape[-1])
-    hidden = answers.put(decoded, sources.put(encoded, hidden))
+    hidden = answers.scatter(decoded, sources.scatter(encoded, hidden))
     return hidden.view(*batch.segments.shape, -1), (sources, answers)

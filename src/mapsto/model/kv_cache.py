@@ -17,8 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mapsto.model.config import TransformerConfig
+
 # The buffers grow by this number of tokens at a time, so that they are seldom copied.
 CAPACITY_STEP = 32
+
+
+def cache_bytes(shape: TransformerConfig) -> int:
+    """Return the memory, in bytes, that the keys and values of one token take in all layers of a stack, in fp32."""
+    return 2 * shape.layers * shape.key_width * 4
 
 
 class KeyValueStore(Protocol):
@@ -50,12 +57,14 @@ class Recorder:
         spare: number of places for further tokens. Places without a token repeat another token, and are never attended to.
         """
         capacity = int(lengths.max()) + spare
-        places = starts[:, None] + torch.arange(capacity, device=starts.device).minimum(lengths[:, None] - 1).clamp(min=0)
-        gathered = []
+        places = starts[:, None] + torch.arange(capacity, device=starts.device).minimum(lengths[:, None] - 1).clamp(
+            min=0
+        )
+        layers = []
         for keys, values in self.layers:
             parts = (part.flatten(0, 1)[places].transpose(1, 2).contiguous() for part in (keys, values))
-            gathered.append((next(parts), next(parts)))
-        return gathered
+            layers.append((next(parts), next(parts)))
+        return layers
 
 
 @dataclass
@@ -176,7 +185,9 @@ class KeyValueCache:
 def _length_mask(lengths: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """Return a mask to add to attention scores, (b, 1, 1, count): 0 at the first `lengths` (b,) places, −∞ at the others."""
     is_beyond = torch.arange(count, device=lengths.device) >= lengths[:, None]
-    return torch.zeros(is_beyond.shape, dtype=dtype, device=lengths.device).masked_fill_(is_beyond, -torch.inf)[:, None, None]
+    return torch.zeros(is_beyond.shape, dtype=dtype, device=lengths.device).masked_fill_(is_beyond, -torch.inf)[
+        :, None, None
+    ]
 
 
 def _stack(first: Tensor, second: Tensor) -> Tensor:

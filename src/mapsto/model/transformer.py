@@ -379,7 +379,9 @@ class Transformer(nn.Module):
     def _windows(self) -> dict[bool, int | None]:
         """Return by locality, False for global and True for local layers, how far their tokens see; None for no limit."""
         config = self.config
-        return {is_local: config.window if is_local else None for is_local in map(config.is_local, range(config.layers))}
+        return {
+            is_local: config.window if is_local else None for is_local in map(config.is_local, range(config.layers))
+        }
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> dict[bool, Rotary | None]:
         """Return by locality the cosines and sines of the rotary angles at positions (r, l, a); None for other positions."""

@@ -1,4 +1,4 @@
-"""The files of the library sentence-transformers in a model folder: pooling, normalisation and largest length of a text."""
+"""The files of the library sentence-transformers in a model folder: pooling, scaling, prompts and length of a text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mapsto.files import read_any_json, read_json, write_atomic
 from mapsto.model.config import SentenceConfig
 
 MODULES, SETTINGS, POOLING_FILE = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
-SENTENCE_FILES = (MODULES, SETTINGS, POOLING_FILE)
 PROMPTS, TOKENIZER = "config_sentence_transformers.json", "tokenizer_config.json"
+SENTENCE_FILES = (MODULES, SETTINGS, POOLING_FILE, PROMPTS)
 
 # Supported poolings, by their name in sentence-transformers; and these names, by the flag that older files have instead.
 MODES = {"cls": "first", "mean": "mean"}
@@ -26,11 +26,11 @@ BARE = f"remove {MODULES} to open the bare encoder"
 
 
 def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None:
-    """Return pooling, normalisation and maximum number of tokens of the sentence encoder in a folder.
+    """Return pooling, normalisation, prompts and maximum number of tokens of the sentence encoder in a folder.
 
     None if the folder holds no sentence encoder. max_tokens: largest number of tokens that the Transformer can read.
 
-    Raises CheckpointError if the folder lists modules, a pooling or a default prompt that are not supported.
+    Raises CheckpointError if the folder lists modules, a pooling or prompts that are not supported.
     """
     # Only a sentence encoder lists its modules.
     if not (folder / MODULES).exists():
@@ -48,12 +48,32 @@ def read_sentence_config(folder: Path, max_tokens: int) -> SentenceConfig | None
         )
     if paths[0] not in ("", ".") or Path(paths[1]).name != paths[1]:
         raise CheckpointError(f"{folder / MODULES} has modules in {paths[0]!r} and {paths[1]!r}, not beside it; {BARE}")
-    if (folder / PROMPTS).exists() and (prompt := read_json(folder / PROMPTS).get("default_prompt_name")) is not None:
-        raise CheckpointError(
-            f"{folder / PROMPTS} puts the prompt {prompt!r} before each text, which is not supported; {BARE}"
-        )
-    mode = _read_mode(folder / paths[1] / "config.json")
-    return SentenceConfig(MODES[mode], len(names) == len(STACK), _read_length(folder, max_tokens))  # type: ignore[arg-type]
+    prompts, default_prompt = _read_prompts(folder / PROMPTS)
+    pooling_file = folder / paths[1] / "config.json"
+    mode = _read_mode(pooling_file)
+    if any(prompts.values()) and read_json(pooling_file).get("include_prompt") is False:
+        raise CheckpointError(f"{pooling_file} leaves the tokens of a prompt out of the mean: not supported; {BARE}")
+    return SentenceConfig(
+        MODES[mode],  # type: ignore[arg-type]
+        normalize=len(names) == len(STACK),
+        max_tokens=_read_length(folder, max_tokens),
+        prompts=tuple(prompts.items()),
+        default_prompt=default_prompt,
+    )
+
+
+def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Return the texts that are put before a text, by name, and the name of the default one; empty without the file `path`.
+
+    Raises CheckpointError for a file without prompts in this form.
+    """
+    raw = read_json(path) if path.exists() else {}
+    prompts, default_prompt = raw.get("prompts") or {}, raw.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise CheckpointError(f"{path}: the prompts are no texts by name; {BARE}")
+    if default_prompt is not None and default_prompt not in prompts:
+        raise CheckpointError(f"{path}: the default prompt {default_prompt!r} is not among the prompts; {BARE}")
+    return prompts, default_prompt
 
 
 def _read_mode(path: Path) -> str:
@@ -94,7 +114,7 @@ def _read_length(folder: Path, max_tokens: int) -> int:
 def write_sentence_config(config: SentenceConfig, width: int, folder: Path) -> None:
     """Write the files of a sentence encoder to `folder`, in the layout that all versions of sentence-transformers open.
 
-    config: pooling, normalisation and maximum number of tokens. width: width of the sentence vectors.
+    config: pooling, normalisation, prompts and maximum number of tokens. width: width of the sentence vectors.
     """
     stack = STACK if config.normalize else STACK[:2]
     paths = ("", Path(POOLING_FILE).parent.name, "2_Normalize")
@@ -105,6 +125,7 @@ def write_sentence_config(config: SentenceConfig, width: int, folder: Path) -> N
     contents: dict[str, Any] = {
         SETTINGS: {"max_seq_length": config.max_tokens, "do_lower_case": False},
         POOLING_FILE: {"word_embedding_dimension": width, **flags},
+        PROMPTS: {"prompts": dict(config.prompts), "default_prompt_name": config.default_prompt},
         MODULES: modules,
     }
     for name, content in contents.items():

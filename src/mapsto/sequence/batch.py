@@ -154,7 +154,9 @@ class Batch:
         """
         if hidden is None:
             return self.lengths
-        return self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))[: len(self.starts)]
+        return (
+            self.lengths - torch.bincount(self.owner.flatten()[hidden], minlength=len(self.starts))[: len(self.starts)]
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with every tensor on `device`."""

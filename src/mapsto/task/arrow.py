@@ -1,6 +1,9 @@
 """The arrow notation of tasks, such as `text -> label`: parse it, check its kinds, choose a column of a table for each port.
 
 Grammar: arrow = side ("->" | "<->") side;   side = port ("," port)*;   port = ["~"] [column ":"] kind
+
+`query:text <-> passage:text` matches the two values of a row. Further ports of the second one's kind are hard negatives, which do
+not belong to the query; a port of another kind is the score of the pair: `a:text <-> b:text, score:number`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from mapsto.errors import UsageError, near
 Role = Literal["source", "target"]
 
 NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')  # column names that must be quoted
+# The kind of the answer of `<->`: whether two values belong together. It is not written, since the sign says it.
+MATCH = "match"
 TOKEN = re.compile(r'\s*(?:(?P<arrow><->|->)|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"|(?P<name>(?:(?!<->|->)[^,:~"])+))')
 
 
@@ -53,7 +58,8 @@ class Port:
 class Arrow:
     """A task: source ports, whose values are read, and target ports, whose values are predicted.
 
-    symmetric: True for `<->`, which learns to match the two values of a row.
+    symmetric: True for `<->`, which learns to match the two values of a row. Then `sources` has the values on both sides: the
+        query, what belongs to it, and hard negatives. The only target is the score of a pair, or a port of the kind MATCH.
     """
 
     sources: tuple[Port, ...]
@@ -67,8 +73,10 @@ class Arrow:
         object.__setattr__(self, "targets", targets)
 
     def __str__(self) -> str:
-        sides = (", ".join(map(str, side)) for side in (self.sources, self.targets) if side)
-        return (" <-> " if self.symmetric else " -> ").join(sides)
+        sides = (self.sources, self.targets)
+        if self.symmetric:
+            sides = (self.sources[:1], (*self.sources[1:], *(port for port in self.targets if port.kind != MATCH)))
+        return (" <-> " if self.symmetric else " -> ").join(", ".join(map(str, side)) for side in sides if side)
 
     @property
     def corrupted(self) -> bool:
@@ -79,6 +87,15 @@ class Arrow:
     def body(self) -> Arrow:
         """Return an arrow with the same sources, each without `~`, and without targets."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())
+
+    @property
+    def pair(self) -> Arrow:
+        """Return a symmetric arrow without its hard negatives, which only training reads."""
+        return replace(self, sources=self.sources[:2])
+
+    def side(self, place: int) -> Arrow:
+        """Return an arrow with one source of a symmetric arrow, number `place`, and no targets."""
+        return Arrow((self.sources[place],), ())
 
 
 def parse(text: str) -> Arrow:
@@ -105,7 +122,26 @@ def parse(text: str) -> Arrow:
             raise ArrowError(
                 f"port {number} behind the arrow of {text!r} has a '~'; only what is read can be hidden in part"
             )
-    return Arrow(sources, targets, symmetric)
+    return _matching(sources, targets, text) if symmetric else Arrow(sources, targets)
+
+
+def _matching(queries: tuple[Port, ...], others: tuple[Port, ...], text: str) -> Arrow:
+    """Return the symmetric arrow with these ports on its sides. text: the arrow, for messages.
+
+    Raises ArrowError for several queries, hidden parts, several scores, and hard negatives beside a score.
+    """
+    if len(queries) > 1:
+        raise ArrowError(f"{text!r} has {len(queries)} ports before '<->'; there is one, such as 'query:text'")
+    if queries[0].corrupted:
+        raise ArrowError(f"{text!r} hides a part of what it matches; '~' is for arrows with '->'")
+    matched = tuple(port for port in others if port.kind == others[0].kind)
+    scores = tuple(port for port in others if port.kind != others[0].kind)
+    if len(scores) > 1 or (scores and len(matched) > 1):
+        raise ArrowError(
+            f"{text!r} has behind '<->' {', '.join(map(str, others))}; there is one value to match, and beside it either "
+            "values of its kind that do not match, or one score"
+        )
+    return Arrow((*queries, *matched), scores or (Port(MATCH),), symmetric=True)
 
 
 def parse_ports(text: str) -> tuple[Port, ...]:
@@ -171,7 +207,8 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
     sources, targets: names of all kinds that can be read, and of all kinds that can be predicted.
     """
     allowed = {"read": list(sources), "answered": list(targets)}
-    for verb, ports in (("read", arrow.sources), ("answered", arrow.targets)):
+    written = [port for port in arrow.targets if port.kind != MATCH]
+    for verb, ports in (("read", arrow.sources), ("answered", written)):
         opposite = allowed["answered" if verb == "read" else "read"]
         for port in ports:
             if port.kind in allowed[verb]:
@@ -194,7 +231,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
     column_list = _list_columns(columns)
     ports: list[tuple[Role, Port]] = [("source", p) for p in arrow.sources] + [("target", p) for p in arrow.targets]
     shared = _shared(arrow)
-    free = [i for i in range(len(ports)) if i not in shared]
+    free = [i for i, (_, port) in enumerate(ports) if i not in shared and port.kind != MATCH]
     bound_columns: dict[int, str] = {}
     for i in free:
         # Named columns first, so that no other port takes them.
@@ -225,7 +262,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
             raise _unbound(ports, candidates, column_list)
         bound_columns |= unique
     bound_columns |= {i: bound_columns[source] for i, source in shared.items()}
-    bound = [replace(port, column=bound_columns[i]) for i, (_, port) in enumerate(ports)]
+    bound = [replace(port, column=bound_columns.get(i)) for i, (_, port) in enumerate(ports)]
     return replace(arrow, sources=tuple(bound[: len(arrow.sources)]), targets=tuple(bound[len(arrow.sources) :]))
 
 

@@ -14,7 +14,7 @@ import torch
 
 from mapsto.errors import UsageError
 from mapsto.task.source import Learning
-from mapsto.task.target import Target
+from mapsto.task.target import Metric, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +101,17 @@ class Generated(Target):
     def to_value(self, tokens: Sequence[int]) -> Any:
         """Return the value that token ids stand for, such as a text."""
 
+    @abstractmethod
+    def describe_metrics(self, answers: Sequence[Any]) -> str:
+        """Return the settings of the metrics for these true answers in words, so that others can compute the same numbers."""
+
+    @abstractmethod
+    def source_metrics(self, output: Tensor, answers: Sequence[Any], sources: Sequence[str]) -> dict[str, Metric]:
+        """Return metrics, as `Target.metrics` does, that compare generated answers with what the model read.
+
+        output: (n, …), from `pack`. answers: the true answers. sources: the values that were read in each row, as text.
+        """
+
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
         """Return answers in one tensor (n, NUM_FACTS + l), for the functions that compute scores from outputs."""
         longest = max((len(answer.tokens) for answer in answers), default=0)
@@ -114,6 +125,6 @@ class Generated(Target):
         """Return the answers of which `pack` made a tensor (n, NUM_FACTS + l)."""
         answers = []
         for log_probability, is_ended, *tokens in packed.tolist():
-            kept = tuple(int(token) for token in tokens if token != NO_TOKEN)
-            answers.append(GeneratedAnswer(kept, log_probability, bool(is_ended)))
+            token_ids = tuple(int(token) for token in tokens if token != NO_TOKEN)
+            answers.append(GeneratedAnswer(token_ids, log_probability, bool(is_ended)))
         return answers

@@ -125,6 +125,24 @@ class Continued(PerToken):
         super().__init__("tokens of the answer")
 
 
+class Sides(Readout):
+    """A readout of one vector for each value of a matching arrow, each of which is an example of its own.
+
+    The vectors are compared as they are (`Mapping.sentence_vectors`), so no head reads them.
+    """
+
+    per_example = True
+
+    def width(self, pooled: int, token: int) -> int:
+        return pooled
+
+    def vectors(self, pooled: Vectors, tokens: Vectors, answers: PackedAnswers | None) -> Tensor:
+        raise AssertionError("vectors that are compared have no head")
+
+    def describe(self, count: int, pooling: str) -> str:
+        return f"one vector for each value ({pooling})"
+
+
 class Queried(PerToken):
     """A readout of several query vectors for each example, such as one for each box (DETR, Carion et al. 2020).
 

@@ -7,6 +7,7 @@ Legend of shapes: n answers, m tokens of answers, v vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -22,22 +23,31 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Comparable
-from mapsto.task.generation import Generated
+from mapsto.task.capabilities import Comparable, Confident
+from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import VocabularyTarget
-from mapsto.text.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
+from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
+from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
+
+# Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
+MAX_TRUE_SHARE = 0.2
 
 # The share of each label that is spread over the whole vocabulary (Szegedy et al. 2016), as usual in translation.
 SMOOTHING = 0.1
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
+def mean_probability(answer: GeneratedAnswer) -> float:
+    """Return the geometric mean of the probabilities of an answer's tokens, the end token included."""
+    return math.exp(answer.log_probability / (len(answer.tokens) + answer.is_ended or 1))
+
+
+class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -97,7 +107,9 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
         """Return an answer without values that requests the prediction of the first token of the answer."""
-        return Answer(np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64)))
+        return Answer(
+            np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64))
+        )
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
@@ -112,25 +124,61 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
         return cross_entropy(output, values)
 
     def decode(self, output: Tensor) -> list[dict[str, Any]]:
-        """Return {"text", "log_probability", "ended"} for each answer; "ended" is "end", or "limit" at the maximum length.
+        """Return {"text", "probability", "log_probability", "ended"} for each answer.
 
+        "probability" is that of a token on average, the geometric mean over the answer's tokens; "log_probability" is that of the
+        whole answer, in nats; "ended" is "end", or "limit" if the answer reached the maximum number of tokens.
         output: (n, …), from `pack`.
         """
         return [
             {
                 self.kind: self.to_value(answer.tokens),
+                "probability": mean_probability(answer),
                 "log_probability": answer.log_probability,
                 "ended": "end" if answer.is_ended else "limit",
             }
             for answer in self.unpack(output)
         ]
 
+    def confidence(self, output: Tensor) -> NDArray[np.float64]:
+        """Return the probability of a token on average for each answer, (n,). output: (n, …), from `pack`."""
+        return np.array([mean_probability(answer) for answer in self.unpack(output)], np.float64)
+
+    def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
+        """Return the chrF2 score of each answer on its own, (n,), from 0 to 1. output: (n, …), from `pack`."""
+        return self.per_item_metric(output, answers)
+
+    def notes(self, answers: Sequence[str]) -> list[str]:
+        """Return no warnings: any answer can be generated."""
+        return []
+
+    def describe_metrics(self, answers: Sequence[str]) -> str:
+        """Return the settings of BLEU and chrF for these true answers, as sacrebleu writes them."""
+        tokenizer = choose_bleu_tokenizer(answers)
+        return f"BLEU {generated_text.bleu_signature(tokenizer)}; chrF2 {generated_text.CHRF_SIGNATURE} (as sacrebleu)"
+
+    def source_metrics(self, output: Tensor, answers: Sequence[str], sources: Sequence[str]) -> dict[str, Metric]:
+        """Return the shares of numbers, names and word n-grams of the answers that their sources do not hold, by name.
+
+        What most true answers add too, such as all n-grams of a translation, is left out.
+        output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
+        """
+        columns = [
+            unsupported_counts([find_unsupported(*row) for row in zip(sources, texts, strict=True)])
+            for texts in (answers, self._texts(output))
+        ]
+        return {
+            f"unsupported_{name}": (share, *columns[1][name])
+            for name, true_counts in columns[0].items()
+            if share(*true_counts) < MAX_TRUE_SHARE and true_counts[1].any()
+        }
+
     def _texts(self, output: Tensor) -> list[str]:
         """Return the text of each answer. output: (n, …), from `pack`."""
         return [self.to_value(answer.tokens) for answer in self.unpack(output)]
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
-        """Return BLEU and chrF2 of the corpus (0 to 100), ROUGE-L and the share of exact matches (0 to 1), by name.
+        """Return mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L, exact matches (0 to 1).
 
         output: (n, …), from `pack`.
         """
@@ -139,6 +187,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable):
         words = [list(map(tokenize_words, column)) for column in (texts, answers)]
         bleu_counts = generated_text.bleu_statistics(list(map(tokenize, texts)), list(map(tokenize, answers)))
         return {
+            self.primary_metric: (intervals.mean_score, self.per_item_metric(output, answers).astype(np.float64)),
             "bleu": (generated_text.bleu, bleu_counts),
             "chrf": (generated_text.chrf, generated_text.chrf_statistics(texts, answers)),
             "rouge_l": (intervals.mean_score, generated_text.rouge_l(*words)),

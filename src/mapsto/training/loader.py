@@ -49,7 +49,8 @@ class Loader:
         progress = step / self.plan.steps  # some corruptions hide less towards the end of a run
         rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
         examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
-        return make_batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, num_views)
+        packed_together = num_views if self.objective.packs_views_together else 1
+        return make_batches(examples, BATCH_TOKENS, SHORTEST_TRAINING_ROW, packed_together)
 
     def get_batches(self, step: int) -> list[Batch]:
         """Return this process's packed batches of step `step`, and let threads pack those of the next `workers` steps."""

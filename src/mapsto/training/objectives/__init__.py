@@ -29,6 +29,8 @@ class Objective:
     trains_heads: bool = True
     # How many differently augmented views of each of its rows a step reads.
     num_views: int = 1
+    # Whether a packed batch holds all views of its rows.
+    packs_views_together: bool = True
     # The command-line option to name in an error when several processes train. It is set when the objective compares
     # rows with each other and so needs them in one process, else "".
     single_process_option: str = ""

@@ -9,7 +9,6 @@ Legend of shapes: n examples, d width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.sequence.piece import Ints
-from mapsto.training.objectives import Objective
+from mapsto.training.objectives.gradient_cache import GradientCache
 
 # Divides the cosine similarities before the softmax.
 TEMPERATURE = 0.1
@@ -31,22 +30,10 @@ TEMPERATURE = 0.1
 ROWS_PER_CLASS = 4
 
 
-@dataclass(frozen=True)
-class ComparedRows:
-    """The rows, classes and vectors that a step compares with each other."""
-
-    rows: Ints  # (n,) indices of the examples
-    classes: Tensor  # (n,) class indices
-    vectors: Tensor | None  # (n, d) without gradient; None where one batch holds all rows
-
-
-class SupervisedContrastive(Objective):
+class SupervisedContrastive(GradientCache):
     """The supervised contrastive loss over the classes of target number `port`; the heads are not trained.
 
-    Each row is compared with all others of its step. When the rows of a step fill several packed batches, an extra
-    forward pass first computes all vectors without gradients. Each batch is then compared with the vectors of the
-    others, which gives the exact gradient in the memory of one batch (GradCache, Gao et al. 2021,
-    https://arxiv.org/abs/2101.06983).
+    Each row is compared with all others of its step, in however many packed batches they are.
     """
 
     trains_heads = False
@@ -79,37 +66,27 @@ class SupervisedContrastive(Objective):
 
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
         """Remember the rows and classes of a step, and the vectors of its rows when they fill several batches."""
-        device = next(mapping.parameters()).device
-        device_batches = [batch.to(device) for batch in batches]
-        with torch.no_grad():
-            vectors = None
-            if len(device_batches) > 1:
-                vectors = torch.cat([self._vectors(mapping, batch) for batch in device_batches])
-        classes = torch.cat([self._readout(batch).values for batch in device_batches])
-        self.step = ComparedRows(np.concatenate([batch.rows for batch in device_batches]), classes, vectors)
+        super().begin_step(mapping, batches)
+        self.classes = torch.cat([self._readout(batch).values for batch in batches])
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
         """Return [(port, loss summed over the batch's rows)]; its gradient includes the losses of the step's other rows."""
-        vectors, classes = self._vectors(mapping, batch), self._readout(batch).values
-        if self.step.vectors is None:
-            return [(self.port, contrastive_loss(vectors, classes))]
-        elsewhere = torch.from_numpy(~np.isin(self.step.rows, batch.rows)).to(classes.device)
-        losses_n = row_losses(
-            torch.cat([vectors, self.step.vectors[elsewhere]]), torch.cat([classes, self.step.classes[elsewhere]])
-        )
-        loss_elsewhere = losses_n[len(vectors) :].sum()
+        vectors = self.step_vectors(mapping, batch)
+        losses_n = row_losses(vectors, self.classes.to(vectors.device))
+        is_own = torch.from_numpy(np.isin(self.step.rows, batch.rows)).to(vectors.device)
+        loss_elsewhere = losses_n[~is_own].sum()
         # The difference is 0, but it adds the gradient of the other rows' losses by this batch's vectors.
-        return [(self.port, losses_n[: len(vectors)].sum() + loss_elsewhere - loss_elsewhere.detach())]
+        return [(self.port, losses_n[is_own].sum() + loss_elsewhere - loss_elsewhere.detach())]
 
     def counts(self, batch: Batch) -> dict[int, int]:
         """Return {port: number of the batch's rows that have a loss}.
 
         A row has one if another row of the step has the same class.
         """
-        _, index, sizes = np.unique(self.step.classes.cpu().numpy(), return_inverse=True, return_counts=True)
+        _, index, sizes = np.unique(self.classes.numpy(), return_inverse=True, return_counts=True)
         return {self.port: int((sizes[index] > 1)[np.isin(self.step.rows, batch.rows)].sum())}
 
-    def _vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
+    def vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
         return mapping.pool(mapping.hidden(batch), batch)
 
     def _readout(self, batch: Batch) -> PackedAnswers:

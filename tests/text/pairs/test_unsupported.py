@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapsto.text.unsupported import find_names, find_numbers, find_unsupported, readings, share, unsupported_counts
+from mapsto.text.pairs.unsupported import (
+    find_names,
+    find_numbers,
+    find_unsupported,
+    readings,
+    share,
+    unsupported_counts,
+)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mapsto.metrics.intervals import Floats
-from mapsto.text.metric_tokens import tokenize_words
+from mapsto.text.pairs.metric_tokens import tokenize_words
 
 # Digits, with groups behind points, commas, apostrophes or spaces that do not break a line; then 万 or 亿.
 NUMBER = re.compile(r"\d+(?:[.,'’\u00a0\u2009\u202f]\d+)*[万亿]?")

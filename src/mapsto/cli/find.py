@@ -1,0 +1,117 @@
+"""`mapsto find`: find the texts of a table that belong to a query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mapsto.cli.app import Device, Encoding, Json, Model, Precision, app
+from mapsto.errors import UsageError
+
+if TYPE_CHECKING:
+    from mapsto.inference.find import Finder, Match
+
+SHOWN_CHARACTERS = 100  # of a text, on the screen
+
+
+@app.command(epilog="Example: mapsto find runs/pairs 'Where is my card?' --among passages.csv --top 5")
+def find(
+    model: Model,
+    query: Annotated[list[str] | None, typer.Argument(help="One or more queries, in place of --queries.")] = None,
+    among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="A table with a query in each row.")] = None,
+    top: Annotated[int, typer.Option(help="How many texts to find for each query.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; by default lines on the screen.")
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="The folder that keeps the index; by default beside the table.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column to search; by default the model's, or the only one with texts.")
+    ] = None,
+    query_column: Annotated[
+        str | None, typer.Option(help="The column of --queries; by default the model's, or the only one with texts.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Compare only so many numbers of each vector, as trained with --sizes.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    encoding: Encoding = None,
+    json: Json = False,
+) -> None:
+    """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
+    from mapsto.cli.output import print_note, print_status, read_table_with_notes
+    from mapsto.data.writers import require_output_path, require_writable
+    from mapsto.device import keep_memory
+    from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries
+    from mapsto.inference.predictor import Predictor
+    from mapsto.pretrained.model_folder import load_mapping
+
+    if among is None:
+        raise UsageError("name the table with the texts to search: --among passages.csv")
+    if bool(query) == (queries is not None):
+        raise UsageError("give a query, or a table of queries with --queries")
+    keep_memory()
+    require_output_path(out)
+    if out is not None:
+        require_writable(out)
+    table = read_table_with_notes(among, encoding)
+    predictor = Predictor(load_mapping(model), device, precision)
+    texts = query or []
+    if queries is not None:
+        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, encoding), query_column)
+        for fault in faults:
+            print_note(f"left out: {fault}")
+    settings = SearchSettings(column, size)
+    finder = make_finder(
+        predictor.mapping, predictor.device, table, index or index_folder(among), settings, print_status
+    )
+    if finder.faults:
+        print_note(f"{len(finder.faults):,} rows cannot be read and are not searched; the first: {finder.faults[0]}")
+    matches = finder.find(texts, top)
+    if out is None and not json:
+        _print_matches(finder, texts, matches)
+    else:
+        _write_matches(finder, texts, matches, out)
+
+
+def _print_matches(finder: Finder, texts: list[str], matches: list[list[Match]]) -> None:
+    """Print a line for each text that was found: its cosine with the query, its place in the table, and the text."""
+    from mapsto.errors import places, shorten
+
+    for query, matches_of_query in zip(texts, matches, strict=True):
+        if len(texts) > 1:
+            print(query)
+        origins = places([finder.table.origin(match.row) for match in matches_of_query])
+        for match, origin in zip(matches_of_query, origins, strict=True):
+            equal = f" and {match.count - 1:,} more" if match.count > 1 else ""
+            print(f"{match.score:.4f}  {origin}{equal}: {shorten(finder.text(match), SHOWN_CHARACTERS)}")
+
+
+def _write_matches(finder: Finder, texts: list[str], matches: list[list[Match]], out: Path | None) -> None:
+    """Write a row for each text that was found to the file `out`, or print it as a line of JSON if `out` is None.
+
+    It has the query, the rank, the cosine, the row in the file, and the cells of the row.
+    """
+    from mapsto.cli.output import print_json, print_status
+    from mapsto.data.table import write_rows
+
+    records = [
+        {
+            "query": query,
+            "rank": rank,
+            **finder.describe(match, ("query", "rank")),
+            "row": finder.table.origin(match.row)[1],
+        }
+        for query, matches_of_query in zip(texts, matches, strict=True)
+        for rank, match in enumerate(matches_of_query, 1)
+    ]
+    if out is not None:
+        print_status(f"wrote {write_rows(out, list(records[0]), records)} rows to {out}")
+        return
+    for record in records:
+        print_json(record)

@@ -1,0 +1,153 @@
+"""Scores of a model that matches pairs: how well it finds the right candidate among all of a table, beside BM25.
+
+Every distinct query is compared with every distinct candidate of the table, in both directions, and the intervals resample
+queries. With a score for each pair it is the correlation of cosines and scores instead.
+Legend of shapes: q queries, c candidates, d width, n rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mapsto.data.encoding import EncodedRows, encode_sides
+from mapsto.data.rows import Rows, load_rows, require_readable, side_keys
+from mapsto.data.table import Table
+from mapsto.errors import Finding
+from mapsto.inference.forward import embed_examples
+from mapsto.metrics.intervals import Score, mean_score, with_interval, with_intervals
+from mapsto.metrics.ranking import Ints, Relevance, by_query, right_ranks
+from mapsto.model.mapping import Mapping
+from mapsto.sequence.batch import Example
+from mapsto.task.arrow import MATCH, Arrow
+from mapsto.text.bm25 import BM25
+
+# Queries whose scores of all candidates are in memory at a time.
+QUERIES_AT_ONCE = 256
+# Words for the baseline beside the scores.
+BASELINE = "BM25"
+
+# Computes the scores (k, c) of all candidates for the queries from one number to another.
+ScoreQueries = Callable[[int, int], NDArray[Any]]
+
+
+def load_pairs(arrow: Arrow, table: Table, bad_rows: str | None) -> tuple[Rows, list[Finding]]:
+    """Return the pairs of a table, without hard negatives, and findings about unreadable rows.
+
+    Raises DataError for unreadable rows, unless `bad_rows` allows them.
+    """
+    rows = load_rows(arrow.pair, table)
+    return rows, require_readable(rows, bad_rows)
+
+
+def pairs_of(rows: Rows) -> Rows:
+    """Return rows of a matching arrow without their hard negatives."""
+    return replace(rows, arrow=rows.arrow.pair, sources=rows.sources[:2])
+
+
+def encode_pairs(mapping: Mapping, rows: Rows) -> EncodedRows:
+    """Return the pairs, each value encoded as an example of its own."""
+    assert mapping.config.sentence is not None
+    return encode_sides(rows, mapping.sources, mapping.config.sentence)
+
+
+def relevance(rows: Rows) -> Relevance:
+    """Return the distinct queries and candidates of rows, by their texts without case and spaces."""
+    queries, candidates = side_keys(rows)[:2]
+    return Relevance.of_pairs(queries, candidates)
+
+
+def unit_vectors(
+    mapping: Mapping, encoded: EncodedRows, side: int, rows: Sequence[int] | Ints, device: torch.device
+) -> Tensor:
+    """Return the vectors of the values on one side of some rows, scaled to length 1, (n, d) on the CPU."""
+    examples: Iterator[Example] = (
+        Example((encoded.pieces[row][side],), (), index) for index, row in enumerate(map(int, rows))
+    )
+    vectors = embed_examples(mapping, examples, len(rows), device, mapping.sentence_vectors)
+    return F.normalize(torch.from_numpy(vectors), dim=-1)
+
+
+def cosines(mapping: Mapping, encoded: EncodedRows, device: torch.device) -> Tensor:
+    """Return the cosine of the vectors of each pair, (n,)."""
+    rows = range(len(encoded.pieces))
+    queries, passages = (unit_vectors(mapping, encoded, side, rows, device) for side in (0, 1))
+    return (queries * passages).sum(-1)
+
+
+def rank_pairs(mapping: Mapping, rows: Rows, device: torch.device) -> tuple[Relevance, list[Ints], list[Ints]]:
+    """Return the relevance of the rows, and the ranks of the right candidates of each query in both directions."""
+    encoded, pairs = encode_pairs(mapping, rows), relevance(rows)
+    queries = unit_vectors(mapping, encoded, 0, pairs.query_rows, device)
+    candidates = unit_vectors(mapping, encoded, 1, pairs.candidate_rows, device)
+    return (
+        pairs,
+        _rank(pairs, lambda start, end: (queries[start:end] @ candidates.T).numpy()),
+        _rank(pairs.reverse, lambda start, end: (candidates[start:end] @ queries.T).numpy()),
+    )
+
+
+def rank_by_bm25(rows: Rows) -> tuple[Relevance, list[Ints], list[Ints]]:
+    """Return what `rank_pairs` does, by the words that query and candidate share."""
+    pairs = relevance(rows)
+    queries = [rows.sources[0][row] for row in pairs.query_rows.tolist()]
+    candidates = [rows.sources[1][row] for row in pairs.candidate_rows.tolist()]
+    forward, backward = BM25(candidates), BM25(queries)
+    return (
+        pairs,
+        _rank(pairs, lambda start, end: forward.scores(queries[start:end])),
+        _rank(pairs.reverse, lambda start, end: backward.scores(candidates[start:end])),
+    )
+
+
+def _rank(pairs: Relevance, score: ScoreQueries) -> list[Ints]:
+    """Return the ranks of the right candidates of each query."""
+    ranks: list[Ints] = []
+    for start in range(0, len(pairs.right), QUERIES_AT_ONCE):
+        end = min(start + QUERIES_AT_ONCE, len(pairs.right))
+        ranks += right_ranks(score(start, end), pairs.right[start:end])
+    return ranks
+
+
+def best_ranks(queries: Tensor, candidates: Tensor, pairs: Relevance) -> Tensor:
+    """Return for each row the rank of the best right candidate of its query among the distinct candidates, (n,).
+
+    queries, candidates: (n, d), vectors of length 1 of the values of each row.
+    """
+    distinct, searched = (
+        vectors[torch.from_numpy(rows)]
+        for vectors, rows in ((queries, pairs.query_rows), (candidates, pairs.candidate_rows))
+    )
+    ranks = _rank(pairs, lambda start, end: (distinct[start:end] @ searched.T).numpy())
+    return torch.tensor([int(ranks[query][0]) for query in pairs.query_of_row.tolist()])
+
+
+def score_pairs(mapping: Mapping, rows: Rows, device: torch.device) -> dict[str, Score]:
+    """Return the scores of a model on pairs by name, such as "query→passage recall@1"."""
+    if rows.arrow.targets[0].kind != MATCH:
+        outputs = cosines(mapping, encode_pairs(mapping, rows), device)
+        return with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]))
+    return _with_intervals(rows.arrow, *rank_pairs(mapping, rows, device)[1:])
+
+
+def score_baseline(rows: Rows) -> dict[str, Score]:
+    """Return the scores of BM25 on pairs, by the same names as `score_pairs`; empty for pairs with scores."""
+    if rows.arrow.targets[0].kind != MATCH:
+        return {}
+    return _with_intervals(rows.arrow, *rank_by_bm25(rows)[1:])
+
+
+def _with_intervals(arrow: Arrow, forward: Sequence[Ints], backward: Sequence[Ints]) -> dict[str, Score]:
+    """Return the metrics of both directions with intervals over queries. forward, backward: the ranks of each query."""
+    query, passage = (port.column or port.kind for port in arrow.sources[:2])
+    return {
+        f"{source}→{found} {name}": with_interval(mean_score, values)
+        for source, found, ranks in ((query, passage, forward), (passage, query, backward))
+        for name, values in by_query(ranks).items()
+    }

@@ -1,0 +1,1 @@
+"""Pairs of texts, as translation, summaries and dialogue have them: the forms in which data sets write them, and their faults."""

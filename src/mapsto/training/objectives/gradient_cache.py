@@ -1,0 +1,66 @@
+"""Losses over all rows of a step, in however many packed batches, with the exact gradient in the memory of one batch.
+
+When the rows of a step fill several batches, an extra forward pass first computes all vectors without gradients. Each batch is
+then computed again with gradients, and the loss of the whole step is taken with the stored vectors of the other batches. The sum
+of these gradients is that of the whole step (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983). It costs a second
+forward pass; a step that fits one batch costs nothing more.
+Legend of shapes: n examples of a step, d width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mapsto.model.mapping import Mapping
+from mapsto.sequence.batch import Batch
+from mapsto.sequence.piece import Ints
+from mapsto.training.objectives import Objective
+
+
+@dataclass(frozen=True)
+class StepExamples:
+    """The examples of a step in all of its batches.
+
+    rows: (n,), the row number of each example; all different. vectors: (n, d) without gradient; None if one batch has them all.
+    """
+
+    rows: Ints
+    vectors: Tensor | None
+
+    def slots(self, batch: Batch) -> Ints:
+        """Return the places in `rows` of the examples of a batch, in the order of the batch."""
+        order = np.argsort(self.rows)
+        slots: Ints = order[np.searchsorted(self.rows[order], batch.rows)]
+        return slots
+
+
+class GradientCache(Objective):
+    """An objective that compares the vectors of all examples of a step."""
+
+    step: StepExamples
+
+    @abstractmethod
+    def vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
+        """Return the vector of each example of a packed batch, (m, d), that is compared."""
+
+    def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
+        """Remember the rows of a step, and the vectors of its examples when they fill several batches."""
+        device = next(mapping.parameters()).device
+        vectors = None
+        if len(batches) > 1:
+            with torch.no_grad():
+                vectors = torch.cat([self.vectors(mapping, batch.to(device)) for batch in batches])
+        self.step = StepExamples(np.concatenate([batch.rows for batch in batches]), vectors)
+
+    def step_vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
+        """Return the vectors of all examples of the step, (n, d), with gradients for those of `batch` alone."""
+        vectors = self.vectors(mapping, batch)
+        slots = torch.from_numpy(self.step.slots(batch)).to(vectors.device)
+        base = torch.zeros_like(vectors) if self.step.vectors is None else self.step.vectors
+        return base.index_copy(0, slots, vectors)
