@@ -102,6 +102,10 @@ def bind_targets(
         config = replace(config, sentence=make_sentence_config(start, config, options))
     if config.decoder is not None and options.objective != "mae":
         raise UsageError("the start fills in hidden parts with a decoder; continue its training with --objective mae")
+    if config.transformer.causal and arrow.corrupted and options.objective != "causal":
+        raise UsageError(
+            "each token of the start sees those before it alone; continue its training with --objective causal"
+        )
     for target, port in zip(targets, arrow.targets, strict=True):
         target.bind(sources, config.vocabulary_head)
         if port.restores is not None:

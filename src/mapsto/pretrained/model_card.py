@@ -107,7 +107,8 @@ def _hub_task(mapping: Mapping) -> str | None:
     target_class = target if isinstance(target, type) or target is None else type(target)
     if target_class is None or not issubclass(target_class, Classes | Reconstruction):
         return None
-    return target_class.hub_tasks.get(str(source))
+    is_causal = mapping.config.transformer.causal
+    return target_class.hub_tasks.get(f"{source} (causal)" if is_causal and source.corrupted else str(source))
 
 
 def _use(mapping: Mapping) -> list[str]:
@@ -135,8 +136,11 @@ def _use(mapping: Mapping) -> list[str]:
 def _predicts_ahead(mapping: Mapping) -> bool:
     """Return whether the model predicts a hidden token from the position before it, as with causal modelling.
 
-    Other libraries cannot use such predictions, because they read them at the hidden token's own position.
+    Other libraries cannot use such predictions, because they read them at the hidden token's own position. Of published
+    decoder-only models they expect nothing else.
     """
+    if mapping.config.transformer.causal:
+        return False
     ports = zip(mapping.targets, mapping.arrow.targets, strict=True)
     return any(
         port.restores is not None and isinstance(target, Reconstruction) and target.corruption.ahead

@@ -50,6 +50,7 @@ MODEL_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "preprocessor_config.json",
+    "generation_config.json",
 )
 
 
@@ -167,13 +168,13 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
         # A head without classes, such as that of a span, is known by its weights.
         if issubclass(target_class, Composed) and f"{target_class.head_name}.weight" in pretrained.tensors:
             return parse(target_class.published_arrow), [target_class()]
-    head_name = kinds.target(kind, restored=True).head_name
-    if not any(key.startswith(f"{head_name}.") for key in pretrained.tensors):
+    if not pretrained.restores:
         return Arrow((Port(kind),), ()), []
     arrow = parse(f"~{kind} -> {kind}")
     (target,) = [target() for target in kinds.answering(arrow)]
     assert isinstance(target, Reconstruction)
     objective = "masked" if pretrained.config.decoder is None else "mae"
+    objective = "causal" if pretrained.config.transformer.causal else objective
     target.restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     return arrow, [target]
 

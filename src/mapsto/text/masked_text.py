@@ -71,7 +71,7 @@ class VocabularyTarget(Target):
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return a module from hidden states (m, d) to logits (m, v): a dense layer with activation and norm, then a linear map.
 
-        Its output weights are the token embeddings of `embedder`, shared with it (Press & Wolf 2017).
+        Its output weights are the token embeddings of `embedder`, unless the family has output weights of its own.
         """
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
@@ -94,7 +94,7 @@ class MaskedTextTarget(VocabularyTarget, Reconstruction):
     """
 
     readout = PerToken()
-    hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask"}
+    hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask", "~text (causal)": "text-generation"}
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
         super().__init__(transform)
