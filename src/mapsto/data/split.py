@@ -145,7 +145,7 @@ def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64
     share: fraction to hold out, of each class if a target has exclusive classes.
     """
     keys = [kinds.source(port.kind).key for port in rows.arrow.sources]
-    groups: list[Hashable] = [
+    groups: Sequence[Hashable] = [
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
     if rows.arrow.symmetric:

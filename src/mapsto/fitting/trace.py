@@ -30,6 +30,7 @@ from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Explainable, Located, gather_outputs
+from mapsto.task.generation import bind_target
 
 # The number of other rows that are packed with the traced row.
 NEIGHBOURS = 16
@@ -79,7 +80,7 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     sources = make_sources(model, rows.arrow, rows, options, lambda text: None)
     config = make_config(model, options, rows.arrow.corrupted, sources)
     for target in targets:
-        target.bind(sources, config.vocabulary_head)
+        bind_target(target, sources, config)
     require_few_bad_rows([], 0, 0, len(rows), "skip")  # a table without a readable row is an error
     for port, target in enumerate(targets):
         if rows.arrow.targets[port].restores is None:

@@ -6,17 +6,18 @@ Legend of shapes: n answers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mapsto.errors import UsageError
-from mapsto.task.source import Learning
+from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mapsto.model.config import ModelConfig
     from mapsto.sequence.piece import Ints, Piece
 
 
@@ -76,8 +77,8 @@ class Generated(Target):
     baseline_rule: ClassVar[str] = "the answer of the nearest training row"
     # The tokens that begin every answer; empty if the last source token predicts the first token.
     opening: tuple[int, ...]
-    # The token that ends every answer.
-    end: int
+    # The tokens that end an answer; the first of them ends every answer that is learnt.
+    ends: tuple[int, ...]
     # The tokens that an answer cannot contain, such as padding.
     banned: tuple[int, ...]
     # Maximum number of tokens of an answer.
@@ -87,6 +88,19 @@ class Generated(Target):
     @abstractmethod
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights."""
+
+    @classmethod
+    @abstractmethod
+    def of_published(cls, source: Source, answer_start: int | None) -> Self:
+        """Return the target of a published model that generates values of this kind.
+
+        source: the model's source, with its settings of generation. answer_start: the token that begins every answer of an
+        encoder–decoder; None for a decoder-only model, whose answers go on with their source.
+        """
+
+    @abstractmethod
+    def begin_with(self, token: int) -> None:
+        """Let every answer begin with this token, as a published encoder–decoder does."""
 
     @abstractmethod
     def answer_piece(self, tokens: Ints) -> Piece:
@@ -114,3 +128,10 @@ class Generated(Target):
     @abstractmethod
     def pack_values(self, values: Sequence[Any]) -> Tensor:
         """Return values that were not generated, such as those of a baseline, in the form of outputs."""
+
+
+def bind_target(target: Target, sources: Mapping[str, Source], config: ModelConfig) -> None:
+    """Give a target what it needs of the sources and of the model's configuration (see `Target.bind`)."""
+    target.bind(sources, config.vocabulary_head)
+    if isinstance(target, Generated) and config.answer_start is not None:
+        target.begin_with(config.answer_start)

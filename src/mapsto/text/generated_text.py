@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -30,13 +30,15 @@ from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
-from mapsto.text.masked_text import VocabularyTarget
+from mapsto.text.masked_text import Vocabulary, VocabularyTarget
 from mapsto.text.pairs import faults
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
+# That of a published model whose folder states none.
+PUBLISHED_LIMIT = 256
 
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
@@ -92,6 +94,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
     opening: ids of the tokens that begin every answer; None for the token that also begins a source, such as [CLS].
+    ends: ids of the tokens that end an answer; None for the one that ends every text.
     banned: ids of the tokens that no answer has; None for all special tokens but the last one of a text.
     longest: maximum number of tokens of an answer; `learn` computes it.
     """
@@ -106,11 +109,12 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         self,
         transform: dict[str, Any] | None = None,
         opening: Sequence[int] | None = None,
+        ends: Sequence[int] | None = None,
         banned: Sequence[int] | None = None,
         longest: int = 0,
     ) -> None:
         super().__init__(transform)
-        self.settings = opening, banned
+        self.settings = opening, ends, banned
         self.longest = longest
         # The target of a baseline has no vocabulary, and only scores texts.
         self.is_bound = False
@@ -118,10 +122,29 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
-        tokenizer, (opening, banned) = self.source.tokenizer, self.settings
-        self.opening = tokenizer.opening[:1] if opening is None else tuple(opening)
-        self.end, self.is_bound = tokenizer.end_id, True
-        self.banned = tuple(set(tokenizer.special_ids) - {self.end}) if banned is None else tuple(banned)
+        tokenizer, (opening, ends, banned) = self.source.tokenizer, self.settings
+        self.ends, self.is_bound = (tokenizer.end_id,) if ends is None else tuple(ends), True
+        # Without a token behind every text, as in decoder-only models, the end token also separates a source from its answer.
+        separator = tokenizer.opening[:1] if tokenizer.closing else self.ends[:1]
+        self.opening = separator if opening is None else tuple(opening)
+        self.banned = tuple(set(tokenizer.special_ids) - {*self.ends}) if banned is None else tuple(banned)
+
+    @classmethod
+    def of_published(cls, source: Source, answer_start: int | None) -> Self:
+        """Return the target of a published model; its end tokens and longest answer are those of generation_config.json."""
+        settings = cast(Vocabulary, source).generation or {}
+        ends = settings.get("eos_token_id")
+        ends = [ends] if isinstance(ends, int) else ends
+        limit = settings.get("max_new_tokens")
+        longest = limit if isinstance(limit, int) and limit > 0 else PUBLISHED_LIMIT
+        return cls(
+            opening=[] if answer_start is None else [answer_start], ends=ends or None, banned=[], longest=longest
+        )
+
+    def begin_with(self, token: int) -> None:
+        """Let every answer begin with this token, unless the target was opened with other ones."""
+        if self.settings[0] is None:
+            self.opening = (token,)
 
     @property
     def learning(self) -> Learning:
@@ -146,7 +169,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the tokens of a true answer and the token that ends it, each predicted at the token before it."""
         (tokens,) = self.source.tokenizer.encode_ids([answer])
-        values = np.append(tokens.astype(np.int64), self.end)
+        values = np.append(tokens.astype(np.int64), self.ends[0])
         return Answer(values, np.arange(len(values)) + len(self.opening) - 1, self.answer_piece(tokens))
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
@@ -269,5 +292,6 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     def state(self) -> State:
         """Return the constructor's arguments."""
-        opening, banned = (list(self.opening), sorted(self.banned)) if self.is_bound else self.settings
-        return {**super().state(), "opening": opening, "banned": banned, "longest": self.longest}
+        bound = [list(self.opening), list(self.ends), sorted(self.banned)] if self.is_bound else self.settings
+        opening, ends, banned = bound
+        return {**super().state(), "opening": opening, "ends": ends, "banned": banned, "longest": self.longest}
