@@ -147,8 +147,8 @@ def test_turns_without_an_answer_are_counted_once_for_a_file(tmp_path: Path, mon
     assert [[remark.reason for remark in table.remarks] for table in tables] == [
         *([[]] * 4),
         [
-            "2 dialogues end with a turn that is not the assistant's; this turn has no answer to learn",
-            "2 dialogues begin with a turn of the assistant, which answers nothing",
+            "dialogues that end with a turn of another than the assistant, which has no answer to learn: 2",
+            "dialogues that begin with a turn of the assistant, which answers nothing: 2",
         ],
     ]
 
@@ -159,7 +159,10 @@ def test_dialogues_without_any_answer_are_rows_to_answer(tmp_path: Path) -> None
     )
     assert table.columns == ("prompt", "messages", "dialogue")
     assert table.data["prompt"] == ["User: 你好\nAssistant: 您好！\nUser: 1 + 1?", "?"]
-    assert "2 dialogues have no answer to their last turn" in table.remarks[0].reason
+    assert (
+        table.remarks[0].reason
+        == "dialogues without an answer to their last turn, as all before them; each is one row: 2"
+    )
     with pytest.raises(DataError, match="has no rows"):
         read_table(write(tmp_path / "bad.jsonl", [{"messages": messages(("user", ""))}]))
 

@@ -22,6 +22,8 @@ PART_ROWS, PART_CHARACTERS = 4096, 2**20
 
 # The share of the cells that are dialogues from which a column has dialogues; its other cells are faulty.
 MIN_DIALOGUES = 0.5
+# Number of cells at the beginning of a column, of which one must be a dialogue.
+NUM_SNIFFED = 100
 
 # (row number, cells by column, number of characters) of a row; for an unreadable row the findings about it.
 Row = tuple[int, Mapping[str, Any], int] | list[Finding]
@@ -121,8 +123,11 @@ def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
 
 def _are_dialogues(cells: Sequence[Any]) -> bool:
     """Return whether most cells of a column that are not empty are dialogues."""
-    num_dialogues = sum(map(dialogues.is_dialogue, cells))
-    return num_dialogues > MIN_DIALOGUES * sum(cell is not None for cell in cells)
+    cells = [cell for cell in cells if cell is not None]
+    # Most columns are told by their first cells, which saves looking into each vector of a column of vectors.
+    if not any(map(dialogues.is_dialogue, cells[:NUM_SNIFFED])):
+        return False
+    return sum(map(dialogues.is_dialogue, cells)) > MIN_DIALOGUES * len(cells)
 
 
 def _pair_instructions(part: FilePart) -> FilePart:
@@ -196,8 +201,14 @@ class _DialoguePairing:
     def remarks(self, file: str) -> list[Finding]:
         """Return the remarks on turns that are not used as answers or have none."""
         counts = (
-            (self.num_open, "dialogues end with a turn that is not the assistant's; this turn has no answer to learn"),
-            (self.num_greetings, "dialogues begin with a turn of the assistant, which answers nothing"),
-            (self.num_unanswered, "dialogues have no answer to their last turn, and no other one has; each is one row"),
+            (
+                self.num_open,
+                "dialogues that end with a turn of another than the assistant, which has no answer to learn",
+            ),
+            (self.num_greetings, "dialogues that begin with a turn of the assistant, which answers nothing"),
+            (
+                self.num_unanswered,
+                "dialogues without an answer to their last turn, as all before them; each is one row",
+            ),
         )
-        return [Finding(file, None, None, None, f"{count:,} {reason}") for count, reason in counts if count]
+        return [Finding(file, None, None, None, f"{reason}: {count:,}") for count, reason in counts if count]
