@@ -153,6 +153,16 @@ def test_turns_without_an_answer_are_counted_once_for_a_file(tmp_path: Path, mon
     ]
 
 
+def test_parts_with_nothing_but_faults_are_read_as_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mapsto.data.file_part.PART_ROWS", 1)
+    rows: list[dict[str, Any]] = [{"messages": messages(*TURNS)}, {"messages": "hello"}, {"text": "?"}]
+    table = read_table(write(tmp_path / "chat.jsonl", rows))
+    assert [row for row, _ in reasons(table)] == [2, 3]
+    assert len(table) == 2
+    rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "output": "e"}]
+    assert read_table(write(tmp_path / "alpaca.jsonl", rows)).data["prompt"] == ["a\n\nb", "d"]
+
+
 def test_dialogues_without_any_answer_are_rows_to_answer(tmp_path: Path) -> None:
     table = read_table(
         write(tmp_path / "new.jsonl", [{"messages": messages(*TURNS[:3])}, {"messages": messages(("user", "?"))}])
