@@ -13,12 +13,14 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    Qwen2Tokenizer,
 )
 
 from mapsto.text.tokenizer import Tokenizer
@@ -89,7 +91,49 @@ SHAPES: dict[str, dict[str, Any]] = {
     "xlm": {"emb_dim": 64, "n_layers": 2, "n_heads": 2},
     "xlm:languages": {"emb_dim": 64, "n_layers": 2, "n_heads": 4, "n_langs": 3, "gelu_activation": False},
     "xlm:sinusoids": {"emb_dim": 64, "n_layers": 2, "n_heads": 2, "sinusoidal_embeddings": True, "use_lang_emb": False},
+    "llama": {
+        **(STACK := {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96}),
+        "num_attention_heads": 4,
+    },
+    "llama:grouped": {
+        **STACK,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "llama:linear": {
+        **STACK,
+        "num_attention_heads": 2,
+        "mlp_bias": True,
+        "hidden_act": "gelu",
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0},
+    },
+    "qwen2": {**STACK, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "qwen2:one head": {**STACK, "num_attention_heads": 4, "num_key_value_heads": 1},
+    "qwen3": {**STACK, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "tie_word_embeddings": True},
+    "qwen3:biases": {
+        **STACK,
+        "num_attention_heads": 2,
+        "head_dim": 24,
+        "attention_bias": True,
+        "num_key_value_heads": 2,
+    },
+    "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4},
+    "gpt2:narrow": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_inner": 96, "activation_function": "relu"},
+    "gpt2:own output": {"n_embd": 64, "n_layer": 2, "n_head": 2, "tie_word_embeddings": False},
 }
+# Families whose tokens see only those before them.
+CAUSAL = ("llama", "qwen2", "qwen3", "gpt2")
 TOWER = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -239,22 +283,37 @@ CLASSES = {
 }
 
 
+def reference_class(shape: str, task: str) -> Any:
+    """Return the class of transformers for a task of a family. shape: key of SHAPES. task: key of CLASSES."""
+    return AutoModelForCausalLM if task == "text" and shape.split(":")[0] in CAUSAL else CLASSES[task]
+
+
 def make_tokenizer(family: str, folder: Path) -> None:
     """Train a tokenizer in the family's style on a few texts and save it in `folder`."""
     texts = TEXTS * 20
-    if family not in ("roberta", "xlm-roberta", "xlm"):
+    if family not in ("roberta", "xlm-roberta", "xlm", *CAUSAL):
         Tokenizer.train(texts, 300).save(folder)
         return
     backend = Backend(models.BPE(unk_token="<unk>"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if family == "qwen2":  # whose words and normal form transformers takes from its own class, whatever the file says
+        own = Qwen2Tokenizer().backend_tokenizer
+        backend.pre_tokenizer, backend.normalizer = own.pre_tokenizer, own.normalizer
+    # Decoder-only models have no mask token; Llama begins every text, the others frame none.
+    special = ["<s>", "<pad>", "</s>", "<unk>", *([] if family in CAUSAL else ["<mask>"])]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
     )
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    roles = {"bos": "<s>", "eos": "</s>", "pad": "<pad>", "unk": "<unk>"}
+    if family == "llama":
+        backend.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s>:1 $B:1", [("<s>", 0)])
+    elif family in CAUSAL:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    else:
+        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+        roles |= {"cls": "<s>", "sep": "</s>", "mask": "<mask>"}
     backend.save(str(folder / "tokenizer.json"))
-    roles = {"cls": "<s>", "bos": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
     tokens = ", ".join(f'"{role}_token": "{token}"' for role, token in roles.items())
     (folder / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "PreTrainedTokenizerFast", {tokens}}}')
 
@@ -271,10 +330,12 @@ def make_model(shape: str, task: str, folder: Path, seed: int = 0, **changes: An
     settings = {"vocab_size": tokenizer.size, "pad_token_id": tokenizer.pad_id, **SHAPES[shape], **changes}
     if names := HEAD_CLASSES.get(task):
         settings |= {"id2label": dict(enumerate(names)), "label2id": {label: i for i, label in enumerate(names)}}
+    if family in CAUSAL:
+        settings |= {"bos_token_id": 0, "eos_token_id": 2}
     if family == "modernbert":
         settings |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
     torch.manual_seed(seed)
-    model: torch.nn.Module = CLASSES[task].from_config(
+    model: torch.nn.Module = reference_class(shape, task).from_config(
         AutoConfig.for_model(family, **settings), attn_implementation="eager"
     )
     with torch.no_grad():

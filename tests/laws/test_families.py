@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from models import (
+    CAUSAL,
     CLASSES,
     CLOSE,
     DECODED,
@@ -25,6 +26,7 @@ from models import (
     VISION,
     make_model,
     pad_texts,
+    reference_class,
 )
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -61,7 +63,7 @@ def pack_texts(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | 
 
 
 def test_all_promised_families_are_here() -> None:
-    promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert"}
+    promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert", *CAUSAL}
     assert set(FAMILIES) >= promised
     covered = {shape.split(":")[0] for shape in (*SHAPES, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
     covered |= {
@@ -186,7 +188,7 @@ def test_saved_again_is_the_same_and_opens_elsewhere(shape: str, task: str, tmp_
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "twice" / file).read_bytes()
     inputs = pad_texts(tmp_path / "ours", TEXTS)
-    loaded, report = CLASSES[task].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    loaded, report = reference_class(shape, task).from_pretrained(tmp_path / "ours", output_loading_info=True)
     missing = {name for name in report["missing_keys"] if task != "body" or not name.startswith("pooler.")}
     assert not missing and not report["unexpected_keys"]
     real = ... if task == "label" else inputs["attention_mask"].bool()
@@ -330,7 +332,9 @@ def test_every_family_is_pretrained_further_and_then_fitted(shape: str, tmp_path
     make_model(shape, "text", tmp_path / "start")
     rows = [{"text": text, "label": LABELS[i % 2]} for i, text in enumerate(TEXTS * 4)]
     options: dict[str, Any] = {"steps": 3, "device": "cpu", "precision": "fp32"}
-    pretrained = mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=tmp_path / "start", **options)
+    objective = "causal" if shape.split(":")[0] in CAUSAL else "masked"
+    texts = [{"text": row["text"]} for row in rows]
+    pretrained = mapsto.pretrain("text", texts, start=tmp_path / "start", objective=objective, **options)
     original, current = model_folder.load_mapping(tmp_path / "start"), pretrained.mapping
     frozen = {name for name, parameter in current.named_parameters() if not parameter.requires_grad}
     changed = {

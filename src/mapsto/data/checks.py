@@ -16,7 +16,7 @@ import numpy as np
 
 from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
-from mapsto.data.rows import Rows, row_keys
+from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
 from mapsto.task.capabilities import (
     Classes,
@@ -123,6 +123,8 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _labels(train)
     report.warnings += _label_names(rows, test)
     report.warnings += _repeated(train)
+    for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
+        report.warnings += _pairs(checked)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
         report.warnings += _pair_faults(checked)
@@ -284,6 +286,29 @@ def _repeated(values: _Values) -> list[Finding]:
         index, original = repeats[0]
         reason = f"{len(repeats):,} rows repeat another one; this one repeats {values.place(original)}"
         findings.append(values.finding(index, reason))
+    return findings
+
+
+def _pairs(rows: Rows) -> list[Finding]:
+    """Return warnings on pairs: equal texts, hard negatives that are right, and queries with several passages."""
+    sides, columns = side_keys(rows), [port.column for port in rows.arrow.sources]
+    readable = [row for row in range(len(rows)) if all(values[row] is not None for values in rows.sources)]
+    right: dict[str, set[str]] = {}
+    for row in readable:
+        right.setdefault(sides[0][row], set()).add(sides[1][row])
+    findings = []
+    for row in readable:
+        query = sides[0][row]
+        if query == sides[1][row]:
+            reason = f"the same text as in column {columns[0]!r}: nothing can be learnt from this pair"
+            findings.append(Finding(*rows.origin(row), columns[1], rows.sources[1][row], reason))
+        for side in range(2, len(sides)):
+            if sides[side][row] in right[query]:
+                reason = "a hard negative that is right for its query in some row; it is left out"
+                findings.append(Finding(*rows.origin(row), columns[side], rows.sources[side][row], reason))
+    if several := sum(len(passages) > 1 for passages in right.values()):
+        reason = f"{several:,} queries have several right texts; all count, and they stay on one side of a split"
+        findings.append(Finding(rows.table.origin(0)[0], None, columns[0], None, reason))
     return findings
 
 

@@ -29,6 +29,8 @@ from mapsto.task.capabilities import Calibratable, LinearFeatures, LinearProbe
 AUGMENTED_VIEWS = 3
 # With fewer held-out rows, a temperature fitted on them is worse than none.
 MIN_ROWS_TO_CALIBRATE = 100
+# Penalty of the direction in place of a missing bias, relative to the mean square of a vector's length.
+RIDGE = 1e-4
 # The most training rows on which the scale of logits is measured.
 SCALE_ROWS = 256
 
@@ -68,8 +70,28 @@ def fit_probe(
     # A penalty chosen on variants of the rows that it is scored on would be too small.
     selection = seen[0] if base_features is None and views > 1 else base_features
     for port, (weight, bias) in _fit_targets(run, np.concatenate(seen), selection, starts_training):
-        _set_parameters(run.mapping.heads[port], weight, bias)
+        head: Any = run.mapping.heads[port]
+        if head.bias is None:
+            weight = weight + torch.outer(bias, _ones_direction(seen[0]))
+        _set_parameters(head, *((weight,) if head.bias is None else (weight, bias)))
     run.mapping.familiarity = Familiarity.of_rows(seen[0], run.options.seed)
+
+
+def _ones_direction(features: NDArray[np.float32]) -> Tensor:
+    """Return the direction (d,) in which all vectors (n, d) have nearly the value 1, in place of a head's missing bias.
+
+    It is the ridge regression of 1 on the vectors. Hidden states of decoder-only models have a large common part, so that the
+    values differ little from 1.
+    """
+    x = torch.from_numpy(features).double()
+    ones, penalty = torch.ones(len(x)).double(), RIDGE * x.square().sum(1).mean()
+    # The smaller of the two Gram matrices, of vectors or of channels, is solved.
+    if len(x) < x.shape[1]:
+        direction = x.T @ torch.linalg.solve(x @ x.T + penalty * torch.eye(len(x)), ones)
+    else:
+        direction = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]), x.T @ ones)
+    result: Tensor = direction.float()
+    return result
 
 
 def learn_familiarity(run: PreparedRun) -> None:

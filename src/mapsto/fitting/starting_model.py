@@ -141,7 +141,7 @@ def add_words(start: StartingModel, words: Sequence[str]) -> StartingModel:
     # former_tokens: by id of a new token, the ids that its word was split into before.
     extended, former_tokens = tokenized.extend_vocabulary(words)
     tensors = None if start.tensors is None else dict(start.tensors)
-    for name in (f"embedders.{kind}.weight", "vocabulary_head.bias"):
+    for name in (f"embedders.{kind}.weight", "vocabulary_head.weight", "vocabulary_head.bias"):
         if tensors is not None and name in tensors:
             table = tensors[name]
             # Vocabularies often have spare rows for ids that no token uses, which new tokens take first.

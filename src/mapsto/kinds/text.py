@@ -7,6 +7,7 @@ Legend of shapes: t tokens, m hidden tokens, v vocabulary.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import CheckpointError, DataError
+from mapsto.files import read_json, write_atomic
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
@@ -27,20 +29,25 @@ from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.text.ngram_source import NgramSource
 from mapsto.text.tokenizer import Tokenizer
 
+GENERATION = "generation_config.json"
+
 
 class TextSource(Tokenized, Explainable, Describable, Outlinable):
     """A source of text, split into tokens by a tokenizer.
 
     vocabulary: number of rows of the embedding table, at least the tokenizer's number of tokens. Published models often have
     more rows than tokens; the additional rows are not used.
+    generation: content of generation_config.json, how other libraries generate text with the model; None for no such file.
     """
 
     kind = "text"
     feature_name = "TF-IDF"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30, "causal": 0.30, "hybrid": 0.30, "replaced": 0.30}
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: int | None = None) -> None:
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, vocabulary: int | None = None, generation: Mapping[str, Any] | None = None
+    ) -> None:
+        self.tokenizer, self.generation = tokenizer, generation
         self.vocabulary = max(vocabulary or 0, tokenizer.size)
 
     def __str__(self) -> str:
@@ -78,7 +85,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
             raise CheckpointError(
                 f"{folder}: the tokenizer knows {tokenizer.size:,} tokens, the model only {vocabulary:,}"
             )
-        return cls(tokenizer, vocabulary)
+        return cls(tokenizer, vocabulary, read_json(folder / GENERATION) if (folder / GENERATION).exists() else None)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
         """Return a source that reads each of `words` as one token, and {id of each new token: ids of the tokens it replaces}.
@@ -87,7 +94,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
         are added.
         """
         tokenizer, old_tokens = self.tokenizer.extended(words)
-        return TextSource(tokenizer, self.vocabulary), dict(old_tokens)
+        return TextSource(tokenizer, self.vocabulary, self.generation), dict(old_tokens)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """Write the tokenizer's files to `folder`; return the vocabulary's size and the ids of special tokens for config.json.
@@ -96,13 +103,11 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
         """
         tokenizer = self.tokenizer
         tokenizer.save(folder, longest)
-        ids = {"vocab_size": self.vocabulary, "pad_token_id": tokenizer.pad_id}
-        for names, frame in (
-            (("bos_token_id", "cls_token_id"), tokenizer.opening[:1]),
-            (("eos_token_id", "sep_token_id"), tokenizer.closing[-1:]),
-        ):
-            ids |= {name: int(token) for name in names for token in frame}
-        return ids
+        if self.generation is not None:
+            write_atomic(
+                folder / GENERATION, (json.dumps(self.generation, ensure_ascii=False, indent=1) + "\n").encode()
+            )
+        return {"vocab_size": self.vocabulary, "pad_token_id": tokenizer.pad_id, **tokenizer.frame_ids}
 
     samples = staticmethod(cells.samples)
     fits = staticmethod(cells.fits)
@@ -119,11 +124,23 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
         closing = self.tokenizer.closing
         # Token ids alone are encoded faster and with less memory than offsets and words.
         if not aligned:
-            return [_frame(ids, opening, closing) for ids in self.tokenizer.encode_ids(values)]
+            return [self._filled(_frame(ids, opening, closing)) for ids in self.tokenizer.encode_ids(values)]
         return [
-            _frame(encoded.ids, opening, closing, encoded.offsets, encoded.words)
+            self._filled(_frame(encoded.ids, opening, closing, encoded.offsets, encoded.words))
             for encoded in self.tokenizer.encode_batch(values)
         ]
+
+    def _filled(self, piece: Piece) -> Piece:
+        """Return the piece; in place of one without any token, a piece of one special token.
+
+        A tokenizer may add no special tokens, and a model cannot read nothing.
+        """
+        if len(piece):
+            return piece
+        has_words, has_regions = piece.units is not None, piece.alignment is not None
+        nothing = np.zeros(0, np.int64)
+        regions, words = np.zeros((0, 2), np.int64) if has_regions else None, nothing if has_words else None
+        return _frame(nothing, (self.tokenizer.pad_id,), (), regions, words)
 
     def flatten(self, values: Sequence[str], units: bool = False) -> FlatValues:
         """Return the token ids of all texts in one array, without special tokens, and the number of tokens of each text.
@@ -150,7 +167,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
         """
         # Words are numbered from 0, also in a window that begins inside a word.
         words = None if begins is None else np.cumsum(begins) - int(begins[:1].sum())
-        return _frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words)
+        return self._filled(_frame(tokens, self.tokenizer.opening, self.tokenizer.closing, words=words))
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """Return the piece cut to `length` tokens. The special tokens at its end are kept and are included in `length`."""
@@ -206,11 +223,14 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece without the tokens at these indices. The positions of the other tokens are renumbered without gaps."""
-        return _select(piece, np.setdiff1d(np.arange(len(piece)), tokens))
+        return self._filled(_select(piece, np.setdiff1d(np.arange(len(piece)), tokens)))
 
     def blank(self, piece: Piece) -> Piece:
-        """Return the piece with all tokens but the special ones replaced by the mask token."""
-        return replace(piece, tokens=np.where(piece.special, piece.tokens, self.tokenizer.mask_id))
+        """Return the piece with all tokens but the special ones replaced by the mask token.
+
+        For a tokenizer without one it is the unknown token, or else the token that ends a text.
+        """
+        return replace(piece, tokens=np.where(piece.special, piece.tokens, self.tokenizer.blank_id))
 
     excerpt = staticmethod(cells.excerpt)
     highlight = staticmethod(cells.highlight)

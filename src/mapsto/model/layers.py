@@ -134,6 +134,15 @@ class TransformConfig:
     norm_epsilon: float = 1e-5
     # Whether there is a linear map with an activation; if not, there is only the norm.
     dense: bool = True
+    # Whether the head behind the layer has a bias.
+    head_bias: bool = True
+    # Whether a head over a vocabulary has output weights of its own, not those of the token embeddings.
+    head_weight: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether neither the layer nor a head over a vocabulary behind it has weights of its own."""
+        return not (self.dense or self.norm or self.head_bias or self.head_weight)
 
 
 class Transform(nn.Module):

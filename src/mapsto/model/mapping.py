@@ -32,6 +32,7 @@ from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
+from mapsto.task.generation import bind_target
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -91,11 +92,8 @@ class Mapping(nn.Module):
         self.pooler = Transform(width, config.pooler) if has_pooled and config.pooler else None
         # A head may depend on a source, such as on the size of its vocabulary, so targets are bound before heads are built.
         for target in self.targets:
-            target.bind(self.sources, config.vocabulary_head)
-        self.heads = nn.ModuleList(
-            target.head(self._head_width(port), self.embedders[target.kind] if target.kind in self.sources else None)
-            for port, target in enumerate(self.targets)
-        )
+            bind_target(target, self.sources, config)
+        self.heads = nn.ModuleList(map(self._make_head, range(len(self.targets))))
         # Published weights that are never trained, such as a table of languages that is kept for other libraries.
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
@@ -165,6 +163,14 @@ class Mapping(nn.Module):
         answers = [batch.answers[port] for port in self.decoded_ports] if batch.answers else []
         places = [answer.at for answer in answers if answer is not None and answer.at is not None]
         return torch.cat(places) if places else None
+
+    def _make_head(self, port: int) -> nn.Module:
+        """Return a new head for target port number `port`, without a bias if the family's heads of pooled vectors have none."""
+        target, pooler = self.targets[port], self.config.pooler
+        head = target.head(self._head_width(port), self.embedders[target.kind] if target.kind in self.sources else None)
+        if target.readout.pooled and pooler is not None and not pooler.head_bias and isinstance(head, nn.Linear):
+            head.register_parameter("bias", None)
+        return head
 
     def _head_width(self, port: int) -> int:
         """Return the width of the vectors that the head of target port number `port` reads."""

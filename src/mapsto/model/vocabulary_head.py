@@ -17,19 +17,27 @@ ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, wh
 
 
 class VocabularyHead(nn.Module):
-    """A head from hidden states (m, d) to logits over the vocabulary (m, v), with the token embeddings as output weights.
+    """A head from hidden states (m, d) to logits over the vocabulary (m, v).
 
-    transform: settings of a layer before the output weights; None for no layer.
+    Its output weights are the token embeddings (Press & Wolf 2017), unless `transform` says that it has weights of its own.
+    transform: settings of a layer before the output weights, and of these; None for no layer.
     """
 
     def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
         self.transform = Transform(width, transform, embedding.embedding_dim) if transform else nn.Identity()
-        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
+        has_bias = transform is None or transform.head_bias
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings)) if has_bias else None
+        self.weight: nn.Parameter | None = None
+        if transform is not None and transform.head_weight:
+            self.weight = nn.Parameter(torch.empty_like(embedding.weight))
+            nn.init.normal_(self.weight, std=0.02)
         self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.transform(x), self.embedding[0].weight.to(x.dtype), self.bias.to(x.dtype))
+        weight = self.embedding[0].weight if self.weight is None else self.weight
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(self.transform(x), weight.to(x.dtype), bias)
 
 
 def cross_entropy(logits: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:

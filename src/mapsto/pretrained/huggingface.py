@@ -70,6 +70,7 @@ class PretrainedModel:
     folder: the folder with the files.
     notes: messages for the user, such as that some weights were left out.
     target_kind: the kind of answer to which `labels` belong, such as "label" or "boxes".
+    restores: whether the checkpoint has a head that restores tokens of its source, or predicts the next one.
     """
 
     config: ModelConfig
@@ -79,6 +80,7 @@ class PretrainedModel:
     folder: Path
     notes: tuple[str, ...] = ()
     target_kind: str = ""
+    restores: bool = False
 
 
 def open_pretrained(name: str) -> PretrainedModel:
@@ -108,6 +110,7 @@ def open_pretrained(name: str) -> PretrainedModel:
     # Fitted checkpoints of a family with a decoder often come without its weights.
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
+    config, restores = _choose_vocabulary_head(config, family, tensors, architecture)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but not used")
     target_kind, labels = _read_classes(raw, family, tensors, notes)
@@ -123,7 +126,8 @@ def open_pretrained(name: str) -> PretrainedModel:
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     _require_body(config, source, tensors, folder)
-    return PretrainedModel(config, tensors, {source.kind: source}, labels, folder, tuple(notes), target_kind)
+    restores |= any(name.startswith(f"{kinds.target(source.kind, restored=True).head_name}.") for name in tensors)
+    return PretrainedModel(config, tensors, {source.kind: source}, labels, folder, tuple(notes), target_kind, restores)
 
 
 def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
@@ -405,6 +409,23 @@ def _choose_pooling(
     if labels is None and config.transformer.norm_place == "post" and not config.transformer.shared_layers:
         return replace(config, pooling="normed_mean")
     return config
+
+
+def _choose_vocabulary_head(
+    config: ModelConfig, family: Family, tensors: Dict[str, Tensor], architecture: object
+) -> tuple[ModelConfig, bool]:
+    """Return `config` with the kind of vocabulary head that the checkpoint has, and whether it has one without weights.
+
+    If the output weights differ from the embeddings they are not tied, whatever config.json says, as in `transformers`.
+    architecture: the class of `transformers` that the checkpoint names.
+    """
+    head = config.vocabulary_head
+    if head is None:
+        return config, False
+    if any(name in tensors for name in family.untied_weights.values()) and not head.head_weight:
+        return replace(config, vocabulary_head=replace(head, head_weight=True)), True
+    is_published = architecture is not None and architecture == family.architectures.get(family.source_kind)
+    return config, head.is_empty and is_published
 
 
 def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from mapsto import files
+from mapsto import files, zoo
 from mapsto.model.lora import ALPHA_PER_RANK, LowRankUpdate
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained import weight_names
@@ -33,7 +33,8 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate],
     rank = max(len(update.a) for update in updates.values())
     tensors: dict[str, Tensor] = {}
     for name, update in updates.items():
-        for published, b in weight_names.to_published_names(mapping, {f"{name}.weight": update.b.cpu()}).items():
+        matrix = {f"{name}.weight": update.b.cpu()}
+        for published, b in weight_names.to_published_names(mapping, matrix, transposes=False).items():
             stem = f"{STEM}{published.removesuffix('.weight')}"
             tensors |= {f"{stem}.lora_A.weight": update.a.cpu().clone(), f"{stem}.lora_B.weight": b}
     targets = sorted({name.removeprefix(STEM).rsplit(".", 2)[0] for name in tensors})
@@ -53,6 +54,7 @@ def save_adapter(mapping: Mapping, run: Path, updates: Dict[str, LowRankUpdate],
         "lora_alpha": ALPHA_PER_RANK * rank,
         "lora_dropout": 0.0,
         "bias": "none",
+        "fan_in_fan_out": bool(zoo.get_family(mapping.config.family).transposed),
         "target_modules": targets,
         "modules_to_save": sorted(modules),
         "inference_mode": True,

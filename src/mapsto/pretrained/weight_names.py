@@ -9,7 +9,7 @@ still open it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import replace
 from functools import cache
@@ -92,11 +92,12 @@ def weight_name(mapping: Mapping, name: str) -> str:
     return f"{stem}.{rest}" if stem else name
 
 
-def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str, Tensor]:
+def to_published_names(mapping: Mapping, weights: Dict[str, Tensor], transposes: bool = True) -> dict[str, Tensor]:
     """Return {published name: weight}. A weight that is several in the family (query, key, value) is split by rows.
 
     mapping: the model, which determines family and task. weights: its weights by mapsto's names, or other matrices with as many
     rows, such as LoRA's B.
+    transposes: whether matrices that the family stores transposed are transposed; LoRA's are not.
     """
     family, task = zoo.family_of(mapping.config), published_task(mapping)
     num_indices = mapping.config.num_indices + 1
@@ -107,12 +108,25 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor]) -> dict[str
     tensors: dict[str, Tensor] = {}
     for own_name, weight in weights.items():
         names = published_names.get(own_name, (OWN_PREFIX + own_name,))
-        # Joined weights have the same number of rows each, so the chunks are these weights.
-        for name, part in zip(names, weight.chunk(len(names)), strict=True):
+        if transposes and own_name.endswith(family.transposed):
+            weight = weight.T
+        for name, part in zip(names, _split_rows(mapping.config, own_name, weight, len(names)), strict=True):
             # The published weight lacks these leading axes of size 1.
             part = part.reshape(part.shape[family.leading_ones.get(own_name, 0) :])
             tensors[name.removeprefix(family.prefix) if is_bare else name] = part.contiguous().clone()
     return tensors
+
+
+def _split_rows(config: ModelConfig, own_name: str, weight: Tensor, count: int) -> Sequence[Tensor]:
+    """Return the `count` published parts of a weight, which were concatenated by rows.
+
+    With grouped queries there are fewer rows of keys and of values than of queries; all other parts have equally many.
+    """
+    if own_name.startswith("transformer.") and ".attention.qkv." in own_name and count == 3:
+        stack = config.transformer
+        parts: Sequence[Tensor] = torch.split(weight, [stack.query_width, stack.key_width, stack.key_width])
+        return parts
+    return weight.chunk(count)
 
 
 def to_mapsto_names(
@@ -145,12 +159,15 @@ def to_mapsto_names(
                 raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(names)}")
             if parts:
                 weight = torch.cat(parts) if len(parts) > 1 else parts[0]
+                weight = weight.T if own_name.endswith(family.transposed) else weight
                 weights[own_name] = weight[(None,) * family.leading_ones.get(own_name, 0)]
-    # Tied weights are stored once here, so a published copy must be equal.
+    # Tied weights are stored once here, so a published copy must be equal, unless the family can have two tables.
     for copy, own_name in family.tied_weights.items():
         tensor = remaining.pop(copy, None)
         if tensor is not None and not torch.equal(weights.setdefault(own_name, tensor), tensor):
-            raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
+            if copy not in family.untied_weights:
+                raise CheckpointError(f"{folder}: {copy} is not tied to the embeddings, which is not supported")
+            weights[family.untied_weights[copy]] = tensor
     _refuse_unknown(family, remaining, folder, notes)
     for name, tensor in weights.items():
         if tensor.dtype not in FLOATS:

@@ -33,10 +33,15 @@ from mapsto.text.tokenizer import Tokenizer
 
 
 class Vocabulary(Protocol):
-    """The part of a source of texts that targets use: its tokenizer, and the number of rows of its embedding table."""
+    """The part of a source of texts that targets use.
+
+    tokenizer: its tokenizer. vocabulary: the number of rows of its embedding table.
+    generation: content of the generation_config.json of a published model; None for no such file.
+    """
 
     tokenizer: Tokenizer
     vocabulary: int
+    generation: Mapping[str, Any] | None
 
 
 class VocabularyTarget(Target):
@@ -71,7 +76,7 @@ class VocabularyTarget(Target):
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return a module from hidden states (m, d) to logits (m, v): a dense layer with activation and norm, then a linear map.
 
-        Its output weights are the token embeddings of `embedder`, shared with it (Press & Wolf 2017).
+        Its output weights are the token embeddings of `embedder`, unless the family has output weights of its own.
         """
         assert isinstance(embedder, nn.Embedding)
         return VocabularyHead(width, self.transform, embedder)
@@ -94,7 +99,7 @@ class MaskedTextTarget(VocabularyTarget, Reconstruction):
     """
 
     readout = PerToken()
-    hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask"}
+    hub_tasks: ClassVar[Mapping[str, str]] = {"~text": "fill-mask", "~text (causal)": "text-generation"}
 
     def __init__(self, transform: dict[str, Any] | None = None, corruption: dict[str, Any] | None = None) -> None:
         super().__init__(transform)

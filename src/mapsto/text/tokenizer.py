@@ -216,15 +216,37 @@ class Tokenizer:
         number = self._id_of("mask_token")
         if number is None:
             raise CheckpointError(
-                "this tokenizer has no mask token, so '~text' cannot hide anything: "
+                "this tokenizer has no mask token, so nothing in a text can be hidden: "
                 f"name one as mask_token in {tokenizer_files.SPECIAL_FILE}, or start from a model that was pretrained with masks"
             )
         return number
 
     @property
     def pad_id(self) -> int:
-        """Return the id of the padding token, which fills the unused end of a row and is ignored; 0 if the tokenizer has none."""
-        return self._id_of("pad_token") or 0
+        """Return the id of the padding token, which fills the unused end of a row and is ignored.
+
+        A tokenizer without one has the token that ends a text in its place, or else 0.
+        """
+        numbers = (self._id_of(role) for role in ("pad_token", "eos_token"))
+        return next((number for number in numbers if number is not None), 0)
+
+    @property
+    def blank_id(self) -> int:
+        """Return the id of the token that says least: the mask token, or else the unknown token, or else the padding token."""
+        numbers = (self._id_of("mask_token"), self.unknown_id, self.pad_id)
+        return next(number for number in numbers if number is not None)
+
+    @property
+    def frame_ids(self) -> dict[str, int]:
+        """Return the ids of the tokens that begin and end a text, by their names in config.json."""
+        ids: dict[str, int] = {}
+        for role, alternative, frame in (("bos", "cls", self.opening[:1]), ("eos", "sep", self.closing[-1:])):
+            ids |= {f"{name}_token_id": int(token) for name in (role, alternative) for token in frame}
+            # Decoder-only models often have such tokens without adding them to every text.
+            number = self._id_of(f"{role}_token")
+            if not frame and number is not None:
+                ids[f"{role}_token_id"] = number
+        return ids
 
     @property
     def unknown_id(self) -> int | None:

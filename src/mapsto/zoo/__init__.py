@@ -17,6 +17,7 @@ shows the steps.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
@@ -82,6 +83,10 @@ class Family:
     write_config: Callable[[ModelConfig], dict[str, Any]]
     # Published copies of weights that we store once: name of the copy → our name of the weight.
     tied_weights: Dict[str, str]
+    # Published copies that are weights of their own in some models → our name of such a weight.
+    untied_weights: Dict[str, str] = field(default_factory=dict)
+    # Ends of our names of matrices whose published ones are transposed.
+    transposed: tuple[str, ...] = ()
     # Regular expressions for published weights that no task here uses.
     ignored_weights: tuple[str, ...] = ()
     # Files that folders of this family often lack: name → part of the error message that says how to get the file.
@@ -126,8 +131,17 @@ def get_family(model_type: str) -> Family:
 
 
 def family_of(config: ModelConfig) -> Family:
-    """Return the Family of a model; a gated model's names of the feed-forward weights replace those of the ungated one."""
-    family = get_family(config.family)
+    """Return the Family of a model, with the names of the weights that this model has of those that vary within a family.
+
+    A gated model's names of the feed-forward weights replace those of the ungated one. Output weights over the vocabulary that
+    are not tied to the embeddings get their own names.
+    """
+    family, head = get_family(config.family), config.vocabulary_head
+    if head is not None and head.head_weight:
+        own_names = tuple((own_name, copy) for copy, own_name in family.untied_weights.items())
+        names = {**family.weight_names, "text": (*family.weight_names["text"], *own_names)}
+        tied = {copy: name for copy, name in family.tied_weights.items() if copy not in family.untied_weights}
+        family = replace(family, weight_names=names, tied_weights=tied)
     if not config.transformer.gated:
         return family
     # Later entries replace earlier ones, so the gated names come last.
@@ -162,6 +176,18 @@ def read_positive_int(raw: Dict[str, Any], name: str, default: int | None = None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIZE:
         raise CheckpointError(f"config.json: {name} must be a whole number from 1 to {MAX_SIZE:,}, not {value!r}")
     return value
+
+
+def read_positive_number(raw: Dict[str, Any], name: str, default: float | None = None) -> float:
+    """Return the setting `name` of a config.json, which must be a finite number above 0, such as the base of rotary angles.
+
+    raw: the parsed config.json. default: value of a missing setting; None if the setting must not be missing.
+    Raises CheckpointError for other values.
+    """
+    value = raw.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise CheckpointError(f"config.json: {name} must be a number above 0, not {value!r}")
+    return float(value)
 
 
 def read_fraction(raw: Dict[str, Any], name: str, default: float) -> float:
