@@ -83,6 +83,8 @@ class Generated(Target):
     banned: tuple[int, ...]
     # Maximum number of tokens of an answer.
     longest: int
+    # Label smoothing (Szegedy et al. 2016): share of each label spread over the vocabulary. A training option, never saved.
+    label_smoothing: float = 0.0
 
     @property
     @abstractmethod
