@@ -145,7 +145,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     @property
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights (see benchmarks/translating.py)."""
-        return Learning(min_epochs=3, max_epochs=20, steps=3000, batch=64)
+        return Learning(min_epochs=3, max_epochs=40, steps=3000, batch=64)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Learn the maximum number of tokens of an answer. Raises DataError if all answers are equal."""
