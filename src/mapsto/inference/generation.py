@@ -26,7 +26,8 @@ from mapsto.task.generation import Decoding, Generated, GeneratedAnswer
 
 # How many answers are generated at the same time: more use the weights once for more tokens, and take more memory.
 ANSWERS_AT_ONCE = 128
-# New examples are read when less than this share of the places is taken.
+# New examples are read when at most this share of the places is taken. Answers that have ended keep their place in the cache
+# until then, since taking them out copies the cache.
 REFILL_SHARE = 0.75
 
 
@@ -100,6 +101,8 @@ class _Generator:
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
         self.cache: KeyValueCache | None = None
         self.states = torch.zeros(0)
+        # For each answer its place in the cache, in which answers that have ended may stand too.
+        self.places = torch.zeros(0, dtype=torch.long, device=device)
 
     def run(self, examples: Iterable[Example]) -> Iterator[list[tuple[int, list[GeneratedAnswer]]]]:
         """Yield the examples whose answers were completed by each step."""
@@ -144,8 +147,20 @@ class _Generator:
             raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
         self.search.admit(batch.rows.tolist(), limits)
         cache = cache.repeat(self.search.width)
+        self._compact()
         self.cache = cache if self.cache is None else self.cache.join(cache)
         self.states = torch.cat([self.states.to(states), states.repeat_interleave(self.search.width, 0)])
+        self.places = torch.arange(len(self.states), device=self.device)
+
+    def _compact(self) -> None:
+        """Take the answers that have ended out of the cache."""
+        if self.cache is None or len(self.places) == len(self.states):
+            return
+        width = self.search.width
+        # The memory of the sources has one entry for all answers of an example.
+        self.cache = self.cache.select(self.places, self.places[::width] // width) if len(self.places) else None
+        self.states = self.states[self.places]
+        self.places = torch.arange(len(self.states), device=self.device)
 
     def _step(self) -> list[tuple[int, list[GeneratedAnswer]]]:
         """Choose the next token of every answer, and compute the states that predict the one after it.
@@ -153,21 +168,21 @@ class _Generator:
         Return the examples whose answers are complete.
         """
         assert self.cache is not None
-        logits: Tensor = self.mapping.heads[self.port](self.states).float()
+        logits: Tensor = self.mapping.heads[self.port](self.states[self.places]).float()
         logits[:, self.banned] = -torch.inf
         choice = self.search.choose(logits)
         if choice.parents is not None:
-            self.cache.reorder(choice.parents)
-        if choice.survivors is None:
-            tokens = choice.tokens
-        elif len(choice.survivors):
+            self.cache.reorder(self.places, self.places[choice.parents])
+        tokens = choice.tokens
+        if choice.survivors is not None:
             survivors = choice.survivors.to(self.device)
-            self.cache = self.cache.select(survivors, survivors[:: self.search.width] // self.search.width)
-            tokens = choice.tokens[survivors]
-        else:
-            self.cache, self.states = None, self.states[:0]
-            return choice.completed
-        self.states = self.mapping.next_states(tokens, self.target.kind, self.cache)
+            self.places, tokens = self.places[survivors], tokens[survivors]
+            if len(self.places) <= REFILL_SHARE * len(self.states):
+                self._compact()
+        if len(self.places):
+            all_tokens = tokens.new_zeros(len(self.states)).index_copy(0, self.places, tokens)
+            self.cache.active = self.places
+            self.states = self.mapping.next_states(all_tokens, self.target.kind, self.cache)
         return choice.completed
 
 
