@@ -1,4 +1,4 @@
-"""What sets decoder-only starts apart: two tables of tokens, no mask token, heads without biases, texts without special tokens."""
+"""Decoder-only starts: two tables of tokens, no mask token, heads without biases, texts without special tokens."""
 
 from __future__ import annotations
 
@@ -65,14 +65,9 @@ def test_equal_copies_of_the_embeddings_count_once_where_they_are_tied(shape: st
 
 def test_files_of_the_first_versions_open(tmp_path: Path) -> None:
     """GPT-2 without a prefix and with causal masks among its weights, Llama with rotary angles and `rope_theta`."""
-    for shape, prefix, extra in (
-        (
-            "gpt2",
-            "transformer.",
-            {f"h.{i}.attn.{name}": torch.ones(1, 1, 4, 4) for i in range(3) for name in ("bias", "masked_bias")},
-        ),
-        ("llama", "", {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}),
-    ):
+    masks = {f"h.{i}.attn.{name}": torch.ones(1, 1, 4, 4) for i in range(3) for name in ("bias", "masked_bias")}
+    angles = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    for shape, prefix, extra in (("gpt2", "transformer.", masks), ("llama", "", angles)):
         make_model(shape, "text", tmp_path / shape)
         original = huggingface.open_pretrained(str(tmp_path / shape))
         tensors = safetensors.torch.load_file(tmp_path / shape / "model.safetensors")
