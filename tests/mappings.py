@@ -21,7 +21,7 @@ from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Reconstruction
-from mapsto.task.generation import Generated
+from mapsto.task.generation import Generated, bind_target
 
 CPU = torch.device("cpu")
 
@@ -101,7 +101,7 @@ def small_mapping(
         make_config(StartingModel(), options, bound.corrupted, sources), StartingModel(), options, targets
     )
     for target in targets:
-        target.bind(sources, config.vocabulary_head)
+        bind_target(target, sources, config)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
     for port, target in enumerate(targets):
         if bound.targets[port].restores is None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matching
 import pytest
 from runs import (
     ended,
@@ -55,6 +56,9 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_questions(tmp_path / "squad.json")
     if page.stem == "tags":
         write_tagged(tmp_path / "entities.conll")
+    if page.stem == "matching":
+        matching.write_pairs(tmp_path / "pairs.csv")
+        matching.write_pairs(tmp_path / "passages.csv", 8)
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
     if page.stem not in ("README", "quick-start", "pretraining"):

@@ -157,17 +157,17 @@ class Model:
         Raises UsageError for a column that is missing or ambiguous and for queries that cannot be read.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
-        finder = self._finder(among, None if index is None else Path(index), SearchSettings(column, size))
+        finder = self._finder(among, SearchSettings(None if index is None else Path(index), column, size))
         found = [[finder.describe(match) for match in matches] for matches in finder.find(texts, top)]
         return found[0] if isinstance(queries, str) else found
 
-    def _finder(self, among: Any, index: Path | None, settings: SearchSettings) -> Finder:
+    def _finder(self, among: Any, settings: SearchSettings) -> Finder:
         """Return the finder among the texts of a table: the one of the last call if the texts are the same."""
         if isinstance(among, list | tuple) and among and not isinstance(among[0], Dict):
             among = [{self.mapping.arrow.sources[-1].kind: text} for text in among]
         table, finder = read_table(among), self._last_finder
         if finder is None or finder.settings != settings or finder.table.fingerprint != table.fingerprint:
-            finder = make_finder(self.predictor.mapping, self.predictor.device, table, index, settings)
+            finder = make_finder(self.predictor.mapping, self.predictor.device, table, settings)
             self._last_finder = finder
         return finder
 

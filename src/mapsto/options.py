@@ -406,6 +406,7 @@ class OptionFields(TypedDict, total=False):
     style: str | None
     features: str | None
     style_weight: float
+    sizes: str | None
     adversarial: float
     seed: int
     save_every: int | None

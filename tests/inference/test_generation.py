@@ -69,7 +69,7 @@ def without_cache(mapping: Mapping, example: Example) -> GeneratedAnswer:
         logits[:, list(target.banned)] = -torch.inf
         best = logits[0].float().log_softmax(0).max(0)
         total += float(best.values)
-        if int(best.indices) == target.end:
+        if int(best.indices) == target.ends[0]:
             return GeneratedAnswer(tuple(tokens), total, True)
         tokens.append(int(best.indices))
         if len(tokens) == target.longest:
@@ -114,11 +114,11 @@ def test_a_wide_beam_finds_the_likeliest_answer() -> None:
     target = mapping.targets[0]
     assert isinstance(target, GeneratedTextTarget)
     (example,) = examples_of(mapping)[:1]
-    allowed = sorted({3, target.end, 7, 11, 13})
+    allowed = sorted({3, target.ends[0], 7, 11, 13})
     target.banned = tuple(sorted(set(range(mapping.sources["text"].vocabulary)) - set(allowed)))  # type: ignore[attr-defined]
     (best, *_) = answers_of(mapping, [example], Decoding(beams=25, longest=2, length_penalty=1.0))[0]
     log_probabilities: dict[tuple[int, ...], float] = {}
-    words = [token for token in allowed if token != target.end]
+    words = [token for token in allowed if token != target.ends[0]]
     with torch.inference_mode():
         for tokens in [(), *((a,) for a in words)]:
             answer = replace(
@@ -132,7 +132,7 @@ def test_a_wide_beam_finds_the_likeliest_answer() -> None:
             start = log_probabilities.get(tokens, 0.0)
             log_probabilities |= {(*tokens, token): start + float(scores[token]) for token in allowed}
     ended = {
-        tokens[:-1]: value / len(tokens) for tokens, value in log_probabilities.items() if tokens[-1] == target.end
+        tokens[:-1]: value / len(tokens) for tokens, value in log_probabilities.items() if tokens[-1] == target.ends[0]
     }
     assert best.tokens == max(ended, key=ended.__getitem__)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matching import write_pairs
 from runs import KILL, TINY, kill_when, result, run, sentences, start, steps_done, write_corpus, write_labelled
 
 import mapsto
@@ -54,7 +55,16 @@ def adapting(folder: Path, out: str, *more: str) -> list[str]:
     return fitting(folder, out, "--lora", "4", "--layer-decay", "0.8", "--smooth", "0.1", "--average", *more)
 
 
-RUNS = {"pretrain": pretraining, "fit": watching, "contrast": contrasting, "lora": adapting}
+def matching(folder: Path, out: str, *more: str) -> list[str]:
+    """Return the command of a fit to pairs, whose steps have several batches' worth of negatives."""
+    data = folder / "pairs.csv"
+    if not data.exists():
+        write_pairs(data, 60)
+    command = fitting(folder, out, "--sizes", "64,16", *more)
+    return [*command[:1], "query:text <-> passage:text", str(data), *command[3:]]
+
+
+RUNS = {"pretrain": pretraining, "fit": watching, "contrast": contrasting, "lora": adapting, "match": matching}
 
 
 def check_kills(kind: str, kills: int, folder: Path, num_steps: int | None = None) -> None:

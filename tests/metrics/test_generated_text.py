@@ -15,7 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from mapsto.metrics import generated_text as metrics
 from mapsto.metrics.intervals import mean_score, with_intervals
-from mapsto.text import metric_tokens
+from mapsto.text.pairs import metric_tokens
 
 PIECES = ["a", "a man", "in", "the", "hat", "Hat", ".", ", ", "3.14", "1,000-", "&amp;", "<skipped>", " ", "\n", "-\n"]
 PIECES += [

@@ -124,9 +124,9 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     rows: the table's rows. start: the starting model, whose tokenizer and limit are used; None for those of a new model.
     """
     from mapsto import kinds
-    from mapsto.data.encoding import encode_rows
+    from mapsto.data.encoding import encode_rows, encode_sides
     from mapsto.data.rows import load_rows
-    from mapsto.fitting.build_model import make_config, make_sources
+    from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources
     from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
     from mapsto.task.capabilities import Composed
@@ -135,9 +135,14 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     beginning = open_start(start, None)
     # Without targets, rows with an unreadable label count too.
     source_rows = load_rows(replace(arrow, targets=()), table)
-    sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
-    max_tokens = make_config(beginning, Options(), arrow.corrupted, sources).transformer.max_tokens
-    encoded = encode_rows(source_rows, sources, max_tokens, "cut")
+    sources = make_sources(beginning, source_rows.arrow, source_rows, Options(), lambda text: None)
+    config = make_config(beginning, Options(), arrow.corrupted, sources)
+    max_tokens = config.transformer.max_tokens
+    if arrow.symmetric:
+        sentence = make_sentence_config(beginning, config, Options())
+        max_tokens, encoded = sentence.max_tokens, encode_sides(source_rows, sources, sentence)
+    else:
+        encoded = encode_rows(source_rows, sources, max_tokens, "cut")
     limit = f"the {max_tokens} tokens that {start or 'a new model'} takes"
     unknown = list(filter(None, [encoded.describe_unknown_tokens(sources)]))
     if not len(encoded.long_rows):

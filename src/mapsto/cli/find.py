@@ -66,10 +66,8 @@ def find(
         texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, encoding), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
-    settings = SearchSettings(column, size)
-    finder = make_finder(
-        predictor.mapping, predictor.device, table, index or index_folder(among), settings, print_status
-    )
+    settings = SearchSettings(index or index_folder(among), column, size)
+    finder = make_finder(predictor.mapping, predictor.device, table, settings, print_status)
     if finder.faults:
         print_note(f"{len(finder.faults):,} rows cannot be read and are not searched; the first: {finder.faults[0]}")
     matches = finder.find(texts, top)

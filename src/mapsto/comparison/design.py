@@ -28,6 +28,7 @@ from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.linear_baseline import baseline_name, feature_names
+from mapsto.evaluation.matching import BASELINE
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -38,6 +39,7 @@ from mapsto.progress import Progress
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, has_exclusive_classes
+from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -339,7 +341,9 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
-    if issubclass(target, Composed):
+    if arrow.symmetric:
+        candidates.append(Candidate(BASELINE, CLASSICAL))
+    if issubclass(target, Composed | Generated):
         candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # random weights have no representation to probe or to contrast

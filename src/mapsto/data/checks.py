@@ -16,9 +16,17 @@ import numpy as np
 
 from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
-from mapsto.data.rows import Rows, row_keys
+from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
-from mapsto.task.capabilities import Classes, Describable, Located, has_exclusive_classes, is_located, located_port
+from mapsto.task.capabilities import (
+    Classes,
+    Describable,
+    Located,
+    Paired,
+    has_exclusive_classes,
+    is_located,
+    located_port,
+)
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 
@@ -115,8 +123,11 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _labels(train)
     report.warnings += _label_names(rows, test)
     report.warnings += _repeated(train)
+    for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
+        report.warnings += _pairs(checked)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
+        report.warnings += _pair_faults(checked)
     if test is not None:
         test_values = _values(test)
         report.warnings += _unseen(train, test_values)
@@ -187,6 +198,25 @@ def find_repairs(rows: Rows) -> list[tuple[tuple[int, str, Any], Finding]]:
     return repairs
 
 
+def _pair_faults(rows: Rows) -> list[Finding]:
+    """Return a warning for each answer that is probably wrong beside its source, such as one that is swapped with it."""
+    findings = []
+    for port, target, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True):
+        pairs = zip(rows.arrow.sources, rows.sources, strict=True)
+        columns = [values for source, values in pairs if source.kind == target.kind]
+        if port.restores is not None or not issubclass(target, Paired) or not columns:
+            continue
+        sources = [None if None in values else values for values in zip(*columns, strict=True)]
+        for fault in target.find_faults(sources, answers):
+            reason = (
+                fault.reason
+                if fault.earlier_row is None
+                else f"{fault.reason} {place(*rows.origin(fault.earlier_row))}"
+            )
+            findings.append(Finding(*rows.origin(fault.row), port.column, target.key(answers[fault.row]), reason))
+    return findings
+
+
 def _values(rows: Rows) -> _Values:
     """Return the rows with a comparison key and a label for each row."""
     arrow = rows.arrow
@@ -232,12 +262,15 @@ def _labels(values: _Values) -> list[Finding]:
 def _repeated(values: _Values) -> list[Finding]:
     """Return a warning for each row whose sources equal an earlier row's while their labels differ.
 
-    Rows that repeat both sources and label are counted in one further warning.
+    Rows that repeat both sources and label are counted in one further warning; for targets that are Paired, those that also
+    repeat the answer.
     """
     first_index: dict[str, int] = {}
     repeats: list[tuple[int, int]] = []
     findings = []
     labels = values.labels or [None] * len(values.keys)
+    targets = zip(kinds.answering(values.rows.arrow), values.rows.targets, strict=True)
+    paired = [answers for target, answers in targets if issubclass(target, Paired)]
     for index, key in enumerate(values.keys):
         if key is None:
             continue
@@ -247,12 +280,35 @@ def _repeated(values: _Values) -> list[Finding]:
         if labels[original] != labels[index]:
             reason = f"contradicting labels: {labels[index]!r} here, {labels[original]!r} in {values.place(original)}"
             findings.append(values.finding(index, reason))
-        else:
+        elif all(answers[original] == answers[index] for answers in paired):
             repeats.append((index, original))
     if repeats:
         index, original = repeats[0]
         reason = f"{len(repeats):,} rows repeat another one; this one repeats {values.place(original)}"
         findings.append(values.finding(index, reason))
+    return findings
+
+
+def _pairs(rows: Rows) -> list[Finding]:
+    """Return warnings on pairs: equal texts, hard negatives that are right, and queries with several passages."""
+    sides, columns = side_keys(rows), [port.column for port in rows.arrow.sources]
+    readable = [row for row in range(len(rows)) if all(values[row] is not None for values in rows.sources)]
+    right: dict[str, set[str]] = {}
+    for row in readable:
+        right.setdefault(sides[0][row], set()).add(sides[1][row])
+    findings = []
+    for row in readable:
+        query = sides[0][row]
+        if query == sides[1][row]:
+            reason = f"the same text as in column {columns[0]!r}: nothing can be learnt from this pair"
+            findings.append(Finding(*rows.origin(row), columns[1], rows.sources[1][row], reason))
+        for side in range(2, len(sides)):
+            if sides[side][row] in right[query]:
+                reason = "a hard negative that is right for its query in some row; it is left out"
+                findings.append(Finding(*rows.origin(row), columns[side], rows.sources[side][row], reason))
+    if several := sum(len(passages) > 1 for passages in right.values()):
+        reason = f"{several:,} queries have several right texts; all count, and they stay on one side of a split"
+        findings.append(Finding(rows.table.origin(0)[0], None, columns[0], None, reason))
     return findings
 
 

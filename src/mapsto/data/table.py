@@ -163,8 +163,7 @@ def read_table(source: Any, encoding: str | None = None) -> Table:
         raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
     if not part.rows:
         raise DataError(f"{part.file} has no rows")
-    tables = [_table(changed, changed.data) for changed in _restructure([part])]
-    return _concatenate(tables)
+    return _concatenate([_table(pairs, pairs.data) for pairs in _restructure([part])])
 
 
 def _name_classes(source: Any, column: str) -> list[Any]:

@@ -264,8 +264,10 @@ def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: 
     """Return the outputs of target `port` for every row, (n, …), in the order of the rows.
 
     For a target that is read at tokens, return its evidence instead, which is the part of its outputs that metrics
-    need.
+    need. For pairs return the rank of the best right candidate of each row's query among those of all rows, (n,).
     """
+    if arrow.symmetric:
+        return matching.row_ranks(*matching.rank_pairs(mapping, matching.pairs_of(rows), device)[:2])
     encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     if mapping.targets[port].readout.per_example:
         (outputs,) = row_outputs(mapping, question_examples(mapping, encoded), len(rows), [port], device)

@@ -1,6 +1,7 @@
 """The linear baseline of a task: logistic or ridge regression on classical features, such as TF-IDF.
 
-Answers that are composed of those of words have a baseline of their own instead, such as the commonest tag of each word.
+Answers that are composed of those of words have a baseline of their own instead, such as the commonest tag of each word, and
+generated answers have that of the nearest training row.
 It needs no network and is what anyone would try first, so a model's score is shown beside the baseline's.
 Legend of shapes: n rows, f features.
 """
@@ -24,12 +25,15 @@ from mapsto.progress import duration
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, linear_source, located_port
+from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 
 # The linear model beside another may take this share of its training's duration, or this many seconds if that is more.
 TIME_SHARE, MIN_SECONDS = 0.1, 3.0
+# Rows whose nearest training rows are searched for at a time.
+ROWS_AT_ONCE = 256
 # Training rows that are fitted to estimate the time for all.
 TIMED_ROWS = 300
 
@@ -49,7 +53,7 @@ def feature_names(arrow: Arrow) -> list[str]:
 def has_linear_baseline(mapping: Mapping) -> bool:
     """Return whether a linear baseline can be scored beside the first target of a mapping, which is not linear itself."""
     target = next(iter(mapping.targets), None)
-    if isinstance(target, Composed):
+    if isinstance(target, Composed | Generated):
         return isinstance(target, Comparable)
     is_scored = isinstance(target, LinearProbe) and isinstance(target, Comparable)
     return is_scored and not mapping.config.is_linear and bool(feature_names(mapping.arrow))
@@ -58,7 +62,7 @@ def has_linear_baseline(mapping: Mapping) -> bool:
 def baseline_name(arrow: Arrow, target: Target | type[Target]) -> str:
     """Return the linear baseline in words, such as "a linear model of TF-IDF". target: an object or a class."""
     kind = target if isinstance(target, type) else type(target)
-    if issubclass(kind, Composed):
+    if issubclass(kind, Composed | Generated):
         return kind.baseline_rule
     return f"a linear model of {' and '.join(feature_names(arrow))}"
 
@@ -77,19 +81,42 @@ def why_not_linear(arrow: Arrow) -> str:
 def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Predict:
     """Fit the linear baseline of one target to training rows; return the function from rows to its outputs (n, …).
 
-    target: has learnt its classes from these rows; must be a LinearProbe or Composed.
+    target: has learnt its classes from these rows; must be a LinearProbe, Composed or Generated.
     port: index of the target. seed: draws the folds that choose the penalty.
     """
     if isinstance(target, Composed):
         source = located_port(target, [port.kind for port in rows.arrow.sources])
         answer = target.fit_baseline(rows.targets[port], rows.sources, source)
         return lambda new_rows: answer(new_rows.sources)
+    if isinstance(target, Generated):
+        return _fit_nearest(target, port, rows)
     assert isinstance(target, LinearProbe)
     # A target with a linear probe reads one vector a row, so no pieces with token positions are needed.
     values = np.array([target.encode(answer, ()).values for answer in rows.targets[port]])
     features = _fit_features(rows)
     weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed))
     return lambda new_rows: torch.from_numpy(features(new_rows) @ weight.T + bias).float()
+
+
+def _fit_nearest(target: Generated, port: int, rows: Rows) -> Predict:
+    """Return the function that answers each row as the training row does whose features have the highest cosine with its own.
+
+    port: index of the target. rows: the training rows.
+    """
+    from sklearn.preprocessing import normalize  # imported here since it takes a second
+
+    features, answers = _fit_features(rows), rows.targets[port]
+    known = normalize(features(rows))
+
+    def answer(new_rows: Rows) -> Tensor:
+        new_features, nearest = normalize(features(new_rows)), []
+        # A few rows at a time: the products with all training rows are dense.
+        for first in range(0, len(new_rows), ROWS_AT_ONCE):
+            cosines = new_features[first : first + ROWS_AT_ONCE] @ known.T
+            nearest += np.asarray(cosines.argmax(axis=1)).ravel().tolist()
+        return target.pack_values([answers[index] for index in nearest])
+
+    return answer
 
 
 def estimate_seconds(target: Target, port: int, rows: Rows, seed: int) -> float:

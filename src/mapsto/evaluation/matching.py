@@ -78,7 +78,7 @@ def cosines(mapping: Mapping, encoded: EncodedRows, device: torch.device) -> Ten
     """Return the cosine of the vectors of each pair, (n,)."""
     rows = range(len(encoded.pieces))
     queries, passages = (unit_vectors(mapping, encoded, side, rows, device) for side in (0, 1))
-    return (queries * passages).sum(-1)
+    return (queries * passages).sum(-1).clamp(-1, 1)
 
 
 def rank_pairs(mapping: Mapping, rows: Rows, device: torch.device) -> tuple[Relevance, list[Ints], list[Ints]]:
@@ -124,7 +124,11 @@ def best_ranks(queries: Tensor, candidates: Tensor, pairs: Relevance) -> Tensor:
         vectors[torch.from_numpy(rows)]
         for vectors, rows in ((queries, pairs.query_rows), (candidates, pairs.candidate_rows))
     )
-    ranks = _rank(pairs, lambda start, end: (distinct[start:end] @ searched.T).numpy())
+    return row_ranks(pairs, _rank(pairs, lambda start, end: (distinct[start:end] @ searched.T).numpy()))
+
+
+def row_ranks(pairs: Relevance, ranks: Sequence[Ints]) -> Tensor:
+    """Return the rank of the best right candidate of each row's query, (n,). ranks: those of each distinct query."""
     return torch.tensor([int(ranks[query][0]) for query in pairs.query_of_row.tolist()])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mapsto import files, kinds
 from mapsto.errors import Finding, places
+from mapsto.evaluation import matching
 from mapsto.evaluation.error_analysis import ErrorAnalysis
 from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
@@ -139,6 +140,8 @@ def _score_section(evaluation: Evaluation) -> Section:
         baseline = f"{evaluation.baseline[name].value:.4f}" if name in evaluation.baseline else ""
         rows.append([name.replace("_", " "), value, f"{score.n:,}", baseline])
     text = ["The baseline ignores its input: it always gives the most frequent answer, or the mean of numbers."]
+    if evaluation.baseline_name == matching.BASELINE:
+        text = ["The baseline is BM25, which ranks texts by the words that they share and learns nothing."]
     columns = ["metric", "value (95 % interval)", "rows", "baseline"]
     return Section("Scores", text if evaluation.baseline else (), tables=[PageTable(INTERVALS, columns, rows)])
 

@@ -55,7 +55,7 @@ def make_sources(
     for kind in sorted({port.kind for port in arrow.sources}):
         # Columns of one kind share a source, which is made from the values of all; generated answers take their tokens from it.
         ports = [*zip(arrow.sources, rows.sources, strict=True)]
-        ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated else []
+        ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated and rows.targets else []
         values = list(chain(*(column for port, column in ports if port.kind == kind)))
         cls = kinds.source(kind)
         new = require(cls, Tokenized, "generated").new_reversible if kind in generated else cls.new

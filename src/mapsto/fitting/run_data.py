@@ -25,6 +25,7 @@ from mapsto.options import ObjectiveOptions, OptimizationOptions, Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
+from mapsto.task.generation import bind_target
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -107,7 +108,7 @@ def bind_targets(
             "each token of the start sees those before it alone; continue its training with --objective causal"
         )
     for target, port in zip(targets, arrow.targets, strict=True):
-        target.bind(sources, config.vocabulary_head)
+        bind_target(target, sources, config)
         if port.restores is not None:
             assert isinstance(target, Reconstruction)
             target.restore(make_corruption(arrow, options))

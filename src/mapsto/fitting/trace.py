@@ -30,6 +30,7 @@ from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Explainable, Located, gather_outputs
+from mapsto.task.generation import bind_target
 
 # The number of other rows that are packed with the traced row.
 NEIGHBOURS = 16
@@ -71,13 +72,15 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     start: the folder or hub name of the starting model; None for a small new one with random weights.
     """
     rows = load_rows(parse(arrow), table)
+    if rows.arrow.symmetric:
+        raise UsageError(f"trace follows a row to its answer; {rows.arrow} compares rows with each other and has none")
     options = Options(layers=2, width=128) if start is None else Options()
     model = open_start(start)
     targets = [target() for target in kinds.answering(rows.arrow)]
     sources = make_sources(model, rows.arrow, rows, options, lambda text: None)
     config = make_config(model, options, rows.arrow.corrupted, sources)
     for target in targets:
-        target.bind(sources, config.vocabulary_head)
+        bind_target(target, sources, config)
     require_few_bad_rows([], 0, 0, len(rows), "skip")  # a table without a readable row is an error
     for port, target in enumerate(targets):
         if rows.arrow.targets[port].restores is None:

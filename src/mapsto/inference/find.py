@@ -45,9 +45,11 @@ class Match:
 class SearchSettings:
     """The settings of a search.
 
-    column: the column to search; None for the arrow's or the only one. size: of shortened vectors; None for the whole.
+    folder: keeps the index; None keeps it in memory. column: the column to search; None for the arrow's or the only one.
+    size: of shortened vectors; None for the whole.
     """
 
+    folder: Path | None = None
     column: str | None = None
     size: int | None = None
 
@@ -107,18 +109,17 @@ def make_finder(
     mapping: Mapping,
     device: torch.device,
     table: Table,
-    folder: Path | None,
     settings: SearchSettings,
     say: Say = lambda text: None,
 ) -> Finder:
-    """Return a finder among the texts of a table, with the index in `folder` if that is of these texts and this model.
+    """Return a finder among the texts of a table, with the kept index if that is of these texts and this model.
 
-    Otherwise the texts are embedded, and the index is written to `folder`. None keeps it in memory.
+    Otherwise the texts are embedded, and the index is written to the folder if there is one.
     say: prints a line.
     Raises UsageError for a column that is missing or ambiguous, and for a folder that holds other files; DataError if no row can
     be read.
     """
-    width, size = mapping.config.transformer.width, settings.size
+    width, size, folder = mapping.config.transformer.width, settings.size, settings.folder
     if size is not None and not 0 < size <= width:
         raise UsageError(f"--size is a number of the model's {width} numbers in a vector, not {size}")
     arrow = bind_side(mapping.arrow, table, (1, 0), settings.column)

@@ -9,7 +9,7 @@ Legend of shapes: b answers, n examples, k answers of an example, v vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -95,7 +95,7 @@ class _Generator:
         target = mapping.targets[port]
         assert isinstance(target, Generated)
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
-        self.search = make_search(decoding, target.end)
+        self.search = make_search(decoding, target.ends)
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
         self.cache: KeyValueCache | None = None
@@ -171,8 +171,8 @@ class _Generator:
         return choice.completed
 
 
-def make_search(decoding: Decoding, end: int) -> Search:
-    """Return the search for answers that the settings of decoding describe. end: the token that ends an answer."""
+def make_search(decoding: Decoding, ends: Collection[int]) -> Search:
+    """Return the search for answers that the settings of decoding describe. ends: the tokens that end an answer."""
     if decoding.samples:
-        return Sampling(decoding, end)
-    return BeamSearch(decoding, end) if decoding.beams > 1 else Greedy(end)
+        return Sampling(decoding, ends)
+    return BeamSearch(decoding, ends) if decoding.beams > 1 else Greedy(ends)

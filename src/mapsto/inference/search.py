@@ -7,7 +7,7 @@ Legend of shapes: b answers, n examples, k answers of an example, v vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -46,12 +46,15 @@ class _Draft:
 
 
 class Search(ABC):
-    """The answers that are being generated, `width` of them for each example, in the order of the examples."""
+    """The answers that are being generated, `width` of them for each example, in the order of the examples.
+
+    ends: the tokens that end an answer.
+    """
 
     width: int = 1
 
-    def __init__(self, end: int) -> None:
-        self.end = end
+    def __init__(self, ends: Collection[int]) -> None:
+        self.ends = frozenset(ends)
         self.rows: list[int] = []
         self.limits: list[int] = []
 
@@ -88,8 +91,8 @@ class Search(ABC):
 class Greedy(Search):
     """A search that takes the likeliest token at every step."""
 
-    def __init__(self, end: int) -> None:
-        super().__init__(end)
+    def __init__(self, ends: Collection[int]) -> None:
+        super().__init__(ends)
         self.drafts: list[_Draft] = []
 
     def _add(self, count: int) -> None:
@@ -106,10 +109,10 @@ class Greedy(Search):
         steps = zip(self.drafts, highest.indices.tolist(), log_probabilities.tolist(), strict=True)
         for example, (draft, token, log_probability) in enumerate(steps):
             draft.log_probability += log_probability
-            if token != self.end:
+            if token not in self.ends:
                 draft.tokens.append(token)
-            if token == self.end or len(draft.tokens) >= self.limits[example]:
-                completed.append((self.rows[example], [draft.finish(token == self.end)]))
+            if token in self.ends or len(draft.tokens) >= self.limits[example]:
+                completed.append((self.rows[example], [draft.finish(token in self.ends)]))
             else:
                 going_on.append(example)
         survivors = None
@@ -125,8 +128,8 @@ class Sampling(Search):
     The random numbers are a function of the seed, the row, the sample and the step.
     """
 
-    def __init__(self, decoding: Decoding, end: int) -> None:
-        super().__init__(end)
+    def __init__(self, decoding: Decoding, ends: Collection[int]) -> None:
+        super().__init__(ends)
         self.decoding, self.width = decoding, decoding.samples
         self.drafts: list[list[_Draft]] = []
         self.answers: list[dict[int, GeneratedAnswer]] = []
@@ -150,10 +153,10 @@ class Sampling(Search):
                     continue
                 token = tokens[example * self.width + sample]
                 draft.log_probability += token_scores[example * self.width + sample]
-                if token != self.end:
+                if token not in self.ends:
                     draft.tokens.append(token)
-                if token == self.end or len(draft.tokens) >= self.limits[example]:
-                    self.answers[example][sample] = draft.finish(token == self.end)
+                if token in self.ends or len(draft.tokens) >= self.limits[example]:
+                    self.answers[example][sample] = draft.finish(token in self.ends)
             if len(self.answers[example]) == self.width:
                 answers = [self.answers[example][sample] for sample in range(self.width)]
                 completed.append((self.rows[example], answers))
@@ -192,8 +195,8 @@ class BeamSearch(Search):
     answers as beams and no beginning can still score higher.
     """
 
-    def __init__(self, decoding: Decoding, end: int) -> None:
-        super().__init__(end)
+    def __init__(self, decoding: Decoding, ends: Collection[int]) -> None:
+        super().__init__(ends)
         self.width, self.penalty = decoding.beams, decoding.length_penalty
         self.drafts: list[list[_Draft]] = []
         # For each example the scored answers, the best first, at most as many as beams.
@@ -214,15 +217,16 @@ class BeamSearch(Search):
         sums = [[draft.log_probability for draft in drafts] for drafts in self.drafts]
         scores = logits.log_softmax(dim=-1).view(self.num_examples, self.width, num_tokens)
         scores = scores + torch.tensor(sums, device=logits.device)[:, :, None]
-        # Twice as many candidates as beams: at most half of them end their answer.
-        best = scores.flatten(1).topk(min(2 * self.width, self.width * num_tokens), dim=-1)
+        # So many candidates that enough of them do not end their answer.
+        num_candidates = min((1 + len(self.ends)) * self.width, self.width * num_tokens)
+        best = scores.flatten(1).topk(num_candidates, dim=-1)
         tokens, parents, going_on = [], [], []
         completed: Completed = []
         candidates = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         for example, (values, indices) in enumerate(candidates):
             pairs = [(value, *divmod(index, num_tokens)) for value, index in zip(values, indices, strict=True)]
             beams = self._advance(example, pairs)
-            tokens += [draft.tokens[-1] if draft.tokens else self.end for draft, _ in beams]
+            tokens += [draft.tokens[-1] if draft.tokens else min(self.ends) for draft, _ in beams]
             parents += [example * self.width + parent for _, parent in beams]
             self.drafts[example] = [draft for draft, _ in beams]
             if self._is_complete(example):
@@ -245,7 +249,7 @@ class BeamSearch(Search):
         beams: list[tuple[_Draft, int]] = []
         for rank, (log_probability, parent, token) in enumerate(candidates):
             tokens = self.drafts[example][parent].tokens
-            if token != self.end:
+            if token not in self.ends:
                 beams.append((_Draft([*tokens, token], log_probability), parent))
             elif rank < self.width:
                 self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)

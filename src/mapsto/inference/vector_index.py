@@ -45,7 +45,8 @@ class RoundedVectors:
         scales = vectors.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * LARGEST) / LARGEST
         codes = (vectors / scales[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
         errors = torch.linalg.vector_norm(vectors - scales[:, None] * codes, dim=1)
-        return cls(codes, scales, errors)
+        # The product of bytes in torch 2.13 is wrong for vectors of a single number, so these get a second one, 0.
+        return cls(F.pad(codes, (0, 1)) if codes.shape[1] == 1 else codes, scales, errors)
 
 
 class VectorIndex:

@@ -225,6 +225,8 @@ class ModelConfig:
     # Decoder of an encoder–decoder: it reads the tokens of an answer, and attends to the Transformer's states of the
     # sources. None: the Transformer itself reads answers, behind their sources.
     answer_decoder: TransformerConfig | None = None
+    # Token that begins every answer of a published encoder–decoder; None: the target that generates the answers chooses it.
+    answer_start: int | None = None
     # Number of learnt query tokens after the patches; each predicts one box of a picture (YOLOS).
     num_queries: int = 0
     # Whether position embeddings are added again after every layer but the last (YOLOS).

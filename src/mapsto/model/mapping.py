@@ -32,6 +32,7 @@ from mapsto.model.transformer import Transformer, make_norm
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
+from mapsto.task.generation import bind_target
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -91,7 +92,7 @@ class Mapping(nn.Module):
         self.pooler = Transform(width, config.pooler) if has_pooled and config.pooler else None
         # A head may depend on a source, such as on the size of its vocabulary, so targets are bound before heads are built.
         for target in self.targets:
-            target.bind(self.sources, config.vocabulary_head)
+            bind_target(target, self.sources, config)
         self.heads = nn.ModuleList(map(self._make_head, range(len(self.targets))))
         # Published weights that are never trained, such as a table of languages that is kept for other libraries.
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)

@@ -66,10 +66,11 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
     """
     # A task in the metadata lets the hub run the model. It cannot run linear models, nor predictions shifted by one position.
     is_linear = mapping.config.is_linear
+    library = "mapsto" if is_linear else "sentence-transformers" if mapping.arrow.symmetric else "transformers"
     task = None if is_linear or _predicts_ahead(mapping) else _hub_task(mapping)
     lines = [
         "---",
-        f"library_name: {'mapsto' if is_linear else 'transformers'}",
+        f"library_name: {library}",
         *([f"pipeline_tag: {task}"] if task else []),
         "tags:",
         "- mapsto",
@@ -97,6 +98,8 @@ def _hub_task(mapping: Mapping) -> str | None:
 
     The task is determined by the arrow's first source and first target.
     """
+    if mapping.arrow.symmetric:
+        return "sentence-similarity"
     source = replace(mapping.arrow.sources[0], column=None)
     target: Target | type[Target] | None = mapping.targets[0] if mapping.targets else None
     if target is None and source.kind in kinds.names("target"):
@@ -112,10 +115,12 @@ def _use(mapping: Mapping) -> list[str]:
     """Return sentences for the card: the kinds that the model reads and predicts, and the limits of its use."""
     reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
+    if mapping.arrow.symmetric:
+        lines.append("It gives each value a vector; the cosine of two vectors says how well the values match.")
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
         if isinstance(target, Classes) and target.exclusive:
             lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
-        elif port.restores is None:
+        elif port.restores is None and not mapping.arrow.symmetric:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:
         lines.append("It was pretrained: a starting model for other arrows, without answers of its own.")

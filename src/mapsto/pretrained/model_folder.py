@@ -31,6 +31,7 @@ from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.capabilities import Classes, Composed, Reconstruction
+from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 
 # The format of mapsto.json.
@@ -157,7 +158,8 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
 def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, list[Target]]:
     """Return the arrow and the targets of a published model, such as `text -> label` for a classifier.
 
-    A head with classes predicts them. A head that restores hidden tokens gives an arrow with `~`, such as `~text -> text`.
+    A head with classes predicts them. A model that writes texts gives `text -> text`. A head that restores hidden tokens gives an
+    arrow with `~`, such as `~text -> text`.
     Without such a head there are no targets.
     """
     (kind,) = pretrained.sources
@@ -170,11 +172,15 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
             return parse(target_class.published_arrow), [target_class()]
     if not pretrained.restores:
         return Arrow((Port(kind),), ()), []
+    config = pretrained.config
+    if config.transformer.causal or config.answer_decoder is not None:
+        generated = kinds.target(kind)
+        assert issubclass(generated, Generated)
+        return parse(f"{kind} -> {kind}"), [generated.of_published(pretrained.sources[kind], config.answer_start)]
     arrow = parse(f"~{kind} -> {kind}")
     (target,) = [target() for target in kinds.answering(arrow)]
     assert isinstance(target, Reconstruction)
     objective = "masked" if pretrained.config.decoder is None else "mae"
-    objective = "causal" if pretrained.config.transformer.causal else objective
     target.restore(Corruption.of(objective, kinds.source(kind).objectives[objective], "token"))
     return arrow, [target]
 

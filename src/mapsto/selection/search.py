@@ -178,6 +178,10 @@ def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, mi
             raise UsageError(f"--{name} must be above 0, not {value}")
     if arrow.corrupted:
         raise UsageError(f"--search looks for the best fit of answers, and {arrow} is pretraining")
+    if arrow.symmetric:
+        raise UsageError(
+            f"--search scores answers, and {arrow} has none; --rate, --batch and --epochs set a fit of pairs"
+        )
     if options.minutes is not None:
         raise UsageError("--search needs trials that can be repeated: give --steps or --epochs in place of --minutes")
     if read_ranks().size > 1 or options.shard:

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeGuard, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeGuard, TypeVar, overload
 
 import numpy as np
 
@@ -137,6 +137,18 @@ class Repair:
     cell: Any
     quoted: str
     reason: str
+
+
+class RowFault(NamedTuple):
+    """A row whose answer is probably wrong.
+
+    row: its index. reason: the evidence, in words; with an `earlier_row` it ends where the place of that row follows.
+    earlier_row: the index of a row that it is compared with; None if there is none.
+    """
+
+    row: int
+    reason: str
+    earlier_row: int | None = None
 
 
 class Tokenized(Source):
@@ -675,6 +687,19 @@ class Comparable(Target):
         values: (m, …), the encoded training answers.
         """
         return None
+
+
+class Paired(Target):
+    """A target whose answers are values like the sources, such as translations, so that rows with a wrong pair can be found."""
+
+    @staticmethod
+    @abstractmethod
+    def find_faults(sources: Sequence[Sequence[Any] | None], answers: Sequence[Any]) -> list[RowFault]:
+        """Return the rows whose answer is probably wrong, such as one that is swapped with its source.
+
+        sources: for each row its source values of the target's kind, in the order of the ports. answers: the answer of each row.
+        Both are None for a row that cannot be read.
+        """
 
 
 class Attributable(Target):

@@ -1,30 +1,24 @@
 """The contract of targets whose answers are generated token by token, and the settings of decoding.
 
-Legend of shapes: n answers, l tokens of the longest of them.
+Legend of shapes: n answers.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mapsto.errors import UsageError
-from mapsto.task.source import Learning
+from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mapsto.model.config import ModelConfig
     from mapsto.sequence.piece import Ints, Piece
-
-# Columns of an answer in a tensor, before its tokens: log-probability, and whether it was ended by the end token (1) or not (0).
-NUM_FACTS = 2
-# Fills the columns after the last token of an answer.
-NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -79,10 +73,12 @@ class GeneratedAnswer:
 class Generated(Target):
     """A target whose answer is a sequence of tokens. Each is predicted from the sources and the tokens before it."""
 
+    # The rule of the baseline that needs no network.
+    baseline_rule: ClassVar[str] = "the answer of the nearest training row"
     # The tokens that begin every answer; empty if the last source token predicts the first token.
     opening: tuple[int, ...]
-    # The token that ends every answer.
-    end: int
+    # The tokens that end an answer; the first of them ends every answer that is learnt.
+    ends: tuple[int, ...]
     # The tokens that an answer cannot contain, such as padding.
     banned: tuple[int, ...]
     # Maximum number of tokens of an answer.
@@ -92,6 +88,19 @@ class Generated(Target):
     @abstractmethod
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights."""
+
+    @classmethod
+    @abstractmethod
+    def of_published(cls, source: Source, answer_start: int | None) -> Self:
+        """Return the target of a published model that generates values of this kind.
+
+        source: the model's source, with its settings of generation. answer_start: the token that begins every answer of an
+        encoder–decoder; None for a decoder-only model, whose answers go on with their source.
+        """
+
+    @abstractmethod
+    def begin_with(self, token: int) -> None:
+        """Let every answer begin with this token, as a published encoder–decoder does."""
 
     @abstractmethod
     def answer_piece(self, tokens: Ints) -> Piece:
@@ -112,19 +121,17 @@ class Generated(Target):
         output: (n, …), from `pack`. answers: the true answers. sources: the values that were read in each row, as text.
         """
 
+    @abstractmethod
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
-        """Return answers in one tensor (n, NUM_FACTS + l), for the functions that compute scores from outputs."""
-        longest = max((len(answer.tokens) for answer in answers), default=0)
-        packed = torch.full((len(answers), NUM_FACTS + longest), float(NO_TOKEN), dtype=torch.float64)
-        for row, answer in zip(packed, answers, strict=True):
-            row[0], row[1] = answer.log_probability, float(answer.is_ended)
-            row[NUM_FACTS : NUM_FACTS + len(answer.tokens)] = torch.tensor(answer.tokens, dtype=torch.float64)
-        return packed
+        """Return answers in one tensor (n, …), in the form of outputs from which `decode` and `metrics` read the values alone."""
 
-    def unpack(self, packed: Tensor) -> list[GeneratedAnswer]:
-        """Return the answers of which `pack` made a tensor (n, NUM_FACTS + l)."""
-        answers = []
-        for log_probability, is_ended, *tokens in packed.tolist():
-            token_ids = tuple(int(token) for token in tokens if token != NO_TOKEN)
-            answers.append(GeneratedAnswer(token_ids, log_probability, bool(is_ended)))
-        return answers
+    @abstractmethod
+    def pack_values(self, values: Sequence[Any]) -> Tensor:
+        """Return values that were not generated, such as those of a baseline, in the form of outputs."""
+
+
+def bind_target(target: Target, sources: Mapping[str, Source], config: ModelConfig) -> None:
+    """Give a target what it needs of the sources and of the model's configuration (see `Target.bind`)."""
+    target.bind(sources, config.vocabulary_head)
+    if isinstance(target, Generated) and config.answer_start is not None:
+        target.begin_with(config.answer_start)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,17 +25,20 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Comparable, Confident
+from mapsto.task.capabilities import Comparable, Confident, Paired
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
-from mapsto.text.masked_text import VocabularyTarget
+from mapsto.text.masked_text import Vocabulary, VocabularyTarget
+from mapsto.text.pairs import faults
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
+# That of a published model whose folder states none.
+PUBLISHED_LIMIT = 256
 
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
@@ -42,16 +47,54 @@ MAX_TRUE_SHARE = 0.2
 SMOOTHING = 0.1
 
 
-def mean_probability(answer: GeneratedAnswer) -> float:
-    """Return the geometric mean of the probabilities of an answer's tokens, the end token included."""
-    return math.exp(answer.log_probability / (len(answer.tokens) + answer.is_ended or 1))
+# Columns of an answer in a tensor, before the code points of its text: log-probability, number of tokens with the end token, and
+# whether the end token ended it (1) or not (0).
+NUM_FACTS = 3
+# Fills the columns after the last character of an answer.
+NO_CHARACTER = -1
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
+@dataclass(frozen=True)
+class GeneratedText:
+    """A text, and how it was generated: its log-probability in nats, its number of tokens, and whether the end token ended it."""
+
+    text: str
+    log_probability: float
+    num_tokens: int
+    is_ended: bool
+
+    @property
+    def mean_probability(self) -> float:
+        """The geometric mean of the probabilities of the tokens, the end token included."""
+        return math.exp(self.log_probability / max(1, self.num_tokens))
+
+
+def _pack(answers: Sequence[GeneratedText]) -> Tensor:
+    """Return texts in one tensor (n, NUM_FACTS + characters of the longest), as numbers that need no vocabulary."""
+    longest = max((len(answer.text) for answer in answers), default=0)
+    packed = torch.full((len(answers), NUM_FACTS + longest), float(NO_CHARACTER), dtype=torch.float64)
+    for row, answer in zip(packed, answers, strict=True):
+        characters = list(map(ord, answer.text))
+        facts = [answer.log_probability, answer.num_tokens, answer.is_ended]
+        row[: NUM_FACTS + len(characters)] = torch.tensor([*facts, *characters], dtype=torch.float64)
+    return packed
+
+
+def _unpack(packed: Tensor) -> list[GeneratedText]:
+    """Return the texts of which `_pack` made a tensor."""
+    answers = []
+    for log_probability, num_tokens, is_ended, *characters in packed.tolist():
+        text = "".join(chr(int(code)) for code in characters if code != NO_CHARACTER)
+        answers.append(GeneratedText(text, log_probability, int(num_tokens), bool(is_ended)))
+    return answers
+
+
+class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
     opening: ids of the tokens that begin every answer; None for the token that also begins a source, such as [CLS].
+    ends: ids of the tokens that end an answer; None for the one that ends every text.
     banned: ids of the tokens that no answer has; None for all special tokens but the last one of a text.
     longest: maximum number of tokens of an answer; `learn` computes it.
     """
@@ -60,36 +103,60 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf")
-    constant_rule = "always the commonest answer"
+    find_faults = staticmethod(faults.find_faults)
 
     def __init__(
         self,
         transform: dict[str, Any] | None = None,
         opening: Sequence[int] | None = None,
+        ends: Sequence[int] | None = None,
         banned: Sequence[int] | None = None,
         longest: int = 0,
     ) -> None:
         super().__init__(transform)
-        self.settings = opening, banned
+        self.settings = opening, ends, banned
         self.longest = longest
+        # The target of a baseline has no vocabulary, and only scores texts.
+        self.is_bound = False
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
-        tokenizer, (opening, banned) = self.source.tokenizer, self.settings
-        self.opening = tokenizer.opening[:1] if opening is None else tuple(opening)
-        self.end = tokenizer.end_id
-        self.banned = tuple(set(tokenizer.special_ids) - {self.end}) if banned is None else tuple(banned)
+        tokenizer, (opening, ends, banned) = self.source.tokenizer, self.settings
+        self.ends, self.is_bound = (tokenizer.end_id,) if ends is None else tuple(ends), True
+        # Without a token behind every text, as in decoder-only models, the end token also separates a source from its answer.
+        separator = tokenizer.opening[:1] if tokenizer.closing else self.ends[:1]
+        self.opening = separator if opening is None else tuple(opening)
+        self.banned = tuple(set(tokenizer.special_ids) - {*self.ends}) if banned is None else tuple(banned)
+
+    @classmethod
+    def of_published(cls, source: Source, answer_start: int | None) -> Self:
+        """Return the target of a published model; its end tokens and longest answer are those of generation_config.json."""
+        settings = cast(Vocabulary, source).generation or {}
+        ends = settings.get("eos_token_id")
+        ends = [ends] if isinstance(ends, int) else ends
+        limit = settings.get("max_new_tokens")
+        longest = limit if isinstance(limit, int) and limit > 0 else PUBLISHED_LIMIT
+        return cls(
+            opening=[] if answer_start is None else [answer_start], ends=ends or None, banned=[], longest=longest
+        )
+
+    def begin_with(self, token: int) -> None:
+        """Let every answer begin with this token, unless the target was opened with other ones."""
+        if self.settings[0] is None:
+            self.opening = (token,)
 
     @property
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights (see benchmarks/translating.py)."""
-        return Learning(min_epochs=3, max_epochs=20, steps=4000, batch=128)
+        return Learning(min_epochs=3, max_epochs=20, steps=3000, batch=64)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Learn the maximum number of tokens of an answer. Raises DataError if all answers are equal."""
         if len(set(answers)) == 1:
             raise DataError(f"all {len(answers)} answers are {shorten(answers[0])!r}; there is nothing to learn")
+        if not self.is_bound:
+            return
         longest = max(map(len, self.source.tokenizer.encode_ids(answers)), default=0)
         self.longest = max(self.longest, SHORTEST_LIMIT, round(LIMIT_FACTOR * longest))
 
@@ -102,7 +169,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the tokens of a true answer and the token that ends it, each predicted at the token before it."""
         (tokens,) = self.source.tokenizer.encode_ids([answer])
-        values = np.append(tokens.astype(np.int64), self.end)
+        values = np.append(tokens.astype(np.int64), self.ends[0])
         return Answer(values, np.arange(len(values)) + len(self.opening) - 1, self.answer_piece(tokens))
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
@@ -132,17 +199,17 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
         """
         return [
             {
-                self.kind: self.to_value(answer.tokens),
-                "probability": mean_probability(answer),
+                self.kind: answer.text,
+                "probability": answer.mean_probability,
                 "log_probability": answer.log_probability,
                 "ended": "end" if answer.is_ended else "limit",
             }
-            for answer in self.unpack(output)
+            for answer in _unpack(output)
         ]
 
     def confidence(self, output: Tensor) -> NDArray[np.float64]:
         """Return the probability of a token on average for each answer, (n,). output: (n, …), from `pack`."""
-        return np.array([mean_probability(answer) for answer in self.unpack(output)], np.float64)
+        return np.array([answer.mean_probability for answer in _unpack(output)], np.float64)
 
     def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
         """Return the chrF2 score of each answer on its own, (n,), from 0 to 1. output: (n, …), from `pack`."""
@@ -173,9 +240,27 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
             if share(*true_counts) < MAX_TRUE_SHARE and true_counts[1].any()
         }
 
+    def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
+        """Return answers in one tensor, (n, NUM_FACTS + characters of the longest)."""
+        return _pack(
+            [
+                GeneratedText(
+                    self.to_value(answer.tokens),
+                    answer.log_probability,
+                    len(answer.tokens) + answer.is_ended,
+                    answer.is_ended,
+                )
+                for answer in answers
+            ]
+        )
+
+    def pack_values(self, values: Sequence[str]) -> Tensor:
+        """Return texts that were not generated in the form of outputs, with a probability of 1."""
+        return _pack([GeneratedText(text, 0.0, 0, True) for text in values])
+
     def _texts(self, output: Tensor) -> list[str]:
         """Return the text of each answer. output: (n, …), from `pack`."""
-        return [self.to_value(answer.tokens) for answer in self.unpack(output)]
+        return [answer.text for answer in _unpack(output)]
 
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Return mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L, exact matches (0 to 1).
@@ -207,9 +292,6 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident):
 
     def state(self) -> State:
         """Return the constructor's arguments."""
-        return {
-            **super().state(),
-            "opening": list(self.opening),
-            "banned": sorted(self.banned),
-            "longest": self.longest,
-        }
+        bound = [list(self.opening), list(self.ends), sorted(self.banned)] if self.is_bound else self.settings
+        opening, ends, banned = bound
+        return {**super().state(), "opening": opening, "ends": ends, "banned": banned, "longest": self.longest}

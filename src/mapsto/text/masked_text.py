@@ -33,10 +33,15 @@ from mapsto.text.tokenizer import Tokenizer
 
 
 class Vocabulary(Protocol):
-    """The part of a source of texts that targets use: its tokenizer, and the number of rows of its embedding table."""
+    """The part of a source of texts that targets use.
+
+    tokenizer: its tokenizer. vocabulary: the number of rows of its embedding table.
+    generation: content of the generation_config.json of a published model; None for no such file.
+    """
 
     tokenizer: Tokenizer
     vocabulary: int
+    generation: Mapping[str, Any] | None
 
 
 class VocabularyTarget(Target):

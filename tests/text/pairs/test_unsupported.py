@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mapsto.text.pairs.unsupported import (
@@ -100,6 +100,7 @@ def test_ngrams_of_words_and_of_chinese_characters() -> None:
 
 
 @given(st.text("aB1.,' 今\n"), st.text("aB1.,' 今\n"))
+@example("1B1", "")
 @settings(deadline=None)
 def test_a_copy_is_supported(text: str, other: str) -> None:
     row = find_unsupported(text, text)

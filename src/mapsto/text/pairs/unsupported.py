@@ -21,7 +21,7 @@ from mapsto.text.pairs.metric_tokens import tokenize_words
 NUMBER = re.compile(r"\d+(?:[.,'’\u00a0\u2009\u202f]\d+)*[万亿]?")
 GROUPING = re.compile(r"['’\u00a0\u2009\u202f]")
 MULTIPLIERS = {"万": Decimal(10**4), "亿": Decimal(10**8)}
-WORD = re.compile(r"[^\W\d_][\w'’-]*")
+WORD = re.compile(r"(?<!\w)[^\W\d_][\w'’-]*")
 # What stands before the first word of a sentence: the end of another one, but no initial or short title (J., Mr.), then quotes,
 # brackets or bullets.
 OPENING = re.compile(r"""(?:^|(?<!\b[A-Z])(?<!\b[A-Z][a-z])\.|[!?:…。！？：\n])[\s"'“”„«»‘’(\[*•–—-]*$""")

@@ -1,0 +1,149 @@
+"""Generated text from a file to a scored, explained and compared answer, on a small made language."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mapsto
+from mapsto.errors import DataError, UsageError
+from mapsto.metrics.intervals import with_intervals
+from mapsto.task.arrow import parse
+from mapsto.text.generated_text import GeneratedTextTarget
+
+NUMBERS = {"one": "一", "two": "二", "three": "三", "four": "四", "five": "五"}
+THINGS = {"dogs": "只狗", "houses": "座房子", "books": "本书", "cars": "辆车"}
+COLOURS = {"red": "红色的", "small": "小", "old": "旧"}
+
+
+def rows_of(seed: int, count: int) -> list[dict[str, str]]:
+    """Return sentences such as "two small dogs" with their translations, all different."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, str] = {}
+    while len(rows) < count:
+        lexicons = (NUMBERS, COLOURS, THINGS, THINGS)
+        number, colour, thing, other = (list(words)[rng.integers(len(words))] for words in lexicons)
+        measure, noun = THINGS[thing][0], THINGS[thing][1:]
+        chinese = f"{NUMBERS[number]}{measure}{COLOURS[colour]}{noun}和{THINGS[other][1:]}"
+        rows[f"{number} {colour} {thing} and {other}"] = chinese
+    return [{"en": english, "zh": chinese} for english, chinese in rows.items()]
+
+
+@pytest.fixture(scope="module", params=["encoder-decoder", "prefix"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, mapsto.Model]:
+    folder = tmp_path_factory.mktemp("translation") / request.param
+    fitted = mapsto.fit(
+        "en:text -> zh:text", rows_of(0, 150), folder, test=rows_of(0, 190)[150:], architecture=request.param, layers=2, width=64,
+        heads=2, vocabulary=300, steps=120, batch=32,
+    )  # fmt: skip
+    return folder, fitted
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mapsto", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_a_small_language_is_learnt_and_saved(model: tuple[Path, mapsto.Model]) -> None:
+    folder, fitted = model
+    test = rows_of(0, 190)[150:]
+    evaluation = fitted.evaluate(test)
+    assert evaluation.scores["bleu"].value > 25, evaluation.scores
+    assert evaluation.scores["bleu"].low < evaluation.scores["bleu"].value <= 100
+    assert any("tok:zh" in note for note in evaluation.notes)
+    opened = mapsto.load(folder)
+    assert opened.predict(test) == fitted.predict(test)
+    answer = opened(test[0]["en"])
+    assert set(answer) >= {"text", "probability", "log_probability", "ended"} and answer["ended"] == "end"
+    assert "".join(opened.stream(test[0]["en"])) == answer["text"]
+    samples = opened.predict(test[:2], decoding=mapsto.Decoding(samples=3))
+    assert all(len(row["others"]) == 2 for row in samples)
+    beams, greedy = (opened.predict(test[:2], decoding=decoding) for decoding in (mapsto.Decoding(beams=3), None))
+    pairs = zip(beams, greedy, strict=True)
+    assert all(best["log_probability"] >= likely["log_probability"] - 1e-4 for best, likely in pairs)
+
+
+def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> None:
+    folder, _ = model
+    table = tmp_path / "test.jsonl"
+    test = rows_of(0, 190)[150:]
+    table.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in test), encoding="utf-8")
+    page = tmp_path / "page.html"
+    evaluated = run("evaluate", str(folder), str(table), "--out", str(page))
+    assert evaluated.returncode == 0 and "bleu" in evaluated.stdout and "Traceback" not in evaluated.stderr, (
+        evaluated.stderr
+    )
+    assert test[0]["zh"][:2] in page.read_text(encoding="utf-8")
+    streamed = run("predict", str(folder), "--text", test[0]["en"], "--stream")
+    assert streamed.returncode == 0 and streamed.stdout.strip(), streamed.stderr
+    short = run("predict", str(folder), "--text", test[0]["en"], "--longest", "1", "--json")
+    assert json.loads(short.stdout)["ended"] == "limit", short.stderr
+    for command in (
+        ["check", "en:text -> zh:text", str(table)],
+        ["trace", "en:text -> zh:text", str(table)],
+        ["info", str(folder)],
+    ):
+        finished = run(*command)
+        assert finished.returncode == 0, finished.stderr
+    assert "memory of decoding" in run("info", str(folder)).stdout
+
+
+def test_a_comparison_has_a_baseline_without_a_network(tmp_path: Path) -> None:
+    comparison = mapsto.compare(
+        "en:text -> zh:text", rows_of(1, 80), tmp_path / "report", starts=["scratch"], labels=[32], seeds=1, layers=2, width=32,
+        heads=1, vocabulary=300, epochs=1, jobs=1,
+    )  # fmt: skip
+    text = "\n".join(comparison.lines())
+    assert "nearest training row" in text and "scratch" in text
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_what_cannot_be_learnt_is_named(tmp_path: Path) -> None:
+    same = [{"en": f"a {i}", "zh": "同"} for i in range(20)]
+    with pytest.raises(DataError, match="all 20 answers are '同'"):
+        mapsto.fit("en:text -> zh:text", same, steps=1)
+    long = [{"en": f"a {i}", "zh": "长 " * (400 if i == 3 else i + 1)} for i in range(20)]
+    with pytest.raises(DataError, match=r"row 4, column 'zh': the answer has \d+ tokens"):
+        mapsto.fit("en:text -> zh:text", long, steps=1, vocabulary=300)
+    with pytest.raises(UsageError, match="--architecture is for new models that generate"):
+        mapsto.fit("en:text -> zh:label", rows_of(0, 20), steps=1, architecture="prefix")
+    with pytest.raises(UsageError, match="takes its vocabulary from a text source"):
+        mapsto.fit(
+            "image -> text", [{"image": np.zeros((8, 8, 3), np.uint8), "text": f"a {i}"} for i in range(4)], steps=1
+        )
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"beams": 0}, "--beams is a whole number from 1"),
+        ({"beams": 2, "samples": 2}, "not both"),
+        ({"temperature": 0.5}, "without --samples"),
+        ({"samples": 1, "top_p": 0.0}, "--top-p above 0"),
+        ({"longest": 0}, "--longest is a whole number"),
+    ]
+    for settings, message in refused:
+        with pytest.raises(UsageError, match=message):
+            mapsto.Decoding(**settings)
+
+
+def test_outputs_hold_the_texts() -> None:
+    target = GeneratedTextTarget()
+    texts = ["今天 天气真好", "", "a 😀 b"]
+    assert [answer["text"] for answer in target.decode(target.pack_values(texts))] == texts
+    scores = with_intervals(
+        target.metrics(target.pack_values(["ein Haus am See dort"] * 3), ["ein Haus am See dort"] * 3)
+    )
+    assert scores["bleu"].value == pytest.approx(100) and scores["exact_match"].value == 1
+    shares = target.source_metrics(
+        target.pack_values(["In 1990 came 7 men", "None in 1,000"]),
+        ["In 1990", "None in 1000"],
+        ["In 1990 men came", "1000 none"],
+    )
+    function, *arrays = shares["unsupported_numbers"]
+    assert function(*arrays) == pytest.approx(1 / 3)
+    assert parse("text -> text").targets[0].kind == "text"
