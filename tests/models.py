@@ -160,6 +160,7 @@ SEQ2SEQ: dict[str, dict[str, Any]] = {
     },
     "bart": BOTH,
     "bart:scaled": {**BOTH, "scale_embedding": True, "activation_function": "relu"},
+    "mbart": {**BOTH, "scale_embedding": True},
     "marian": {**BOTH, "scale_embedding": True, "activation_function": "swish"},
     "marian:not scaled": {**BOTH, "d_model": 48},
 }

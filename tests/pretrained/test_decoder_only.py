@@ -59,7 +59,7 @@ def test_equal_copies_of_the_embeddings_count_once_where_they_are_tied(shape: st
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
     mapping = model_folder.load_mapping(tmp_path)
-    assert str(mapping.arrow) == "~text -> text"
+    assert str(mapping.arrow) == "text -> text"
     assert ("heads.0.weight" in dict(mapping.named_parameters())) == (shape == "llama")
 
 
@@ -110,8 +110,6 @@ def test_nothing_is_hidden_without_a_mask_token(tmp_path: Path) -> None:
         source.mask(piece, Corruption(), make_generator(0, 0, 0), 0.0)
     with pytest.raises(UsageError, match="--objective causal"):
         mapsto.pretrain("text", [{"text": text} for text in TEXTS], start=tmp_path, steps=1, **CPU)
-    mapping = model_folder.load_mapping(tmp_path)
-    assert mapping.targets[0].corruption.causal == 1  # type: ignore[attr-defined]
     assert not source.blank(piece).special.any() and len({*source.blank(piece).tokens.tolist()}) == 1
 
 
