@@ -132,6 +132,38 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt2:narrow": {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_inner": 96, "activation_function": "relu"},
     "gpt2:own output": {"n_embd": 64, "n_layer": 2, "n_head": 2, "tie_word_embeddings": False},
 }
+# Encoder–decoders.
+BOTH = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_layers": 3}
+BOTH |= {"decoder_attention_heads": 2, "decoder_ffn_dim": 40, "max_position_embeddings": 128}
+SEQ2SEQ: dict[str, dict[str, Any]] = {
+    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 3},
+    "t5:gated, two tables": {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 40,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 20,
+    },
+    "mt5": {
+        "d_model": 24,
+        "d_kv": 4,
+        "d_ff": 32,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-silu",
+        "tie_word_embeddings": False,
+    },
+    "bart": BOTH,
+    "bart:scaled": {**BOTH, "scale_embedding": True, "activation_function": "relu"},
+    "mbart": {**BOTH, "scale_embedding": True},
+    "marian": {**BOTH, "scale_embedding": True, "activation_function": "swish"},
+    "marian:not scaled": {**BOTH, "d_model": 48},
+}
 # Families whose tokens see only those before them.
 CAUSAL = ("llama", "qwen2", "qwen3", "gpt2")
 TOWER = {

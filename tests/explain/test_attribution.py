@@ -76,7 +76,7 @@ def test_integrated_gradients_are_complete(clf: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("shape", ["bert", "modernbert", "electra"])
+@pytest.mark.parametrize("shape", ["bert", "modernbert", "electra", "llama:grouped", "qwen3"])
 def test_relevance_leaves_the_forward_pass_unchanged(shape: str, tmp_path: Path) -> None:
     make_model(shape, "label", tmp_path / "model")
     explained = explainer(tmp_path / "model", "relevance")

@@ -7,7 +7,6 @@ gradient. Linear maps and softmax keep their gradient. Relevance costs one backw
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,16 +56,20 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     enable_gqa: bool = False,
+    scale: float | None = None,
 ) -> Tensor:
     """Compute scaled dot-product attention with a backward pass that halves the gradients of q, k, v and the attention weights.
 
     q, k, v: (…, h, l, d). attn_mask: added to the scores (…, l, l).
-    enable_gqa: whether k and v have fewer heads than q, each of them shared by a group of heads.
+    enable_gqa: whether k and v have fewer heads than q, each of them shared by a group of heads. scale: factor of the scores;
+    None for d^-½.
     """
     if enable_gqa:
         k, v = (part.repeat_interleave(q.shape[-3] // part.shape[-3], dim=-3) for part in (k, v))
     # Both products of attention are bilinear: each factor gets half of the relevance.
-    scores = _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = (
+        _halve_gradient(q) @ _halve_gradient(k).transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    )
     weights = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
     return _halve_gradient(weights) @ _halve_gradient(v)
 

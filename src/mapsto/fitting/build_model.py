@@ -167,6 +167,9 @@ def add_answer_decoder(
     is_generating = any(isinstance(target, Generated) for target in targets)
     if options.architecture != "auto" and (start.config is not None or not is_generating):
         raise UsageError("--architecture is for new models that generate answers such as texts")
+    if start.config is not None and not is_generating:
+        # A published encoder–decoder is read at its encoder's states.
+        return replace(config, answer_decoder=None, answer_start=None)
     if start.config is not None or not is_generating or options.architecture == "prefix":
         return config
     shape = config.transformer

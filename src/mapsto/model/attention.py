@@ -118,16 +118,18 @@ def split_heads(
     return qk[:, :, :heads], qk[:, :, heads:], v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0, scale: float | None = None
+) -> Tensor:
     """Return the output of torch's fused attention, (r, l, h × e), to which the layer has yet to apply its output projection.
 
     q: queries (r, l, h, e). k, v: keys and values (r, s, g, e), possibly of other tokens than the queries; g divides h.
-    mask: mask to add to the scores, (r, 1, l, s); None if every query sees every key of its row.
-    dropout: probability with which an attention weight is dropped.
+    mask: mask to add to the scores, (r, 1, l, s) or (r, h, l, s); None if every query sees every key of its row.
+    dropout: probability with which an attention weight is dropped. scale: factor of the scores; None for e^-½.
     """
     is_grouped = {"enable_gqa": True} if k.shape[2] != q.shape[2] else {}
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, **is_grouped)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, **is_grouped)
     return out.transpose(1, 2).flatten(2)
 
 
@@ -275,6 +277,31 @@ def _scale_rates(rates: Tensor, scaling: RotaryScaling) -> Tensor:
     turns = scaling.original_positions * rates / (2 * math.pi)
     fastness = ((turns - scaling.slow_turns) / (scaling.fast_turns - scaling.slow_turns)).clamp(0, 1)
     return rates * (fastness + (1 - fastness) / scaling.factor)
+
+
+def relative_buckets(distances: Tensor, num_buckets: int, longest: int, causal: bool) -> Tensor:
+    """Return the number of the bucket of each distance (Raffel et al. 2020, section 2.1), in a tensor of the same shape.
+
+    Half of the buckets hold one distance each, the others grow logarithmically; from `longest` on all are in the last one.
+    distances: position of the key minus that of the query. causal: whether only keys before the query are seen; if not, keys
+    behind it have the second half of the buckets.
+    """
+    buckets = torch.zeros_like(distances)
+    if not causal:
+        num_buckets //= 2
+        buckets = (distances > 0) * num_buckets
+    sizes = -distances.clamp(max=0) if causal else distances.abs()
+    num_exact = num_buckets // 2
+    growth = torch.log(sizes.clamp(min=1).float() / num_exact) / math.log(longest / num_exact)
+    logarithmic = (num_exact + (growth * (num_buckets - num_exact)).long()).clamp(max=num_buckets - 1)
+    return buckets + torch.where(sizes < num_exact, sizes, logarithmic)
+
+
+def sinusoids(count: int, width: int) -> Tensor:
+    """Return the sines, then the cosines, of positions at geometrically falling rates (Vaswani et al. 2017), (count, width)."""
+    rates = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
 class Rotate(torch.autograd.Function):

@@ -67,8 +67,9 @@ class TransformerConfig:
     activation: Activation = "gelu"
     # Whether the feed-forward part is gated (GLU variants, Shazeer 2020).
     gated: bool = True
-    # Rotary angles, a learned table, or none where the embedder adds positions itself (pictures).
-    positions: Literal["rotary", "absolute", "none"] = "rotary"
+    # Rotary angles, a learned table, a table of sines and cosines, a learnt bias of attention for each bucket of distances
+    # ("relative", T5), or none where the embedder adds positions itself (pictures).
+    positions: Literal["rotary", "absolute", "sinusoidal", "relative", "none"] = "rotary"
     max_positions: int = 512
     # Index of an example's first token in the table of positions (RoBERTa: the padding id plus 1).
     position_offset: int = 0
@@ -77,6 +78,11 @@ class TransformerConfig:
     rotary_base_local: float = 10_000.0
     # Scaling of the rotary angles, by which a model reads longer texts than it was first trained on; None: no scaling.
     rotary_scaling: RotaryScaling | None = None
+    # Number of buckets of relative positions, and the distance from which on all tokens are in the last bucket.
+    relative_buckets: int = 32
+    relative_distance: int = 128
+    # Whether attention scores are divided by the root of the head width (not in T5).
+    scaled_scores: bool = True
     # Number of tokens seen on either side in local layers; None: all layers are global. The first layer and every
     # `global_every`-th after it are global, the others are local.
     window: int | None = None

@@ -55,6 +55,7 @@ class CrossAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
+        self.scale = None if config.scaled_scores else 1.0
         self.query = Linear(config.width, config.query_width, bias=config.bias)
         self.key_value = Linear(config.width, 2 * config.query_width, bias=config.bias)
         self.out = Linear(config.query_width, config.width, bias=config.bias)
@@ -69,7 +70,8 @@ class CrossAttention(nn.Module):
         keys, values = sources.keys_values(layer, self)
         # In a beam search all answers of an example attend to the same sources: they become the tokens of one row.
         queries = self.query(x).view(len(keys), -1, self.heads, keys.shape[-1])
-        out: Tensor = self.out(attend(queries, keys, values, sources.mask, self.dropout if self.training else 0.0))
+        dropout = self.dropout if self.training else 0.0
+        out: Tensor = self.out(attend(queries, keys, values, sources.mask, dropout, self.scale))
         return out.view_as(x)
 
 

@@ -138,6 +138,8 @@ class TransformConfig:
     head_bias: bool = True
     # Whether a head over a vocabulary has output weights of its own, not those of the token embeddings.
     head_weight: bool = False
+    # Whether vectors are divided by the root of their width before the output weights of a vocabulary (T5).
+    head_scaled: bool = False
 
     @property
     def is_empty(self) -> bool:

@@ -18,8 +18,10 @@ from mapsto.model.attention import (
     Rotary,
     additive_mask,
     attend,
+    relative_buckets,
     rotary_angles,
     self_attention,
+    sinusoids,
     split_heads,
     visibility,
 )
@@ -118,6 +120,7 @@ class Attention(nn.Module):
         self.qkv = Linear(config.width, query_width + 2 * key_width, bias=qkv_bias and not without_key_bias)
         self.qv_bias = nn.Parameter(torch.zeros(query_width + key_width)) if without_key_bias else None
         self.out = Linear(query_width, config.width, bias=out_bias)
+        self.scale = None if config.scaled_scores else 1.0
         self.query_norm, self.key_norm = (
             RMSNorm(config.width_per_head, eps=config.norm_epsilon) if config.qk_norm else None for _ in range(2)
         )
@@ -134,8 +137,9 @@ class Attention(nn.Module):
         if state is not None and state.store is not None:
             queries, keys, values = self.queries_keys_values(x, rotary)
             return self.attend(queries, *state.store.extend(state.layer, keys, values), mask)
-        # The kernel of plain matrix products, which may be faster, is for as many keys as queries.
-        if self._norms is not None or self.kv_heads != self.heads:
+        # The kernel of plain matrix products, which may be faster, is for as many keys as queries, and one mask for all heads.
+        is_general = mask is not None and mask.shape[1] > 1
+        if is_general or self._norms is not None or self.kv_heads != self.heads or self.scale is not None:
             return self.attend(*self.queries_keys_values(x, rotary), mask)
         out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, self._dropout_now))
         return out
@@ -153,7 +157,7 @@ class Attention(nn.Module):
         q: queries (r, l, h, e). k, v: keys and values (r, s, g, e), such as those kept from earlier steps of decoding.
         mask: mask to add to the scores, (r, 1, l, s); None if every query sees every key of its row.
         """
-        out: Tensor = self.out(attend(q, k, v, mask, self._dropout_now))
+        out: Tensor = self.out(attend(q, k, v, mask, self._dropout_now, self.scale))
         return out
 
     @property
@@ -270,6 +274,12 @@ class Transformer(nn.Module):
         is_absolute = config.positions == "absolute"
         width = config.input_width
         self.position_table = nn.Embedding(config.max_positions, width) if is_absolute else None
+        is_sinusoidal, is_relative = (config.positions == name for name in ("sinusoidal", "relative"))
+        # Not a weight, so it is computed and not saved.
+        self.sinusoids: Tensor | None
+        self.register_buffer("sinusoids", sinusoids(config.max_positions, width) if is_sinusoidal else None, False)
+        # One bias for each bucket of distances and each head, the same in all layers.
+        self.relative_table = nn.Embedding(config.relative_buckets, config.heads) if is_relative else None
         self.type_table = nn.Embedding(config.token_types, width) if config.token_types else None
         self.language_table = nn.Embedding(config.languages, width).requires_grad_(False) if config.languages else None
         self.embedding_norm = make_norm(config, width) if config.embedding_norm else nn.Identity()
@@ -326,6 +336,8 @@ class Transformer(nn.Module):
             is_local: additive_mask(visibility(layout.segments, layout.roles, window, config.causal), x.dtype)
             for is_local, window in self._windows.items()
         }
+        index = torch.arange(x.shape[1], device=x.device)
+        masks = self._add_bias(masks, index[None, None] - index[None, :, None], x.dtype)
         rotary = self._rotary(layout.positions, x.dtype)
         states = [x]
         for i in range(config.layers):
@@ -350,7 +362,11 @@ class Transformer(nn.Module):
         # A text has one axis of position; further axes, of pictures, stay 0.
         positions = F.pad(cache.lengths[:, None, None], (0, cache.axes - 1))
         x = self._embed(x[:, None], positions, torch.full_like(cache.lengths[:, None], place))
-        masks = {is_local: cache.mask(x.dtype, window) for is_local, window in self._windows.items()}
+        masks: dict[bool, Tensor | None] = {
+            is_local: cache.mask(x.dtype, window) for is_local, window in self._windows.items()
+        }
+        index = torch.arange(cache.top, device=x.device)
+        masks = self._add_bias(masks, (index - cache.lengths[:, None])[:, None], x.dtype)
         rotary = self._rotary(positions, x.dtype)
         for i in range(self.config.layers):
             is_local = self.config.is_local(i)
@@ -370,10 +386,26 @@ class Transformer(nn.Module):
             x = x * config.embedding_scale
         if self.position_table is not None:
             x = x + self.position_table(positions[..., 0] + config.position_offset).to(x.dtype)
+        if self.sinusoids is not None:
+            x = x + self.sinusoids[positions[..., 0]].to(x.dtype)
         if self.type_table is not None:
             x = x + self.type_table(places.clamp(max=config.token_types - 1)).to(x.dtype)
         out: Tensor = self.embedding_map(self.dropout(self.embedding_norm(x)))
         return out
+
+    def _add_bias(
+        self, masks: dict[bool, Tensor | None], distances: Tensor, dtype: torch.dtype
+    ) -> dict[bool, Tensor | None]:
+        """Return the masks with the bias of relative positions added, (r, h, l, s); unchanged without such positions.
+
+        distances: (1 or r, l, s), position of each key minus that of the query. Only distances within an example matter.
+        """
+        if self.relative_table is None:
+            return masks
+        config = self.config
+        buckets = relative_buckets(distances, config.relative_buckets, config.relative_distance, config.causal)
+        bias = self.relative_table(buckets).permute(0, 3, 1, 2).to(dtype)
+        return {is_local: bias if mask is None else mask + bias for is_local, mask in masks.items()}
 
     @property
     def _windows(self) -> dict[bool, int | None]:

@@ -32,12 +32,14 @@ class VocabularyHead(nn.Module):
         if transform is not None and transform.head_weight:
             self.weight = nn.Parameter(torch.empty_like(embedding.weight))
             nn.init.normal_(self.weight, std=0.02)
+        self.scale = embedding.embedding_dim**-0.5 if transform is not None and transform.head_scaled else None
         self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.embedding[0].weight if self.weight is None else self.weight
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(self.transform(x), weight.to(x.dtype), bias)
+        x = self.transform(x)
+        return F.linear(x if self.scale is None else x * self.scale, weight.to(x.dtype), bias)
 
 
 def cross_entropy(logits: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:

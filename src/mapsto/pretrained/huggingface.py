@@ -110,6 +110,9 @@ def open_pretrained(name: str) -> PretrainedModel:
     # Fitted checkpoints of a family with a decoder often come without its weights.
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
+    # The encoder of an encoder–decoder is published alone too, and fitted alone.
+    if not any(name.startswith("answer_decoder.") for name in tensors):
+        config = replace(config, answer_decoder=None, answer_start=None)
     config, restores = _choose_vocabulary_head(config, family, tensors, architecture)
     if config.transformer.languages:
         notes.append(f"its table of {config.transformer.languages} languages is kept, but not used")
@@ -157,8 +160,10 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
     raw |= shape
     if mapping.decoder is not None and not can_save_decoder(config):
         raw[DECODER_KEY] = {key: getattr(config.decoder, field) for field, key in DECODER_SIZES.items()}
-    if config.answer_decoder is not None:
+    if config.answer_decoder is not None and family.encoder_architecture is None:
         raw[ANSWER_DECODER_KEY] = config.answer_decoder.layers
+    if config.answer_decoder is None and family.encoder_architecture is not None:
+        raw["architectures"] = [family.encoder_architecture]
     if labels:
         raw["id2label"] = {str(i): label for i, label in enumerate(labels)}
         raw["label2id"] = {label: i for i, label in enumerate(labels)}

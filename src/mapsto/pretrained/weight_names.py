@@ -111,8 +111,9 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor], transposes:
         if transposes and own_name.endswith(family.transposed):
             weight = weight.T
         for name, part in zip(names, _split_rows(mapping.config, own_name, weight, len(names)), strict=True):
-            # The published weight lacks these leading axes of size 1.
-            part = part.reshape(part.shape[family.leading_ones.get(own_name, 0) :])
+            # The published weight lacks these leading axes of size 1, or has more of them.
+            num_ones = family.leading_ones.get(own_name, 0)
+            part = part.reshape((1,) * -num_ones + part.shape[max(0, num_ones) :])
             tensors[name.removeprefix(family.prefix) if is_bare else name] = part.contiguous().clone()
     return tensors
 
@@ -160,7 +161,8 @@ def to_mapsto_names(
             if parts:
                 weight = torch.cat(parts) if len(parts) > 1 else parts[0]
                 weight = weight.T if own_name.endswith(family.transposed) else weight
-                weights[own_name] = weight[(None,) * family.leading_ones.get(own_name, 0)]
+                num_ones = family.leading_ones.get(own_name, 0)
+                weights[own_name] = weight.flatten(0, -num_ones) if num_ones < 0 else weight[(None,) * num_ones]
     # Tied weights are stored once here, so a published copy must be equal, unless the family can have two tables.
     for copy, own_name in family.tied_weights.items():
         tensor = remaining.pop(copy, None)

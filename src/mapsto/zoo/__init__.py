@@ -103,12 +103,15 @@ class Family:
     aliases: tuple[tuple[str, str], ...] = ()
     # Names of the body that differ if its feed-forward part is gated.
     gated_names: Names = ()
-    # Our weights that have leading axes of size 1 which the published ones lack → the number of these axes.
+    # Our weights that have leading axes of size 1 which the published ones lack → the number of these axes; negative if the
+    # published ones have them.
     leading_ones: Dict[str, int] = field(default_factory=dict)
     tower: Tower | None = None
     # Suffixes of two names: for each weight with the first one, published files have an integer with the second one, the number
     # of batches that a batch norm has seen. Nothing uses it, so it is dropped when read, and written as 0.
     step_counter: tuple[str, str] | None = None
+    # Class of `transformers` for the encoder of an encoder–decoder alone.
+    encoder_architecture: str | None = None
     # For a family with a decoder: name of the family of the same model without decoder, possibly the same family. A decoder whose
     # shape the family cannot express is saved under our names.
     without_decoder: str | None = None
