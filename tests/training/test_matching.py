@@ -150,6 +150,10 @@ def test_equal_scores_and_foreign_options_are_refused() -> None:
         Options(sizes="8,x")
     with pytest.raises(UsageError, match="--long window would give a value several vectors"):
         fit_pairs(long="window")
+    with pytest.raises(UsageError, match="--batch 1 has nothing to compare"):
+        fit_pairs(batch=1)
+    with pytest.raises(DataError, match="a single pair has no other one"):
+        fit_pairs(rows=make_pairs(1))
     assert Options(sizes="16, 64").vector_sizes == (64, 16)
 
 
