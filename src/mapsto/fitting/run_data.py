@@ -134,6 +134,10 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
+    if arrow.symmetric and options.batch == 1:
+        raise UsageError(
+            "--batch 1 has nothing to compare a pair with: the other rows of a step are what does not match"
+        )
     if options.sizes is not None and not arrow.symmetric:
         raise UsageError(f"--sizes would change nothing: {arrow} matches no values")
     if options.augmentation not in ("auto", "none") and not any(
