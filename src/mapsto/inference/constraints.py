@@ -2,7 +2,7 @@
 
 A constraint says which tokens may follow the tokens of an answer so far. It keeps nothing for an answer that is being generated,
 so that answers can be copied, as beams are, and given up at any time. A step costs a mask of the vocabulary for each answer:
-about 5 µs for a list of answers, and 30 µs for a schema.
+with 49,152 tokens about 0.1 ms for a list of answers and 0.7 ms for a schema, beside 4 ms of a model of 135M weights.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ class JsonSchema(Constraint):
     def _matcher(self, tokens: tuple[int, ...]) -> Any:
         """Return the matcher that has read these tokens. It is a copy of that of all but the last token, if this one is kept."""
         if tokens not in self.matchers:
-            known = tokens[:-1] if tokens[:-1] in self.matchers else ()
-            matcher = self.matchers[known].deep_copy()
-            matcher.consume_tokens(list(tokens[len(known) :]))
+            prefix = tokens[:-1] if tokens[:-1] in self.matchers else ()
+            matcher = self.matchers[prefix].deep_copy()
+            matcher.consume_tokens(list(tokens[len(prefix) :]))
             self.matchers[tokens] = matcher
             if len(self.matchers) > MATCHERS:
                 # The oldest one, behind that of no tokens.
@@ -148,9 +148,9 @@ def _answer_tokens(target: Generated, answer: str, row: int, longest: int) -> li
         raise UsageError(
             f"{name} has {len(tokens)} tokens, and an answer at most {longest - 1}; allow more by --longest"
         )
-    written = target.to_value(tokens)
-    if written != answer.strip() or {*tokens} & {*target.ends, *target.banned}:
-        raise UsageError(f"{name} cannot be generated: its tokens give {shorten(str(written))!r}")
+    text = target.to_value(tokens)
+    if text != answer.strip() or {*tokens} & {*target.ends, *target.banned}:
+        raise UsageError(f"{name} cannot be generated: its tokens give {shorten(str(text))!r}")
     return tokens
 
 

@@ -84,12 +84,15 @@ class Search(ABC):
         return self.drafts[example][0].tokens
 
     def choose(self, logits: Tensor) -> Choice:
-        """Choose the next token of every answer from the logits (b, v), and take out the examples that are complete."""
+        """Choose the next token of every answer, and take out the examples that are complete.
+
+        logits: (b, v); those of tokens that the constraint forbids are set to -inf.
+        """
         normalizer = logits.logsumexp(dim=-1)
         if self.constraint is not None:
             beginnings = (draft.tokens for drafts in self.drafts for draft in drafts)
             masks = np.stack([self.constraint.mask(tokens) for tokens in beginnings])
-            logits = logits.masked_fill(~torch.from_numpy(masks).to(logits.device), -torch.inf)
+            logits.masked_fill_(torch.from_numpy(~masks).to(logits.device), -torch.inf)
         return self._choose(logits, normalizer)
 
     @abstractmethod
@@ -147,9 +150,9 @@ class Sampling(Search):
         self.answers += [{} for _ in range(count)]
 
     def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
-        drawn = self._draw(logits)
-        tokens = drawn.tolist()
-        token_scores = (logits.gather(1, drawn[:, None])[:, 0] - normalizer).tolist()
+        sampled_tokens = self._draw(logits)
+        tokens = sampled_tokens.tolist()
+        token_scores = (logits.gather(1, sampled_tokens[:, None])[:, 0] - normalizer).tolist()
         completed: Completed = []
         going_on = []
         for example, drafts in enumerate(self.drafts):
@@ -171,7 +174,7 @@ class Sampling(Search):
         if completed:
             survivors = self._keep(going_on)
             self.answers = [self.answers[example] for example in going_on]
-        return Choice(drawn, None, survivors, completed)
+        return Choice(sampled_tokens, None, survivors, completed)
 
     def _draw(self, logits: Tensor) -> Tensor:
         """Draw the next token of each answer, (b,), from its likeliest tokens, at the temperature of the settings."""
