@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mapsto.errors import UsageError
+from mapsto.inference.constraints import Constraint
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
 from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search
 from mapsto.model.kv_cache import KeyValueCache
@@ -38,16 +39,18 @@ def generate_answers(
     device: torch.device,
     decoding: Decoding | None = None,
     report: Report = lambda count: None,
+    constraint: Constraint | None = None,
 ) -> Iterator[tuple[int, list[GeneratedAnswer]]]:
     """Yield (row of the example, its answers, the best first) of each example, as soon as its answers are complete.
 
     examples: with the questions of their target ports. port: the target port whose answers are generated.
     decoding: how tokens are chosen; by default greedily. With samples there are several answers to an example.
     report: called with the number of examples whose answers are complete.
+    constraint: the answers that are allowed, from `make_constraint`; None for all.
     """
     target = mapping.targets[port]
     assert isinstance(target, Generated)
-    generator = _Generator(mapping, port, decoding or Decoding(), device)
+    generator = _Generator(mapping, port, decoding or Decoding(), device, constraint)
     with torch.inference_mode():
         for completed in generator.run(examples):
             report(len(completed))
@@ -71,14 +74,20 @@ def generate_rows(
     return target.pack(answers)
 
 
-def stream_text(mapping: Mapping, example: Example, device: torch.device, decoding: Decoding) -> Iterator[str]:
+def stream_text(
+    mapping: Mapping,
+    example: Example,
+    device: torch.device,
+    decoding: Decoding,
+    constraint: Constraint | None = None,
+) -> Iterator[str]:
     """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain.
 
-    decoding: without beams and samples.
+    decoding: without beams and samples. constraint: the answers that are allowed; None for all.
     """
     target = mapping.targets[0]
     assert isinstance(target, Generated)
-    generator, text = _Generator(mapping, 0, decoding, device), ""
+    generator, text = _Generator(mapping, 0, decoding, device, constraint), ""
     with torch.inference_mode():
         for completed in generator.run([example]):
             tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)
@@ -92,11 +101,13 @@ def stream_text(mapping: Mapping, example: Example, device: torch.device, decodi
 class _Generator:
     """The answers that are being generated at the same time, each with its cache."""
 
-    def __init__(self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device) -> None:
+    def __init__(
+        self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device, constraint: Constraint | None
+    ) -> None:
         target = mapping.targets[port]
         assert isinstance(target, Generated)
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
-        self.search = make_search(decoding, target.ends)
+        self.search = make_search(decoding, target.ends, constraint)
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
         self.cache: KeyValueCache | None = None
@@ -186,8 +197,11 @@ class _Generator:
         return choice.completed
 
 
-def make_search(decoding: Decoding, ends: Collection[int]) -> Search:
-    """Return the search for answers that the settings of decoding describe. ends: the tokens that end an answer."""
+def make_search(decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> Search:
+    """Return the search for answers that the settings of decoding describe.
+
+    ends: the tokens that end an answer. constraint: the answers that are allowed; None for all.
+    """
     if decoding.samples:
-        return Sampling(decoding, ends)
-    return BeamSearch(decoding, ends) if decoding.beams > 1 else Greedy(ends)
+        return Sampling(decoding, ends, constraint)
+    return BeamSearch(decoding, ends, constraint) if decoding.beams > 1 else Greedy(ends, constraint)
