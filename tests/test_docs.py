@@ -54,6 +54,11 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_pairs(tmp_path)
     if page.stem == "questions":
         write_questions(tmp_path / "squad.json")
+    if page.stem == "generating":
+        (tmp_path / "pairs.csv").write_text(
+            "en,de\n" + "".join(f"A man has {i} small dogs.,Ein Mann hat {i} kleine Hunde.\n" for i in range(40)),
+            encoding="utf-8",
+        )
     if page.stem == "tags":
         write_tagged(tmp_path / "entities.conll")
     if page.stem == "matching":

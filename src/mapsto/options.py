@@ -139,7 +139,10 @@ class OptimizationOptions(OptionGroup):
         None, "Keep the starting model's embeddings and this many of its lowest layers fixed; or `all` of it."
     )
     layer_decay: float = _option(1.0, "Ratio of each layer's learning rate to that of the layer above it.")
-    smooth: float = _option(0.0, "Label smoothing: share of each label spread over all classes in the loss.")
+    smooth: float = _option(
+        0.0,
+        "Label smoothing: share of each label spread over all classes in the loss. New models that write texts: 0.1.",
+    )
     average: bool | None = _option(
         None, "End with the average of the weights of the last fifth of the steps; the default in pretraining."
     )

@@ -147,10 +147,20 @@ def test_turns_without_an_answer_are_counted_once_for_a_file(tmp_path: Path, mon
     assert [[remark.reason for remark in table.remarks] for table in tables] == [
         *([[]] * 4),
         [
-            "2 dialogues end with a turn that is not the assistant's; this turn has no answer to learn",
-            "2 dialogues begin with a turn of the assistant, which answers nothing",
+            "dialogues that end with a turn of another than the assistant, which has no answer to learn: 2",
+            "dialogues that begin with a turn of the assistant, which answers nothing: 2",
         ],
     ]
+
+
+def test_parts_with_nothing_but_faults_are_read_as_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mapsto.data.file_part.PART_ROWS", 1)
+    rows: list[dict[str, Any]] = [{"messages": messages(*TURNS)}, {"messages": "hello"}, {"text": "?"}]
+    table = read_table(write(tmp_path / "chat.jsonl", rows))
+    assert [row for row, _ in reasons(table)] == [2, 3]
+    assert len(table) == 2
+    rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "output": "e"}]
+    assert read_table(write(tmp_path / "alpaca.jsonl", rows)).data["prompt"] == ["a\n\nb", "d"]
 
 
 def test_dialogues_without_any_answer_are_rows_to_answer(tmp_path: Path) -> None:
@@ -159,7 +169,10 @@ def test_dialogues_without_any_answer_are_rows_to_answer(tmp_path: Path) -> None
     )
     assert table.columns == ("prompt", "messages", "dialogue")
     assert table.data["prompt"] == ["User: 你好\nAssistant: 您好！\nUser: 1 + 1?", "?"]
-    assert "2 dialogues have no answer to their last turn" in table.remarks[0].reason
+    assert (
+        table.remarks[0].reason
+        == "dialogues without an answer to their last turn, as all before them; each is one row: 2"
+    )
     with pytest.raises(DataError, match="has no rows"):
         read_table(write(tmp_path / "bad.jsonl", [{"messages": messages(("user", ""))}]))
 

@@ -61,7 +61,7 @@ def test_the_source_alone_is_a_table(tmp_path: Path) -> None:
     assert read_table(tmp_path / "new.en").data == {"en": ["A man.", "A dog."]}
     table = read_table(tmp_path / "new.src")
     assert table.data == {"src": ["A man.", "A dog."]}
-    assert [remark.reason for remark in table.remarks] == ["1 lines are blank and skipped"]
+    assert [remark.reason for remark in table.remarks] == ["lines that are blank and skipped: 1"]
     with pytest.raises(DataError, match="no format"):
         read_table(tmp_path / "new.py")
     assert [side_name(Path(name)) for name in ("a.pt_BR.gz", "a.csv", "a", "a.ENG")] == ["pt_BR", None, None, None]
@@ -71,7 +71,7 @@ def test_blank_lines_on_both_sides_are_counted_and_on_one_side_named(tmp_path: P
     put(tmp_path, a_en="one\n \n\nfour\nfive\0\n\n", a_de="eins\n\n\t\n\nfünf\n\n")
     table = read_table(f"{tmp_path}/a.en,a.de")
     assert table.data == {"en": ["one"], "de": ["eins"]}
-    assert [remark.reason for remark in table.remarks] == ["3 lines are blank in all of these files and skipped"]
+    assert [remark.reason for remark in table.remarks] == ["lines that are blank in all of these files and skipped: 3"]
     reasons = [(finding.row, finding.column, finding.reason) for finding in table.rejected]
     assert reasons == [
         (4, "de", "this line is blank, and its counterpart is not"),

@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib", reason="the extra [demo] is not here")
 
 import mapsto
 from mapsto.demo import data, run
+from mapsto.demo.made_sentences import make_pairs
 from mapsto.progress import Progress
 
 
@@ -102,3 +103,24 @@ def test_the_demo_on_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     said = capsys.readouterr().out
     assert "base, full" in said and "the commonest tag of each word" in said and f"{run.SENTENCE} ↦ " in said
     assert mapsto.load(tmp_path / "tags")(sentences[0]["text"])["tags"] is not None
+
+
+def test_made_sentences_are_pairs_and_the_same_each_time() -> None:
+    rows = make_pairs(400, 3)
+    assert rows == make_pairs(400, 3) and rows != make_pairs(400, 4)
+    assert len({row["en"] for row in rows}) == 400
+    assert all(row["en"].endswith(".") and row["zh"].endswith("。") for row in rows)
+    hats = [row["zh"] for row in make_pairs(5000, 0) if "two red hats" in row["en"].lower()]
+    assert hats and all("两顶红色的帽子" in chinese for chinese in hats)
+
+
+def test_the_demo_of_translation_prints_scores_and_translations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"NUM_PAIRS": 200, "NUM_TEST_PAIRS": 12, "PAIR_LABELS": (20, 40), "SEEDS": 1, "TRANSLATION_EPOCHS": 1.0}
+    for name, value in sizes.items():
+        monkeypatch.setattr(run, name, value)
+    run.run_translation(tmp_path, 0.02, Progress())
+    printed = capsys.readouterr().out
+    assert "BLEU" in printed and "nearest training row" in printed and printed.count("↦") == 3
+    assert (tmp_path / "translator" / "report.html").exists()

@@ -17,6 +17,7 @@ from mapsto.data.split import split_indices
 from mapsto.data.table import read_table
 from mapsto.errors import DataError
 from mapsto.evaluation import matching
+from mapsto.inference.find import SearchSettings, make_finder
 from mapsto.inference.vector_index import unit
 from mapsto.task.arrow import parse
 
@@ -109,6 +110,22 @@ def test_a_saved_model_opens_in_sentence_transformers(tmp_path: Path) -> None:
     pairs = [{name: row[name] for name in ("query", "passage")} for row in rows]
     assert again.evaluate(pairs).scores == model.evaluate(pairs).scores, "hard negatives are for training alone"
     assert again(pairs[0]) == again(*pairs[0].values()) == again.predict(pairs)[0]
+
+
+def test_texts_that_are_cut_are_counted() -> None:
+    model = fit_pairs(length=12)
+    notes = model.evaluate([{"query": "a", "passage": "a " * 50}, {"query": "b", "passage": "b"}]).notes
+    assert any("1 rows have texts longer than the model takes; " in note for note in notes)
+    lines: list[str] = []
+    table = read_table([{"passage": "a " * 50}, {"passage": "b"}])
+    make_finder(model.mapping, model.predictor.device, table, SearchSettings(), lines.append)
+    assert "note: 1 texts are longer than the model takes and were cut" in lines
+
+
+def test_another_arrow_can_start_from_pairs(model: mapsto.Model) -> None:
+    rows = [{"text": row["query"], "label": "ab"["winter" in row["query"]]} for row in make_pairs()]
+    labels = mapsto.fit("text -> label", rows, start=model, steps=2, device="cpu")
+    assert labels.mapping.config.sentence is None and set(labels("winter")["scores"]) == {"a", "b"}
 
 
 def test_unreadable_pairs_are_named(model: mapsto.Model) -> None:

@@ -95,6 +95,29 @@ def test_prompts_are_kept_and_put_before_texts(tmp_path: Path) -> None:
         mapsto.load(tmp_path / "encoder")
 
 
+@pytest.mark.parametrize("kind", ["E5", "GTE"])
+def test_a_fit_to_pairs_keeps_pooling_and_prompts(kind: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    make_encoder(kind, tmp_path)
+    prompts = {"query": "query: ", "document": "passage: "}
+    change(tmp_path / "encoder" / "config_sentence_transformers.json", prompts=prompts)
+    rows = [{"a": text, "b": text.upper()} for text in TEXTS]
+    fitted = mapsto.fit("a:text <-> b:text", rows, start=tmp_path / "encoder", steps=2, **CPU)
+    fitted.save(tmp_path / "fitted")
+    reference = SentenceTransformer(str(tmp_path / "fitted"), device="cpu")
+    queries, passages = (
+        encode([row[name] for row in rows])
+        for encode, name in ((reference.encode_query, "a"), (reference.encode_document, "b"))
+    )
+    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
+    scores = [answer["score"] for answer in mapsto.load(tmp_path / "fitted", **CPU).predict(rows)]
+    np.testing.assert_allclose(scores, (queries * passages).sum(1), atol=1e-5)
+    answers = fitted.find(rows[0]["a"], rows, top=len(TEXTS))
+    expected = sorted((queries[:1] @ passages.T)[0], reverse=True)
+    np.testing.assert_allclose([answer["score"] for answer in answers], expected[: len(answers)], atol=1e-5)
+
+
 def test_a_model_trained_further_is_no_sentence_encoder(tmp_path: Path) -> None:
     make_encoder("BGE", tmp_path)
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(TEXTS * 4)]

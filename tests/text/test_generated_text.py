@@ -83,6 +83,18 @@ def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> N
     assert streamed.returncode == 0 and streamed.stdout.strip(), streamed.stderr
     short = run("predict", str(folder), "--text", test[0]["en"], "--longest", "1", "--json")
     assert json.loads(short.stdout)["ended"] == "limit", short.stderr
+    answers, schema = tmp_path / "answers.txt", tmp_path / "schema.json"
+    answers.write_text("是\n不是\n", encoding="utf-8")
+    chosen = run("predict", str(folder), str(table), "--answers", str(answers), "--out", str(tmp_path / "out.jsonl"))
+    assert chosen.returncode == 0, chosen.stderr
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(test) and {json.loads(line)["text"] for line in lines} <= {"是", "不是"}
+    schema.write_text('{"enum": ["红", "绿"]}', encoding="utf-8")
+    chosen = run("predict", str(folder), "--text", test[0]["en"], "--schema", str(schema), "--beams", "2", "--json")
+    assert json.loads(json.loads(chosen.stdout)["text"]) in ("红", "绿"), chosen.stderr
+    schema.write_text('{"type": "strin"}', encoding="utf-8")
+    refused = run("predict", str(folder), "--text", test[0]["en"], "--schema", str(schema))
+    assert refused.returncode == 2 and "Invalid type: strin" in refused.stderr and "Traceback" not in refused.stderr
     for command in (
         ["check", "en:text -> zh:text", str(table)],
         ["trace", "en:text -> zh:text", str(table)],

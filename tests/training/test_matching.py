@@ -21,6 +21,7 @@ from mapsto.sequence.packing import collate
 from mapsto.task.arrow import parse
 from mapsto.training import loader
 from mapsto.training.loop import Training
+from mapsto.training.objectives import gradient_cache
 from mapsto.training.objectives.matching import Matching
 from mapsto.training.plan import Plan, RunContext
 
@@ -83,6 +84,7 @@ def test_cosent_by_hand() -> None:
     assert float(ScoredMatch().loss(torch.tensor(cosines), torch.ones(3))) == 0
 
 
+@pytest.mark.parametrize("held", [0, 2**20])
 @pytest.mark.parametrize(
     ("arrow", "rows"),
     [
@@ -91,8 +93,10 @@ def test_cosent_by_hand() -> None:
     ],
 )
 def test_a_step_in_several_batches_is_that_of_one(
-    arrow: str, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    arrow: str, rows: list[dict[str, Any]], held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The activations of all batches are kept (held), or computed again."""
+    monkeypatch.setattr(gradient_cache, "HELD_TOKENS", held)
     plan = Plan(steps=3, batch=16, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
     results = []
     for tokens, shortest in ((8192, 512), (64, 32)):
@@ -146,6 +150,10 @@ def test_equal_scores_and_foreign_options_are_refused() -> None:
         Options(sizes="8,x")
     with pytest.raises(UsageError, match="--long window would give a value several vectors"):
         fit_pairs(long="window")
+    with pytest.raises(UsageError, match="--batch 1 has nothing to compare"):
+        fit_pairs(batch=1)
+    with pytest.raises(DataError, match="a single pair has no other one"):
+        fit_pairs(rows=make_pairs(1))
     assert Options(sizes="16, 64").vector_sizes == (64, 16)
 
 

@@ -20,6 +20,7 @@ from mapsto.model import linear_probe
 from mapsto.options import LARGEST_SEED
 from mapsto.training import loader
 from mapsto.training.loop import Training
+from mapsto.training.objectives import gradient_cache
 from mapsto.training.objectives.supervised_contrastive import TEMPERATURE, SupervisedContrastive, contrastive_loss
 from mapsto.training.plan import Plan, RunContext
 
@@ -78,8 +79,10 @@ def test_it_lowers_the_loss_and_leaves_the_head_unchanged() -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5]) and torch.equal(mapping.heads[0].weight, head)
 
 
-def test_rows_in_several_batches_are_compared_as_those_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("held", [0, 2**20])
+def test_rows_in_several_batches_are_compared_as_those_of_one(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long texts need several batches; which rows share a batch must not change the result."""
+    monkeypatch.setattr(gradient_cache, "HELD_TOKENS", held)
     plan = Plan(steps=3, batch=20, rate=1e-3, optimizer="adamw", seed=0, save_every=100)
     results = []
     for tokens, shortest in ((8192, 512), (64, 32)):

@@ -1,4 +1,4 @@
-"""`mapsto demo`: pretrain, fit and compare on data that comes with Python packages: texts, names in texts, or images."""
+"""`mapsto demo`: pretrain, fit and compare on data of Python packages, or made by the demo: texts, tags, images, translation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from mapsto.cli.app import Quiet, app
 @app.command(epilog="Example: mapsto demo --out runs/demo")
 def demo(
     what: Annotated[
-        str, typer.Argument(metavar="text|image|tags", help="The data of the demo: texts, pictures, or names in texts.")
+        str,
+        typer.Argument(
+            metavar="text|image|tags|translate",
+            help="The data of the demo: texts, pictures, names in texts, or sentences in two languages.",
+        ),
     ] = "text",
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="Where reports and models go; by default runs/demo, runs/demo-image or runs/demo-tags."
+            "--out",
+            "-o",
+            help="Where reports and models go; by default runs/demo, for other data runs/demo-image and so on.",
         ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="How long to pretrain; by default 5 minutes on texts, 4 for tags, 1 on pictures."),
+        typer.Option(
+            help="How long to pretrain; by default 5 minutes on texts, 4 for tags, 2 for translation, 1 on pictures."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -31,11 +39,13 @@ def demo(
     from mapsto import device, options, progress
     from mapsto.demo import run
 
-    options.require_choice("what", what, ("text", "image", "tags"))
+    options.require_choice("what", what, ("text", "image", "tags", "translate"))
     device.keep_memory()
     if what == "image":
         run.run_pictures(out or Path("runs/demo-image"), minutes or 1.0, progress.choose_progress(quiet))
     elif what == "tags":
         run.run_tags(out or Path("runs/demo-tags"), minutes or 4.0, progress.choose_progress(quiet))
+    elif what == "translate":
+        run.run_translation(out or Path("runs/demo-translate"), minutes or 2.0, progress.choose_progress(quiet))
     else:
         run.run(out or Path("runs/demo"), minutes or 5.0, progress.choose_progress(quiet))

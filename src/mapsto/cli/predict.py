@@ -28,6 +28,13 @@ TopP = Annotated[
     float | None, typer.Option(help="With --samples: draw from the likeliest tokens with this probability.")
 ]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
+Answers = Annotated[
+    Path | None, typer.Option(help="Generated answers: each is one of the lines of this text file, exactly.")
+]
+Schema = Annotated[
+    Path | None,
+    typer.Option(help="Generated answers: JSON that this JSON Schema (a file) describes (the extra `schema`)."),
+]
 
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
@@ -75,6 +82,8 @@ def predict(
     temperature: Temperature = None,
     top_p: TopP = None,
     longest: Longest = None,
+    answers: Answers = None,
+    schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
@@ -101,6 +110,7 @@ def predict(
     from mapsto.cli.fill_in import fill_in
     from mapsto.data.writers import require_output_path
     from mapsto.device import keep_memory
+    from mapsto.files import read_json
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
 
@@ -115,8 +125,9 @@ def predict(
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
     decoding = make_decoding(
-        beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed
-    )
+        beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
+        answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
+    )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
         _stream(answering, inputs)
@@ -133,6 +144,13 @@ def make_decoding(**settings: Any) -> Decoding | None:
 
     values = {name: value for name, value in settings.items() if value is not None}
     return Decoding(**values) if set(values) - {"seed"} else None
+
+
+def _read_answers(path: Path, encoding: str | None) -> list[str]:
+    """Return the lines of a file with the allowed answers. Raises DataError for a file that cannot be decoded, or is empty."""
+    from mapsto.data.text_lines import read_lines
+
+    return [line.strip() for line in read_lines(path, encoding)]
 
 
 def _stream(engine: Engine, inputs: InputRows) -> None:

@@ -22,6 +22,8 @@ PART_ROWS, PART_CHARACTERS = 4096, 2**20
 
 # The share of the cells that are dialogues from which a column has dialogues; its other cells are faulty.
 MIN_DIALOGUES = 0.5
+# Number of cells at the beginning of a column, of which one must be a dialogue.
+NUM_SNIFFED = 100
 
 # (row number, cells by column, number of characters) of a row; for an unreadable row the findings about it.
 Row = tuple[int, Mapping[str, Any], int] | list[Finding]
@@ -107,51 +109,58 @@ def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
     its row number, with "messages" (the turns before), "prompt" (the same as text), "answer" and "dialogue" (its name). If no
     dialogue ends with a turn of the assistant, each is a row without an answer, as for prediction.
     """
-    pairing = _DialoguePairing()
+    pairing: _DialoguePairing | None = None
+    has_instructions = False
     last: FilePart | None = None
     for part in parts:
         if last is not None:
             yield last
+        # Once a file has dialogues or instructions in a column, all of its parts are read so, also one with faulty cells alone.
         column = next((name for name, cells in part.data.items() if _are_dialogues(cells)), None)
-        last = _pair_instructions(part) if column is None else pairing.pair(part, column)
+        pairing = _DialoguePairing(column) if pairing is None and column is not None else pairing
+        has_instructions = has_instructions or dialogues.is_alpaca(tuple(part.data))
+        last = pairing.pair(part) if pairing is not None else _pair_instructions(part) if has_instructions else part
     if last is not None:
         # Only after the last part is it known how many turns are not used.
-        yield replace(last, remarks=[*last.remarks, *pairing.remarks(last.file)])
+        yield last if pairing is None else replace(last, remarks=[*last.remarks, *pairing.remarks(last.file)])
 
 
 def _are_dialogues(cells: Sequence[Any]) -> bool:
     """Return whether most cells of a column that are not empty are dialogues."""
-    num_dialogues = sum(map(dialogues.is_dialogue, cells))
-    return num_dialogues > MIN_DIALOGUES * sum(cell is not None for cell in cells)
+    cells = [cell for cell in cells if cell is not None]
+    # Most columns are told by their first cells, which saves looking into each vector of a column of vectors.
+    if not any(map(dialogues.is_dialogue, cells[:NUM_SNIFFED])):
+        return False
+    return sum(map(dialogues.is_dialogue, cells)) > MIN_DIALOGUES * len(cells)
 
 
 def _pair_instructions(part: FilePart) -> FilePart:
-    """Return a part of rows of Alpaca with columns "prompt" and "answer"; any other part unchanged."""
-    if not dialogues.is_alpaca(tuple(part.data)):
-        return part
-    columns = (part.data[dialogues.INSTRUCTION], part.data[dialogues.INPUT])
+    """Return a part of rows of Alpaca with columns "prompt" and "answer"."""
+    columns = (part.column(dialogues.INSTRUCTION), part.column(dialogues.INPUT))
     prompts = [dialogues.join_instruction(*cells) for cells in zip(*columns, strict=True)]
-    return replace(part, data={PROMPT: prompts, ANSWER: part.data[dialogues.OUTPUT], **part.data})
+    return replace(part, data={PROMPT: prompts, ANSWER: part.column(dialogues.OUTPUT), **part.data})
 
 
 @dataclass
 class _DialoguePairing:
     """The conversion of the dialogues of a file to rows, with the counts that are reported at its end.
 
+    column: the column with the dialogues.
     num_open: dialogues that end with a turn to which there is no answer. num_greetings: those that begin with the assistant's.
     num_unanswered: dialogues in parts where none ends with an answer. has_answers: whether one did in an earlier part.
     """
 
+    column: str
     num_open: int = 0
     num_greetings: int = 0
     num_unanswered: int = 0
     has_answers: bool = False
 
-    def pair(self, part: FilePart, column: str) -> FilePart:
-        """Return a part with a row for each answer in its dialogues. column: the column that has them."""
+    def pair(self, part: FilePart) -> FilePart:
+        """Return a part with a row for each answer in its dialogues."""
         values = [
             dialogues.read_dialogue(cell, instructions if isinstance(instructions, str) else None)
-            for cell, instructions in zip(part.data[column], part.column(dialogues.SYSTEM), strict=True)
+            for cell, instructions in zip(part.column(self.column), part.column(dialogues.SYSTEM), strict=True)
         ]
         sound = [(index, value) for index, value in enumerate(values) if not value.faults]
         self.has_answers = self.has_answers or any(value.is_answered for _, value in sound)
@@ -164,16 +173,15 @@ class _DialoguePairing:
             self.num_unanswered += len(sound)
             examples = [(index, value.turns, None) for index, value in sound]
         faults = [
-            Finding(part.file, row, column, None, reason)
+            Finding(part.file, row, self.column, None, reason)
             for row, value in zip(part.rows, values, strict=True)
             for reason in value.faults
         ]
-        return self._build_part(part, column, examples, faults)
+        return self._build_part(part, examples, faults)
 
     def _build_part(
         self,
         part: FilePart,
-        column: str,
         examples: Sequence[tuple[int, dialogues.Turns, str | None]],
         faults: list[Finding],
     ) -> FilePart:
@@ -188,7 +196,7 @@ class _DialoguePairing:
         if not self.has_answers:
             del data[ANSWER]
         for name, cells in part.data.items():
-            if name != column:
+            if name != self.column:
                 kept_name = f"raw_{name}" if name in (PROMPT, ANSWER, MESSAGES, DIALOGUE) else name
                 data[kept_name] = [cells[index] for index, _, _ in examples]
         return FilePart(part.file, data, rows, [*part.rejected, *faults], part.remarks)
@@ -196,8 +204,14 @@ class _DialoguePairing:
     def remarks(self, file: str) -> list[Finding]:
         """Return the remarks on turns that are not used as answers or have none."""
         counts = (
-            (self.num_open, "dialogues end with a turn that is not the assistant's; this turn has no answer to learn"),
-            (self.num_greetings, "dialogues begin with a turn of the assistant, which answers nothing"),
-            (self.num_unanswered, "dialogues have no answer to their last turn, and no other one has; each is one row"),
+            (
+                self.num_open,
+                "dialogues that end with a turn of another than the assistant, which has no answer to learn",
+            ),
+            (self.num_greetings, "dialogues that begin with a turn of the assistant, which answers nothing"),
+            (
+                self.num_unanswered,
+                "dialogues without an answer to their last turn, as all before them; each is one row",
+            ),
         )
-        return [Finding(file, None, None, None, f"{count:,} {reason}") for count, reason in counts if count]
+        return [Finding(file, None, None, None, f"{reason}: {count:,}") for count, reason in counts if count]

@@ -152,7 +152,8 @@ def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64
         groups = list(_linked_pairs(rows))
     if {MESSAGES, DIALOGUE} <= set(rows.table.columns):
         names = rows.table.column(DIALOGUE)
-        groups = sampling.join_groups(groups, [names[row] for row in rows.indices.tolist()])
+        # A row of another file, without a name, is a dialogue of its own.
+        groups = sampling.join_groups(groups, [names[row] or row for row in rows.indices.tolist()])
     targets_by_port = enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in targets_by_port if has_exclusive_classes(target)), None)
     return sampling.stratified_split(len(rows), groups, strata, share, seed)

@@ -133,7 +133,8 @@ class Table:
 def read_table(source: Any, encoding: str | None = None) -> Table:
     """Return the rows of a file, of a folder's files or of a Python object as one table.
 
-    source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, or Table.
+    source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, or Table. Parallel text files, in
+        which the lines of one number belong together, are one path "a.en,a.de".
     encoding: encoding of text files; None for the one that a byte order mark names, or else UTF-8.
     Findings about unreadable rows are in `.rejected`. Raises DataError if no row can be read, UsageError for other objects.
     """

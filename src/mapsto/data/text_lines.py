@@ -175,7 +175,7 @@ def stream_parallel(
         raise DataError(f"{error.filename or title} cannot be read: {error.strerror or error}") from error
     assert last is not None, "files without rows have one part too"
     # Only after the last line is it known how many are blank.
-    reason = f"{num_blank:,} lines are blank{' in all of these files' * (len(paths) > 1)} and skipped"
+    reason = f"lines that are blank{' in all of these files' * (len(paths) > 1)} and skipped: {num_blank:,}"
     yield replace(last, remarks=[Finding(str(title), None, None, None, reason)] if num_blank else [])
 
 

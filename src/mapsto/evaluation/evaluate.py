@@ -214,9 +214,14 @@ def evaluate_pairs(mapping: Mapping, table: Table, device: torch.device, bad_row
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
+    encoded = matching.encode_pairs(mapping, rows)
+    if encoded.num_cut:
+        notes.append(
+            f"{len(encoded.long_rows):,} rows have texts longer than the model takes; {encoded.num_cut:,} tokens were cut off"
+        )
     return Evaluation(
         len(rows),
-        matching.score_pairs(mapping, rows, device),
+        matching.score_pairs(mapping, rows, encoded, device),
         matching.score_baseline(rows),
         notes=notes,
         overlap=overlap,
@@ -267,7 +272,10 @@ def predict_rows(mapping: Mapping, arrow: Arrow, rows: Rows, port: int, device: 
     need. For pairs return the rank of the best right candidate of each row's query among those of all rows, (n,).
     """
     if arrow.symmetric:
-        return matching.row_ranks(*matching.rank_pairs(mapping, matching.pairs_of(rows), device)[:2])
+        pairs = matching.pairs_of(rows)
+        return matching.row_ranks(
+            *matching.rank_pairs(mapping, pairs, matching.encode_pairs(mapping, pairs), device)[:2]
+        )
     encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     if mapping.targets[port].readout.per_example:
         (outputs,) = row_outputs(mapping, question_examples(mapping, encoded), len(rows), [port], device)

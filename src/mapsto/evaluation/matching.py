@@ -81,9 +81,14 @@ def cosines(mapping: Mapping, encoded: EncodedRows, device: torch.device) -> Ten
     return (queries * passages).sum(-1).clamp(-1, 1)
 
 
-def rank_pairs(mapping: Mapping, rows: Rows, device: torch.device) -> tuple[Relevance, list[Ints], list[Ints]]:
-    """Return the relevance of the rows, and the ranks of the right candidates of each query in both directions."""
-    encoded, pairs = encode_pairs(mapping, rows), relevance(rows)
+def rank_pairs(
+    mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device
+) -> tuple[Relevance, list[Ints], list[Ints]]:
+    """Return the relevance of the rows, and the ranks of the right candidates of each query in both directions.
+
+    encoded: the result of `encode_pairs` for the rows.
+    """
+    pairs = relevance(rows)
     queries = unit_vectors(mapping, encoded, 0, pairs.query_rows, device)
     candidates = unit_vectors(mapping, encoded, 1, pairs.candidate_rows, device)
     return (
@@ -132,12 +137,12 @@ def row_ranks(pairs: Relevance, ranks: Sequence[Ints]) -> Tensor:
     return torch.tensor([int(ranks[query][0]) for query in pairs.query_of_row.tolist()])
 
 
-def score_pairs(mapping: Mapping, rows: Rows, device: torch.device) -> dict[str, Score]:
-    """Return the scores of a model on pairs by name, such as "query→passage recall@1"."""
+def score_pairs(mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device) -> dict[str, Score]:
+    """Return the scores of a model on pairs by name, such as "query→passage recall@1". encoded: of `encode_pairs`."""
     if rows.arrow.targets[0].kind != MATCH:
-        outputs = cosines(mapping, encode_pairs(mapping, rows), device)
+        outputs = cosines(mapping, encoded, device)
         return with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]))
-    return _with_intervals(rows.arrow, *rank_pairs(mapping, rows, device)[1:])
+    return _with_intervals(rows.arrow, *rank_pairs(mapping, rows, encoded, device)[1:])
 
 
 def score_baseline(rows: Rows) -> dict[str, Score]:

@@ -21,7 +21,7 @@ from mapsto.errors import Finding, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
 from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
-from mapsto.evaluation.matching import best_ranks, pairs_of, relevance, score_pairs, unit_vectors
+from mapsto.evaluation.matching import best_ranks, encode_pairs, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
 from mapsto.fitting.plan import MATCH_LEARNING
@@ -124,7 +124,8 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
             progress.say(f"note: {note}")
     elif run.held_out is not None:
         if mapping.arrow.symmetric and data.held_out_rows is not None:
-            held_out = score_pairs(mapping, pairs_of(data.held_out_rows), run.device)
+            pairs = pairs_of(data.held_out_rows)
+            held_out = score_pairs(mapping, pairs, encode_pairs(mapping, pairs), run.device)
         else:
             held_out = score_examples(mapping, run.held_out, data.held_out_rows, run.device)
         # Not the run's own filter, which counts its held-out rows in.

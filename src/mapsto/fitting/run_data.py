@@ -25,9 +25,12 @@ from mapsto.options import ObjectiveOptions, OptimizationOptions, Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
-from mapsto.task.generation import bind_target
+from mapsto.task.generation import Generated, bind_target
 from mapsto.task.source import Source
 from mapsto.task.target import Target
+
+# Label smoothing of generated answers of new models, as usual in translation from random weights.
+NEW_SMOOTHING = 0.1
 
 # The default length of the longest example in pretraining, in tokens.
 PRETRAIN_LENGTH = 128
@@ -81,10 +84,11 @@ def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
     """
     targets = [target() for target in kinds.answering(arrow)]
     for name in ("balance", "smooth"):
-        if getattr(options, name) and not any(map(has_exclusive_classes, targets)):
+        is_generating = name == "smooth" and any(isinstance(target, Generated) for target in targets)
+        if getattr(options, name) and not is_generating and not any(map(has_exclusive_classes, targets)):
             raise UsageError(f"--{name} is for classes, and {arrow} answers none")
     for target in targets:
-        if isinstance(target, Classes):
+        if isinstance(target, Classes | Generated):
             target.label_smoothing = options.smooth
     return targets
 
@@ -109,6 +113,8 @@ def bind_targets(
         )
     for target, port in zip(targets, arrow.targets, strict=True):
         bind_target(target, sources, config)
+        if isinstance(target, Generated) and start.tensors is None and not options.smooth:
+            target.label_smoothing = NEW_SMOOTHING
         if port.restores is not None:
             assert isinstance(target, Reconstruction)
             target.restore(make_corruption(arrow, options))
@@ -128,6 +134,10 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"
             )
+    if arrow.symmetric and options.batch == 1:
+        raise UsageError(
+            "--batch 1 has nothing to compare a pair with: the other rows of a step are what does not match"
+        )
     if options.sizes is not None and not arrow.symmetric:
         raise UsageError(f"--sizes would change nothing: {arrow} matches no values")
     if options.augmentation not in ("auto", "none") and not any(

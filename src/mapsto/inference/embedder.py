@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -78,12 +78,14 @@ def embed(
     device: torch.device,
     pooling: str | None = None,
     side: int | None = None,
+    on_cut: Callable[[int], object] = lambda row: None,
 ) -> NDArray[np.float32]:
     """Return one vector per value, (n, d).
 
     values: n values of the kind that the model reads, such as texts.
     pooling: "first", "mean" or another Pooling; None for the pooling that the model was trained with.
     side: 0 for queries and 1 for what is searched, which may have prompts of their own; None for neither.
+    on_cut: called with the index of each value that is longer than the model takes and is cut.
 
     Raises UsageError for a model with several sources, and for an unknown pooling.
     """
@@ -101,10 +103,11 @@ def embed(
     def encode_chunk(chunk: list[tuple[int, Any]]) -> list[Example]:
         rows, chunk_values = zip(*chunk, strict=True)
         pieces = source.encode(chunk_values, 0)
-        return [
-            Example((piece if len(piece) <= max_tokens else source.cut(piece, max_tokens),), (), row)
-            for row, piece in zip(rows, pieces, strict=True)
-        ]
+        for index, piece in enumerate(pieces):
+            if len(piece) > max_tokens:
+                on_cut(rows[index])
+                pieces[index] = source.cut(piece, max_tokens)
+        return [Example((piece,), (), row) for row, piece in zip(rows, pieces, strict=True)]
 
     def iterate_examples() -> Iterator[Example]:
         for chunk in prefetch(enumerate(read_values), source.defaults.rows_at_once, encode_chunk):

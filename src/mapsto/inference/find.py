@@ -137,7 +137,11 @@ def make_finder(
     if index is None:
         texts = [rows.sources[0][equal[0]] for equal in _rows_by_text(rows).values()]
         say(f"embedding {len(texts):,} different texts")
-        index = VectorIndex(unit(torch.from_numpy(embed(mapping, texts, device, side=1)), size))
+        cut_texts: list[int] = []
+        vectors = embed(mapping, texts, device, side=1, on_cut=cut_texts.append)
+        if cut_texts:
+            say(f"note: {len(cut_texts):,} texts are longer than the model takes and were cut")
+        index = VectorIndex(unit(torch.from_numpy(vectors), size))
         if folder is not None:
             _save_index(folder, index, facts)
             say(f"the index is kept in {folder}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mapsto.errors import UsageError
+from mapsto.inference.constraints import Constraint
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
 from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search
 from mapsto.model.kv_cache import KeyValueCache
@@ -26,7 +27,8 @@ from mapsto.task.generation import Decoding, Generated, GeneratedAnswer
 
 # How many answers are generated at the same time: more use the weights once for more tokens, and take more memory.
 ANSWERS_AT_ONCE = 128
-# New examples are read when less than this share of the places is taken.
+# New examples are read when at most this share of the places is taken. Answers that have ended keep their place in the cache
+# until then, since taking them out copies the cache.
 REFILL_SHARE = 0.75
 
 
@@ -37,16 +39,18 @@ def generate_answers(
     device: torch.device,
     decoding: Decoding | None = None,
     report: Report = lambda count: None,
+    constraint: Constraint | None = None,
 ) -> Iterator[tuple[int, list[GeneratedAnswer]]]:
     """Yield (row of the example, its answers, the best first) of each example, as soon as its answers are complete.
 
     examples: with the questions of their target ports. port: the target port whose answers are generated.
     decoding: how tokens are chosen; by default greedily. With samples there are several answers to an example.
     report: called with the number of examples whose answers are complete.
+    constraint: the answers that are allowed, from `make_constraint`; None for all.
     """
     target = mapping.targets[port]
     assert isinstance(target, Generated)
-    generator = _Generator(mapping, port, decoding or Decoding(), device)
+    generator = _Generator(mapping, port, decoding or Decoding(), device, constraint)
     with torch.inference_mode():
         for completed in generator.run(examples):
             report(len(completed))
@@ -70,14 +74,20 @@ def generate_rows(
     return target.pack(answers)
 
 
-def stream_text(mapping: Mapping, example: Example, device: torch.device, decoding: Decoding) -> Iterator[str]:
+def stream_text(
+    mapping: Mapping,
+    example: Example,
+    device: torch.device,
+    decoding: Decoding,
+    constraint: Constraint | None = None,
+) -> Iterator[str]:
     """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain.
 
-    decoding: without beams and samples.
+    decoding: without beams and samples. constraint: the answers that are allowed; None for all.
     """
     target = mapping.targets[0]
     assert isinstance(target, Generated)
-    generator, text = _Generator(mapping, 0, decoding, device), ""
+    generator, text = _Generator(mapping, 0, decoding, device, constraint), ""
     with torch.inference_mode():
         for completed in generator.run([example]):
             tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)
@@ -91,15 +101,19 @@ def stream_text(mapping: Mapping, example: Example, device: torch.device, decodi
 class _Generator:
     """The answers that are being generated at the same time, each with its cache."""
 
-    def __init__(self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device) -> None:
+    def __init__(
+        self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device, constraint: Constraint | None
+    ) -> None:
         target = mapping.targets[port]
         assert isinstance(target, Generated)
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
-        self.search = make_search(decoding, target.ends)
+        self.search = make_search(decoding, target.ends, constraint)
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
         self.cache: KeyValueCache | None = None
         self.states = torch.zeros(0)
+        # For each answer its place in the cache, in which answers that have ended may stand too.
+        self.places = torch.zeros(0, dtype=torch.long, device=device)
 
     def run(self, examples: Iterable[Example]) -> Iterator[list[tuple[int, list[GeneratedAnswer]]]]:
         """Yield the examples whose answers were completed by each step."""
@@ -144,8 +158,20 @@ class _Generator:
             raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
         self.search.admit(batch.rows.tolist(), limits)
         cache = cache.repeat(self.search.width)
+        self._compact()
         self.cache = cache if self.cache is None else self.cache.join(cache)
         self.states = torch.cat([self.states.to(states), states.repeat_interleave(self.search.width, 0)])
+        self.places = torch.arange(len(self.states), device=self.device)
+
+    def _compact(self) -> None:
+        """Take the answers that have ended out of the cache."""
+        if self.cache is None or len(self.places) == len(self.states):
+            return
+        width = self.search.width
+        # The memory of the sources has one entry for all answers of an example.
+        self.cache = self.cache.select(self.places, self.places[::width] // width) if len(self.places) else None
+        self.states = self.states[self.places]
+        self.places = torch.arange(len(self.states), device=self.device)
 
     def _step(self) -> list[tuple[int, list[GeneratedAnswer]]]:
         """Choose the next token of every answer, and compute the states that predict the one after it.
@@ -153,26 +179,29 @@ class _Generator:
         Return the examples whose answers are complete.
         """
         assert self.cache is not None
-        logits: Tensor = self.mapping.heads[self.port](self.states).float()
+        logits: Tensor = self.mapping.heads[self.port](self.states[self.places]).float()
         logits[:, self.banned] = -torch.inf
         choice = self.search.choose(logits)
         if choice.parents is not None:
-            self.cache.reorder(choice.parents)
-        if choice.survivors is None:
-            tokens = choice.tokens
-        elif len(choice.survivors):
+            self.cache.reorder(self.places, self.places[choice.parents])
+        tokens = choice.tokens
+        if choice.survivors is not None:
             survivors = choice.survivors.to(self.device)
-            self.cache = self.cache.select(survivors, survivors[:: self.search.width] // self.search.width)
-            tokens = choice.tokens[survivors]
-        else:
-            self.cache, self.states = None, self.states[:0]
-            return choice.completed
-        self.states = self.mapping.next_states(tokens, self.target.kind, self.cache)
+            self.places, tokens = self.places[survivors], tokens[survivors]
+            if len(self.places) <= REFILL_SHARE * len(self.states):
+                self._compact()
+        if len(self.places):
+            all_tokens = tokens.new_zeros(len(self.states)).index_copy(0, self.places, tokens)
+            self.cache.active = self.places
+            self.states = self.mapping.next_states(all_tokens, self.target.kind, self.cache)
         return choice.completed
 
 
-def make_search(decoding: Decoding, ends: Collection[int]) -> Search:
-    """Return the search for answers that the settings of decoding describe. ends: the tokens that end an answer."""
+def make_search(decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> Search:
+    """Return the search for answers that the settings of decoding describe.
+
+    ends: the tokens that end an answer. constraint: the answers that are allowed; None for all.
+    """
     if decoding.samples:
-        return Sampling(decoding, ends)
-    return BeamSearch(decoding, ends) if decoding.beams > 1 else Greedy(ends)
+        return Sampling(decoding, ends, constraint)
+    return BeamSearch(decoding, ends, constraint) if decoding.beams > 1 else Greedy(ends, constraint)

@@ -20,6 +20,7 @@ from mapsto.data.rows import Rows, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
+from mapsto.inference.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
     RowReader,
     build_value,
@@ -96,12 +97,17 @@ def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> N
         )
 
 
-def _require_generated(mapping: Mapping, decoding: Decoding | None) -> None:
-    """Raise UsageError if settings of decoding are given for a mapping that generates no answer token by token."""
+def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Constraint | None]:
+    """Return for each target the constraint on its answers that the settings of decoding ask for; None for none.
+
+    Raises UsageError if settings are given for a mapping that generates no answer token by token, and for a constraint that no
+    answer can satisfy.
+    """
     if decoding is not None and not generated_ports(mapping, range(len(mapping.targets))):
         raise UsageError(
-            f"--beams, --samples and --longest are for answers that are generated; {mapping.arrow} has none"
+            f"--beams, --samples, --longest, --answers and --schema are for answers that are generated; {mapping.arrow} has none"
         )
+    return [make_constraint(decoding, target) if isinstance(target, Generated) else None for target in mapping.targets]
 
 
 class Predictor:
@@ -115,7 +121,7 @@ class Predictor:
         familiar than 95 % of the training rows.
     decoding: how the tokens of generated answers are chosen; None for the likeliest token at each step.
     Raises UsageError for an unknown option, a missing device, for `min_confidence` if no answer has a probability,
-    for `reject` if the model keeps no training vectors, and for `decoding` if no answer is generated.
+    for `reject` if the model keeps no training vectors, and for `decoding` if no answer is generated, or none can be.
     """
 
     def __init__(
@@ -130,7 +136,7 @@ class Predictor:
     ) -> None:
         require_choice("long", long)
         _require_limits(mapping, min_confidence, reject)
-        _require_generated(mapping, decoding)
+        self.constraints = _make_constraints(mapping, decoding)
         self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
@@ -144,8 +150,8 @@ class Predictor:
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
         _require_limits(self.mapping, min_confidence, reject)
-        _require_generated(self.mapping, decoding)
         other = copy.copy(self)
+        other.constraints = _make_constraints(self.mapping, decoding)
         other.min_confidence, other.reject, other.decoding = min_confidence, reject, decoding
         return other
 
@@ -277,7 +283,10 @@ class Predictor:
         target = self.mapping.targets[port]
         assert isinstance(target, Generated)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
-        for row, alternatives in generate_answers(self.mapping, examples, port, self.device, self.decoding):
+        generated = generate_answers(
+            self.mapping, examples, port, self.device, self.decoding, constraint=self.constraints[port]
+        )
+        for row, alternatives in generated:
             best, *others = target.decode(target.pack(alternatives))
             is_sampled = self.decoding is not None and self.decoding.samples > 1
             answers[row] = {**best, "others": others} if is_sampled else best
@@ -333,7 +342,7 @@ class Predictor:
             for row in range(len(table)):
                 prepared = self._prepare(table.select([row]), bound or self.bind(table))
                 if prepared.examples:
-                    yield stream_text(self.mapping, prepared.examples[0], self.device, decoding)
+                    yield stream_text(self.mapping, prepared.examples[0], self.device, decoding, self.constraints[0])
                 else:
                     yield _refuse(prepared.answers[0]["error"])
 

@@ -1,6 +1,8 @@
 """Searches for the answers of a generating model: which token follows, given the probabilities of all tokens.
 
-A search knows the tokens of every answer that is being generated, and when an answer has ended; it knows no model.
+A search knows the tokens of every answer that is being generated, and when an answer has ended; it knows no model. A
+constraint limits the tokens among which it chooses. It changes no probability: those of an answer's tokens are the model's
+own, so that a search finds the likeliest of the allowed answers, and an answer that is unlike the model's has a low one.
 Legend of shapes: b answers, n examples, k answers of an example, v vocabulary.
 """
 
@@ -10,9 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mapsto.inference.constraints import Constraint
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.generation import Decoding, GeneratedAnswer
 
@@ -21,7 +25,7 @@ Completed = list[tuple[int, list[GeneratedAnswer]]]
 
 @dataclass(frozen=True)
 class Choice:
-    """The tokens that a step has token_scores.
+    """The tokens that a step has chosen.
 
     tokens: (b,), the next token of each answer.
     parents: (b,), the answer that each answer continues; None if each continues itself.
@@ -48,15 +52,17 @@ class _Draft:
 class Search(ABC):
     """The answers that are being generated, `width` of them for each example, in the order of the examples.
 
-    ends: the tokens that end an answer.
+    ends: the tokens that end an answer. constraint: the tokens that an answer can have; None for all.
     """
 
     width: int = 1
 
-    def __init__(self, ends: Collection[int]) -> None:
-        self.ends = frozenset(ends)
+    def __init__(self, ends: Collection[int], constraint: Constraint | None = None) -> None:
+        self.ends, self.constraint = frozenset(ends), constraint
         self.rows: list[int] = []
         self.limits: list[int] = []
+        # For each example its `width` answers so far.
+        self.drafts: list[list[_Draft]] = []
 
     @property
     def num_examples(self) -> int:
@@ -69,21 +75,38 @@ class Search(ABC):
         self.limits += limits
         self._add(len(rows))
 
-    @abstractmethod
     def _add(self, count: int) -> None:
         """Begin the answers of `count` further examples."""
+        self.drafts += [[_Draft() for _ in range(self.width)] for _ in range(count)]
 
-    @abstractmethod
     def beginning(self, example: int) -> list[int]:
         """Return the tokens so far of the first answer of an example."""
+        return self.drafts[example][0].tokens
+
+    def choose(self, logits: Tensor) -> Choice:
+        """Choose the next token of every answer, and take out the examples that are complete.
+
+        logits: (b, v); those of tokens that the constraint forbids are set to -inf.
+        """
+        normalizer = logits.logsumexp(dim=-1)
+        if self.constraint is not None:
+            beginnings = (draft.tokens for drafts in self.drafts for draft in drafts)
+            masks = np.stack([self.constraint.mask(tokens) for tokens in beginnings])
+            logits.masked_fill_(torch.from_numpy(~masks).to(logits.device), -torch.inf)
+        return self._choose(logits, normalizer)
 
     @abstractmethod
-    def choose(self, logits: Tensor) -> Choice:
-        """Choose the next token of every answer from the logits (b, v), and take out the examples that are complete."""
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
+        """Choose the next token of every answer.
+
+        logits: (b, v), -inf for tokens that are not allowed.
+        normalizer: (b,); a logit minus this is the logarithm of the token's probability.
+        """
 
     def _keep(self, examples: Sequence[int]) -> Tensor:
         """Keep the examples at these indices; return the indices of their answers."""
         self.rows, self.limits = ([values[i] for i in examples] for values in (self.rows, self.limits))
+        self.drafts = [self.drafts[example] for example in examples]
         first = torch.tensor(examples, dtype=torch.long)[:, None] * self.width
         return (first + torch.arange(self.width)).flatten()
 
@@ -91,23 +114,13 @@ class Search(ABC):
 class Greedy(Search):
     """A search that takes the likeliest token at every step."""
 
-    def __init__(self, ends: Collection[int]) -> None:
-        super().__init__(ends)
-        self.drafts: list[_Draft] = []
-
-    def _add(self, count: int) -> None:
-        self.drafts += [_Draft() for _ in range(count)]
-
-    def beginning(self, example: int) -> list[int]:
-        return self.drafts[example].tokens
-
-    def choose(self, logits: Tensor) -> Choice:
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
         highest = logits.max(dim=-1)
-        log_probabilities = highest.values - logits.logsumexp(dim=-1)
+        log_probabilities = highest.values - normalizer
         completed: Completed = []
         going_on = []
         steps = zip(self.drafts, highest.indices.tolist(), log_probabilities.tolist(), strict=True)
-        for example, (draft, token, log_probability) in enumerate(steps):
+        for example, ((draft,), token, log_probability) in enumerate(steps):
             draft.log_probability += log_probability
             if token not in self.ends:
                 draft.tokens.append(token)
@@ -118,7 +131,6 @@ class Greedy(Search):
         survivors = None
         if completed:
             survivors = self._keep(going_on)
-            self.drafts = [self.drafts[example] for example in going_on]
         return Choice(highest.indices, None, survivors, completed)
 
 
@@ -128,23 +140,19 @@ class Sampling(Search):
     The random numbers are a function of the seed, the row, the sample and the step.
     """
 
-    def __init__(self, decoding: Decoding, ends: Collection[int]) -> None:
-        super().__init__(ends)
+    def __init__(self, decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> None:
+        super().__init__(ends, constraint)
         self.decoding, self.width = decoding, decoding.samples
-        self.drafts: list[list[_Draft]] = []
         self.answers: list[dict[int, GeneratedAnswer]] = []
 
     def _add(self, count: int) -> None:
-        self.drafts += [[_Draft() for _ in range(self.width)] for _ in range(count)]
+        super()._add(count)
         self.answers += [{} for _ in range(count)]
 
-    def beginning(self, example: int) -> list[int]:
-        return self.drafts[example][0].tokens
-
-    def choose(self, logits: Tensor) -> Choice:
-        log_probabilities = logits.log_softmax(dim=-1)
-        tokens = self._draw(logits).tolist()
-        token_scores = log_probabilities.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
+        sampled_tokens = self._draw(logits)
+        tokens = sampled_tokens.tolist()
+        token_scores = (logits.gather(1, sampled_tokens[:, None])[:, 0] - normalizer).tolist()
         completed: Completed = []
         going_on = []
         for example, drafts in enumerate(self.drafts):
@@ -165,16 +173,15 @@ class Sampling(Search):
         survivors = None
         if completed:
             survivors = self._keep(going_on)
-            self.drafts = [self.drafts[example] for example in going_on]
             self.answers = [self.answers[example] for example in going_on]
-        return Choice(torch.tensor(tokens, device=logits.device), None, survivors, completed)
+        return Choice(sampled_tokens, None, survivors, completed)
 
     def _draw(self, logits: Tensor) -> Tensor:
         """Draw the next token of each answer, (b,), from its likeliest tokens, at the temperature of the settings."""
         scaled = (logits / self.decoding.temperature).double().softmax(dim=-1)
         probabilities, tokens = scaled.sort(dim=-1, descending=True, stable=True)
         cumulated = probabilities.cumsum(dim=-1)
-        # The token with which the sum reaches top_p is the last one that is survivors.
+        # The token with which the sum reaches top_p is the last one that is kept.
         is_kept = cumulated - probabilities < self.decoding.top_p
         cumulated = (probabilities * is_kept).cumsum(dim=-1)
         numbers = [
@@ -183,8 +190,10 @@ class Sampling(Search):
             for sample, draft in enumerate(drafts)
         ]
         heights = torch.tensor(numbers, dtype=torch.float64, device=logits.device) * cumulated[:, -1]
-        places = torch.searchsorted(cumulated, heights[:, None], right=True).clamp(max=logits.shape[-1] - 1)
-        return tokens.gather(1, places)[:, 0]
+        places = torch.searchsorted(cumulated, heights[:, None], right=True)
+        # Rounding must not lead behind the last token that is kept.
+        last = (cumulated < cumulated[:, -1:]).sum(dim=-1, keepdim=True)
+        return tokens.gather(1, torch.minimum(places, last))[:, 0]
 
 
 class BeamSearch(Search):
@@ -195,10 +204,9 @@ class BeamSearch(Search):
     answers as beams and no beginning can still score higher.
     """
 
-    def __init__(self, decoding: Decoding, ends: Collection[int]) -> None:
-        super().__init__(ends)
+    def __init__(self, decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> None:
+        super().__init__(ends, constraint)
         self.width, self.penalty = decoding.beams, decoding.length_penalty
-        self.drafts: list[list[_Draft]] = []
         # For each example the scored answers, the best first, at most as many as beams.
         self.answers: list[list[tuple[float, GeneratedAnswer]]] = []
 
@@ -209,13 +217,10 @@ class BeamSearch(Search):
         ]
         self.answers += [[] for _ in range(count)]
 
-    def beginning(self, example: int) -> list[int]:
-        return self.drafts[example][0].tokens
-
-    def choose(self, logits: Tensor) -> Choice:
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
         num_tokens = logits.shape[-1]
         sums = [[draft.log_probability for draft in drafts] for drafts in self.drafts]
-        scores = logits.log_softmax(dim=-1).view(self.num_examples, self.width, num_tokens)
+        scores = (logits - normalizer[:, None]).view(self.num_examples, self.width, num_tokens)
         scores = scores + torch.tensor(sums, device=logits.device)[:, :, None]
         # So many candidates that enough of them do not end their answer.
         num_candidates = min((1 + len(self.ends)) * self.width, self.width * num_tokens)
@@ -236,7 +241,6 @@ class BeamSearch(Search):
         survivors = None
         if completed:
             survivors = self._keep(going_on)
-            self.drafts = [self.drafts[example] for example in going_on]
             self.answers = [self.answers[example] for example in going_on]
         device = logits.device
         return Choice(torch.tensor(tokens, device=device), torch.tensor(parents, device=device), survivors, completed)
@@ -248,6 +252,9 @@ class BeamSearch(Search):
         """
         beams: list[tuple[_Draft, int]] = []
         for rank, (log_probability, parent, token) in enumerate(candidates):
+            # The rest are tokens that are not allowed, and beams that continue nothing.
+            if log_probability == -torch.inf:
+                break
             tokens = self.drafts[example][parent].tokens
             if token not in self.ends:
                 beams.append((_Draft([*tokens, token], log_probability), parent))
@@ -255,7 +262,7 @@ class BeamSearch(Search):
                 self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)
             if len(beams) == self.width:
                 break
-        # A tiny vocabulary may have fewer candidates than beams.
+        # There may be fewer candidates than beams: with a tiny vocabulary, or with few allowed tokens.
         while len(beams) < self.width:
             beams.append((_Draft(list(beams[0][0].tokens) if beams else [], -torch.inf), 0))
         return beams
@@ -270,7 +277,7 @@ class BeamSearch(Search):
     def _is_complete(self, example: int) -> bool:
         """Return whether an example needs no further step: it is at its limit, or no beginning can still score higher."""
         best = self.drafts[example][0]
-        if len(best.tokens) >= self.limits[example]:
+        if len(best.tokens) >= self.limits[example] or best.log_probability == -torch.inf:
             return True
         answers = self.answers[example]
         return len(answers) == self.width and answers[-1][0] >= best.log_probability / len(best.tokens) ** self.penalty
@@ -278,4 +285,5 @@ class BeamSearch(Search):
     def _finished(self, example: int) -> list[GeneratedAnswer]:
         """Return the answers of a complete example, the best first; at the limit without any, its beginnings as they are."""
         answers = [answer for _, answer in self.answers[example]]
-        return answers or [draft.finish(False) for draft in self.drafts[example]]
+        drafts = self.drafts[example]
+        return answers or [draft.finish(False) for draft in drafts if draft.log_probability > -torch.inf]

@@ -24,6 +24,8 @@ from mapsto.errors import CheckpointError
 LARGEST = 127
 # Approximate scores in memory at a time: 256 MB.
 SCORES_AT_ONCE = 64 * 2**20
+# Vectors that are rounded at a time, which bounds memory.
+ROUNDED_AT_ONCE = 2**15
 # The relative error of sums in fp32, with room to spare; bounds are widened by it.
 FP32_ERROR = 1e-5
 
@@ -42,6 +44,12 @@ class RoundedVectors:
     @classmethod
     def of(cls, vectors: Tensor) -> RoundedVectors:
         """Return vectors (c, d) in fp32 rounded to bytes, each with a scale of its own."""
+        parts = [cls._round(part) for part in torch.split(vectors, ROUNDED_AT_ONCE)]
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "scales", "errors")))
+
+    @classmethod
+    def _round(cls, vectors: Tensor) -> RoundedVectors:
+        """Return vectors rounded to bytes; it takes several times their memory."""
         scales = vectors.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * LARGEST) / LARGEST
         codes = (vectors / scales[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
         errors = torch.linalg.vector_norm(vectors - scales[:, None] * codes, dim=1)
@@ -101,7 +109,8 @@ class VectorIndex:
         }
         files.require_space(path.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
         with files.replacing(path) as stream:
-            stream.write(safetensors.torch.save(tensors))
+            # By name, since the bytes of a file in memory would be a second copy of all vectors.
+            safetensors.torch.save_file(tensors, stream.name)
 
     @classmethod
     def open(cls, path: Path) -> VectorIndex:

@@ -76,6 +76,11 @@ class Match(_Similarity, Comparable):
     def read(cell: object) -> None:
         """Return None: a match is not in a column."""
 
+    def learn(self, answers: Sequence[Any], balance: bool = False) -> None:
+        """Check that there is a pair to compare another one with. Raises DataError if there is one pair alone."""
+        if len(answers) < 2:
+            raise DataError("a single pair has no other one to be compared with; two are needed")
+
     def encode(self, answer: None, pieces: Sequence[Piece]) -> Answer:
         """Return 1: the pair matches."""
         return Answer(np.ones((), np.float32))

@@ -195,7 +195,9 @@ class SentenceConfig:
 
     def __str__(self) -> str:
         place = "the first token" if self.pooling == "first" else "the mean"
-        return f"{place} of at most {self.max_tokens} tokens{', scaled to length 1' if self.normalize else ''}"
+        prompts = ", ".join(f"{name} {text!r}" for name, text in self.prompts if text)
+        scaled = ", scaled to length 1" if self.normalize else ""
+        return f"{place} of at most {self.max_tokens} tokens{scaled}{f'; prompts: {prompts}' if prompts else ''}"
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,10 @@ class KeyValueCache:
     layers: for each layer keys and values, (b, h, c, e) each. lengths: (b,), number of tokens of each answer's row so far.
     memory: keys and values for cross-attention; None for a model without it.
     axes: number of axes of the positions of the tokens that were read.
+    active: indices of the answers that go on; None if all do. The others keep their length.
     """
+
+    active: Tensor | None = None
 
     def __init__(
         self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor, memory: Memory | None = None, axes: int = 1
@@ -146,8 +149,11 @@ class KeyValueCache:
         return mask.masked_fill(is_far[:, None, None], -torch.inf)
 
     def advance(self) -> None:
-        """Count the token that the last step wrote."""
-        self.lengths = self.lengths + 1
+        """Count the token that the last step wrote for every active answer."""
+        if self.active is None:
+            self.lengths = self.lengths + 1
+        else:
+            self.lengths = self.lengths.index_add(0, self.active, torch.ones_like(self.active))
 
     def select(self, answers: Tensor, examples: Tensor) -> KeyValueCache:
         """Return the cache of the answers at these indices. examples: their examples, in the order of the answers."""
@@ -157,15 +163,16 @@ class KeyValueCache:
         memory = None if self.memory is None else self.memory.select(examples)
         return KeyValueCache(layers, lengths, memory, self.axes)
 
-    def reorder(self, answers: Tensor) -> None:
-        """Replace each answer by the one at its index in `answers` (b,), of the same example, as a step of beam search does."""
-        if bool((answers == torch.arange(len(answers), device=answers.device)).all()):
+    def reorder(self, places: Tensor, parents: Tensor) -> None:
+        """Replace the answers at `places` (k,) by those at `parents` (k,), of the same examples, in a step of beam search."""
+        is_moved = places != parents
+        places, parents = places[is_moved], parents[is_moved]
+        if not len(places):
             return
         top = self.top
         for buffers in self.layers:
             for buffer in buffers:
-                buffer[:, :, :top] = buffer[answers, :, :top]
-        self.lengths = self.lengths[answers]
+                buffer[places, :, :top] = buffer[parents, :, :top]
 
     def repeat(self, count: int) -> KeyValueCache:
         """Return the cache with `count` copies of every answer, side by side; they share the memory of their example."""

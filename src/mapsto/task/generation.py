@@ -42,6 +42,10 @@ class Decoding:
     length_penalty: float = 1.0
     # Seed of the random numbers, with the row and the step.
     seed: int = 0
+    # The texts that an answer can be; None for any.
+    answers: Sequence[str] | None = None
+    # A JSON Schema, as the object in its file; every complete answer is JSON that it describes. None for any text.
+    schema: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("beams", "longest"):
@@ -54,6 +58,10 @@ class Decoding:
             raise UsageError("give --samples (drawn at random) or --beams (searched for), not both")
         if not self.samples and (self.temperature != 1 or self.top_p != 1):
             raise UsageError("--temperature and --top-p would change nothing without --samples")
+        if self.answers is not None and self.schema is not None:
+            raise UsageError("give --answers (a list of texts) or --schema (JSON), not both")
+        if isinstance(self.answers, str) or (self.answers is not None and not self.answers):
+            raise UsageError("--answers is a list of at least one text")
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class Generated(Target):
     banned: tuple[int, ...]
     # Maximum number of tokens of an answer.
     longest: int
+    # Label smoothing (Szegedy et al. 2016): share of each label spread over the vocabulary. A training option, never saved.
+    label_smoothing: float = 0.0
 
     @property
     @abstractmethod

@@ -43,10 +43,6 @@ PUBLISHED_LIMIT = 256
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
 
-# The share of each label that is spread over the whole vocabulary (Szegedy et al. 2016), as usual in translation.
-SMOOTHING = 0.1
-
-
 # Columns of an answer in a tensor, before the code points of its text: log-probability, number of tokens with the end token, and
 # whether the end token ended it (1) or not (0).
 NUM_FACTS = 3
@@ -149,7 +145,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     @property
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights (see benchmarks/translating.py)."""
-        return Learning(min_epochs=3, max_epochs=20, steps=3000, batch=64)
+        return Learning(min_epochs=3, max_epochs=40, steps=3000, batch=64)
 
     def learn(self, answers: Sequence[str], balance: bool = False) -> None:
         """Learn the maximum number of tokens of an answer. Raises DataError if all answers are equal."""
@@ -184,7 +180,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy of logits (m, v) against token ids (m,) with label smoothing, summed over tokens."""
-        return cross_entropy(output, values, SMOOTHING)
+        return cross_entropy(output, values, self.label_smoothing)
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy of logits (m, v) against token ids (m,), summed over tokens, without label smoothing."""

@@ -283,6 +283,10 @@ class Tokenizer:
         limit = self._config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
 
+    def to_json(self) -> str:
+        """Return the content of a tokenizer.json, which other libraries read."""
+        return self._backend.to_str()
+
     def save(self, folder: str | Path, max_length: int | None = None) -> None:
         """Write the files from which transformers.AutoTokenizer opens a tokenizer with the same ids and special tokens.
 
@@ -296,7 +300,7 @@ class Tokenizer:
             if config.get(role)
         }
         files = {
-            tokenizer_files.TOKENIZER_FILE: self._backend.to_str(),
+            tokenizer_files.TOKENIZER_FILE: self.to_json(),
             tokenizer_files.CONFIG_FILE: tokenizer_files.format_json(config),
             tokenizer_files.SPECIAL_FILE: tokenizer_files.format_json(special),
         }

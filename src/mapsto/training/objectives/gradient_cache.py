@@ -1,9 +1,9 @@
 """Losses over all rows of a step, in however many packed batches, with the exact gradient in the memory of one batch.
 
-When the rows of a step fill several batches, an extra forward pass first computes all vectors without gradients. Each batch is
-then computed again with gradients, and the loss of the whole step is taken with the stored vectors of the other batches. The sum
-of these gradients is that of the whole step (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983). It costs a second
-forward pass; a step that fits one batch costs nothing more.
+A step of at most HELD_TOKENS tokens keeps the activations of all of its batches, and the first batch gives the whole gradient.
+For a longer step an extra forward pass first computes all vectors without gradients. Each batch is then computed again with
+gradients, and the loss of the whole step is taken with the stored vectors of the other batches. The sum of these gradients is
+that of the whole step (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983). It costs a second forward pass.
 Legend of shapes: n examples of a step, d width.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,12 +22,16 @@ from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints
 from mapsto.training.objectives import Objective
 
+# Places of packed batches whose activations are kept at a time: four batches of the default size.
+HELD_TOKENS = 32_768
+
 
 @dataclass(frozen=True)
 class StepExamples:
     """The examples of a step in all of its batches.
 
-    rows: (n,), the row number of each example; all different. vectors: (n, d) without gradient; None if one batch has them all.
+    rows: (n,), the row number of each example; all different.
+    vectors: (n, d), with gradients if the activations of all batches are kept; None if one batch has all examples.
     """
 
     rows: Ints
@@ -52,14 +56,24 @@ class GradientCache(Objective):
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
         """Remember the rows of a step, and the vectors of its examples when they fill several batches."""
         device = next(mapping.parameters()).device
+        is_held = sum(batch.segments.numel() for batch in batches) <= HELD_TOKENS
         vectors = None
         if len(batches) > 1:
-            with torch.no_grad():
+            with torch.set_grad_enabled(is_held):
                 vectors = torch.cat([self.vectors(mapping, batch.to(device)) for batch in batches])
+        # Whether kept activations have given their gradient.
+        self.is_used = False
         self.step = StepExamples(np.concatenate([batch.rows for batch in batches]), vectors)
 
     def step_vectors(self, mapping: Mapping, batch: Batch) -> Tensor:
-        """Return the vectors of all examples of the step, (n, d), with gradients for those of `batch` alone."""
+        """Return the vectors of all examples of the step, (n, d), with gradients for those of `batch` alone.
+
+        If the activations of all batches are kept, the first call returns all vectors with gradients, and later calls none.
+        """
+        if self.step.vectors is not None and (self.step.vectors.requires_grad or self.is_used):
+            held, self.is_used = self.step.vectors, True
+            self.step = replace(self.step, vectors=held.detach())
+            return held
         vectors = self.vectors(mapping, batch)
         slots = torch.from_numpy(self.step.slots(batch)).to(vectors.device)
         base = torch.zeros_like(vectors) if self.step.vectors is None else self.step.vectors

@@ -1,0 +1,292 @@
+"""Translate English to German (Multi30k) from random weights, against a MarianMT of the same size by the Trainer; and decode.
+
+Part `training`: each model is trained for the same minutes and translates the 1,000 test sentences greedily: mapsto's
+encoder–decoder, mapsto's prefix architecture, and MarianMT with the tokens of mapsto's vocabulary, AdamW, label smoothing 0.1 and
+linear decay, whose number of steps is the minutes divided by the time of one step. BLEU is sacrebleu's; its intervals resample
+sentences, and so does the difference of mapsto's architectures.
+Part `decoding`: the trained MarianMT, opened by mapsto and by `transformers`, decodes the test sentences greedily, in turns.
+Part `stream`: one answer after another of a published decoder (--stream FOLDER), in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import DATA, Kept, ratio, record, spread, take_turns
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedTokenizerFast,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+)
+
+import mapsto
+from mapsto.data.table import Table, read_table
+from mapsto.metrics.generated_text import bleu, bleu_statistics
+from mapsto.metrics.intervals import with_interval
+from mapsto.text.pairs.metric_tokens import tokenize_13a
+
+ARROW, BATCH, WIDTH = "en:text -> de:text", 64, 256
+# Steps of the reference that are timed, the first ones left out.
+TIMED_STEPS, WARM_UP_STEPS = 12, 3
+DRAWS = 1000
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time there was",
+    "The three states of matter are",
+    "My favourite book is",
+)
+STREAMED_TOKENS = 32
+
+
+def counts_of(texts: Sequence[str], references: Sequence[str]) -> Any:
+    """Return the counts from which BLEU is computed, a row for each sentence."""
+    return bleu_statistics(list(map(tokenize_13a, texts)), list(map(tokenize_13a, references)))
+
+
+def train_ours(architecture: str, train: Table, minutes: float, folder: Path) -> dict[str, Any]:
+    """Fit with `mapsto.fit` with nothing set but architecture and minutes; return steps and seconds."""
+    began = time.perf_counter()
+    mapsto.fit(ARROW, train, folder, minutes=minutes, architecture=architecture, bad_rows="skip")
+    return {"seconds": time.perf_counter() - began}
+
+
+def train_reference(train: Table, minutes: float, folder: Path, tokens_of: Path) -> dict[str, Any]:
+    """Train a MarianMT of about the same size with the Trainer for as many steps as fit into the minutes, and save it.
+
+    tokens_of: a folder of mapsto with the vocabulary to use.
+    """
+    began = time.perf_counter()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokens_of)
+    torch.manual_seed(0)
+    pad, end = tokenizer.pad_token_id, tokenizer.sep_token_id
+    config = MarianConfig(
+        vocab_size=len(tokenizer), d_model=WIDTH, encoder_layers=3, decoder_layers=3, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=4 * WIDTH, decoder_ffn_dim=4 * WIDTH, max_position_embeddings=512,
+        pad_token_id=pad, eos_token_id=end, bos_token_id=pad, decoder_start_token_id=pad, forced_eos_token_id=None,
+        scale_embedding=True, activation_function="swish", dropout=0.1,
+    )  # fmt: skip
+    rows = [
+        {"input_ids": source + [end], "labels": target + [end], "attention_mask": [1] * (len(source) + 1)}
+        for source, target in zip(
+            *(tokenizer(list(train.column(name)), add_special_tokens=False)["input_ids"] for name in ("en", "de")),
+            strict=True,
+        )
+    ]
+    model = MarianMTModel(config)
+
+    def trainer(steps: int, network: Any) -> Seq2SeqTrainer:
+        arguments = Seq2SeqTrainingArguments(
+            tempfile.mkdtemp(), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=1e-3, warmup_steps=0.06,
+            label_smoothing_factor=0.1, adam_beta2=0.98, lr_scheduler_type="linear", save_strategy="no", report_to=[],
+            disable_tqdm=True, logging_strategy="no", use_cpu=True, seed=0, train_sampling_strategy="group_by_length",
+        )  # fmt: skip
+        return Seq2SeqTrainer(
+            network, arguments, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer, network)
+        )
+
+    times = []
+    for steps in (WARM_UP_STEPS, WARM_UP_STEPS + TIMED_STEPS):
+        start = time.perf_counter()
+        trainer(steps, MarianMTModel(config)).train()
+        times.append(time.perf_counter() - start)
+    per_step = (times[1] - times[0]) / TIMED_STEPS
+    steps = max(1, int((60 * minutes - (time.perf_counter() - began)) / per_step))
+    trainer(steps, model).train()
+    seconds = time.perf_counter() - began
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"seconds": seconds, "steps": steps}
+
+
+def translate_reference(folder: Path, sources: Sequence[str], dtype: torch.dtype, batch: int) -> tuple[list[str], int]:
+    """Return greedy translations by `transformers`, in batches of sources sorted by length, and the number of new tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = MarianMTModel.from_pretrained(folder, dtype=dtype).eval()
+    order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
+    texts, count = [""] * len(sources), 0
+    with torch.inference_mode():
+        for first in range(0, len(order), batch):
+            rows = order[first : first + batch]
+            encoded = [
+                tokenizer(sources[row], add_special_tokens=False)["input_ids"] + [tokenizer.sep_token_id]
+                for row in rows
+            ]
+            inputs = tokenizer.pad({"input_ids": encoded}, return_tensors="pt")
+            output = model.generate(
+                inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                num_beams=1,
+                do_sample=False,
+                max_new_tokens=100,
+            )
+            for row, tokens in zip(rows, output, strict=True):
+                texts[row] = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+                count += int((tokens[1:] != tokenizer.pad_token_id).sum())
+    return texts, count
+
+
+def score(texts: Sequence[str], references: Sequence[str]) -> str:
+    """Return BLEU with its interval."""
+    value = with_interval(bleu, counts_of(texts, references))
+    return f"{value.value:.1f} ({value.low:.1f}–{value.high:.1f})"
+
+
+def difference(one: Sequence[str], other: Sequence[str], references: Sequence[str]) -> str:
+    """Return the difference in BLEU of two models on the same sentences, with an interval that resamples these sentences."""
+    counts = [counts_of(texts, references) for texts in (one, other)]
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(DRAWS):
+        rows = rng.integers(len(references), size=len(references))
+        draws.append(bleu(counts[0][rows]) - bleu(counts[1][rows]))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{bleu(counts[0]) - bleu(counts[1]):+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def measure_training(minutes: float, names: Sequence[str], kept: Kept, root: Path) -> list[str]:
+    """Train the models named, and return the lines of the table of their translations."""
+    train, test = (read_table(DATA / "multi30k" / f"{part}.csv") for part in ("train", "test"))
+    sources, references = list(test.column("en")), list(test.column("de"))
+    lines = ["| model | minutes | seconds | BLEU |", "|---|---|---|---|"]
+    for name in names:
+        folder, key = root / f"{name}-{minutes:g}", f"{name} {minutes:g}"
+        if name == "MarianMT, Trainer":
+            tokens_of = root / f"encoder-decoder-{minutes:g}"
+            facts = kept.once(key, lambda: train_reference(train, minutes, folder, tokens_of))
+            texts = kept.once(f"{key} texts", lambda: translate_reference(folder, sources, torch.float32, 32)[0])
+        else:
+            facts = kept.once(key, lambda: train_ours(name, train, minutes, folder))
+            texts = kept.once(
+                f"{key} texts",
+                lambda: [row["text"] for row in mapsto.load(folder).predict([{"en": text} for text in sources])],
+            )
+        lines.append(f"| {name} | {minutes:g} | {facts['seconds']:.0f} | {score(texts, references)} |")
+        print(lines[-1], flush=True)
+    done = [kept.found.get(f"{name} {minutes:g} texts") for name in ("encoder-decoder", "prefix")]
+    if all(done):
+        lines += ["", f"Encoder–decoder minus prefix, {minutes:g} minutes: {difference(*done, references)} BLEU."]  # type: ignore[misc]
+    return lines
+
+
+def measure_decoding(folder: Path, rounds: int) -> list[str]:
+    """Return the lines of the table of greedy decoding of the test sentences by a saved MarianMT."""
+    test = read_table(DATA / "multi30k" / "test.csv")
+    sources, references = list(test.column("en")), list(test.column("de"))
+    outputs: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    model = mapsto.load(folder)
+
+    def ours() -> float:
+        start = time.perf_counter()
+        outputs["mapsto fp32"] = [row["text"] for row in model.predict([{"text": text} for text in sources])]
+        took = time.perf_counter() - start
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ids = tokenizer(outputs["mapsto fp32"], add_special_tokens=False)["input_ids"]
+        counts["mapsto fp32"] = sum(len(row) + 1 for row in ids)
+        return took
+
+    def theirs(dtype: torch.dtype, batch: int, name: str) -> Callable[[], float]:
+        def run() -> float:
+            start = time.perf_counter()
+            outputs[name], counts[name] = translate_reference(folder, sources, dtype, batch)
+            return time.perf_counter() - start
+
+        return run
+
+    ways: dict[str, Callable[[], float]] = {"mapsto fp32": ours}
+    for dtype, label in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
+        name = f"transformers {label}, batches of 32"
+        ways[name] = theirs(dtype, 32, name)
+    seconds = take_turns(ways, rounds)
+    lines = ["| engine | tokens/s | equal texts | BLEU | mapsto is × faster |", "|---|---|---|---|---|"]
+    for name in ways:
+        rates = [counts[name] / took for took in seconds[name]]
+        equal = statistics.fmean(a == b for a, b in zip(outputs[name], outputs["mapsto fp32"], strict=True))
+        faster = ratio(seconds[name], seconds["mapsto fp32"])
+        lines.append(
+            f"| {name} | {spread(rates)} | {100 * equal:.1f} % | {score(outputs[name], references)} | {faster} |"
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def measure_stream(folder: Path, rounds: int) -> list[str]:
+    """Return the lines of the table of single answers by a published decoder, fp32."""
+    tokenizer, reference = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = mapsto.load(folder)
+    texts: dict[str, list[str]] = {}
+
+    def ours() -> float:
+        start = time.perf_counter()
+        decoding = mapsto.Decoding(longest=STREAMED_TOKENS)
+        texts["mapsto"] = [model.predict([prompt], decoding=decoding)[0]["text"] for prompt in PROMPTS]
+        return time.perf_counter() - start
+
+    def theirs() -> float:
+        start = time.perf_counter()
+        texts["transformers"] = []
+        for prompt in PROMPTS:
+            inputs = tokenizer(prompt, return_tensors="pt")
+            with torch.inference_mode():
+                output = reference.generate(**inputs, max_new_tokens=STREAMED_TOKENS, do_sample=False)
+            new = output[0, inputs["input_ids"].shape[1] :]
+            texts["transformers"].append(tokenizer.decode(new, skip_special_tokens=True).strip())
+        return time.perf_counter() - start
+
+    seconds = take_turns({"mapsto": ours, "transformers": theirs}, rounds)
+    count = len(PROMPTS) * STREAMED_TOKENS
+    lines = ["| engine | tokens/s | equal texts | mapsto is × faster |", "|---|---|---|---|"]
+    for name, took in seconds.items():
+        equal = statistics.fmean(a == b for a, b in zip(texts[name], texts["mapsto"], strict=True))
+        rates = [count / value for value in took]
+        lines.append(f"| {name} | {spread(rates, 1)} | {100 * equal:.0f} % | {ratio(took, seconds['mapsto'])} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="training,decoding")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--models", default="encoder-decoder;prefix;MarianMT, Trainer")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stream", help="folder of a published decoder, for the part `stream`")
+    options = parser.parse_args()
+    kept = Kept("translating")
+    root = kept.path.parent / "translating"
+    root.mkdir(parents=True, exist_ok=True)
+    parts = options.parts.split(",")
+    if "training" in parts:
+        lines = [
+            f"29,000 pairs, {torch.get_num_threads()} threads, fp32; 1,000 test sentences, greedy. BLEU with 95 % interval.",
+            "",
+        ]
+        lines += measure_training(options.minutes, options.models.split(";"), kept, root)
+        record(f"Translation from nothing, {options.minutes:g} minutes (benchmarks/translating.py)", lines)
+    if "decoding" in parts:
+        lines = ["Greedy, the MarianMT of the table above, 1,000 sources; median (range) of the rounds.", ""]
+        lines += measure_decoding(root / f"MarianMT, Trainer-{options.minutes:g}", options.rounds)
+        record("Decoding of many sources (benchmarks/translating.py)", lines)
+    if "stream" in parts and options.stream:
+        lines = [
+            f"Greedy, fp32, one answer of {STREAMED_TOKENS} tokens at a time, {torch.get_num_threads()} threads.",
+            "",
+        ]
+        lines += measure_stream(Path(options.stream), options.rounds)
+        record("One stream of a published decoder (benchmarks/translating.py)", lines)
+
+
+if __name__ == "__main__":
+    main()
