@@ -4,7 +4,8 @@ Part `training`: each model is trained for the same minutes and translates the 1
 encoder–decoder, mapsto's prefix architecture, and MarianMT with the tokens of mapsto's vocabulary, AdamW, label smoothing 0.1 and
 linear decay, whose number of steps is the minutes divided by the time of one step. BLEU is sacrebleu's; its intervals resample
 sentences, and so does the difference of mapsto's architectures.
-Part `decoding`: the trained MarianMT, opened by mapsto and by `transformers`, decodes the test sentences greedily, in turns.
+Part `decoding`: a published T5 (--decode FOLDER) translates the test sentences greedily, by mapsto, `transformers` and
+CTranslate2, in turns. An engine counts only where its texts are as good.
 Part `stream`: one answer after another of a published decoder (--stream FOLDER), in turns.
 """
 
@@ -23,6 +24,7 @@ import torch
 from common import DATA, Kept, ratio, record, spread, take_turns
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     DataCollatorForSeq2Seq,
     MarianConfig,
@@ -49,6 +51,8 @@ PROMPTS = (
     "My favourite book is",
 )
 STREAMED_TOKENS = 32
+# What FLAN-T5 was taught to translate by, the longest translation in tokens, and the sentences of a batch of the reference.
+PROMPT, DECODED_TOKENS, REFERENCE_BATCH = "translate English to German: ", 64, 32
 
 
 def counts_of(texts: Sequence[str], references: Sequence[str]) -> Any:
@@ -182,35 +186,74 @@ def measure_training(minutes: float, names: Sequence[str], kept: Kept, root: Pat
     return lines
 
 
-def measure_decoding(folder: Path, rounds: int) -> list[str]:
-    """Return the lines of the table of greedy decoding of the test sentences by a saved MarianMT."""
+def measure_decoding(folder: Path, rounds: int, threads: int) -> list[str]:
+    """Return the lines of the table of greedy decoding of the test sentences by a saved T5, all engines with the same tokens."""
     test = read_table(DATA / "multi30k" / "test.csv")
-    sources, references = list(test.column("en")), list(test.column("de"))
+    sources, references = [PROMPT + text for text in test.column("en")], list(test.column("de"))
+    model = mapsto.load(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    token_ids = [piece.tokens.tolist() for piece in model.mapping.sources["text"].encode(sources, 0)]
     outputs: dict[str, list[str]] = {}
     counts: dict[str, int] = {}
-    model = mapsto.load(folder)
+
+    def put(name: str, texts: Sequence[str]) -> None:
+        outputs[name] = [text.strip() for text in texts]
+        counts[name] = sum(len(row) for row in tokenizer(outputs[name])["input_ids"])
 
     def ours() -> float:
         start = time.perf_counter()
-        outputs["mapsto fp32"] = [row["text"] for row in model.predict([{"text": text} for text in sources])]
+        answers = model.predict(sources, decoding=mapsto.Decoding(longest=DECODED_TOKENS))
         took = time.perf_counter() - start
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        ids = tokenizer(outputs["mapsto fp32"], add_special_tokens=False)["input_ids"]
-        counts["mapsto fp32"] = sum(len(row) + 1 for row in ids)
+        put("mapsto fp32", [row["text"] for row in answers])
         return took
 
-    def theirs(dtype: torch.dtype, batch: int, name: str) -> Callable[[], float]:
+    def transformers(dtype: torch.dtype, name: str) -> Callable[[], float]:
+        network = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype).eval()
+
         def run() -> float:
             start = time.perf_counter()
-            outputs[name], counts[name] = translate_reference(folder, sources, dtype, batch)
-            return time.perf_counter() - start
+            texts = [""] * len(sources)
+            # Sorted by length, as anyone would who cares for speed.
+            order = sorted(range(len(sources)), key=lambda row: len(token_ids[row]))
+            with torch.inference_mode():
+                for first in range(0, len(order), REFERENCE_BATCH):
+                    rows = order[first : first + REFERENCE_BATCH]
+                    inputs = tokenizer.pad({"input_ids": [token_ids[row] for row in rows]}, return_tensors="pt")
+                    output = network.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=DECODED_TOKENS)
+                    for row, text in zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
+                        texts[row] = text
+            took = time.perf_counter() - start
+            put(name, texts)
+            return took
+
+        return run
+
+    def ctranslate() -> Callable[[], float]:
+        import ctranslate2
+        from ctranslate2.converters import TransformersConverter
+
+        converted = tempfile.mkdtemp()
+        TransformersConverter(str(folder)).convert(converted, force=True)
+        engine = ctranslate2.Translator(converted, inter_threads=1, intra_threads=threads, compute_type="float32")
+        tokens = [tokenizer.convert_ids_to_tokens(row) for row in token_ids]
+
+        def run() -> float:
+            start = time.perf_counter()
+            results = engine.translate_batch(
+                tokens, beam_size=1, max_batch_size=2048, batch_type="tokens", max_decoding_length=DECODED_TOKENS
+            )
+            texts = [tokenizer.decode(tokenizer.convert_tokens_to_ids(result.hypotheses[0])) for result in results]
+            took = time.perf_counter() - start
+            put("CTranslate2 fp32", texts)
+            return took
 
         return run
 
     ways: dict[str, Callable[[], float]] = {"mapsto fp32": ours}
     for dtype, label in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
-        name = f"transformers {label}, batches of 32"
-        ways[name] = theirs(dtype, 32, name)
+        name = f"transformers {label}, batches of {REFERENCE_BATCH}"
+        ways[name] = transformers(dtype, name)
+    ways["CTranslate2 fp32"] = ctranslate()
     seconds = take_turns(ways, rounds)
     lines = ["| engine | tokens/s | equal texts | BLEU | mapsto is × faster |", "|---|---|---|---|---|"]
     for name in ways:
@@ -259,10 +302,11 @@ def measure_stream(folder: Path, rounds: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="training,decoding")
+    parser.add_argument("--parts", default="training,decoding,stream")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--models", default="encoder-decoder;prefix;MarianMT, Trainer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--decode", help="folder of a published T5, for the part `decoding`")
     parser.add_argument("--stream", help="folder of a published decoder, for the part `stream`")
     options = parser.parse_args()
     kept = Kept("translating")
@@ -276,9 +320,13 @@ def main() -> None:
         ]
         lines += measure_training(options.minutes, options.models.split(";"), kept, root)
         record(f"Translation from nothing, {options.minutes:g} minutes (benchmarks/translating.py)", lines)
-    if "decoding" in parts:
-        lines = ["Greedy, the MarianMT of the table above, 1,000 sources; median (range) of the rounds.", ""]
-        lines += measure_decoding(root / f"MarianMT, Trainer-{options.minutes:g}", options.rounds)
+    if "decoding" in parts and options.decode:
+        threads = torch.get_num_threads()
+        lines = [
+            f"Greedy, FLAN-T5-small, 1,000 sources, {threads} threads; median (range) of {options.rounds} rounds.",
+            "",
+        ]
+        lines += measure_decoding(Path(options.decode), options.rounds, threads)
         record("Decoding of many sources (benchmarks/translating.py)", lines)
     if "stream" in parts and options.stream:
         lines = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mappings import CPU, small_mapping
-from models import TEXTS, make_model, pad_texts
+from models import SHAPES, TEXTS, make_model, pad_texts
 from runs import sentences
 from trainings import TINY_OPTIONS, make_plan
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -159,7 +159,7 @@ def test_merged_equals_unmerged() -> None:
 @pytest.mark.parametrize("task", ["body", "label"])
 @pytest.mark.parametrize(
     "family",
-    [name for name in zoo.family_names() if (found := zoo.get_family(name)).source_kind == "text" and not found.linear],
+    [name for name in zoo.family_names() if name in SHAPES],
 )
 def test_peft_opens_the_adapter_over_the_start(family: str, task: str, tmp_path: Path) -> None:
     """Compare models read at the normalised mean (a body of post-norm layers) or as published (with a classifier)."""

@@ -176,7 +176,9 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
-        return self.source.tokenizer.decode(np.asarray(tokens, np.int64)).strip()
+        # Published tables often have more rows than there are tokens; such a row stands for nothing.
+        tokenizer = self.source.tokenizer
+        return tokenizer.decode([token for token in tokens if token < tokenizer.size]).strip()
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy of logits (m, v) against token ids (m,) with label smoothing, summed over tokens."""
