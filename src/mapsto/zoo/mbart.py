@@ -1,12 +1,7 @@
 """mBART (Liu et al. 2020): the names of BART, with pre-norm layers and a norm behind the last one.
 
-<<<<<<< HEAD
 Starting models are facebook/mbart-large-cc25, mbart-large-50 and others of this family. Their tokenizers mark the language of
 a text by a special token, of which answers have none here.
-=======
-Starting models are facebook/mbart-large-cc25, mbart-large-50 and others of this family. Their tokenizers mark the language of a
-text by a special token; answers have none here.
->>>>>>> families
 """
 
 from __future__ import annotations
