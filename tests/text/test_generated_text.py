@@ -159,3 +159,20 @@ def test_outputs_hold_the_texts() -> None:
     function, *arrays = shares["unsupported_numbers"]
     assert function(*arrays) == pytest.approx(1 / 3)
     assert parse("text -> text").targets[0].kind == "text"
+
+
+def test_pretraining_of_ones_own_goes_on_to_write(tmp_path: Path) -> None:
+    """Its vocabulary keeps case, and it is trained as new weights are."""
+    texts = [{"text": row[side].capitalize()} for row in rows_of(2, 60) for side in ("en", "zh")]
+    base = mapsto.pretrain(
+        "text", texts, tmp_path / "base", objective="hybrid", steps=3, layers=2, width=32, heads=1, vocabulary=300
+    )
+    tokenizer = base.mapping.sources["text"].tokenizer  # type: ignore[attr-defined]
+    for row in texts:
+        assert tokenizer.decode(tokenizer.encode_ids([row["text"]])[0]) == row["text"]
+    fitted = mapsto.fit("en:text -> zh:text", rows_of(2, 40), tmp_path / "fitted", start=tmp_path / "base", epochs=1)
+    assert fitted.mapping.config.answer_decoder is None
+    manifest = json.loads((tmp_path / "fitted" / "mapsto.json").read_text(encoding="utf-8"))
+    assert manifest["provenance"]["optimizer"] == "muon"
+    plan = json.loads((tmp_path / "fitted" / "run.json").read_text(encoding="utf-8"))["plan"]
+    assert plan["rate"] == 5e-3 and plan["batch"] == 40
