@@ -1,7 +1,7 @@
 """Losses over all rows of a step, in however many packed batches, with the exact gradient in the memory of one batch.
 
-A step of at most HELD_TOKENS tokens keeps the activations of all of its batches, and the first batch gives the whole gradient.
-For a longer step an extra forward pass first computes all vectors without gradients. Each batch is then computed again with
+A step whose activations take at most HELD_BYTES keeps those of all of its batches, and the first batch gives the whole gradient.
+For a larger step an extra forward pass first computes all vectors without gradients. Each batch is then computed again with
 gradients, and the loss of the whole step is taken with the stored vectors of the other batches. The sum of these gradients is
 that of the whole step (GradCache, Gao et al. 2021, https://arxiv.org/abs/2101.06983). It costs a second forward pass.
 Legend of shapes: n examples of a step, d width.
@@ -22,8 +22,9 @@ from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints
 from mapsto.training.objectives import Objective
 
-# Places of packed batches whose activations are kept at a time: four batches of the default size.
-HELD_TOKENS = 32_768
+# The most memory for kept activations, and the bytes of a layer's activations for each number of a hidden state:
+# about 34 in 16 bits (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198), twice that in fp32.
+HELD_BYTES, BYTES_PER_STATE = 4 * 2**30, 68
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class GradientCache(Objective):
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
         """Remember the rows of a step, and the vectors of its examples when they fill several batches."""
         device = next(mapping.parameters()).device
-        is_held = sum(batch.segments.numel() for batch in batches) <= HELD_TOKENS
+        shape, num_places = mapping.config.transformer, sum(batch.segments.numel() for batch in batches)
+        is_held = num_places * shape.width * shape.layers * BYTES_PER_STATE <= HELD_BYTES
         vectors = None
         if len(batches) > 1:
             with torch.set_grad_enabled(is_held):
