@@ -28,7 +28,7 @@ bench: $(VENV)/.bench
 	failed=; for work in startup packing attention products pretraining prediction "fitting --tasks SST-2 --rows 600 --seeds 2" growth "corpus 1 10 100" \
 		"continuing --epochs 2 --labels 4,16 --methods probe" "objectives --minutes 1" \
 		"few_labels --tasks SST-2 --labels 4,16 --seeds 2 --methods auto,probe $(if $(SETFIT),--setfit $(SETFIT))" \
-		"recipe --minutes 2 --seeds 2 --corpora Chinese" "tagging --sets politics"; do \
+		"recipe --minutes 2 --seeds 2 --corpora Chinese" "tagging --sets politics" "translating --minutes 2 --parts training" "matching --seeds 1"; do \
 		set -- $$work; name=$$1; shift; $(BIN)/python benchmarks/$$name.py "$$@" || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

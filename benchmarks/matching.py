@@ -32,7 +32,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 import mapsto
 from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
-from mapsto.fitting.plan import MATCH_BATCH, MATCH_LEARNING, MATCH_WARM_UP
+from mapsto.fitting.plan import MATCH_LEARNING, MATCH_WARM_UP
 from mapsto.inference.vector_index import VectorIndex, unit
 from mapsto.metrics.ranking import Relevance, right_ranks
 
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--start", default=str(minilm()))
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--batch", type=int, default=MATCH_BATCH)
+    parser.add_argument("--batch", type=int, default=MATCH_LEARNING.batch)
     parser.add_argument("--length", type=int, help="longest text in tokens; by default the start's")
     parser.add_argument("--rows", type=int, help="training pairs; by default all")
     parser.add_argument("--tested", type=int, help="test pairs; by default all")
