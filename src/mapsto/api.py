@@ -58,21 +58,15 @@ class Model:
         parameters = sum(parameter.numel() for parameter in self.mapping.parameters())
         return f"<mapsto.Model {str(self.mapping.arrow)!r}, {self.mapping.config.family}, {parameters / 1e6:.1f}M parameters>"
 
-    def __call__(self, *values: object) -> dict[str, Any]:
+    def __call__(self, *values: object, decoding: Decoding | None = None) -> dict[str, Any]:
         """Return the model's answer to one example as a dict, such as {"label": "positive", …}.
 
         values: one value for each source of the arrow, in order; or one dict with the value of each column.
+        decoding: as for `predict`.
         Raises UsageError for a value that cannot be read, or for another number of values.
         """
-        arrow = self.mapping.arrow
-        ports = (arrow.pair if arrow.symmetric else arrow).sources
-        if len(values) == 1 and isinstance(values[0], Dict):
-            row = dict(values[0])
-        elif len(values) != len(ports):
-            raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
-        else:
-            row = {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
-        answer = next(self.predictor.answer(read_table([row])))
+        predictor = self.predictor if decoding is None else self.predictor.with_settings(0.0, 0.0, decoding)
+        answer = next(predictor.answer(read_table([self._row(values)])))
         if "error" in answer:
             raise UsageError(answer["error"])
         return answer
@@ -101,13 +95,13 @@ class Model:
         predictor = self.predictor.with_settings(min_confidence, reject, decoding)
         return list(predictor.answer(read_table(self._rows(data))))
 
-    def stream(self, *values: object) -> Iterator[str]:
+    def stream(self, *values: object, decoding: Decoding | None = None) -> Iterator[str]:
         """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
 
-        values: one value for each source of the arrow, in order.
+        values: one value for each source of the arrow, in order. decoding: as for `predict`, without beams and samples.
         Raises UsageError for a model that generates no text, and for values that cannot be read.
         """
-        (parts,) = self.predictor.stream([self._row(values)])
+        (parts,) = self.predictor.with_settings(0.0, 0.0, decoding).stream([self._row(values)])
         return parts
 
     def complete(self, values: Sequence[object], hide: float = 0.5, seed: int = 0, mask: Any = None) -> list[Any]:
@@ -220,8 +214,14 @@ class Model:
         model_folder.save_mapping(self.mapping, folder, {})
 
     def _row(self, values: Sequence[object]) -> dict[str, object]:
-        """Return the values of one example as a row. Raises UsageError for another number of values than the arrow's sources."""
-        ports = self.mapping.arrow.sources
+        """Return the values of one example as a row; a single dict is one already.
+
+        Raises UsageError for another number of values than the arrow's sources.
+        """
+        arrow = self.mapping.arrow
+        ports = (arrow.pair if arrow.symmetric else arrow).sources
+        if len(values) == 1 and isinstance(values[0], Dict):
+            return dict(values[0])
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
         return {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}

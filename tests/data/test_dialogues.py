@@ -147,7 +147,7 @@ def test_turns_without_an_answer_are_counted_once_for_a_file(tmp_path: Path, mon
     assert [[remark.reason for remark in table.remarks] for table in tables] == [
         *([[]] * 4),
         [
-            "dialogues that end with a turn of another than the assistant, which has no answer to learn: 2",
+            "dialogues that end with a turn of another than the assistant, which is left out as it has no answer: 2",
             "dialogues that begin with a turn of the assistant, which answers nothing: 2",
         ],
     ]

@@ -135,7 +135,10 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ({"beams": 0}, "--beams is a whole number from 1"),
         ({"beams": 2, "samples": 2}, "not both"),
         ({"temperature": 0.5}, "without --samples"),
-        ({"samples": 1, "top_p": 0.0}, "--top-p above 0"),
+        ({"samples": 1, "top_p": 0.0}, "--top-p is a number above 0"),
+        ({"samples": 2, "temperature": 0}, "--temperature is a number above 0 .greedy without"),
+        ({"beams": "4"}, "--beams is a whole number from 1 on, not '4'"),
+        ({"longest": 2.5}, "--longest is a whole number"),
         ({"longest": 0}, "--longest is a whole number"),
     ]
     for settings, message in refused:

@@ -135,7 +135,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     beginning = open_start(start, None)
     # Without targets, rows with an unreadable label count too.
     source_rows = load_rows(replace(arrow, targets=()), table)
-    sources = make_sources(beginning, source_rows.arrow, source_rows, Options(), lambda text: None)
+    sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
     config = make_config(beginning, Options(), arrow.corrupted, sources)
     max_tokens = config.transformer.max_tokens
     if arrow.symmetric:

@@ -54,7 +54,7 @@ def find(
     if among is None:
         raise UsageError("name the table with the texts to search: --among passages.csv")
     if bool(query) == (queries is not None):
-        raise UsageError("give a query, or a table of queries with --queries")
+        raise UsageError("give a query or --queries FILE, a table of queries; one of the two, not both")
     keep_memory()
     require_output_path(out)
     if out is not None:

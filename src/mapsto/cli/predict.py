@@ -129,6 +129,8 @@ def predict(
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
+    if stream and (out is not None or json or draw is not None):
+        raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
     if stream:
         _stream(answering, inputs)
     else:
@@ -155,6 +157,7 @@ def _read_answers(path: Path, encoding: str | None) -> list[str]:
 
 def _stream(engine: Engine, inputs: InputRows) -> None:
     """Print the generated answer to each input row while it is written. Raises UsageError for an engine that cannot."""
+    from mapsto.cli.output import print_note
     from mapsto.inference.predictor import Predictor
 
     if not isinstance(engine, Predictor):
@@ -166,6 +169,8 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
         except UsageError as error:
             typer.echo(f"error: {error}", nl=False)
         typer.echo("")
+    if engine.cut_rows:
+        print_note(f"{engine.cut_rows} rows are longer than the model takes and were cut (see --long)")
 
 
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:

@@ -119,16 +119,17 @@ def _room_for_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) ->
     for port, target in enumerate(targets):
         if not isinstance(target, Generated):
             continue
-        limit = max_tokens // 2
+        limit = max_tokens // 2 if target.shares_room else max_tokens
         for row, answer in enumerate(rows.targets[port] if rows.targets else ()):
             size = len(target.encode(answer, ()).values)
             if size > limit:
                 column = rows.arrow.targets[port].column
+                longer = size * (1 + target.shares_room)
                 raise DataError(
                     f"{place(*rows.origin(row))}, column {column!r}: the answer has {size} tokens, and the model writes at most "
-                    f"{limit}; shorten it, or let a new model take longer examples with --length {2 * size}"
+                    f"{limit}; shorten it, or let a new model take longer examples with --length {longer}"
                 )
-        room += min(limit, len(target.opening) + target.longest)
+        room += min(limit, len(target.opening) + target.longest) if target.shares_room else 0
     return min(room, max_tokens // 2)
 
 

@@ -206,7 +206,7 @@ class _DialoguePairing:
         counts = (
             (
                 self.num_open,
-                "dialogues that end with a turn of another than the assistant, which has no answer to learn",
+                "dialogues that end with a turn of another than the assistant, which is left out as it has no answer",
             ),
             (self.num_greetings, "dialogues that begin with a turn of the assistant, which answers nothing"),
             (

@@ -103,6 +103,8 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
     Raises UsageError if settings are given for a mapping that generates no answer token by token, and for a constraint that no
     answer can satisfy.
     """
+    if decoding is not None and not isinstance(decoding, Decoding):
+        raise UsageError(f"decoding is a mapsto.Decoding, such as Decoding(beams=4), not {type(decoding).__name__}")
     if decoding is not None and not generated_ports(mapping, range(len(mapping.targets))):
         raise UsageError(
             f"--beams, --samples, --longest, --answers and --schema are for answers that are generated; {mapping.arrow} has none"
@@ -341,6 +343,7 @@ class Predictor:
         for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
             for row in range(len(table)):
                 prepared = self._prepare(table.select([row]), bound or self.bind(table))
+                self.cut_rows += prepared.num_cut
                 if prepared.examples:
                     yield stream_text(self.mapping, prepared.examples[0], self.device, decoding, self.constraints[0])
                 else:

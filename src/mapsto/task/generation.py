@@ -5,9 +5,11 @@ Legend of shapes: n answers.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mapsto.errors import UsageError
@@ -48,12 +50,16 @@ class Decoding:
     schema: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("beams", "longest"):
+        for name, least in (("beams", 1), ("samples", 0), ("longest", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} is a whole number from 1 on, not {value}")
-        if self.samples < 0 or not self.temperature > 0 or not 0 < self.top_p <= 1:
-            raise UsageError("--samples is at least 0, --temperature above 0, --top-p above 0 and up to 1")
+            is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not (name == "longest" and value is None) and (not is_whole or value < least):
+                raise UsageError(f"--{name} is a whole number from {least} on, not {value!r}")
+        most = {"temperature": math.inf, "top_p": 1.0}
+        for name, limits in (("temperature", "above 0 (greedy without --samples)"), ("top_p", "above 0 and up to 1")):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < float(value) <= most[name]:
+                raise UsageError(f"--{name.replace('_', '-')} is a number {limits}, not {value!r}")
         if self.samples and self.beams > 1:
             raise UsageError("give --samples (drawn at random) or --beams (searched for), not both")
         if not self.samples and (self.temperature != 1 or self.top_p != 1):
@@ -91,6 +97,8 @@ class Generated(Target):
     banned: tuple[int, ...]
     # Maximum number of tokens of an answer.
     longest: int
+    # Whether answers lie behind their sources and take tokens of the same example; False for an encoder–decoder.
+    shares_room: bool = True
     # Label smoothing (Szegedy et al. 2016): share of each label spread over the vocabulary. A training option, never saved.
     label_smoothing: float = 0.0
 
@@ -143,5 +151,7 @@ class Generated(Target):
 def bind_target(target: Target, sources: Mapping[str, Source], config: ModelConfig) -> None:
     """Give a target what it needs of the sources and of the model's configuration (see `Target.bind`)."""
     target.bind(sources, config.vocabulary_head)
+    if isinstance(target, Generated):
+        target.shares_room = config.answer_decoder is None
     if isinstance(target, Generated) and config.answer_start is not None:
         target.begin_with(config.answer_start)

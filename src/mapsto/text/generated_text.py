@@ -40,6 +40,9 @@ LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
 # That of a published model whose folder states none.
 PUBLISHED_LIMIT = 256
 
+# Answers that are compared with what the vocabulary makes of them.
+NUM_CHECKED = 1000
+
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
 
@@ -214,8 +217,22 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         return self.per_item_metric(output, answers)
 
     def notes(self, answers: Sequence[str]) -> list[str]:
-        """Return no warnings: any answer can be generated."""
-        return []
+        """Return a warning if the vocabulary does not give some answers back, such as one that folds case."""
+        if not self.is_bound:
+            return []
+        sample = [answer for answer in answers[:NUM_CHECKED] if (self._written(answer)) != " ".join(answer.split())]
+        if not sample:
+            return []
+        share = 100 * len(sample) / len(answers[:NUM_CHECKED])
+        return [
+            f"the vocabulary cannot write {share:.0f} % of the answers as they are: {shorten(sample[0])!r} becomes "
+            f"{shorten(self._written(sample[0]))!r}"
+        ]
+
+    def _written(self, answer: str) -> str:
+        """Return an answer as the vocabulary writes it, with single spaces."""
+        (tokens,) = self.source.tokenizer.encode_ids([answer])
+        return " ".join(self.to_value(tokens.tolist()).split())
 
     def describe_metrics(self, answers: Sequence[str]) -> str:
         """Return the settings of BLEU and chrF for these true answers, as sacrebleu writes them."""
