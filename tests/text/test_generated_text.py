@@ -119,7 +119,7 @@ def test_what_cannot_be_learnt_is_named(tmp_path: Path) -> None:
     same = [{"en": f"a {i}", "zh": "同"} for i in range(20)]
     with pytest.raises(DataError, match="all 20 answers are '同'"):
         mapsto.fit("en:text -> zh:text", same, steps=1)
-    long = [{"en": f"a {i}", "zh": "长 " * (400 if i == 3 else i + 1)} for i in range(20)]
+    long = [{"en": f"a {i}", "zh": "长 " * (700 if i == 3 else i + 1)} for i in range(20)]
     with pytest.raises(DataError, match=r"row 4, column 'zh': the answer has \d+ tokens"):
         mapsto.fit("en:text -> zh:text", long, steps=1, vocabulary=300)
     with pytest.raises(UsageError, match="--architecture is for new models that generate"):
