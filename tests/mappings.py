@@ -101,7 +101,7 @@ def small_mapping(
         make_config(StartingModel(), options, bound.corrupted, sources), StartingModel(), options, targets
     )
     for target in targets:
-        bind_target(target, sources, config)
+        bind_target(target, sources, config, bound)
     corruption = Corruption.of(objective, 0.75 if objective == "mae" else 0.3, "token")
     for port, target in enumerate(targets):
         if bound.targets[port].restores is None:

@@ -14,7 +14,7 @@ from mapsto.model.config import SentenceConfig
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import Composed, Located, Tokenized, located_port
-from mapsto.task.generation import Generated
+from mapsto.task.generation import Generated, Prompted
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -156,7 +156,7 @@ def encode_rows(
         pieces = LazyPieces(rows, sources, aligned)
         return EncodedRows(pieces, np.arange(len(rows)), np.zeros(0, np.int64), 0, 0)
     columns = [
-        sources[port.kind].encode(values, number, aligned)
+        _encode_column(sources[port.kind], values, number, aligned, rows.arrow)
         for number, (port, values) in enumerate(zip(ports, rows.sources, strict=True))
     ]
     examples: list[tuple[Piece, ...]] = []
@@ -187,6 +187,13 @@ def encode_rows(
     return EncodedRows(
         examples, np.asarray(row_indices, np.int64), np.asarray(long_rows, np.int64), num_cut, num_tokens
     )
+
+
+def _encode_column(source: Source, values: Sequence[Any], place: int, aligned: bool, arrow: Arrow) -> list[Piece]:
+    """Return the pieces of the values of a source port, number `place` of the arrow."""
+    if arrow.is_prompted and isinstance(source, Prompted):
+        return source.encode_prompts(values, aligned)
+    return source.encode(values, place, aligned)
 
 
 def encode_sides(

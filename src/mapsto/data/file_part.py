@@ -188,7 +188,7 @@ class _DialoguePairing:
         """Return a part with a row for each example: (index of its row in `part`, turns before the answer, answer)."""
         rows = [part.rows[index] for index, _, _ in examples]
         data: dict[str, list[Any]] = {
-            PROMPT: [dialogues.to_text(turns) for _, turns, _ in examples],
+            PROMPT: [dialogues.Prompt.of(turns) for _, turns, _ in examples],
             ANSWER: [answer for _, _, answer in examples],
             MESSAGES: [turns for _, turns, _ in examples],
             DIALOGUE: [f"{Path(part.file).name}:{row}" for row in rows],

@@ -21,6 +21,7 @@ from mapsto.task.arrow import Arrow, Port, bind, require_kinds
 from mapsto.task.capabilities import FileBacked, Located, is_located, located_port
 from mapsto.task.source import Source
 from mapsto.task.target import Target
+from mapsto.text.pairs.dialogues import ANSWER, MESSAGES, PROMPT
 
 # Number of cells by which it is decided what kinds a column can hold.
 FITTING_SAMPLE = 2000
@@ -38,6 +39,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
         `~`, as no target is left to restore what it hides.
     """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
+    arrow = _name_dialogue_columns(arrow, table)
     samples: dict[str, list[object]] = {}
 
     def fits(kind: str, column: str, side: str) -> bool:
@@ -54,6 +56,15 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
     if answers:
         return bind(arrow, table.columns, fits)
     return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
+
+
+def _name_dialogue_columns(arrow: Arrow, table: Table) -> Arrow:
+    """Return an arrow such as `text -> text` with the columns of dialogues, if the table has dialogues and no column is named."""
+    if not arrow.is_prompted or len(arrow.targets) > 1 or not {PROMPT, MESSAGES} <= set(table.columns):
+        return arrow
+    (source,), (target,) = arrow.sources, arrow.targets
+    sources = (replace(source, column=source.column or PROMPT),)
+    return replace(arrow, sources=sources, targets=(replace(target, column=target.column or ANSWER),))
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def bind_targets(
             "each token of the start sees those before it alone; continue its training with --objective causal"
         )
     for target, port in zip(targets, arrow.targets, strict=True):
-        bind_target(target, sources, config)
+        bind_target(target, sources, config, arrow)
         if isinstance(target, Generated) and start.tensors is None and not options.smooth:
             target.label_smoothing = NEW_SMOOTHING
         if port.restores is not None:

@@ -80,7 +80,7 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     sources = make_sources(model, rows.arrow, rows, options, lambda text: None)
     config = make_config(model, options, rows.arrow.corrupted, sources)
     for target in targets:
-        bind_target(target, sources, config)
+        bind_target(target, sources, config, rows.arrow)
     require_few_bad_rows([], 0, 0, len(rows), "skip")  # a table without a readable row is an error
     for port, target in enumerate(targets):
         if rows.arrow.targets[port].restores is None:

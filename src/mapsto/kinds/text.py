@@ -23,16 +23,19 @@ from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
 from mapsto.task.capabilities import Describable, Explainable, Outlinable, Tokenized
+from mapsto.task.generation import Prompted
 from mapsto.text import cells, perturb
 from mapsto.text.generated_text import GeneratedTextTarget
 from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.text.ngram_source import NgramSource
+from mapsto.text.pairs.chat_template import ChatTemplate
+from mapsto.text.pairs.dialogues import turns_of
 from mapsto.text.tokenizer import Tokenizer
 
 GENERATION = "generation_config.json"
 
 
-class TextSource(Tokenized, Explainable, Describable, Outlinable):
+class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
     """A source of text, split into tokens by a tokenizer.
 
     vocabulary: number of rows of the embedding table, at least the tokenizer's number of tokens. Published models often have
@@ -130,6 +133,49 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
             for encoded in self.tokenizer.encode_batch(values)
         ]
 
+    def encode_prompts(self, values: Sequence[str], aligned: bool = False) -> list[Piece]:
+        """Return a piece for each prompt: with a chat template the rendered dialogue, up to where the assistant's answer begins.
+
+        A prompt without turns is one turn of the user. The tokens outside of the turns count as special. No further special
+        tokens are added, since templates have those that begin a text.
+        """
+        if self.tokenizer.chat_template is None:
+            return self.encode(values, 0, aligned)
+        return [self._filled(self._prompt_piece(value, self.tokenizer.chat_template, aligned)) for value in values]
+
+    def _prompt_piece(self, value: str, template: ChatTemplate, aligned: bool) -> Piece:
+        """Return the piece of one prompt of a model with a chat template."""
+        turns = turns_of(value)
+        dialogue = template.render(turns)
+        encodings = self.tokenizer.encode_sections(dialogue.sections)
+        starts = np.cumsum([0, *(len(text) for text, _ in dialogue.sections)])
+        offsets = np.concatenate([encoded.offsets + start for encoded, start in zip(encodings, starts, strict=False)])
+        ids = _concatenate([encoded.ids for encoded in encodings], np.int64)
+        special, regions = np.ones(len(ids), np.bool_), np.zeros((len(ids), 2), np.int64)
+        position = 0
+        for turn, place in zip(turns, dialogue.contents, strict=True):
+            content = turn["content"].strip()
+            # The turns stand in the value in the same order.
+            start = position = max(position, value.find(content, position))
+            if place is not None:
+                inside = (offsets[:, 0] < place[1]) & (offsets[:, 1] > place[0])
+                special[inside] = False
+                regions[inside] = np.clip(offsets[inside], *place) - place[0] + start
+        piece = _frame(ids, (), (), regions if aligned else None, np.arange(len(ids)) if aligned else None)
+        return replace(piece, special=special)
+
+    @property
+    def opens_answers(self) -> bool:
+        """Return whether the model has a chat template, which ends a prompt with the beginning of the assistant's turn."""
+        return self.tokenizer.chat_template is not None
+
+    @property
+    def turn_end(self) -> int | None:
+        """Return the id of the token that ends the assistant's turns in the chat template; None for no such token."""
+        template = self.tokenizer.chat_template
+        marker = None if template is None else template.turn_end
+        return None if marker is None else self.tokenizer.id_of(marker)
+
     def _filled(self, piece: Piece) -> Piece:
         """Return the piece; in place of one without any token, a piece of one special token.
 
@@ -171,8 +217,9 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable):
 
     def cut(self, piece: Piece, length: int) -> Piece:
         """Return the piece cut to `length` tokens. The special tokens at its end are kept and are included in `length`."""
-        # The model has seen every text end with the closing tokens, so these are kept.
-        num_closing = len(self.tokenizer.closing)
+        # The model has seen every text end with the closing tokens, and every prompt with the beginning of an answer.
+        inner = np.flatnonzero(~piece.special)
+        num_closing = min(length, len(piece) - 1 - int(inner[-1]) if len(inner) else len(self.tokenizer.closing))
         keep = np.r_[0 : length - num_closing, len(piece) - num_closing : len(piece)]
         return _select(piece, keep)
 

@@ -92,7 +92,7 @@ class Mapping(nn.Module):
         self.pooler = Transform(width, config.pooler) if has_pooled and config.pooler else None
         # A head may depend on a source, such as on the size of its vocabulary, so targets are bound before heads are built.
         for target in self.targets:
-            bind_target(target, self.sources, config)
+            bind_target(target, self.sources, config, arrow)
         self.heads = nn.ModuleList(map(self._make_head, range(len(self.targets))))
         # Published weights that are never trained, such as a table of languages that is kept for other libraries.
         self.fixed = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)

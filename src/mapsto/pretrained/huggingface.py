@@ -56,7 +56,7 @@ SOURCE_KEY = "mapsto_source"
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # The files that are downloaded from the hub.
-HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "1_Pooling/config.json"]
+HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "chat_template.jinja", "1_Pooling/config.json"]
 
 
 @dataclass(frozen=True)

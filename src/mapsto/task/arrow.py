@@ -84,6 +84,12 @@ class Arrow:
         return any(port.corrupted for port in self.sources)
 
     @property
+    def is_prompted(self) -> bool:
+        """Return whether the one source is a prompt, to which the answers are values of the same kind, such as `text -> text`."""
+        kinds = {port.kind for port in (*self.sources, *self.targets)}
+        return len(self.sources) == len(kinds) == 1 and bool(self.targets) and not (self.symmetric or self.corrupted)
+
+    @property
     def body(self) -> Arrow:
         """Return an arrow with the same sources, each without `~`, and without targets."""
         return Arrow(tuple(replace(port, corrupted=False) for port in self.sources), ())

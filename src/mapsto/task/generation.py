@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mapsto.model.config import ModelConfig
     from mapsto.sequence.piece import Ints, Piece
+    from mapsto.task.arrow import Arrow
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,19 @@ class GeneratedAnswer:
     is_ended: bool
 
 
+class Prompted(Source):
+    """A source that encodes a value in another form where the value is the prompt of a generated answer."""
+
+    @abstractmethod
+    def encode_prompts(self, values: Sequence[Any], aligned: bool = False) -> list[Piece]:
+        """Return a piece for each value of an arrow with `is_prompted`, as `encode` does for other arrows."""
+
+    @property
+    @abstractmethod
+    def opens_answers(self) -> bool:
+        """Return whether the pieces of prompts end with what begins an answer."""
+
+
 class Generated(Target):
     """A target whose answer is a sequence of tokens. Each is predicted from the sources and the tokens before it."""
 
@@ -117,8 +131,8 @@ class Generated(Target):
         """
 
     @abstractmethod
-    def begin_with(self, token: int) -> None:
-        """Let every answer begin with this token, as a published encoder–decoder does."""
+    def begin_with(self, tokens: Sequence[int]) -> None:
+        """Let every answer begin with these tokens: the one of a published encoder–decoder, or none behind an opening prompt."""
 
     @abstractmethod
     def answer_piece(self, tokens: Ints) -> Piece:
@@ -148,10 +162,14 @@ class Generated(Target):
         """Return values that were not generated, such as those of a baseline, in the form of outputs."""
 
 
-def bind_target(target: Target, sources: Mapping[str, Source], config: ModelConfig) -> None:
-    """Give a target what it needs of the sources and of the model's configuration (see `Target.bind`)."""
+def bind_target(target: Target, sources: Mapping[str, Source], config: ModelConfig, arrow: Arrow) -> None:
+    """Give a target what it needs of the sources, and of the model's configuration and arrow (see `Target.bind`)."""
     target.bind(sources, config.vocabulary_head)
-    if isinstance(target, Generated):
-        target.shares_room = config.answer_decoder is None
-    if isinstance(target, Generated) and config.answer_start is not None:
-        target.begin_with(config.answer_start)
+    if not isinstance(target, Generated):
+        return
+    target.shares_room = config.answer_decoder is None
+    prompt = sources[arrow.sources[0].kind]
+    if config.answer_start is not None:
+        target.begin_with((config.answer_start,))
+    elif arrow.is_prompted and isinstance(prompt, Prompted) and prompt.opens_answers:
+        target.begin_with(())

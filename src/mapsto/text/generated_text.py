@@ -122,7 +122,10 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
         tokenizer, (opening, ends, banned) = self.source.tokenizer, self.settings
-        self.ends, self.is_bound = (tokenizer.end_id,) if ends is None else tuple(ends), True
+        turn_end = self.source.turn_end
+        ends = (tokenizer.end_id if turn_end is None else turn_end,) if ends is None else ends
+        # A chat model ends its turns by the token of its template, which its folder may not name among the end tokens.
+        self.ends, self.is_bound = tuple(dict.fromkeys((*([] if turn_end is None else [turn_end]), *ends))), True
         # Without a token behind every text, as in decoder-only models, the end token also separates a source from its answer.
         separator = tokenizer.opening[:1] if tokenizer.closing else self.ends[:1]
         self.opening = separator if opening is None else tuple(opening)
@@ -140,10 +143,10 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
             opening=[] if answer_start is None else [answer_start], ends=ends or None, banned=[], longest=longest
         )
 
-    def begin_with(self, token: int) -> None:
-        """Let every answer begin with this token, unless the target was opened with other ones."""
+    def begin_with(self, tokens: Sequence[int]) -> None:
+        """Let every answer begin with these tokens, unless the target was opened with other ones."""
         if self.settings[0] is None:
-            self.opening = (token,)
+            self.opening = tuple(tokens)
 
     @property
     def learning(self) -> Learning:

@@ -37,11 +37,15 @@ class Vocabulary(Protocol):
 
     tokenizer: its tokenizer. vocabulary: the number of rows of its embedding table.
     generation: content of the generation_config.json of a published model; None for no such file.
+    turn_end: id of the token that ends an answer in the chat template of a published model; None if it has none.
     """
 
     tokenizer: Tokenizer
     vocabulary: int
     generation: Mapping[str, Any] | None
+
+    @property
+    def turn_end(self) -> int | None: ...
 
 
 class VocabularyTarget(Target):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.text import tokenizer_files, vocabulary
 from mapsto.text.encoding import Encoded, Ids, unspaced
+from mapsto.text.pairs.chat_template import ChatTemplate, find_template
 from mapsto.text.vocabulary import OWN_SPECIAL, Style, invalid_text_error, template
 
 CHUNK = 4096  # number of texts that are encoded at once
@@ -183,6 +184,10 @@ class Tokenizer:
             raise UsageError(f"token ids must lie in 0 … {self.size - 1}; got {min(numbers)} … {max(numbers)}")
         return self._backend.decode(numbers, skip_special_tokens=not keep_special)
 
+    def id_of(self, token: str) -> int | None:
+        """Return the id of the token with this spelling in the vocabulary; None if there is none."""
+        return self._backend.token_to_id(token)
+
     def token(self, number: int) -> str | None:
         """Return the spelling of the token with this id in the vocabulary, such as "##ing"; None if no token has this id."""
         return self._backend.id_to_token(number)
@@ -282,6 +287,34 @@ class Tokenizer:
         """
         limit = self._config.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and 0 < limit < tokenizer_files.NO_LIMIT else None
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The template by which the published model reads dialogues; None if it has none."""
+        source = find_template(self._config.get(tokenizer_files.TEMPLATE_KEY))
+        if source is None:
+            return None
+        added = self._backend.get_added_tokens_decoder().values()
+        return ChatTemplate(source, self._roles, [token.content for token in added if token.special])
+
+    def encode_sections(self, sections: Sequence[tuple[str, bool]]) -> list[Encoded]:
+        """Return the tokens of each section of a text.
+
+        sections: (text, whether the names of special tokens in it are read as these tokens; else they are encoded as other text).
+        """
+        return [
+            Encoded(
+                text, (self._backend if has_markers else self._literal_backend).encode(text, add_special_tokens=False)
+            )
+            for text, has_markers in sections
+        ]
+
+    @cached_property
+    def _literal_backend(self) -> tokenizers.Tokenizer:
+        """A copy of the tokenizer to which the names of special tokens are text."""
+        backend = tokenizers.Tokenizer.from_str(self.to_json())
+        backend.encode_special_tokens = True
+        return backend
 
     def to_json(self) -> str:
         """Return the content of a tokenizer.json, which other libraries read."""

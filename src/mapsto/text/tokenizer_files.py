@@ -19,6 +19,8 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 VOCABULARY_FILE = "vocab.txt"
 ADDED_FILE = "added_tokens.json"
+# The chat template, which older folders have in the settings, by the same key.
+TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
 # Bytes; larger files are refused.
 LARGEST_FILE = 256 << 20
 LARGEST_ID = 2**31 - 1
@@ -50,11 +52,13 @@ BERT_SETTINGS = {
 def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """Return (tokenizer of the `tokenizers` library, its settings) from a model folder, or from a tokenizer.json or vocab.txt.
 
-    The settings are those of special_tokens_map.json and tokenizer_config.json together.
+    The settings are those of special_tokens_map.json and tokenizer_config.json together, and the chat template.
     Raises CheckpointError if the folder or file does not exist, is damaged, or holds a tokenizer that cannot be used.
     """
     file = _find(path)
     config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
+    if (file.parent / TEMPLATE_FILE).is_file():
+        config[TEMPLATE_KEY] = _read_text(file.parent / TEMPLATE_FILE)
     with refusing(file):
         if file.name.endswith(".json"):
             backend = from_parts(_read_object(file))

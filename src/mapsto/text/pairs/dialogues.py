@@ -35,6 +35,24 @@ MARKS = {"user": "User: ", "assistant": "Assistant: ", "system": "System: ", "to
 Turns = list[dict[str, str]]
 
 
+class Prompt(str):
+    """The text of the turns before an answer, which also has the turns, so that a chat template can be applied to them."""
+
+    turns: Turns
+
+    @classmethod
+    def of(cls, turns: Turns) -> Prompt:
+        """Return the prompt of these turns of a dialogue."""
+        prompt = cls(to_text(turns))
+        prompt.turns = turns
+        return prompt
+
+
+def turns_of(text: str) -> Turns:
+    """Return the turns of a prompt; any other text is one turn of the user."""
+    return text.turns if isinstance(text, Prompt) else [{"role": "user", "content": text}]
+
+
 @dataclass(frozen=True)
 class Dialogue:
     """The turns of a dialogue, each {"role", "content"} with a role among the values of ROLES.
