@@ -124,6 +124,23 @@ class Generated(Target):
         """
 
     @abstractmethod
+    def unsupported_parts(
+        self, output: Tensor, answers: Sequence[Any], sources: Sequence[str]
+    ) -> list[tuple[str, ...]]:
+        """Return for each generated answer its facts, such as numbers, that its source does not hold, as they are written.
+
+        Arguments as for `source_metrics`.
+        """
+
+    @abstractmethod
+    def mark_differences(self, value: Any, reference: Any) -> tuple[str, str]:
+        """Return a generated value and the true answer as HTML: <del> is what the value alone has, <ins> what it lacks."""
+
+    @abstractmethod
+    def num_unended(self, output: Tensor) -> int:
+        """Return how many answers reached the maximum number of tokens before they ended. output: (n, …), from `pack`."""
+
+    @abstractmethod
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
         """Return answers in one tensor (n, …), in the form of outputs from which `decode` and `metrics` read the values alone."""
 

@@ -32,8 +32,9 @@ from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
 from mapsto.text.pairs import faults
+from mapsto.text.pairs.differences import find_differences, mark_runs
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
-from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
+from mapsto.text.pairs.unsupported import Unsupported, find_unsupported, share, unsupported_counts
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
@@ -42,6 +43,8 @@ PUBLISHED_LIMIT = 256
 
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
+# Characters of a text in a table of a page.
+MAX_SHOWN_CHARACTERS = 400
 
 # Columns of an answer in a tensor, before the code points of its text: log-probability, number of tokens with the end token, and
 # whether the end token ended it (1) or not (0).
@@ -83,6 +86,12 @@ def _unpack(packed: Tensor) -> list[GeneratedText]:
         text = "".join(chr(int(code)) for code in characters if code != NO_CHARACTER)
         answers.append(GeneratedText(text, log_probability, int(num_tokens), bool(is_ended)))
     return answers
+
+
+def _supported_kinds(answers: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return those of "numbers", "names" and "ngrams" of which most in the true answers stand in their sources too."""
+    counts = unsupported_counts([find_unsupported(*row) for row in zip(sources, answers, strict=True)])
+    return [kind for kind, pair in counts.items() if share(*pair) < MAX_TRUE_SHARE and pair[1].any()]
 
 
 class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired):
@@ -226,15 +235,37 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         What most true answers add too, such as all n-grams of a translation, is left out.
         output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
         """
-        columns = [
-            unsupported_counts([find_unsupported(*row) for row in zip(sources, texts, strict=True)])
-            for texts in (answers, self._texts(output))
-        ]
-        return {
-            f"unsupported_{name}": (share, *columns[1][name])
-            for name, true_counts in columns[0].items()
-            if share(*true_counts) < MAX_TRUE_SHARE and true_counts[1].any()
-        }
+        rows = self._unsupported(output, sources)
+        counts = unsupported_counts(rows)
+        return {f"unsupported_{kind}": (share, *counts[kind]) for kind in _supported_kinds(answers, sources)}
+
+    def unsupported_parts(
+        self, output: Tensor, answers: Sequence[str], sources: Sequence[str]
+    ) -> list[tuple[str, ...]]:
+        """Return for each answer its numbers and names that its source does not hold.
+
+        What most true answers add too, such as the nouns of a German translation, is left out.
+        output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
+        """
+        kinds = [kind for kind in ("numbers", "names") if kind in _supported_kinds(answers, sources)]
+        rows = self._unsupported(output, sources)
+        return [tuple(part for kind in kinds for part in getattr(row, kind)) for row in rows]
+
+    def _unsupported(self, output: Tensor, sources: Sequence[str]) -> list[Unsupported]:
+        """Return what each generated answer adds to its source."""
+        return [find_unsupported(*row) for row in zip(sources, self._texts(output), strict=True)]
+
+    def mark_differences(self, value: str, reference: str) -> tuple[str, str]:
+        """Return a generated text and the true one as HTML, with the words or characters marked that the other one lacks."""
+        runs = find_differences(value, reference)
+        answer, truth = (
+            mark_runs(side, element, MAX_SHOWN_CHARACTERS) for side, element in zip(runs, ("del", "ins"), strict=True)
+        )
+        return answer, truth
+
+    def num_unended(self, output: Tensor) -> int:
+        """Return how many answers reached the maximum number of tokens before they ended. output: (n, …), from `pack`."""
+        return sum(not answer.is_ended for answer in _unpack(output))
 
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
         """Return answers in one tensor, (n, NUM_FACTS + characters of the longest)."""
