@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,9 @@ def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> N
         evaluated.stderr
     )
     shown = page.read_text(encoding="utf-8")
-    assert any(row["en"] in shown for row in test) and "Worst answers" in shown and "Random answers" in shown
+    # Words of the sources are coloured by what they did to the answer.
+    assert "<mark" in shown and any(row["en"] in re.sub("<[^>]+>", "", shown) for row in test)
+    assert "Worst answers" in shown and "Random answers" in shown
     assert "mean token probability" in shown and "answers with the lowest sentence_chrf" in evaluated.stdout
     streamed = run("predict", str(folder), "--text", test[0]["en"], "--stream")
     assert streamed.returncode == 0 and streamed.stdout.strip(), streamed.stderr

@@ -25,8 +25,8 @@ MAX_CONFUSIONS, MAX_SLICES = 12, 20
 
 HIGHLIGHT_LEGEND = f"{COLOUR_LEGEND} mapsto explain measures how far such colours can be trusted."
 DIFFERENCE_LEGEND = (
-    "Red with a wavy line: words or characters that the reference does not have. Green with a straight line: those that the "
-    "answer lacks."
+    "In the answers, red with a wavy line: words or characters that the reference does not have. In the references, green with a "
+    "straight line: those that the answer lacks."
 )
 OUTLINE_LEGEND = "Outlines: dashed green for labels, solid red for answers; hover over one for its class."
 
@@ -146,7 +146,8 @@ def _answer_sections(title: str, predictions: Predictions, cases: Sequence[Case]
     name = predictions.target.primary_metric if isinstance(predictions.target, Comparable) else "score"
     columns = ["row", "source", "answer", "reference", name.replace("_", " ")]
     table = PageTable(caption, columns, rows, text_columns=(1, 2, 3))
-    return [Section(title, [DIFFERENCE_LEGEND, *_legend(predictions, cases)], tables=[table])]
+    legend = [f"In the sources: {paragraph}" for paragraph in _legend(predictions, cases)]
+    return [Section(title, [DIFFERENCE_LEGEND, *legend], tables=[table])]
 
 
 def _compare_answer(predictions: Predictions, case: Case) -> list[Any]:
@@ -158,7 +159,9 @@ def _compare_answer(predictions: Predictions, case: Case) -> list[Any]:
     assert isinstance(target, Generated)
     output = predictions.outputs[index : index + 1]
     marked = target.mark_differences(target.decode(output)[0][target.kind], predictions.labels[index])
-    remarks = [f"mean token probability {case.confidence_percent}"]
+    # A percent sign at the start of a line would be read alone.
+    confidence = case.confidence_percent.replace(" ", "\u00a0")
+    remarks = [f"mean token probability {confidence}"]
     if target.num_unended(output):
         remarks.append("ended by the limit")
     if parts := predictions.unsupported_parts[index]:

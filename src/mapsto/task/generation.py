@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapsto.model.config import ModelConfig
+    from mapsto.sequence.batch import Answer
     from mapsto.sequence.piece import Ints, Piece
 
 
@@ -107,6 +108,17 @@ class Generated(Target):
     @abstractmethod
     def answer_piece(self, tokens: Ints) -> Piece:
         """Return the piece of an answer with these tokens behind the opening ones; they are read causally."""
+
+    @abstractmethod
+    def encode_generated(self, answer: GeneratedAnswer) -> Answer:
+        """Return the tokens of a generated answer, and its end token if it ended, each predicted at the token before it."""
+
+    @abstractmethod
+    def log_probabilities(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the log-probabilities (m,) of tokens as generation computes them, in nats.
+
+        output: (m, …), of the head. values: (m,), token ids.
+        """
 
     @abstractmethod
     def to_value(self, tokens: Sequence[int]) -> Any:

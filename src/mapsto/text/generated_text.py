@@ -25,7 +25,7 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Comparable, Confident, Paired
+from mapsto.task.capabilities import Attributable, Comparable, Confident, Paired
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
@@ -94,7 +94,7 @@ def _supported_kinds(answers: Sequence[str], sources: Sequence[str]) -> list[str
     return [kind for kind, pair in counts.items() if share(*pair) < MAX_TRUE_SHARE and pair[1].any()]
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired):
+class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired, Attributable):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -108,6 +108,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf")
+    score_unit = "log-probability"
     find_faults = staticmethod(faults.find_faults)
 
     def __init__(
@@ -174,14 +175,35 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the tokens of a true answer and the token that ends it, each predicted at the token before it."""
         (tokens,) = self.source.tokenizer.encode_ids([answer])
-        values = np.append(tokens.astype(np.int64), self.ends[0])
-        return Answer(values, np.arange(len(values)) + len(self.opening) - 1, self.answer_piece(tokens))
+        return self.encode_generated(GeneratedAnswer(tuple(tokens.tolist()), 0.0, True))
+
+    def encode_generated(self, answer: GeneratedAnswer) -> Answer:
+        """Return the tokens of an answer, and its end token if it ended, each predicted at the token before it."""
+        values = np.array([*answer.tokens, *self.ends[: int(answer.is_ended)]], np.int64)
+        places = np.arange(len(values)) + len(self.opening) - 1
+        return Answer(values, places, self.answer_piece(np.array(answer.tokens, np.int64)))
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
         """Return an answer without values that requests the prediction of the first token of the answer."""
         return Answer(
             np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64))
         )
+
+    def log_probabilities(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the log-probabilities (m,) of tokens in nats. output: (m, v), logits. values: (m,), token ids."""
+        is_banned = torch.zeros(output.shape[-1], dtype=torch.bool, device=output.device)
+        is_banned[list(self.banned)] = True
+        log_probabilities = output.float().masked_fill(is_banned, -torch.inf).log_softmax(-1)
+        return log_probabilities.gather(1, values[:, None])[:, 0]
+
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
+        """Return the log-probability (n,) of fixed answers, or of some of their tokens, in nats.
+
+        output: (n, k), the log-probabilities of the tokens of each answer, padded with 0.
+        reference: (n, k'), 1 for each token that counts, else 0; k and k' differ by padding.
+        """
+        length = min(output.shape[1], reference.shape[1])
+        return (output[:, :length] * reference[:, :length]).sum(1)
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
