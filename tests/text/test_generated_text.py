@@ -100,6 +100,12 @@ def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> N
     ):
         finished = run(*command)
         assert finished.returncode == 0, finished.stderr
+    traced = run("trace", "en:text -> zh:text", str(table), "--start", str(folder)).stdout
+    lines = traced.splitlines()
+    # One line for each token of the answer and its end, and the decoder where there is one.
+    assert sum(" likeliest " in line for line in lines) == int(traced.split(" tokens of the answer →")[0].split()[-1])
+    assert " (end) " in traced and ("cross-attention" in traced) == (folder.name == "encoder-decoder")
+    assert "tokens of its answer sees those" in traced and "nats" in lines[-1]
     assert "memory of decoding" in run("info", str(folder)).stdout
 
 
