@@ -97,6 +97,34 @@ def test_label_studio_and_back(clf: Path, tmp_path: Path) -> None:
     assert table.column("text") == [task["data"]["text"] for task in tasks]
 
 
+def test_texts_to_correct_come_with_the_drafts_of_the_model(tmp_path: Path) -> None:
+    """The model knows its five nouns; of other ones it is unsure, so rows with them are suggested."""
+    nouns = {"dog": "狗", "cat": "猫", "bird": "鸟", "house": "房子", "car": "车"}
+    counts = {"two": "两", "three": "三", "four": "四"}
+    rows = [{"en": f"{a} {b}", "zh": f"{counts[a]}{nouns[b]}"} for a in counts for b in nouns] * 10
+    model = mapsto.fit(
+        "en:text -> zh:text", rows, tmp_path / "model", architecture="encoder-decoder", layers=2, width=64, heads=2,
+        vocabulary=300, steps=120, batch=32,
+    )  # fmt: skip
+    known = [f"{a} {b}" for a in counts for b in nouns]
+    unknown = ["seven rivers", "winter times", "an old mill", "past hope", "light age"]
+    write_rows(tmp_path / "pool.csv", ["en"], [{"en": text} for text in [*known, *unknown]])
+    suggestions = model.suggest(tmp_path / "pool.csv", 5, known=150)
+    assert all(suggestion.reason == "uncertain" for suggestion in suggestions.suggestions)
+    # Five of the 20 rows at random would be 1.25 unknown ones on average.
+    assert sum(
+        suggestion.row >= len(known) for suggestion in model.suggest(tmp_path / "pool.csv", 2, known=150).suggestions
+    )
+    assert suggestions.write(tmp_path / "todo.csv") == 5
+    table = read_table(tmp_path / "todo.csv")
+    assert table.columns == ("en", "zh", "zh_draft") and table.column("zh") == [None] * 5
+    assert table.column("zh_draft") == [model(text)["text"] for text in table.column("en")]
+    (task, *_) = suggestions.tasks()
+    (result,) = task["predictions"][0]["result"]
+    assert result["type"] == "textarea" and result["value"] == {"text": [table.column("zh_draft")[0]]}
+    assert set(task["data"]) == {"en"} and 0 < task["predictions"][0]["score"] < 1
+
+
 def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
     rows = [{**row, "label": row["label"] if i % 2 else None} for i, row in enumerate(topics(30, 7))]
     found = mapsto.load(clf).suggest(rows, 100)

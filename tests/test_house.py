@@ -36,6 +36,7 @@ KIND_PACKAGES = ("kinds", "vision", "text", "zoo", "demo")
 NOT_KINDS = {
     ("active_learning.py", "label"): "column of the rows that suggest writes",
     ("active_learning.py", "labels"): "key and type of spans in tasks of Label Studio",
+    ("active_learning.py", "text"): "key of a text in tasks of Label Studio",
     ("api.py", "labels"): "keyword of compare: numbers of labelled rows",
     ("cli", "labels"): "keyword of compare: numbers of labelled rows",
     ("cli", "text"): "subject of the demo",

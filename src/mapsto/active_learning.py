@@ -4,7 +4,8 @@ While few rows are labelled, a model's uncertainty is unreliable, and choosing t
 choosing at random. Then the rows are clustered (mini-batch k-means on their vectors), and the most typical row of each
 cluster without a label is chosen (TypiClust, Hacohen et al. 2022). With more labels the rows with the smallest
 margin between the two most probable answers are chosen, spread over clusters (diverse mini-batch active learning,
-Zhdanov 2019). The cost is one forward pass over the pool of unlabelled rows.
+Zhdanov 2019). A generated text is uncertain where the mean probability of its tokens is low. The cost is one forward pass over
+the pool of unlabelled rows, and for generated texts their generation.
 Legend of shapes: p rows of the pool, k labelled rows, d width.
 """
 
@@ -29,12 +30,14 @@ from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
 from mapsto.errors import DataError, UsageError
 from mapsto.inference.forward import RowReader, port_reader, question_examples, read_rows
+from mapsto.inference.generation import generate_rows
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Classes, Composed, LinearProbe, has_exclusive_classes, located_port
+from mapsto.task.capabilities import Classes, Composed, Confident, LinearProbe, has_exclusive_classes, located_port
+from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 
 Vectors = NDArray[np.float32]
@@ -61,7 +64,8 @@ class Suggestion:
     row: int
     # TYPICAL or UNCERTAIN.
     reason: str
-    # The model's current answer and its confidence from 0 to 1; None for a model whose answers are no classes.
+    # The model's current answer and its confidence from 0 to 1 (of a generated text the mean probability of a token); None for
+    # a model whose answers are neither classes nor generated.
     answer: Any
     confidence: float | None
 
@@ -78,24 +82,39 @@ class Suggestions:
     # The number of distinct unlabelled rows that the suggestions were chosen from, and the number of unreadable rows.
     num_candidates: int
     num_unreadable: int
-    # Whether the model's answers are lists of spans of the source column.
-    has_spans: bool = False
+    # The type that Label Studio gives the model's answers: choices, labels (spans of the source column) or textarea.
+    annotation: str = "choices"
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the columns of the table to fill in; behind the one of the labels stands that of the model's texts, if any."""
+        drafts = [self.draft_column] if self.annotation == "textarea" else []
+        return list(dict.fromkeys([*self.pool.columns, self.column, *drafts]))
+
+    @property
+    def draft_column(self) -> str:
+        """Return the column of the texts that the model generates, for a person to correct."""
+        return f"{self.column}_draft"
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield each suggested row as {column: cell}, with None in the column of the labels."""
+        """Yield each suggested row as {column: cell}, with None in the column of the labels, and a generated text as a draft."""
         for suggestion in self.suggestions:
             cells = {name: self.pool.column(name)[suggestion.row] for name in self.pool.columns}
-            yield {**cells, self.column: None}
+            cells[self.column] = None
+            if self.annotation == "textarea":
+                cells[self.draft_column] = suggestion.answer
+            yield cells
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Return the suggested rows as JSON tasks of Label Studio; the model's answers, if classes, are their predictions."""
+        """Return the suggested rows as JSON tasks of Label Studio; the model's answers, if classes or texts, are predictions."""
         tasks = []
         for suggestion, cells in zip(self.suggestions, self.rows(), strict=True):
             del cells[self.column]
+            cells.pop(self.draft_column, None)
             task: dict[str, Any] = {"data": cells}
             if suggestion.answer is not None:
                 place = {"from_name": self.column, "to_name": self.source_column}
-                results = [{**place, **value} for value in _annotations(suggestion.answer, self.has_spans)]
+                results = [{**place, **value} for value in _annotations(suggestion.answer, self.annotation)]
                 task["predictions"] = [{"score": suggestion.confidence, "result": results}]
             tasks.append(task)
         return tasks
@@ -111,8 +130,7 @@ class Suggestions:
             content = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
             files.write_atomic(path, content.encode())
             return len(self.suggestions)
-        columns = list(dict.fromkeys([*self.pool.columns, self.column]))
-        return write_rows(path, columns, list(self.rows()))
+        return write_rows(path, self.columns, list(self.rows()))
 
 
 @dataclass(frozen=True)
@@ -141,20 +159,23 @@ def require_new(path: Path) -> None:
         raise UsageError(f"{path} exists already and may hold answers; name another file")
 
 
-def _annotations(answer: Any, has_spans: bool) -> list[dict[str, Any]]:
-    """Return the type and value of each annotation that an answer is in Label Studio: one of each span, or one of all classes."""
+def _annotations(answer: Any, annotation: str) -> list[dict[str, Any]]:
+    """Return the type and value of each annotation that an answer is in Label Studio: one of each span, else one of all.
+
+    annotation: their type, see `Suggestions`.
+    """
     answers = answer if isinstance(answer, list) else [answer]
-    if has_spans:
+    if annotation == "labels":
         spans = [{"start": span["start"], "end": span["end"], "labels": [span["label"]]} for span in answers]
         return [{"type": "labels", "value": span} for span in spans]
-    return [{"type": "choices", "value": {"choices": answers}}]
+    return [{"type": annotation, "value": {"text" if annotation == "textarea" else annotation: answers}}]
 
 
 def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
     """Choose up to `count` rows of a pool to label next.
 
-    These are uncertain rows if the model's answers are classes and at least ENOUGH_LABELS rows, and ENOUGH_PER_CLASS per class,
-    have labels; else typical rows.
+    These are uncertain rows if the model's answers are classes or generated, and at least ENOUGH_LABELS rows, and
+    ENOUGH_PER_CLASS per class, have labels; else typical rows.
     seed: for clustering and for sampling a pool of more than MAX_POOL rows.
     Raises UsageError for a count below 1, DataError if no unlabelled row can be read.
     """
@@ -168,34 +189,43 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
     rows, num_unreadable = _candidates(mapping, pool, column, seed)
     labelled = None if pool.labelled is None else load_rows(mapping.arrow, pool.labelled, answers=False)
-    vectors, outputs = _vectors_and_outputs(
-        predictor, rows, port if isinstance(target, LinearProbe | Composed) else None
-    )
+    is_read = isinstance(target, LinearProbe | Composed | Generated)
+    vectors, outputs = _vectors_and_outputs(predictor, rows, port if is_read else None)
     labelled_vectors = np.zeros((0, vectors.shape[1]), np.float32)
     if labelled is not None:
         labelled_vectors, _ = _vectors_and_outputs(predictor, labelled, None)
-    answers: list[dict[str, Any]] = [{}] * len(rows)
-    confidence = uncertainty = None
-    if isinstance(target, Classes) and outputs is not None:
-        confidence = target.confidence(outputs)
-        answers = target.decode(outputs)
-        # The user gives the labelled rows or only their number.
-        num_labels = max(pool.num_labels, len(labelled_vectors))
-        if num_labels >= max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes)):
-            uncertainty = _uncertainty(target, outputs, confidence)
+    # The user gives the labelled rows or only their number.
+    answers, uncertainty = _present_answers(target, outputs, max(pool.num_labels, len(labelled_vectors)))
     reason = TYPICAL if uncertainty is None else UNCERTAIN
     suggestions = [
-        Suggestion(int(rows.indices[row]), reason, None, None)
-        if target is None or confidence is None
-        else Suggestion(int(rows.indices[row]), reason, answers[row][target.kind], float(confidence[row]))
+        Suggestion(int(rows.indices[row]), reason, *(answers[row] if answers else (None, None)))
         for row in choose_rows(vectors, labelled_vectors, uncertainty, min(count, len(rows)), seed).tolist()
     ]
-    has_spans = isinstance(target, Composed)
     source_kinds = [port.kind for port in rows.arrow.sources]
     source_column = rows.arrow.sources[located_port(target, source_kinds) if isinstance(target, Composed) else 0].column
     assert source_column is not None
     num_unreadable += len(pool.table.rejected)
-    return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable, has_spans)
+    annotation = (
+        "labels" if isinstance(target, Composed) else "textarea" if isinstance(target, Generated) else "choices"
+    )
+    return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable, annotation)
+
+
+def _present_answers(
+    target: Target | None, outputs: Tensor | None, num_labels: int
+) -> tuple[list[tuple[Any, float]], Floats | None]:
+    """Return the model's (answer, confidence) for each row of the pool, and the uncertainty (p,) of the answers.
+
+    There are no answers if they are neither classes nor generated. The uncertainty is None if there are none, or too few labels.
+    outputs: (p, …), those of the target. num_labels: number of labelled rows that the model was fitted to.
+    """
+    if outputs is None or not isinstance(target, Classes | Generated) or not isinstance(target, Confident):
+        return [], None
+    confidence = target.confidence(outputs)
+    values = [answer[target.kind] for answer in target.decode(outputs)]
+    num_enough = max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes) if isinstance(target, Classes) else 0)
+    uncertainty = _uncertainty(target, outputs, confidence) if num_labels >= num_enough else None
+    return list(zip(values, confidence.tolist(), strict=True)), uncertainty
 
 
 def _uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
@@ -346,8 +376,8 @@ def _keys(mapping: Mapping, rows: Rows) -> list[tuple[str, ...]]:
 def _vectors_and_outputs(predictor: Predictor, rows: Rows, port: int | None) -> tuple[Vectors, Tensor | None]:
     """Return (vectors (n, d), outputs (n, …) of the target at `port`) of n rows from one forward pass.
 
-    The outputs are None if `port` is None. Rows with more tokens than the model reads are cut, or read in windows if a target
-    composes its answer of those of windows.
+    The outputs are None if `port` is None; generated answers are packed as `Generated.pack` does. Rows with more tokens than the
+    model reads are cut, or read in windows if a target composes its answer of those of windows.
     """
     mapping = predictor.mapping
     encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
@@ -356,6 +386,9 @@ def _vectors_and_outputs(predictor: Predictor, rows: Rows, port: int | None) -> 
         """Return the vector of each example of a batch, (n, d)."""
         return mapping.sentence_vectors(hidden, batch).float().cpu()
 
-    readers = [RowReader(read_vectors), *([] if port is None else [port_reader(mapping, port)])]
+    is_generated = port is not None and isinstance(mapping.targets[port], Generated)
+    readers = [RowReader(read_vectors), *([] if port is None or is_generated else [port_reader(mapping, port)])]
     results = read_rows(mapping, question_examples(mapping, encoded), len(rows), readers, predictor.device)
+    if port is not None and is_generated:
+        results.append(generate_rows(mapping, question_examples(mapping, encoded), len(rows), port, predictor.device))
     return results[0].numpy(), None if port is None else results[1]

@@ -172,6 +172,7 @@ class Model:
         sample: Any = None,
         steps: int = attribution.DEFAULT_STEPS,
         progress: Progress | None = None,
+        token: str | int | None = None,
     ) -> Explanations:
         """Attribute each answer of the model to the parts of its input, such as words or patches.
 
@@ -179,11 +180,13 @@ class Model:
         method: "relevance" (AttnLRP), "gradient" (× input), "integrated" (integrated gradients) or "occlusion".
         sample: rows on which the faithfulness of the explanations is measured; by default the rows of `data`.
         steps: the number of steps of integrated gradients. progress: shows how many rows are explained.
+        token: of a generated answer the token to explain, by its number from 1 or its text; by default the whole answer.
 
         Raises UsageError for values that cannot be read.
         """
         # A copy, since the explainer moves the mapping to its device and to fp32.
-        explainer = attribution.Explainer(copy.deepcopy(self.mapping), choose_device(self.device), method, steps)
+        device = choose_device(self.device)
+        explainer = attribution.Explainer(copy.deepcopy(self.mapping), device, method, steps, token)
         # A text may be a value to explain or the name of a table of values.
         single_value = isinstance(data, str) and not self.is_table_name(data)
         sample_rows = None if sample is None else read_table(sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,12 @@ import numpy as np
 import pytest
 
 import mapsto
+from mapsto.data.rows import load_rows
+from mapsto.data.table import read_table
 from mapsto.errors import DataError, UsageError
+from mapsto.evaluation.error_analysis import analyse_errors
+from mapsto.evaluation.evaluate import Evaluation, Predictions, _add_predictions
+from mapsto.evaluation.report import Provenance, evaluation_page
 from mapsto.metrics.intervals import with_intervals
 from mapsto.task.arrow import parse
 from mapsto.text.generated_text import GeneratedTextTarget
@@ -78,7 +84,11 @@ def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> N
     assert evaluated.returncode == 0 and "bleu" in evaluated.stdout and "Traceback" not in evaluated.stderr, (
         evaluated.stderr
     )
-    assert test[0]["zh"][:2] in page.read_text(encoding="utf-8")
+    shown = page.read_text(encoding="utf-8")
+    # Words of the sources are coloured by what they did to the answer.
+    assert "<mark" in shown and any(row["en"] in re.sub("<[^>]+>", "", shown) for row in test)
+    assert "Worst answers" in shown and "Random answers" in shown
+    assert "mean token probability" in shown and "answers with the lowest sentence_chrf" in evaluated.stdout
     streamed = run("predict", str(folder), "--text", test[0]["en"], "--stream")
     assert streamed.returncode == 0 and streamed.stdout.strip(), streamed.stderr
     short = run("predict", str(folder), "--text", test[0]["en"], "--longest", "1", "--json")
@@ -102,7 +112,53 @@ def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> N
     ):
         finished = run(*command)
         assert finished.returncode == 0, finished.stderr
+    traced = run("trace", "en:text -> zh:text", str(table), "--start", str(folder)).stdout
+    lines = traced.splitlines()
+    # One line for each token of the answer and its end, and the decoder where there is one.
+    assert sum(" likeliest " in line for line in lines) == int(traced.split(" tokens of the answer →")[0].split()[-1])
+    assert " (end) " in traced and ("cross-attention" in traced) == (folder.name == "encoder-decoder")
+    assert "tokens of its answer sees those" in traced and "nats" in lines[-1]
     assert "memory of decoding" in run("info", str(folder)).stdout
+
+
+def predictions_of(texts: list[str], references: list[str], sources: list[str], unended: int = 0) -> Predictions:
+    """Return predictions as if a model had generated `texts`, the first `unended` of them up to the limit."""
+    arrow, table = (
+        parse("en:text -> zh:text"),
+        [{"en": source, "zh": reference} for source, reference in zip(sources, references, strict=True)],
+    )
+    rows, target = load_rows(arrow, read_table(table)), GeneratedTextTarget(longest=9)
+    outputs = target.pack_values(texts)
+    outputs[:unended, 2] = 0
+    return Predictions(rows.arrow, target, rows, rows.targets[0], outputs)
+
+
+def test_the_worst_answers_are_shown_with_what_differs() -> None:
+    sources = ["I paid 887 coins", "two red dogs", "a cat", "9 old books"]
+    texts = ["共845元", "两只旧狗", "一只猫", "9本旧书"]
+    references = ["共887元", "两只红狗", "一只猫", "9本旧书"]
+    predictions = predictions_of(texts, references, sources, unended=1)
+    evaluation = Evaluation(4, {})
+    _add_predictions(evaluation, predictions)
+    assert "1 of 4 answers reached the limit of 9 tokens before they ended" in evaluation.notes
+    analysis = analyse_errors(predictions)
+    assert analysis is not None and analysis.mistakes_by == "sentence_chrf"
+    # The right answers are no mistakes.
+    assert sorted(case.index for case in analysis.mistakes) == [0, 1]
+    assert [case.score for case in analysis.mistakes] == sorted(case.score for case in analysis.mistakes)
+    page = evaluation_page(evaluation, [(predictions, analysis)], Provenance("How good?")).html()
+    assert "共<del>845</del>元" in page and "共<ins>887</ins>元" in page and "两只<del>旧</del>狗" in page
+    assert "ended by the limit · not in the source: 845" in page and page.count("ended by the limit") == 2
+    assert "not in the source: 9" not in page
+
+
+def test_long_answers_are_short_on_the_terminal() -> None:
+    predictions = predictions_of(["很长" * 200, "短"], ["也很长" * 200, "短"], ["a", "b"])
+    analysis = analyse_errors(predictions)
+    assert analysis is not None
+    lines = analysis.lines()
+    assert lines[lines.index("answers with the lowest sentence_chrf:") + 1].startswith("  ")
+    assert max(map(len, lines)) < 160
 
 
 def test_a_comparison_has_a_baseline_without_a_network(tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ def explain(
         typer.Option(help="Rows to measure the faithfulness of explanations on; by default the explained ones."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of integrated gradients.")] = 50,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a generated answer, explain only this token: its number from 1, or a part of the answer."
+        ),
+    ] = None,
     device: Device = "auto",
     encoding: Encoding = None,
     json: Json = False,
@@ -49,7 +55,9 @@ def explain(
     # Anything but the name of a table is itself the value to explain.
     values: Any = read_table_with_notes(what, encoding) if loaded.is_table_name(what) else [what]
     sample_rows = None if sample is None else read_table_with_notes(sample, encoding)
-    explanations = loaded.explain(values, method, sample_rows, steps, progress.choose_progress(as_json=json))
+    chosen_token = int(token) if token is not None and token.isdecimal() else token
+    choice = progress.choose_progress(as_json=json)
+    explanations = loaded.explain(values, method, sample_rows, steps, choice, chosen_token)
     if faults := explanations.faults:
         print_note(f"{len(faults):,} rows cannot be read and have no explanation; the first: {faults[0]}")
     if explanations.num_cut:

@@ -40,6 +40,7 @@ from mapsto.task.capabilities import (
     has_exclusive_classes,
     located_port,
 )
+from mapsto.task.generation import Generated
 
 Bools = NDArray[np.bool_]
 
@@ -48,6 +49,8 @@ COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
 
 # Rows shown of each list of cases: on the page, on the terminal, and of the random ones.
 MAX_CASES, MAX_CASES_ON_TERMINAL, NUM_RANDOM_CASES = 20, 5, 8
+
+MAX_ANSWER_LENGTH = 40  # characters of an answer on the terminal
 
 MIN_SLICE_SIZE = 10  # smaller slices are not tested, nor those that leave fewer rows out
 MAX_VALUES_PER_COLUMN = (
@@ -100,7 +103,8 @@ class Case:
 
     index: index of the row among the predictions.
     input: the values that the model read, as text.
-    parts: attribution of the answer to parts of the input; empty where it was not computed.
+    score: the row's score by the analysis' metric. parts: attribution of the answer to parts of the input; empty where it was
+        not computed.
     """
 
     index: int = field(metadata={"key": "at"})
@@ -110,6 +114,7 @@ class Case:
     label: str = field(metadata={"key": "truth"})
     answer: str
     confidence: float
+    score: float
     parts: list[Attribution]
 
     @property
@@ -119,7 +124,8 @@ class Case:
 
     def __str__(self) -> str:
         value = "" if self.input == self.file else f": {shorten(self.input)}"
-        answer = f"{self.label!r} answered as {self.answer!r} ({self.confidence_percent})"
+        label, answer = (shorten(text, MAX_ANSWER_LENGTH) for text in (self.label, self.answer))
+        answer = f"{label!r} answered as {answer!r} ({self.confidence_percent})"
         return f"{place(self.file, self.row)}: {answer}{value}"
 
 
@@ -130,7 +136,8 @@ class ErrorAnalysis:
     metric: name of the score that each row has, such as "accuracy".
     slices: the tested slices, in ascending order of p-value.
     coverage_curve: selective prediction at rising thresholds; empty for answers without a confidence.
-    mistakes: rows with a wrong answer, the most confident first.
+    mistakes: rows with a wrong answer, the most confident first; of generated answers those with the lowest score.
+    mistakes_by: what they are ordered by, "confidence" or the metric.
     label_issues: rows whose label may be wrong, the worst first, at most MAX_CASES.
     num_label_issues: their number without that limit. num_wrong_labels: how many of these are expected to be wrong.
     random_cases: a few random rows, right or wrong.
@@ -140,6 +147,7 @@ class ErrorAnalysis:
     slices: list[Slice]
     coverage_curve: list[CoveragePoint] = field(metadata={"key": "kept"})
     mistakes: list[Case]
+    mistakes_by: str
     label_issues: list[Case] = field(metadata={"key": "suspects"})
     num_label_issues: int = field(metadata={"key": "num_suspects"})
     num_wrong_labels: float
@@ -159,13 +167,19 @@ class ErrorAnalysis:
             for point in self.coverage_curve:
                 coverage = f"{100 * point.coverage:5.1f} % of the rows"
                 lines.append(f"  confidence from {point.threshold_text}: {coverage}, {point.score.percent}")
+        is_by_score = self.mistakes_by == self.metric
+        title = f"answers with the lowest {self.metric}" if is_by_score else "most confident mistakes"
         case_lists = (
-            ("most confident mistakes", self.mistakes),
+            (title, self.mistakes),
             (f"{describe_counts(self.num_label_issues, self.num_wrong_labels)} (--suspects)", self.label_issues),
         )
         for title, cases in case_lists:
             if cases:
-                lines += ["", f"{title}:", *(f"  {case}" for case in cases[:MAX_CASES_ON_TERMINAL])]
+                lines += ["", f"{title}:"]
+                lines += [
+                    f"  {f'{100 * case.score:.0f} %  ' if is_by_score else ''}{case}"
+                    for case in cases[:MAX_CASES_ON_TERMINAL]
+                ]
         return lines
 
 
@@ -196,7 +210,7 @@ def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.devi
     if isinstance(first, Composed):
         return {}  # the page outlines its answers in the values instead
     # A row may be in both lists, and is explained once.
-    rows = np.unique(np.concatenate([_confident_mistakes(predictions), _random_rows(predictions)]))
+    rows = np.unique(np.concatenate([_worst_mistakes(predictions), _random_rows(predictions)]))
     try:
         # A copy, as the explainer changes the precision of its model.
         explainer = Explainer(copy.deepcopy(mapping), device)
@@ -225,11 +239,12 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
         target.primary_metric,
         _slices(predictions, scores),
         [] if confidence is None else _coverage_curve(scores, confidence),
-        _cases(predictions, _confident_mistakes(predictions), parts),
-        _cases(predictions, first_suspects, {}),
+        _cases(predictions, _worst_mistakes(predictions), scores, parts),
+        target.primary_metric if isinstance(target, Generated) else "confidence",
+        _cases(predictions, first_suspects, scores, {}),
         len(suspects.rows),
         suspects.num_wrong,
-        _cases(predictions, _random_rows(predictions), parts),
+        _cases(predictions, _random_rows(predictions), scores, parts),
     )
 
 
@@ -379,10 +394,11 @@ def _p_value(scores: Floats, rest_scores: Floats) -> float:
     return float(np.nan_to_num(stats.ttest_ind(scores, rest_scores, equal_var=False).pvalue, nan=1.0))
 
 
-def _confident_mistakes(predictions: Predictions) -> Ints:
+def _worst_mistakes(predictions: Predictions) -> Ints:
     """Return the indices of rows with a score below 1, at most MAX_CASES: those first whose confidence times error is largest.
 
-    The result is empty for targets whose answers have no confidence.
+    Generated answers are ordered by their error alone, since they are sure of few answers as a whole. The result is empty for
+    targets whose answers have no confidence.
     """
     target = predictions.target
     if not isinstance(target, Confident) or not isinstance(target, Comparable):
@@ -392,8 +408,9 @@ def _confident_mistakes(predictions: Predictions) -> Ints:
     if scores is None:
         return np.zeros(0, np.int64)
     wrong = np.flatnonzero(scores < 1)
+    badness = 1 - scores if isinstance(target, Generated) else confidence * (1 - scores)
     # Stable, so that equally confident mistakes keep the order of the table.
-    return wrong[np.argsort(-(confidence * (1 - scores))[wrong], kind="stable")][:MAX_CASES]
+    return wrong[np.argsort(-badness[wrong], kind="stable")][:MAX_CASES]
 
 
 def _random_rows(predictions: Predictions) -> Ints:
@@ -402,11 +419,11 @@ def _random_rows(predictions: Predictions) -> Ints:
     return np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_RANDOM_CASES])
 
 
-def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attribution]]) -> list[Case]:
+def _cases(predictions: Predictions, rows: Ints, scores: Floats, parts: Dict[int, list[Attribution]]) -> list[Case]:
     """Return the rows at the indices `rows` as cases to show; an empty list if the answers are no classes and so have
     no confidence.
 
-    parts: attributions by row index.
+    scores: (n,), the score of every row. parts: attributions by row index.
     """
     target, table_rows = predictions.target, predictions.rows
     if not len(rows) or not isinstance(target, Confident):
@@ -420,5 +437,8 @@ def _cases(predictions: Predictions, rows: Ints, parts: Dict[int, list[Attributi
             port = located_port(target, [port.kind for port in predictions.arrow.sources])
             target.add_excerpts(answer, table_rows.sources[port][row])
         label, answer_text = target.brief(predictions.labels[row]), target.brief(answer.get(target.kind, ""))
-        cases.append(Case(row, file, line, value, label, answer_text, float(confidence[row]), parts.get(row, [])))
+        attributions = parts.get(row, [])
+        cases.append(
+            Case(row, file, line, value, label, answer_text, float(confidence[row]), float(scores[row]), attributions)
+        )
     return cases

@@ -78,6 +78,13 @@ class Predictions:
         """Return the values that the model read in a row, as text; each source stands on a line of its own."""
         return "\n".join(str(values[row]) for values in self.rows.sources)
 
+    @cached_property
+    def unsupported_parts(self) -> list[tuple[str, ...]]:
+        """The facts of each generated answer that its source does not hold; see `Generated.unsupported_parts`."""
+        assert isinstance(self.target, Generated)
+        sources = [self.input_text(row) for row in range(len(self.labels))]
+        return self.target.unsupported_parts(self.outputs, self.labels, sources)
+
     def calibration(self) -> tuple[Floats, Floats] | None:
         """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability to be right."""
         # The probability of a generated answer's tokens is none of being right.
@@ -237,6 +244,9 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
         sources = [predictions.input_text(row) for row in range(len(labels))]
         metrics |= target.source_metrics(predictions.outputs, labels, sources)
         evaluation.notes.append(target.describe_metrics(labels))
+        if num_unended := target.num_unended(predictions.outputs):
+            limit = f"{num_unended:,} of {len(labels):,} answers reached the limit of {target.longest:,} tokens"
+            evaluation.notes.append(f"{prefix}{limit} before they ended")
     scores = with_intervals(metrics)
     evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})
     evaluation.baseline.update({f"{prefix}{name}": score for name, score in target.baseline(labels).items()})

@@ -18,11 +18,16 @@ from mapsto.evaluation.suspects import describe_counts
 from mapsto.explain.highlighting import highlight_parts
 from mapsto.report.figures import COLOUR_LEGEND, truncate
 from mapsto.report.page import PageTable, Section, trusted_html
-from mapsto.task.capabilities import Classes, Located, Outlinable, located_port, require
+from mapsto.task.capabilities import Classes, Comparable, Located, Outlinable, located_port, require
+from mapsto.task.generation import Generated
 
 MAX_CONFUSIONS, MAX_SLICES = 12, 20
 
 HIGHLIGHT_LEGEND = f"{COLOUR_LEGEND} mapsto explain measures how far such colours can be trusted."
+DIFFERENCE_LEGEND = (
+    "In the answers, red with a wavy line: words or characters that the reference does not have. In the references, green with a "
+    "straight line: those that the answer lacks."
+)
 OUTLINE_LEGEND = "Outlines: dashed green for labels, solid red for answers; hover over one for its class."
 
 
@@ -59,9 +64,14 @@ def _format_p_value(p_value: float) -> str:
 def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
     """Return the sections on confusions, confident mistakes, and labels that may be wrong; empty ones are left out.
 
+    Of generated answers it is the section on the worst ones.
+
     context: the model that the captions name, such as "base, full, 64 labels"; empty on pages about one model.
     """
     caption, issues = _in_caption(context), analysis.label_issues
+    if isinstance(predictions.target, Generated):
+        order = f"By {analysis.metric.replace('_', ' ')}, the lowest first{caption}"
+        return _answer_sections("Worst answers", predictions, analysis.mistakes, order)
     doubtful = {case.index for case in issues}
     mistakes = [
         replace(case, label=f"{case.label} – may be wrong") if case.index in doubtful else case
@@ -90,9 +100,12 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
 def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
     """Return the section with random rows, in which important parts are highlighted or predicted regions are outlined.
 
-    The result is an empty list if there is nothing to highlight or to outline.
+    The result is an empty list if there is nothing to highlight or to outline, unless the answers are generated.
     context: the model that the caption names, such as "base, full, 64 labels"; empty on pages about one model.
     """
+    if isinstance(predictions.target, Generated):
+        caption = f"Random rows{_in_caption(context)}"
+        return _answer_sections("Random answers", predictions, analysis.random_cases, caption)
     table = _case_table(predictions, analysis.random_cases, f"Random rows{_in_caption(context)}")
     legend = _legend(predictions, analysis.random_cases)
     if table is None or not legend:
@@ -119,6 +132,42 @@ def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None
         for count, label, answer in pairs[:MAX_CONFUSIONS]
     ]
     return PageTable(caption, ["label → answer", "rows", "of the rows with this label"], rows) if rows else None
+
+
+def _answer_sections(title: str, predictions: Predictions, cases: Sequence[Case], caption: str) -> list[Section]:
+    """Return the section with generated answers beside their sources and references; an empty list without cases."""
+    locations = places([(case.file, case.row) for case in cases])
+    rows = [
+        [location, _render_input(predictions, case), *_compare_answer(predictions, case), f"{100 * case.score:.0f} %"]
+        for location, case in zip(locations, cases, strict=True)
+    ]
+    if not rows:
+        return []
+    name = predictions.target.primary_metric if isinstance(predictions.target, Comparable) else "score"
+    columns = ["row", "source", "answer", "reference", name.replace("_", " ")]
+    table = PageTable(caption, columns, rows, text_columns=(1, 2, 3))
+    legend = [f"In the sources: {paragraph}" for paragraph in _legend(predictions, cases)]
+    return [Section(title, [DIFFERENCE_LEGEND, *legend], tables=[table])]
+
+
+def _compare_answer(predictions: Predictions, case: Case) -> list[Any]:
+    """Return a generated answer and its reference as HTML with their differences marked.
+
+    Behind the answer stands the probability of its tokens, that it reached the limit, and what its source does not hold.
+    """
+    target, index = predictions.target, case.index
+    assert isinstance(target, Generated)
+    output = predictions.outputs[index : index + 1]
+    marked = target.mark_differences(target.decode(output)[0][target.kind], predictions.labels[index])
+    # A percent sign at the start of a line would be read alone.
+    confidence = case.confidence_percent.replace(" ", "\u00a0")
+    remarks = [f"mean token probability {confidence}"]
+    if target.num_unended(output):
+        remarks.append("ended by the limit")
+    if parts := predictions.unsupported_parts[index]:
+        remarks.append(f"not in the source: {truncate(', '.join(parts))}")
+    answer, reference = map(trusted_html, marked)
+    return [answer + trusted_html('\n<small class="quiet">{}</small>').format(" · ".join(remarks)), reference]
 
 
 def _case_table(predictions: Predictions, cases: Sequence[Case], caption: str) -> PageTable | None:

@@ -23,15 +23,15 @@ from mapsto.data.encoding import EncodedRows, encode_rows
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
 from mapsto.errors import UsageError, near
+from mapsto.explain.answers import make_reader, renumber
 from mapsto.explain.attnlrp import AttnLRP
-from mapsto.inference.forward import forward_batches, make_questions, question_examples
-from mapsto.inference.row_outputs import row_outputs
+from mapsto.inference.forward import question_examples
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Attributable, Composed, Explainable, located_port, require
+from mapsto.task.capabilities import Attributable, Composed, Explainable, require
 
 METHODS = ("relevance", "gradient", "integrated", "occlusion")
 DEFAULT_METHOD = "relevance"
@@ -105,14 +105,20 @@ class Explainer:
     """A model with an attribution method, which explains the model's answers to rows. It computes in fp32.
 
     mapping: the model. method: one of METHODS. steps: number of steps of integrated gradients.
+    token: of generated answers the token to explain, counted from 1 or named by its text; None for the whole answer.
     port: index of the explained target port: the first whose answers have a score to attribute (`Attributable`).
     num_cut: number of rows in the last call of `explain` that were cut to the model's token limit.
     Raises UsageError if no target is `Attributable`, if tokens of a source cannot be removed and highlighted (it is not
-    `Explainable`), for an unknown method, and for fewer than 1 step.
+    `Explainable`), for an unknown method, for fewer than 1 step, and for a token of an answer that is not generated.
     """
 
     def __init__(
-        self, mapping: Mapping, device: torch.device, method: str = DEFAULT_METHOD, steps: int = DEFAULT_STEPS
+        self,
+        mapping: Mapping,
+        device: torch.device,
+        method: str = DEFAULT_METHOD,
+        steps: int = DEFAULT_STEPS,
+        token: str | int | None = None,
     ) -> None:
         if method not in METHODS:
             raise UsageError(
@@ -132,14 +138,19 @@ class Explainer:
         if first is None:
             raise UsageError(f"only answers such as labels can be explained; {mapping.arrow} has none")
         self.port, self.target = first
+        self.answers = make_reader(self.mapping, self.port, device, token)
 
     def read(self, table: Table) -> Rows:
         """Return the readable rows of a table, read without answers; `Rows.faults` has the findings about the other rows."""
         return load_rows(self.mapping.arrow, table, answers=False)
 
     def examples(self, rows: Rows) -> list[Example]:
-        """Encode rows as examples without answers, whose pieces are aligned to raw coordinates; long rows are cut."""
-        return list(question_examples(self.mapping, self._encode(rows)))
+        """Encode rows as examples without true answers, whose pieces are aligned to raw coordinates; long rows are cut.
+
+        Rows whose generated answer does not have the token to explain are left out.
+        """
+        examples = self.answers.fix(list(question_examples(self.mapping, self._encode(rows))))
+        return list(filter(self.answers.is_explained, examples))
 
     def _encode(self, rows: Rows) -> EncodedRows:
         """Encode rows as pieces that are aligned to raw coordinates, and cut those above the model's token limit."""
@@ -156,13 +167,13 @@ class Explainer:
         """Yield an explanation of the model's answer to each row, after computing all rows in shared batches."""
         encoded = self._encode(rows)
         self.num_cut += len(encoded.long_rows)
-        examples = list(question_examples(self.mapping, encoded))
+        examples = self.answers.fix(list(question_examples(self.mapping, encoded)))
         outputs = self.outputs(examples)
-        reference = self.reference(outputs)
+        reference = self.reference(outputs, examples)
+        answers, summaries = self.answers.describe(rows, examples, outputs, reference)
         scores = self.answer_scores(outputs, reference)
         baseline_scores = self.answer_scores(self.outputs([self.blank(example) for example in examples]), reference)
         weights = self.token_weights(examples, reference)
-        answers, summaries = self._describe_answers(rows, outputs, reference)
         for row, example in enumerate(examples):
             gap = None
             if self.method == "integrated":
@@ -179,50 +190,16 @@ class Explainer:
                 gap,
             )
 
-    def _describe_answers(
-        self, rows: Rows, outputs: Tensor, reference: Tensor
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return the decoded answers of rows, and what is explained of each in a few words, with a probability if it has one."""
-        target = self.target
-        if isinstance(target, Composed):
-            values = rows.sources[located_port(target, [port.kind for port in rows.arrow.sources])]
-            answers = target.decode(target.pad([target.compose([part]) for part in target.unpad(outputs)]))
-            for answer, value in zip(answers, values, strict=True):
-                target.add_excerpts(answer, value)
-            return answers, [target.describe_part(part, value) for part, value in zip(reference, values, strict=True)]
-        answers = target.decode(outputs)
-        summaries = []
-        for answer in answers:
-            probability = f", {answer['probability']:.2f}" if "probability" in answer else ""
-            summaries.append(f"{target.brief(answer[target.kind])}{probability}")
-        return answers, summaries
-
-    def reference(self, outputs: Tensor) -> Tensor:
+    def reference(self, outputs: Tensor, examples: Sequence[Example]) -> Tensor:
         """Return what fixes the explained answer of each example, (n, …): a part of the answer, or by default the outputs.
 
         outputs: (n, …), the model's outputs for the examples.
         """
-        return self.target.main_part(outputs) if isinstance(self.target, Composed) else outputs
+        return self.answers.reference(outputs, examples)
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
-        """Return the model's outputs for examples at the explained target port, (n, …), on the CPU.
-
-        For a Composed target they are the results of `split`, padded.
-        """
-        target = self.target
-        if isinstance(target, Composed):
-            parts: list[Tensor] = [torch.zeros(0)] * len(examples)
-            for batch, hidden in forward_batches(self.mapping, _renumber(examples), self.device):
-                pieces = [examples[row].pieces for row in batch.rows.tolist()]
-                if batch.answers[self.port] is not None:
-                    output = self.mapping.read(hidden, batch, self.port).float().cpu()
-                    for row, part in zip(batch.rows.tolist(), target.split(output, pieces), strict=True):
-                        parts[row] = part
-            # Nothing is read of an example without words, as when all are removed.
-            shape = next((part.shape[1:] for part in parts if part.ndim > 1), (target.width,))
-            return target.pad([part if part.ndim > 1 else torch.zeros(0, *shape) for part in parts])
-        (outputs,) = row_outputs(self.mapping, _renumber(examples), len(examples), [self.port], self.device)
-        return outputs
+        """Return the model's outputs for examples at the explained target port, (n, …), on the CPU; see `AnswerReader`."""
+        return self.answers.outputs(examples)
 
     def answer_scores(self, outputs: Tensor, reference: Tensor) -> Floats:
         """Return for each example the score (n,) that `outputs`, (n, …), give to the answer that `reference`, (n, …), gives.
@@ -258,7 +235,7 @@ class Explainer:
         With the method "relevance", the gradient follows the rules of AttnLRP; otherwise it is the true gradient.
         """
         weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(examples)
-        for batch in make_batches(_renumber(examples), TOKENS_WITH_GRADIENT):
+        for batch in make_batches(renumber(examples), TOKENS_WITH_GRADIENT):
             on_device = batch.to(self.device)
             reference = references[torch.from_numpy(batch.rows)].to(self.device)
             pieces = [examples[row].pieces for row in batch.rows.tolist()]
@@ -322,11 +299,8 @@ class Explainer:
         with torch.enable_grad():
             if batch.answers[self.port] is None and isinstance(self.target, Composed):
                 return torch.zeros_like(x)  # no example has a word
-            output = self.mapping.read(self.mapping.hidden(batch, x), batch, self.port)
-            output, target = output.float(), self.target
-            if isinstance(target, Composed):
-                output = target.pad(target.split(output, pieces))
-            scores = target.answer_score(output, reference)
+            output = self.answers.read(self.mapping.hidden(batch, x), batch, pieces)
+            scores = self.target.answer_score(output, reference)
             (gradient,) = torch.autograd.grad(scores.sum(), x)
         return gradient
 
@@ -371,8 +345,7 @@ class Explainer:
             in_piece = removed[(removed >= first) & (removed < first + len(piece))] - first
             pieces.append(self.sources[piece.kind].remove_tokens(piece, in_piece) if len(in_piece) else piece)
             first += len(piece)
-        # The places of what is asked move with the tokens.
-        return Example(tuple(pieces), make_questions(self.mapping, pieces), example.row)
+        return Example(tuple(pieces), self.answers.ask(example, pieces), example.row)
 
     def _attributions(self, example: Example, weights: NDArray[np.float32], values: Sequence[Any]) -> list[Attribution]:
         """Return the attribution of each part of an example: the sum of its tokens' weights, and its region of the raw value.
@@ -413,18 +386,13 @@ def split_parts(example: Example) -> list[Ints]:
     return parts
 
 
-def _renumber(examples: Sequence[Example]) -> list[Example]:
-    """Return copies of the examples whose `row` is the index in `examples`, so that batches tell which example is which."""
-    return [Example(example.pieces, example.answers, index) for index, example in enumerate(examples)]
-
-
 def _with_tokens_of(batch: Batch, examples: list[Example]) -> Batch:
     """Return the batch with its tokens replaced by those of `examples`, which must have the same lengths and order."""
     tokens = {kind: values.clone() for kind, values in batch.tokens.items()}
     # The tokens of a kind lie in the batch in the order of the examples, and within these in that of the pieces.
     offsets = dict.fromkeys(tokens, 0)
     for example in examples:
-        for piece in example.pieces:
+        for piece in example.all_pieces:
             offset = offsets[piece.kind]
             tokens[piece.kind][offset : offset + len(piece)] = torch.from_numpy(piece.tokens)
             offsets[piece.kind] = offset + len(piece)

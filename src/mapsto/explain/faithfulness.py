@@ -136,7 +136,7 @@ def _scores_without_parts(
     first: index in the whole sample of the first of `examples`; with `seed` it determines the random orders.
     """
     outputs = explainer.outputs(examples)
-    reference = explainer.reference(outputs)
+    reference = explainer.reference(outputs, examples)
     weights = explainer.token_weights(examples, reference)
     reduced: list[Example] = []
     for index, (example, token_weights) in enumerate(zip(examples, weights, strict=True), first):

@@ -13,6 +13,7 @@ from mapsto.report.figures import COLOUR_LEGEND
 from mapsto.report.page import Page, PageTable, Section
 
 MAX_EXPLANATIONS_SHOWN = 500
+MAX_SHORT_ANSWER = 20  # characters
 
 
 def explanation_page(result: Explanations, model: str) -> Page:
@@ -43,7 +44,10 @@ def _explanations_section(result: Explanations) -> Section:
     text = [f"{COLOUR_LEGEND} The weights explain the answer's {score_name}, in the last column."]
     if num_left_out := len(result) - len(rows):
         text.append(f"{num_left_out:,} more rows are not shown; --out with a .jsonl file writes all of them.")
-    table = PageTable("Rows", ["row", "input", "answer", score_name], rows, text_columns=(1,))
+    # Sentences are read from left to right, and short answers stand above each other.
+    has_sentences = any(len(explanation.summary) > MAX_SHORT_ANSWER for explanation in shown_explanations)
+    text_columns = (1, 2) if has_sentences else (1,)
+    table = PageTable("Rows", ["row", "input", "answer", score_name], rows, text_columns)
     return Section("Explanations", text, tables=[table])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mapsto import kinds
 from mapsto.data.encoding import encode_rows
@@ -30,7 +31,7 @@ from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse
 from mapsto.task.capabilities import Explainable, Located, gather_outputs
-from mapsto.task.generation import bind_target
+from mapsto.task.generation import Generated, bind_target
 
 # The number of other rows that are packed with the traced row.
 NEIGHBOURS = 16
@@ -158,6 +159,8 @@ def _row(batch: Batch) -> Iterator[str]:
         f"segment {int(batch.segments.flatten()[start])}"
     )
     yield f"mask     each of its {size} tokens sees those {size} and none of the others"
+    if count := int(batch.answer_lengths[0]):
+        yield f"         each of the {count} tokens of its answer sees those {size} and the answer's tokens up to itself"
 
 
 @torch.no_grad()
@@ -172,6 +175,8 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[obje
     if mapping.config.backbone is not None:
         yield f"front    {mapping.config.backbone}"
     yield f"stack    {config.layers} layers of {config.heads} heads, {config.norm_place}-norm, {config.positions} positions"
+    if (decoder := mapping.config.answer_decoder) is not None:
+        yield f"decoder  {decoder.layers} layers of {decoder.heads} heads for the answers, with cross-attention to the sources"
     for port, target in enumerate(mapping.targets):
         readout = batch.answers[port]
         if readout is None:
@@ -180,7 +185,11 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[obje
         selected = (readout.examples == 0).nonzero()[:, 0]
         location = target.readout.describe(len(selected), mapping.config.pooling)
         yield f"read     {target.kind}: {location} → {tuple(output[selected].shape)}"
-        answers = target.decode(gather_outputs(target, output[selected], [example.pieces]))
+        answers = []
+        if isinstance(target, Generated):
+            yield from _answer_tokens(target, output[selected], readout.values[selected])
+        else:
+            answers = target.decode(gather_outputs(target, output[selected], [example.pieces]))
         for answer in answers[:5]:
             text = shorten(repr(answer.get(target.kind, answer.get("token", answer))), 60)
             probability = f" with probability {answer['probability']:.4f}" if "probability" in answer else ""
@@ -189,6 +198,26 @@ def _forward(mapping: Mapping, batch: Batch, example: Example, labels: list[obje
             yield f"truth    {target.brief(labels[port])!r}"
         # Targets sum their losses; the mean is per answer.
         loss = float(target.loss(output[selected], readout.values[selected])) / max(1, len(selected))
-        is_likelihood = not isinstance(target, Located) and any("probability" in answer for answer in answers)
-        meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for the truth" if is_likelihood else ""
+        is_likelihood = isinstance(target, Generated) or (
+            not isinstance(target, Located) and any("probability" in answer for answer in answers)
+        )
+        truth = "a true token" if isinstance(target, Generated) else "the truth"
+        meaning = f" nats, the −log of a probability of {math.exp(-loss):.4f} for {truth}" if is_likelihood else ""
         yield f"loss     {loss:.4f}{meaning}"
+
+
+def _answer_tokens(target: Generated, output: Tensor, tokens: Tensor) -> Iterator[str]:
+    """Yield a line for each token of a true answer: its probability behind the tokens before it, and the likeliest token.
+
+    output: (m, …), of the head. tokens: (m,), those of the answer, with the end token.
+    """
+    names, likeliest = (
+        ["(end)" if token in target.ends else str(target.to_value([token])) for token in column.tolist()]
+        for column in (tokens, output.argmax(-1))
+    )
+    probabilities = target.log_probabilities(output, tokens).exp().tolist()
+    for i, token in enumerate(tokens.tolist()[:SHOWN_TOKENS]):
+        probability = f"probability {probabilities[i]:.4f}, likeliest {likeliest[i]!r}"
+        yield f"         {i:>4}  {names[i]:<16} id {token:<7} {probability}"
+    if len(names) > SHOWN_TOKENS:
+        yield f"         … and {len(names) - SHOWN_TOKENS} more"

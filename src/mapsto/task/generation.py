@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mapsto.model.config import ModelConfig
+    from mapsto.sequence.batch import Answer
     from mapsto.sequence.piece import Ints, Piece
     from mapsto.task.arrow import Arrow
 
@@ -139,6 +140,17 @@ class Generated(Target):
         """Return the piece of an answer with these tokens behind the opening ones; they are read causally."""
 
     @abstractmethod
+    def encode_generated(self, answer: GeneratedAnswer) -> Answer:
+        """Return the tokens of a generated answer, and its end token if it ended, each predicted at the token before it."""
+
+    @abstractmethod
+    def log_probabilities(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the log-probabilities (m,) of tokens as generation computes them, in nats.
+
+        output: (m, …), of the head. values: (m,), token ids.
+        """
+
+    @abstractmethod
     def to_value(self, tokens: Sequence[int]) -> Any:
         """Return the value that token ids stand for, such as a text."""
 
@@ -152,6 +164,23 @@ class Generated(Target):
 
         output: (n, …), from `pack`. answers: the true answers. sources: the values that were read in each row, as text.
         """
+
+    @abstractmethod
+    def unsupported_parts(
+        self, output: Tensor, answers: Sequence[Any], sources: Sequence[str]
+    ) -> list[tuple[str, ...]]:
+        """Return for each generated answer its facts, such as numbers, that its source does not hold, as they are written.
+
+        Arguments as for `source_metrics`.
+        """
+
+    @abstractmethod
+    def mark_differences(self, value: Any, reference: Any) -> tuple[str, str]:
+        """Return a generated value and the true answer as HTML: <del> is what the value alone has, <ins> what it lacks."""
+
+    @abstractmethod
+    def num_unended(self, output: Tensor) -> int:
+        """Return how many answers reached the maximum number of tokens before they ended. output: (n, …), from `pack`."""
 
     @abstractmethod
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:

@@ -25,15 +25,16 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Comparable, Confident, Paired
+from mapsto.task.capabilities import Attributable, Comparable, Confident, Paired
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
 from mapsto.text.pairs import faults
+from mapsto.text.pairs.differences import find_differences, mark_runs
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
-from mapsto.text.pairs.unsupported import find_unsupported, share, unsupported_counts
+from mapsto.text.pairs.unsupported import Unsupported, find_unsupported, share, unsupported_counts
 
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
@@ -45,6 +46,8 @@ NUM_CHECKED = 1000
 
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
+# Characters of a text in a table of a page.
+MAX_SHOWN_CHARACTERS = 400
 
 # Columns of an answer in a tensor, before the code points of its text: log-probability, number of tokens with the end token, and
 # whether the end token ended it (1) or not (0).
@@ -88,7 +91,13 @@ def _unpack(packed: Tensor) -> list[GeneratedText]:
     return answers
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired):
+def _supported_kinds(answers: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return those of "numbers", "names" and "ngrams" of which most in the true answers stand in their sources too."""
+    counts = unsupported_counts([find_unsupported(*row) for row in zip(sources, answers, strict=True)])
+    return [kind for kind, pair in counts.items() if share(*pair) < MAX_TRUE_SHARE and pair[1].any()]
+
+
+class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired, Attributable):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -102,6 +111,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf")
+    score_unit = "log-probability"
     find_faults = staticmethod(faults.find_faults)
 
     def __init__(
@@ -171,14 +181,35 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the tokens of a true answer and the token that ends it, each predicted at the token before it."""
         (tokens,) = self.source.tokenizer.encode_ids([answer])
-        values = np.append(tokens.astype(np.int64), self.ends[0])
-        return Answer(values, np.arange(len(values)) + len(self.opening) - 1, self.answer_piece(tokens))
+        return self.encode_generated(GeneratedAnswer(tuple(tokens.tolist()), 0.0, True))
+
+    def encode_generated(self, answer: GeneratedAnswer) -> Answer:
+        """Return the tokens of an answer, and its end token if it ended, each predicted at the token before it."""
+        values = np.array([*answer.tokens, *self.ends[: int(answer.is_ended)]], np.int64)
+        places = np.arange(len(values)) + len(self.opening) - 1
+        return Answer(values, places, self.answer_piece(np.array(answer.tokens, np.int64)))
 
     def questions(self, pieces: Sequence[Piece]) -> Answer:
         """Return an answer without values that requests the prediction of the first token of the answer."""
         return Answer(
             np.zeros(1, np.int64), np.array([len(self.opening) - 1]), self.answer_piece(np.zeros(0, np.int64))
         )
+
+    def log_probabilities(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the log-probabilities (m,) of tokens in nats. output: (m, v), logits. values: (m,), token ids."""
+        is_banned = torch.zeros(output.shape[-1], dtype=torch.bool, device=output.device)
+        is_banned[list(self.banned)] = True
+        log_probabilities = output.float().masked_fill(is_banned, -torch.inf).log_softmax(-1)
+        return log_probabilities.gather(1, values[:, None])[:, 0]
+
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
+        """Return the log-probability (n,) of fixed answers, or of some of their tokens, in nats.
+
+        output: (n, k), the log-probabilities of the tokens of each answer, padded with 0.
+        reference: (n, k'), 1 for each token that counts, else 0; k and k' differ by padding.
+        """
+        length = min(output.shape[1], reference.shape[1])
+        return (output[:, :length] * reference[:, :length]).sum(1)
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
@@ -248,15 +279,37 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         What most true answers add too, such as all n-grams of a translation, is left out.
         output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
         """
-        columns = [
-            unsupported_counts([find_unsupported(*row) for row in zip(sources, texts, strict=True)])
-            for texts in (answers, self._texts(output))
-        ]
-        return {
-            f"unsupported_{name}": (share, *columns[1][name])
-            for name, true_counts in columns[0].items()
-            if share(*true_counts) < MAX_TRUE_SHARE and true_counts[1].any()
-        }
+        rows = self._unsupported(output, sources)
+        counts = unsupported_counts(rows)
+        return {f"unsupported_{kind}": (share, *counts[kind]) for kind in _supported_kinds(answers, sources)}
+
+    def unsupported_parts(
+        self, output: Tensor, answers: Sequence[str], sources: Sequence[str]
+    ) -> list[tuple[str, ...]]:
+        """Return for each answer its numbers and names that its source does not hold.
+
+        What most true answers add too, such as the nouns of a German translation, is left out.
+        output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
+        """
+        kinds = [kind for kind in ("numbers", "names") if kind in _supported_kinds(answers, sources)]
+        rows = self._unsupported(output, sources)
+        return [tuple(part for kind in kinds for part in getattr(row, kind)) for row in rows]
+
+    def _unsupported(self, output: Tensor, sources: Sequence[str]) -> list[Unsupported]:
+        """Return what each generated answer adds to its source."""
+        return [find_unsupported(*row) for row in zip(sources, self._texts(output), strict=True)]
+
+    def mark_differences(self, value: str, reference: str) -> tuple[str, str]:
+        """Return a generated text and the true one as HTML, with the words or characters marked that the other one lacks."""
+        runs = find_differences(value, reference)
+        answer, truth = (
+            mark_runs(side, element, MAX_SHOWN_CHARACTERS) for side, element in zip(runs, ("del", "ins"), strict=True)
+        )
+        return answer, truth
+
+    def num_unended(self, output: Tensor) -> int:
+        """Return how many answers reached the maximum number of tokens before they ended. output: (n, …), from `pack`."""
+        return sum(not answer.is_ended for answer in _unpack(output))
 
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
         """Return answers in one tensor, (n, NUM_FACTS + characters of the longest)."""
