@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -235,3 +236,14 @@ def test_pretraining_of_ones_own_goes_on_to_write(tmp_path: Path) -> None:
     assert manifest["provenance"]["optimizer"] == "muon"
     plan = json.loads((tmp_path / "fitted" / "run.json").read_text(encoding="utf-8"))["plan"]
     assert plan["rate"] == 5e-3 and plan["batch"] == 40
+
+
+def test_names_of_special_tokens_in_answers_are_text() -> None:
+    """Also in a copy of the model, as prediction makes one."""
+    rows = [{"en": f"row {i}", "zh": f"use the [SEP] token and [CLS], number {i}"} for i in range(30)]
+    fitted = mapsto.fit("en:text -> zh:text", rows, steps=1, layers=2, width=32, heads=1, vocabulary=300)
+    target = copy.deepcopy(fitted.mapping).targets[0]
+    assert isinstance(target, GeneratedTextTarget)
+    answer = target.encode(rows[0]["zh"], ())
+    assert target.ends[0] not in answer.values[:-1]
+    assert target.to_value(answer.values[:-1].tolist()) == rows[0]["zh"]

@@ -83,11 +83,11 @@ class Memory:
         longest = int(lengths.max())
         return Memory([(k[examples, :, :longest], v[examples, :, :longest]) for k, v in self.layers], lengths)
 
-    def join(self, other: Memory) -> Memory:
+    def join(self, following: Memory) -> Memory:
         """Return the memory of these examples, followed by that of others."""
-        pairs = zip(self.layers, other.layers, strict=True)
-        layers = [(_stack(k, other_k), _stack(v, other_v)) for (k, v), (other_k, other_v) in pairs]
-        return Memory(layers, torch.cat([self.lengths, other.lengths]))
+        pairs = zip(self.layers, following.layers, strict=True)
+        layers = [(_stack(k, following_k), _stack(v, following_v)) for (k, v), (following_k, following_v) in pairs]
+        return Memory(layers, torch.cat([self.lengths, following.lengths]))
 
     @property
     def mask(self) -> Tensor | None:
@@ -179,14 +179,14 @@ class KeyValueCache:
         layers = [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0)) for k, v in self.layers]
         return KeyValueCache(layers, self.lengths.repeat_interleave(count), self.memory, self.axes)
 
-    def join(self, other: KeyValueCache) -> KeyValueCache:
+    def join(self, following: KeyValueCache) -> KeyValueCache:
         """Return the cache of these answers, followed by that of others."""
-        pairs = zip(self.layers, other.layers, strict=True)
-        layers = [(_stack(k, other_k), _stack(v, other_v)) for (k, v), (other_k, other_v) in pairs]
+        pairs = zip(self.layers, following.layers, strict=True)
+        layers = [(_stack(k, following_k), _stack(v, following_v)) for (k, v), (following_k, following_v) in pairs]
         memory = None
-        if self.memory is not None and other.memory is not None:
-            memory = self.memory.join(other.memory)
-        return KeyValueCache(layers, torch.cat([self.lengths, other.lengths]), memory, self.axes)
+        if self.memory is not None and following.memory is not None:
+            memory = self.memory.join(following.memory)
+        return KeyValueCache(layers, torch.cat([self.lengths, following.lengths]), memory, self.axes)
 
 
 def _length_mask(lengths: Tensor, count: int, dtype: torch.dtype) -> Tensor:

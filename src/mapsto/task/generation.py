@@ -57,10 +57,10 @@ class Decoding:
             is_whole = isinstance(value, Integral) and not isinstance(value, bool)
             if not (name == "longest" and value is None) and (not is_whole or value < least):
                 raise UsageError(f"--{name} is a whole number from {least} on, not {value!r}")
-        most = {"temperature": math.inf, "top_p": 1.0}
+        upper_limits = {"temperature": math.inf, "top_p": 1.0}
         for name, limits in (("temperature", "above 0 (greedy without --samples)"), ("top_p", "above 0 and up to 1")):
             value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 < float(value) <= most[name]:
+            if not isinstance(value, Real) or not 0 < float(value) <= upper_limits[name]:
                 raise UsageError(f"--{name.replace('_', '-')} is a number {limits}, not {value!r}")
         if self.samples and self.beams > 1:
             raise UsageError("give --samples (drawn at random) or --beams (searched for), not both")

@@ -169,7 +169,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
             raise DataError(f"all {len(answers)} answers are {shorten(answers[0])!r}; there is nothing to learn")
         if not self.is_bound:
             return
-        longest = max(map(len, self.source.tokenizer.encode_ids(answers)), default=0)
+        longest = max(map(len, self.source.tokenizer.encode_literally(answers)), default=0)
         self.longest = max(self.longest, SHORTEST_LIMIT, round(LIMIT_FACTOR * longest))
 
     def answer_piece(self, tokens: Ints) -> Piece:
@@ -180,7 +180,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the tokens of a true answer and the token that ends it, each predicted at the token before it."""
-        (tokens,) = self.source.tokenizer.encode_ids([answer])
+        (tokens,) = self.source.tokenizer.encode_literally([answer])
         return self.encode_generated(GeneratedAnswer(tuple(tokens.tolist()), 0.0, True))
 
     def encode_generated(self, answer: GeneratedAnswer) -> Answer:
@@ -254,18 +254,18 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         """Return a warning if the vocabulary does not give some answers back, such as one that folds case."""
         if not self.is_bound:
             return []
-        sample = [answer for answer in answers[:NUM_CHECKED] if (self._written(answer)) != " ".join(answer.split())]
+        sample = [answer for answer in answers[:NUM_CHECKED] if (self._reconstruct(answer)) != " ".join(answer.split())]
         if not sample:
             return []
         share = 100 * len(sample) / len(answers[:NUM_CHECKED])
         return [
             f"the vocabulary cannot write {share:.0f} % of the answers as they are: {shorten(sample[0])!r} becomes "
-            f"{shorten(self._written(sample[0]))!r}"
+            f"{shorten(self._reconstruct(sample[0]))!r}"
         ]
 
-    def _written(self, answer: str) -> str:
+    def _reconstruct(self, answer: str) -> str:
         """Return an answer as the vocabulary writes it, with single spaces."""
-        (tokens,) = self.source.tokenizer.encode_ids([answer])
+        (tokens,) = self.source.tokenizer.encode_literally([answer])
         return " ".join(self.to_value(tokens.tolist()).split())
 
     def describe_metrics(self, answers: Sequence[str]) -> str:

@@ -302,19 +302,27 @@ class Tokenizer:
 
         sections: (text, whether the names of special tokens in it are read as these tokens; else they are encoded as other text).
         """
+        literal = self._literal_backend()
         return [
-            Encoded(
-                text, (self._backend if has_markers else self._literal_backend).encode(text, add_special_tokens=False)
-            )
+            Encoded(text, (self._backend if has_markers else literal).encode(text, add_special_tokens=False))
             for text, has_markers in sections
         ]
 
-    @cached_property
+    def encode_literally(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the token ids of each text, in which the name of a special token is text like any other."""
+        encodings = self._literal_backend().encode_batch_fast(_checked(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
     def _literal_backend(self) -> tokenizers.Tokenizer:
-        """A copy of the tokenizer to which the names of special tokens are text."""
-        backend = tokenizers.Tokenizer.from_str(self.to_json())
-        backend.encode_special_tokens = True
-        return backend
+        """Return a copy of the library's tokenizer to which the names of special tokens are text."""
+        # Set anew each time, because the library loses the setting when it copies a tokenizer.
+        self._literal_copy.encode_special_tokens = True
+        return self._literal_copy
+
+    @cached_property
+    def _literal_copy(self) -> tokenizers.Tokenizer:
+        """A copy of the library's tokenizer."""
+        return tokenizers.Tokenizer.from_str(self.to_json())
 
     def to_json(self) -> str:
         """Return the content of a tokenizer.json, which other libraries read."""
