@@ -11,10 +11,10 @@ from pathlib import Path
 from mapsto import kinds
 from mapsto.data.encoding import encode_sides, encode_to_answer
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable
+from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable, side_keys
 from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
-from mapsto.errors import UsageError
+from mapsto.errors import DataError, UsageError
 from mapsto.files import hash_file
 from mapsto.fitting.build_model import fit_width, linear_sources, make_sources
 from mapsto.fitting.request import FitRequest
@@ -47,6 +47,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     targets = make_targets(arrow, options)
     rows = load_rows(arrow, table)
     rejected = require_readable(rows, options.bad_rows)
+    if arrow.symmetric:
+        _require_different_pairs(rows)
     is_linear = options.method == "linear"
     sources = linear_sources(arrow, rows, say) if is_linear else make_sources(start, arrow, rows, options, say)
     config = bind_targets(arrow, sources, targets, start, options)
@@ -77,6 +79,15 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         findings=findings,
     )
     return data
+
+
+def _require_different_pairs(rows: Rows) -> None:
+    """Raise DataError if all values on one side of the pairs are equal: there is nothing to tell apart."""
+    for port, keys in list(zip(rows.arrow.sources, side_keys(rows), strict=True))[:2]:
+        if len(set(keys)) == 1:
+            raise DataError(
+                f"column {port.column!r}: only one value in {len(keys):,} rows; pairs are learnt by telling values apart"
+            )
 
 
 def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
