@@ -17,7 +17,7 @@ from mapsto.errors import CheckpointError, DataError, shorten
 from mapsto.text.pairs.dialogues import Turns
 
 # Private-use characters around the number of a marker. There are more of them where a turn has them itself.
-BEFORE, AFTER = "\ue000", "\ue001"
+OPENING_MARK, CLOSING_MARK = "\ue000", "\ue001"
 # The turn by which the end of the assistant's turns is found.
 SAMPLE_QUESTION, SAMPLE_ANSWER = "Hello?", "Hello!"
 
@@ -36,8 +36,10 @@ class RenderedDialogue:
 
 def find_template(setting: Any) -> str | None:
     """Return the template among the settings of a tokenizer: a text, or the default of several named ones; None for none."""
-    named = setting if isinstance(setting, list) else []
-    templates = [entry.get("template") for entry in named if isinstance(entry, dict) and entry.get("name") == "default"]
+    entries = setting if isinstance(setting, list) else []
+    templates = [
+        entry.get("template") for entry in entries if isinstance(entry, dict) and entry.get("name") == "default"
+    ]
     template = templates[0] if templates else setting
     return template if isinstance(template, str) and template.strip() else None
 
@@ -66,7 +68,8 @@ class ChatTemplate:
             text = self._render(turns, True)
             return RenderedDialogue([(text, True)], _locate(text, contents))
         marks = [
-            mark * (1 + max(map(len, re.findall(f"{mark}+", "".join(contents))), default=0)) for mark in (BEFORE, AFTER)
+            mark * (1 + max(map(len, re.findall(f"{mark}+", "".join(contents))), default=0))
+            for mark in (OPENING_MARK, CLOSING_MARK)
         ]
         protect = {marker: f"{marks[0]}{number}{marks[1]}" for number, marker in enumerate(self.markers)}
         markers = {placeholder: marker for marker, placeholder in protect.items()}

@@ -166,24 +166,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def _checked(self, value: Any) -> Any:
         """Return a value that is not too large. A lazy sequence becomes a list, whose size is known."""
         if isinstance(value, Iterator):
-            value = list(self._taken(value))
+            value = list(self._limit_items(value))
         self._check_time()
         self._check_size(_size(value))
         return value
 
-    def _taken(self, values: Iterator[Any]) -> Iterator[Any]:
+    def _limit_items(self, values: Iterator[Any]) -> Iterator[Any]:
         for number, value in enumerate(self._timed(values)):
             self._check_size(number)
             yield value
 
     def _join(self, parts: Iterable[str]) -> str:
         """Return parts of an output as one text."""
-        taken, size = [], 0
+        texts, size = [], 0
         for part in self._timed(parts):
             size += len(part)
             self._check_size(size)
-            taken.append(part)
-        return "".join(taken)
+            texts.append(part)
+        return "".join(texts)
 
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
