@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -148,3 +149,13 @@ def test_a_model_is_fitted_to_parallel_files_and_read_the_source_alone(tmp_path:
     model = mapsto.fit("en:text -> mood:label", f"{tmp_path}/a.en,a.mood", method="linear", seed=0)
     assert model.evaluate(f"{tmp_path}/a.en,a.mood").scores["accuracy"].value == 1
     assert [answer["label"] for answer in model.predict(tmp_path / "new.en")] == ["up", "down"]
+
+
+def test_translations_of_hugging_face_get_a_column_for_each_language(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"id": str(i), "translation": {"en": f"house {i}", "zh": f"房子 {i}"}} for i in range(3)]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    table = read_table(path)
+    assert list(table.columns) == ["id", "en", "zh"] and table.column("zh")[2] == "房子 2"
+    # Another column of that name stays as it is.
+    assert list(read_table([{"translation": "ein Haus"}]).columns) == ["translation"]

@@ -17,6 +17,8 @@ from mapsto.errors import Finding
 from mapsto.text.pairs import dialogues
 from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 
+# The column of translations in data sets of Hugging Face.
+TRANSLATION = "translation"
 # Largest number of rows and of characters of a part.
 PART_ROWS, PART_CHARACTERS = 4096, 2**20
 
@@ -105,6 +107,7 @@ def group_rows(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> It
 def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
     """Yield the parts of a file with a row for each pair of a prompt and its answer, if it has instructions or dialogues.
 
+    Translations as Hugging Face has them, {"en": …, "de": …} in one column, get a column for each language.
     Alpaca's rows get the columns "prompt" and "answer". A dialogue becomes a row for each turn of the assistant, which all have
     its row number, with "messages" (the turns before), "prompt" (the same as text), "answer" and "dialogue" (its name). If no
     dialogue ends with a turn of the assistant, each is a row without an answer, as for prediction.
@@ -112,7 +115,7 @@ def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
     pairing: _DialoguePairing | None = None
     has_instructions = False
     last: FilePart | None = None
-    for part in parts:
+    for part in map(_spread_translations, parts):
         if last is not None:
             yield last
         # Once a file has dialogues or instructions in a column, all of its parts are read so, also one with faulty cells alone.
@@ -123,6 +126,21 @@ def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
     if last is not None:
         # Only after the last part is it known how many turns are not used.
         yield last if pairing is None else replace(last, remarks=[*last.remarks, *pairing.remarks(last.file)])
+
+
+def _spread_translations(part: FilePart) -> FilePart:
+    """Return a part whose column "translation" is replaced by one for each language, if its cells are dicts of texts."""
+    cells = part.data.get(TRANSLATION, [])
+    texts_of = [cell for cell in cells if cell is not None]
+    if not texts_of or not all(
+        isinstance(texts, dict) and all(text is None or isinstance(text, str) for text in texts.values())
+        for texts in texts_of
+    ):
+        return part
+    languages = dict.fromkeys(language for texts in texts_of for language in texts)
+    columns = {language: [None if texts is None else texts.get(language) for texts in cells] for language in languages}
+    others = {name: values for name, values in part.data.items() if name != TRANSLATION and name not in columns}
+    return replace(part, data={**others, **columns})
 
 
 def _are_dialogues(cells: Sequence[Any]) -> bool:
