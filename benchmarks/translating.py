@@ -186,10 +186,11 @@ def measure_training(minutes: float, names: Sequence[str], kept: Kept, root: Pat
     return lines
 
 
-def measure_decoding(folder: Path, rounds: int, threads: int) -> list[str]:
+def measure_decoding(folder: Path, num_sources: int, rounds: int, threads: int) -> list[str]:
     """Return the lines of the table of greedy decoding of the test sentences by a saved T5, all engines with the same tokens."""
     test = read_table(DATA / "multi30k" / "test.csv")
-    sources, references = [PROMPT + text for text in test.column("en")], list(test.column("de"))
+    sources = [PROMPT + text for text in test.column("en")[:num_sources]]
+    references = list(test.column("de")[:num_sources])
     model = mapsto.load(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     token_ids = [piece.tokens.tolist() for piece in model.mapping.sources["text"].encode(sources, 0)]
@@ -306,6 +307,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--models", default="encoder-decoder;prefix;MarianMT, Trainer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sources", type=int, default=1000, help="sentences that are decoded")
     parser.add_argument("--decode", help="folder of a published T5, for the part `decoding`")
     parser.add_argument("--stream", help="folder of a published decoder, for the part `stream`")
     options = parser.parse_args()
