@@ -31,6 +31,7 @@ from mapsto.comparison.learning_curves import extrapolate, labels_needed
 from mapsto.metrics.intervals import Score, mean_interval, with_intervals
 from mapsto.model import linear_probe
 from mapsto.task.capabilities import Comparable, Describable, Located
+from mapsto.task.generation import Generated
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
 FLAGS = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--epochs", "1", "--device", "cpu"]
@@ -191,13 +192,16 @@ def test_the_primary_metric_is_the_mean_of_item_scores(kind: str) -> None:
     answers = [target.read(cell) for cell in target.samples()] * 10
     target.learn(answers)
     pieces = read_beside(target)
-    head = target.head(16, None)
-    for parameter in head.parameters():
-        torch.nn.init.normal_(parameter)
-    values = laid(target, answers, pieces)
-    outputs = head(torch.randn(len(values), 16)).detach()
-    evidence = outputs if target.readout.per_example else target.evidence(outputs, values)
-    output = target.by_example(evidence, [pieces] * len(answers)) if isinstance(target, Located) else evidence
+    if isinstance(target, Generated):
+        output = target.pack_values([answers[index] for index in torch.randperm(len(answers)).tolist()])
+    else:
+        head = target.head(16, None)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter)
+        values = laid(target, answers, pieces)
+        outputs = head(torch.randn(len(values), 16)).detach()
+        evidence = outputs if target.readout.per_example else target.evidence(outputs, values)
+        output = target.by_example(evidence, [pieces] * len(answers)) if isinstance(target, Located) else evidence
     assert isinstance(target, Comparable)
     item_scores = target.per_item_metric(output, answers)
     assert item_scores is not None and item_scores.mean() <= 1

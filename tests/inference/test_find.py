@@ -187,7 +187,7 @@ def test_find_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["a query"], "--among passages.csv"),
-        (["--among", "TABLE"], "give a query, or a table of queries"),
+        (["--among", "TABLE"], "give a query or --queries FILE"),
         (["a query", "--among", "TABLE", "--column", "nope"], "no column 'nope'"),
     ],
 )

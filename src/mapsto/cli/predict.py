@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 
+Long = Annotated[
+    str,
+    typer.Option(
+        help="What happens to texts longer than the model takes: cut, window (read in parts), or error. auto: window for "
+        "tags, cut for other answers."
+    ),
+]
+
 # Settings of decoding, for answers that are generated token by token.
 Beams = Annotated[
     int | None, typer.Option(help="Generated answers: keep this many beginnings at each step (beam search).")
@@ -54,13 +62,7 @@ def predict(
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
-    long: Annotated[
-        str,
-        typer.Option(
-            help="What happens to texts longer than the model takes: cut, window (read in parts), or error. auto: window for "
-            "tags, cut for other answers."
-        ),
-    ] = "auto",
+    long: Long = "auto",
     engine: Annotated[
         str,
         typer.Option(

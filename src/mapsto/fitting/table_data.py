@@ -84,7 +84,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
 def _require_different_pairs(rows: Rows) -> None:
     """Raise DataError if all values on one side of the pairs are equal: there is nothing to tell apart."""
     for port, keys in list(zip(rows.arrow.sources, side_keys(rows), strict=True))[:2]:
-        if len(set(keys)) == 1:
+        if len(set(keys)) == 1 < len(keys):
             raise DataError(
                 f"column {port.column!r}: only one value in {len(keys):,} rows; pairs are learnt by telling values apart"
             )
