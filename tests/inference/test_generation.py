@@ -122,6 +122,9 @@ def test_samples_depend_on_the_seed_and_follow_the_probabilities() -> None:
     first, again, other = (answers_of(mapping, examples, Decoding(samples=8, seed=seed))[0] for seed in (1, 1, 2000))
     assert first == again
     assert first != other
+    # Another seed gives other samples, not the same ones in another order.
+    shifted = answers_of(mapping, examples, Decoding(samples=8, seed=2))[0]
+    assert not {answer.tokens for answer in first} & {answer.tokens for answer in shifted}
     # At a low temperature every sample is the greedy answer.
     cold = answers_of(mapping, examples, Decoding(samples=3, temperature=1e-4))[0]
     assert {answer.tokens for answer in cold} == {answers_of(mapping, examples)[0][0].tokens}

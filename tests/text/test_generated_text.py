@@ -75,6 +75,13 @@ def test_a_small_language_is_learnt_and_saved(model: tuple[Path, mapsto.Model]) 
     assert all(best["log_probability"] >= likely["log_probability"] - 1e-4 for best, likely in pairs)
 
 
+def test_a_true_answer_of_any_length_can_be_scored(model: tuple[Path, mapsto.Model]) -> None:
+    """Only what is learnt must fit into the model."""
+    rows = rows_of(0, 190)[150:160]
+    evaluation = model[1].evaluate([*rows[:-1], {**rows[-1], "zh": "长 " * 900}])
+    assert evaluation.num_rows == 10
+
+
 def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> None:
     folder, _ = model
     table = tmp_path / "test.jsonl"

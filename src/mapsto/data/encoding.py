@@ -106,31 +106,35 @@ def encode_to_answer(
     composed = next((target for target in targets if isinstance(target, Composed)), None)
     windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
     long = ("cut" if windowed is None else "window") if long == "auto" else long
-    max_tokens -= _room_for_answers(rows, targets, max_tokens)
+    max_tokens -= _room_for_answers(targets, max_tokens)
     return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed)
 
 
-def _room_for_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) -> int:
-    """Return how many of the `max_tokens` of an example are kept free for generated answers: at most half of them.
+def _room_for_answers(targets: Sequence[Target], max_tokens: int) -> int:
+    """Return how many of the `max_tokens` of an example are kept free for answers that are generated behind their sources."""
+    generated = [target for target in targets if isinstance(target, Generated) and target.shares_room]
+    room = sum(len(target.opening) + target.longest for target in generated)
+    return min(room, max_tokens // 2)
 
-    Raises DataError if a true answer in `rows` is longer than that, since an answer is never cut.
+
+def require_short_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) -> None:
+    """Raise DataError if an answer in `rows` has more tokens than the model writes: an answer that is learnt is never cut.
+
+    max_tokens: largest number of tokens of an example. Answers behind their sources may take half of it.
     """
-    room = 0
-    for port, target in enumerate(targets):
+    for target, port, answers in zip(targets, rows.arrow.targets, rows.targets, strict=True):
         if not isinstance(target, Generated):
             continue
         limit = max_tokens // 2 if target.shares_room else max_tokens
-        for row, answer in enumerate(rows.targets[port] if rows.targets else ()):
+        # Most tables have no answer near the limit, which spares the encoding of each.
+        for row, answer in enumerate(answers if target.longest > limit else ()):
             size = len(target.encode(answer, ()).values)
             if size > limit:
-                column = rows.arrow.targets[port].column
                 longer = size * (1 + target.shares_room)
                 raise DataError(
-                    f"{place(*rows.origin(row))}, column {column!r}: the answer has {size} tokens, and the model writes at most "
-                    f"{limit}; shorten it, or let a new model take longer examples with --length {longer}"
+                    f"{place(*rows.origin(row))}, column {port.column!r}: the answer has {size} tokens, and the model writes "
+                    f"at most {limit}; shorten it, or let a new model take longer examples with --length {longer}"
                 )
-        room += min(limit, len(target.opening) + target.longest) if target.shares_room else 0
-    return min(room, max_tokens // 2)
 
 
 def encode_rows(

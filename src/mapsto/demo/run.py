@@ -60,11 +60,7 @@ def run(out: Path, minutes: float, progress: Progress) -> None:
     records = {title: comparison.record() for title, comparison in results}
     record = {"comparisons": records, "question": QUESTION, "answer": answer}
     (out / "results.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n" + "\n".join(lines))
-    print(
-        f"\n{duration(time.monotonic() - started_at)}; see {out}/reviews-report/report.html and {out}/news-report/report.html."
-    )
+    _finish(out, lines, started_at, "reviews-report/report.html", "news-report/report.html")
     print(f"The models are {out}/base, reviews and news. Next: mapsto explain {out / 'reviews'} '房间太小，又脏又吵！'")
 
 
@@ -88,11 +84,7 @@ def run_pictures(out: Path, minutes: float, progress: Progress) -> None:
     )  # fmt: skip
     fit("image -> label", pool[: DIGIT_LABELS[-1]], out / "digits", start=base, overwrite=True)
     lines = [f"Handwritten digits: {minutes:g} minutes of pretraining on {len(pool):,} pictures", *comparison.lines()]
-    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n" + "\n".join(lines))
-    print(
-        f"\n{duration(time.monotonic() - started_at)}; see {out}/digits-report/report.html. The models are beside it."
-    )
+    _finish(out, lines, started_at, "digits-report/report.html")
 
 
 def run_tags(out: Path, minutes: float, progress: Progress) -> None:
@@ -119,9 +111,7 @@ def run_tags(out: Path, minutes: float, progress: Progress) -> None:
         *comparison.lines(),
     ]
     lines += ["", f"{SENTENCE} ↦ {spans or 'no names'}"]
-    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n" + "\n".join(lines))
-    print(f"\n{duration(time.monotonic() - started_at)}; see {out}/tags-report/report.html. The models are beside it.")
+    _finish(out, lines, started_at, "tags-report/report.html")
 
 
 def run_translation(out: Path, minutes: float, progress: Progress) -> None:
@@ -161,11 +151,7 @@ def run_translation(out: Path, minutes: float, progress: Progress) -> None:
         f"What pretraining on both languages gains with few pairs ({minutes:g} minutes of it):",
         *comparison.lines(),
     ]
-    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n" + "\n".join(lines))
-    print(
-        f"\n{duration(time.monotonic() - started_at)}; see {out}/translator/report.html and {out}/translation-report/report.html."
-    )
+    _finish(out, lines, started_at, "translator/report.html", "translation-report/report.html")
 
 
 def _enter(out: Path) -> bool:
@@ -179,6 +165,17 @@ def _enter(out: Path) -> bool:
     was_finished = (out / FINISHED).exists()
     (out / FINISHED).unlink(missing_ok=True)
     return was_finished
+
+
+def _finish(out: Path, lines: list[str], started_at: float, *pages: str) -> None:
+    """Write the report of a finished demo and print it, with the duration and the names of its pages.
+
+    started_at: the monotonic time at which the demo began.
+    """
+    (out / FINISHED).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n" + "\n".join(lines))
+    names = " and ".join(f"{out}/{page}" for page in pages)
+    print(f"\n{duration(time.monotonic() - started_at)}; see {names}. The models are beside them.")
 
 
 def _own_pretraining(out: Path, minutes: float, progress: Progress, restart: bool) -> tuple[str, Comparison]:

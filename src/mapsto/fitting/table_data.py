@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from mapsto import kinds
-from mapsto.data.encoding import encode_sides, encode_to_answer
+from mapsto.data.encoding import encode_sides, encode_to_answer, require_short_answers
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable, side_keys
 from mapsto.data.split import check_data, split_rows
@@ -142,6 +142,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
         assert data.config.sentence is not None
         encoded = encode_sides(rows, sources, data.config.sentence, limits.long)
     else:
+        require_short_answers(rows, targets, limits.longest)
         encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
     if len(encoded.long_rows):
         num_lost = f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"

@@ -20,7 +20,13 @@ from mapsto.inference.constraints import Constraint
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.generation import Decoding, GeneratedAnswer
 
-Completed = list[tuple[int, list[GeneratedAnswer]]]
+# Separates the random numbers of the samples of a row; no answer has so many tokens.
+MOST_STEPS = 2**20
+
+# The answers of complete examples, by the index of the example.
+Answers = dict[int, list[GeneratedAnswer]]
+# Next token of each answer (b,), the answer that each continues (b,) or None, and the answers of complete examples.
+Step = tuple[Tensor, Tensor | None, Answers]
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Choice:
     tokens: Tensor
     parents: Tensor | None
     survivors: Tensor | None
-    completed: Completed
+    completed: list[tuple[int, list[GeneratedAnswer]]]
 
 
 @dataclass
@@ -93,11 +99,14 @@ class Search(ABC):
             beginnings = (draft.tokens for drafts in self.drafts for draft in drafts)
             masks = np.stack([self.constraint.mask(tokens) for tokens in beginnings])
             logits.masked_fill_(torch.from_numpy(~masks).to(logits.device), -torch.inf)
-        return self._choose(logits, normalizer)
+        tokens, parents, answers = self._choose(logits, normalizer)
+        completed = [(self.rows[example], answers[example]) for example in answers]
+        survivors = self._keep([i for i in range(self.num_examples) if i not in answers]) if answers else None
+        return Choice(tokens, parents, survivors, completed)
 
     @abstractmethod
-    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
-        """Choose the next token of every answer.
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
+        """Choose the next token of every answer; return tokens and parents as in Choice, and the answers of complete examples.
 
         logits: (b, v), -inf for tokens that are not allowed.
         normalizer: (b,); a logit minus this is the logarithm of the token's probability.
@@ -114,24 +123,18 @@ class Search(ABC):
 class Greedy(Search):
     """A search that takes the likeliest token at every step."""
 
-    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
         highest = logits.max(dim=-1)
         log_probabilities = highest.values - normalizer
-        completed: Completed = []
-        going_on = []
+        answers: Answers = {}
         steps = zip(self.drafts, highest.indices.tolist(), log_probabilities.tolist(), strict=True)
         for example, ((draft,), token, log_probability) in enumerate(steps):
             draft.log_probability += log_probability
             if token not in self.ends:
                 draft.tokens.append(token)
             if token in self.ends or len(draft.tokens) >= self.limits[example]:
-                completed.append((self.rows[example], [draft.finish(token in self.ends)]))
-            else:
-                going_on.append(example)
-        survivors = None
-        if completed:
-            survivors = self._keep(going_on)
-        return Choice(highest.indices, None, survivors, completed)
+                answers[example] = [draft.finish(token in self.ends)]
+        return highest.indices, None, answers
 
 
 class Sampling(Search):
@@ -143,38 +146,35 @@ class Sampling(Search):
     def __init__(self, decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> None:
         super().__init__(ends, constraint)
         self.decoding, self.width = decoding, decoding.samples
-        self.answers: list[dict[int, GeneratedAnswer]] = []
+        # For each example its complete samples, by their number.
+        self.samples: list[dict[int, GeneratedAnswer]] = []
 
     def _add(self, count: int) -> None:
         super()._add(count)
-        self.answers += [{} for _ in range(count)]
+        self.samples += [{} for _ in range(count)]
 
-    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
+    def _keep(self, examples: Sequence[int]) -> Tensor:
+        self.samples = [self.samples[example] for example in examples]
+        return super()._keep(examples)
+
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
         sampled_tokens = self._draw(logits)
         tokens = sampled_tokens.tolist()
         token_scores = (logits.gather(1, sampled_tokens[:, None])[:, 0] - normalizer).tolist()
-        completed: Completed = []
-        going_on = []
+        answers: Answers = {}
         for example, drafts in enumerate(self.drafts):
             for sample, draft in enumerate(drafts):
-                if sample in self.answers[example]:
+                if sample in self.samples[example]:
                     continue
                 token = tokens[example * self.width + sample]
                 draft.log_probability += token_scores[example * self.width + sample]
                 if token not in self.ends:
                     draft.tokens.append(token)
                 if token in self.ends or len(draft.tokens) >= self.limits[example]:
-                    self.answers[example][sample] = draft.finish(token in self.ends)
-            if len(self.answers[example]) == self.width:
-                answers = [self.answers[example][sample] for sample in range(self.width)]
-                completed.append((self.rows[example], answers))
-            else:
-                going_on.append(example)
-        survivors = None
-        if completed:
-            survivors = self._keep(going_on)
-            self.answers = [self.answers[example] for example in going_on]
-        return Choice(sampled_tokens, None, survivors, completed)
+                    self.samples[example][sample] = draft.finish(token in self.ends)
+            if len(self.samples[example]) == self.width:
+                answers[example] = [self.samples[example][sample] for sample in range(self.width)]
+        return sampled_tokens, None, answers
 
     def _draw(self, logits: Tensor) -> Tensor:
         """Draw the next token of each answer, (b,), from its likeliest tokens, at the temperature of the settings."""
@@ -185,7 +185,7 @@ class Sampling(Search):
         is_kept = cumulated - probabilities < self.decoding.top_p
         cumulated = (probabilities * is_kept).cumsum(dim=-1)
         numbers = [
-            make_generator(self.decoding.seed + sample, row, len(draft.tokens)).random()
+            make_generator(self.decoding.seed, row, sample * MOST_STEPS + len(draft.tokens)).random()
             for row, drafts in zip(self.rows, self.drafts, strict=True)
             for sample, draft in enumerate(drafts)
         ]
@@ -207,17 +207,21 @@ class BeamSearch(Search):
     def __init__(self, decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> None:
         super().__init__(ends, constraint)
         self.width, self.penalty = decoding.beams, decoding.length_penalty
-        # For each example the scored answers, the best first, at most as many as beams.
-        self.answers: list[list[tuple[float, GeneratedAnswer]]] = []
+        # For each example its ended answers with their scores, the best first, at most as many as beams.
+        self.ended: list[list[tuple[float, GeneratedAnswer]]] = []
 
     def _add(self, count: int) -> None:
         # All beams begin alike, so that only the first one counts at the first step.
         self.drafts += [
             [_Draft([], 0.0 if beam == 0 else -torch.inf) for beam in range(self.width)] for _ in range(count)
         ]
-        self.answers += [[] for _ in range(count)]
+        self.ended += [[] for _ in range(count)]
 
-    def _choose(self, logits: Tensor, normalizer: Tensor) -> Choice:
+    def _keep(self, examples: Sequence[int]) -> Tensor:
+        self.ended = [self.ended[example] for example in examples]
+        return super()._keep(examples)
+
+    def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
         num_tokens = logits.shape[-1]
         sums = [[draft.log_probability for draft in drafts] for drafts in self.drafts]
         scores = (logits - normalizer[:, None]).view(self.num_examples, self.width, num_tokens)
@@ -225,8 +229,8 @@ class BeamSearch(Search):
         # So many candidates that enough of them do not end their answer.
         num_candidates = min((1 + len(self.ends)) * self.width, self.width * num_tokens)
         best = scores.flatten(1).topk(num_candidates, dim=-1)
-        tokens, parents, going_on = [], [], []
-        completed: Completed = []
+        tokens, parents = [], []
+        answers: Answers = {}
         candidates = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         for example, (values, indices) in enumerate(candidates):
             pairs = [(value, *divmod(index, num_tokens)) for value, index in zip(values, indices, strict=True)]
@@ -235,15 +239,9 @@ class BeamSearch(Search):
             parents += [example * self.width + parent for _, parent in beams]
             self.drafts[example] = [draft for draft, _ in beams]
             if self._is_complete(example):
-                completed.append((self.rows[example], self._finished(example)))
-            else:
-                going_on.append(example)
-        survivors = None
-        if completed:
-            survivors = self._keep(going_on)
-            self.answers = [self.answers[example] for example in going_on]
+                answers[example] = self._finished(example)
         device = logits.device
-        return Choice(torch.tensor(tokens, device=device), torch.tensor(parents, device=device), survivors, completed)
+        return torch.tensor(tokens, device=device), torch.tensor(parents, device=device), answers
 
     def _advance(self, example: int, candidates: Sequence[tuple[float, int, int]]) -> list[tuple[_Draft, int]]:
         """Return the beams of an example after a step, as (beginning, beam that it continues), and note its ended answers.
@@ -269,7 +267,7 @@ class BeamSearch(Search):
 
     def _note(self, example: int, answer: GeneratedAnswer, length: int) -> None:
         """Add a complete answer of an example, unless as many have a higher score. length: its tokens and the end token."""
-        answers = self.answers[example]
+        answers = self.ended[example]
         answers.append((answer.log_probability / length**self.penalty, answer))
         answers.sort(key=lambda entry: -entry[0])
         del answers[self.width :]
@@ -279,11 +277,11 @@ class BeamSearch(Search):
         best = self.drafts[example][0]
         if len(best.tokens) >= self.limits[example] or best.log_probability == -torch.inf:
             return True
-        answers = self.answers[example]
+        answers = self.ended[example]
         return len(answers) == self.width and answers[-1][0] >= best.log_probability / len(best.tokens) ** self.penalty
 
     def _finished(self, example: int) -> list[GeneratedAnswer]:
         """Return the answers of a complete example, the best first; at the limit without any, its beginnings as they are."""
-        answers = [answer for _, answer in self.answers[example]]
+        answers = [answer for _, answer in self.ended[example]]
         drafts = self.drafts[example]
         return answers or [draft.finish(False) for draft in drafts if draft.log_probability > -torch.inf]

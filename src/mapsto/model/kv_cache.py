@@ -29,7 +29,7 @@ def cache_bytes(shape: TransformerConfig) -> int:
 
 
 class KeyValueStore(Protocol):
-    """What a layer's attention gives its keys and values to, and takes back those that it attends to."""
+    """A store that takes the keys and values of new tokens, and returns those of all tokens to attend to."""
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the keys and values (r, l, h, e) of new tokens; return those to attend to, (r, l', h, e) each.

@@ -95,7 +95,7 @@ def make_projection(width: int, config: TransformerConfig) -> Linear:
 
 @dataclass(frozen=True)
 class LayerState:
-    """What a layer needs to generate answers: its number, kept keys and values, and the sources of an encoder–decoder.
+    """The state of a layer while answers are generated: kept keys and values, and the sources of an encoder–decoder.
 
     layer: number of the layer, from 0. store: where keys and values of earlier tokens are kept; None for none.
     sources: the source tokens that a decoder attends to by cross-attention; None for a stack without it.

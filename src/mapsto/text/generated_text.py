@@ -339,13 +339,14 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         output: (n, …), from `pack`.
         """
         texts = self._texts(output)
+        chrf_counts = generated_text.chrf_statistics(texts, answers)
         tokenize = BLEU_TOKENIZERS[choose_bleu_tokenizer(answers)]
         words = [list(map(tokenize_words, column)) for column in (texts, answers)]
         bleu_counts = generated_text.bleu_statistics(list(map(tokenize, texts)), list(map(tokenize, answers)))
         return {
-            self.primary_metric: (intervals.mean_score, self.per_item_metric(output, answers).astype(np.float64)),
+            self.primary_metric: (intervals.mean_score, generated_text.chrf_of_rows(chrf_counts) / 100),
             "bleu": (generated_text.bleu, bleu_counts),
-            "chrf": (generated_text.chrf, generated_text.chrf_statistics(texts, answers)),
+            "chrf": (generated_text.chrf, chrf_counts),
             "rouge_l": (intervals.mean_score, generated_text.rouge_l(*words)),
             "exact_match": (intervals.mean_score, generated_text.exact_match(texts, answers)),
         }
