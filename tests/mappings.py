@@ -20,8 +20,8 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import Reconstruction
 from mapsto.task.generation import Generated, bind_target
+from mapsto.task.target_capabilities import Reconstruction
 
 CPU = torch.device("cpu")
 

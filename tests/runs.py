@@ -24,7 +24,7 @@ import torch
 import mapsto
 from mapsto import kinds
 from mapsto.sequence.piece import Alignment, Ints, Piece
-from mapsto.task.capabilities import Located
+from mapsto.task.target_capabilities import Located
 
 WORDS = [
     "river",

@@ -36,9 +36,16 @@ from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Classes, Composed, Confident, LinearProbe, has_exclusive_classes, located_port
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import (
+    Classes,
+    Composed,
+    Confident,
+    LinearProbe,
+    has_exclusive_classes,
+    located_port,
+)
 
 Vectors = NDArray[np.float32]
 

@@ -30,8 +30,9 @@ from mapsto.comparison.design import stratified_order
 from mapsto.comparison.learning_curves import extrapolate, labels_needed
 from mapsto.metrics.intervals import Score, mean_interval, with_intervals
 from mapsto.model import linear_probe
-from mapsto.task.capabilities import Comparable, Describable, Located
 from mapsto.task.generation import Generated
+from mapsto.task.source_capabilities import Describable
+from mapsto.task.target_capabilities import Comparable, Located
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "epochs": 1, "device": "cpu"}
 FLAGS = ["--layers", "1", "--width", "64", "--vocabulary", "300", "--epochs", "1", "--device", "cpu"]

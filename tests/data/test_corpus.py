@@ -31,7 +31,7 @@ from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
 from mapsto.progress import Progress
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import Tokenized
+from mapsto.task.source_capabilities import Tokenized
 
 ARROW = parse("~text -> text")
 

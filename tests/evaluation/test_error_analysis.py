@@ -23,7 +23,7 @@ from mapsto.evaluation.report_sections import mistake_sections
 from mapsto.explain.attribution import Attribution
 from mapsto.metrics.intervals import with_intervals
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import Comparable
+from mapsto.task.target_capabilities import Comparable
 
 
 def answers(count: int = 600, wrong_in: str | None = None, mislabelled: int = 0, seed: int = 0) -> Predictions:

@@ -14,8 +14,9 @@ from mapsto.errors import BadCell
 from mapsto.kinds.vector import Vector
 from mapsto.sequence.corruption import choose_hidden
 from mapsto.sequence.piece import Alignment, Piece
-from mapsto.task.capabilities import Comparable, Explainable
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Explainable
+from mapsto.task.target_capabilities import Comparable
 
 HEX, CHANNELS, MASK = re.compile("#[0-9a-fA-F]{6}"), ("red", "green", "blue"), 3 * 8
 

@@ -10,7 +10,8 @@ import pytest
 
 from mapsto import kinds
 from mapsto.errors import UsageError
-from mapsto.task.capabilities import Augmentable, Spatial, Tokenized, require
+from mapsto.task.capabilities import require
+from mapsto.task.source_capabilities import Augmentable, Spatial, Tokenized
 
 NEW_KIND = "from mapsto.kinds.label import target\n\ntarget: type = target\n"
 

@@ -30,16 +30,8 @@ from mapsto.sequence.corruption import Corruption, choose_hidden, make_generator
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import MixturePart, Role
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import (
-    Augmentable,
-    Classes,
-    Composed,
-    Explainable,
-    Located,
-    Mixable,
-    gather_outputs,
-    has_exclusive_classes,
-)
+from mapsto.task.source_capabilities import Augmentable, Explainable
+from mapsto.task.target_capabilities import Classes, Composed, Located, Mixable, gather_outputs, has_exclusive_classes
 from mapsto.training.loader import Loader
 from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective

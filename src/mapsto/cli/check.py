@@ -129,7 +129,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources
     from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
-    from mapsto.task.capabilities import Composed
+    from mapsto.task.target_capabilities import Composed
 
     arrow = rows.arrow
     beginning = open_start(start, None)

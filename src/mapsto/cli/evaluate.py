@@ -108,7 +108,7 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
     A baseline is the score of constant answers, without reading the input.
     """
     from mapsto.cli.output import print_note
-    from mapsto.task.capabilities import Classes
+    from mapsto.task.target_capabilities import Classes
 
     for note in evaluation.notes:
         print_note(note)

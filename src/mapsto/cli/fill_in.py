@@ -15,7 +15,8 @@ from mapsto.data.writers import require_writable
 from mapsto.errors import UsageError
 from mapsto.inference.output_files import write_file
 from mapsto.inference.predictor import Predictor
-from mapsto.task.capabilities import FileBacked, Reconstruction, require
+from mapsto.task.capabilities import FileBacked, require
+from mapsto.task.target_capabilities import Reconstruction
 
 
 def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: float | None, mask: Path | None) -> None:

@@ -10,7 +10,7 @@ from mapsto.comparison.design import CONSTANT, Design, Fit
 from mapsto.data.rows import Rows
 from mapsto.evaluation import matching
 from mapsto.evaluation.linear_baseline import Predict, fit_linear_baseline
-from mapsto.task.capabilities import Comparable
+from mapsto.task.target_capabilities import Comparable
 
 
 def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Predict]:

@@ -38,10 +38,11 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow, parse
-from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, has_exclusive_classes
 from mapsto.task.generation import Generated
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Describable
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Comparable, Composed, LinearProbe, has_exclusive_classes
 
 # Words of the command line: a starting model with random weights, and all labelled rows.
 SCRATCH, ALL = "scratch", "all"

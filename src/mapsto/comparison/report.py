@@ -37,7 +37,7 @@ from mapsto.evaluation.report_sections import example_sections, mistake_sections
 from mapsto.files import write_atomic
 from mapsto.report.figures import RELIABILITY_CAPTION, data_findings_section, reliability_diagram
 from mapsto.report.page import DASHES, SERIES, Page, PageTable, Section, draw_chart
-from mapsto.task.capabilities import Classes
+from mapsto.task.target_capabilities import Classes
 
 # By method: a sentence on the candidate, for readers who do not know the method's name. {} becomes the candidate's
 # name.

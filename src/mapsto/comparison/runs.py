@@ -40,7 +40,7 @@ from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, StepReport, duration
-from mapsto.task.capabilities import Comparable
+from mapsto.task.target_capabilities import Comparable
 from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
 

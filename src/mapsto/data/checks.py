@@ -18,17 +18,10 @@ from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
-from mapsto.task.capabilities import (
-    Classes,
-    Describable,
-    Located,
-    Paired,
-    has_exclusive_classes,
-    is_located,
-    located_port,
-)
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Describable
+from mapsto.task.target_capabilities import Classes, Located, Paired, has_exclusive_classes, is_located, located_port
 
 
 @dataclass

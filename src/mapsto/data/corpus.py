@@ -30,7 +30,7 @@ from mapsto.data.table import Int64s, Table
 from mapsto.errors import BadCell, DataError, Finding, UsageError
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Tokenized
+from mapsto.task.source_capabilities import Tokenized
 
 # Table parts that are stored together in one shard.
 SHARD_PARTS = 16

@@ -13,10 +13,11 @@ from mapsto.errors import DataError, UsageError, place
 from mapsto.model.config import SentenceConfig
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Composed, Located, Tokenized, located_port
 from mapsto.task.generation import Generated, Prompted
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Tokenized
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Composed, Located, located_port
 
 # The share of unknown tokens above which the user is warned.
 MAX_UNKNOWN = 0.02

@@ -19,9 +19,11 @@ from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Augmentable, Located, Mixable, require
+from mapsto.task.capabilities import require
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Augmentable
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Located, Mixable
 
 # One answer for each target port; None for a port without an answer.
 Answers = tuple[Answer | None, ...]

@@ -14,7 +14,7 @@ from typing import Any
 from mapsto import kinds
 from mapsto.data import readers
 from mapsto.errors import DataError, Finding
-from mapsto.task.capabilities import Located
+from mapsto.task.target_capabilities import Located
 from mapsto.text.pairs import parallel_lines
 from mapsto.vision import detection_annotations
 

@@ -18,9 +18,10 @@ from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow, Port, bind, require_kinds
-from mapsto.task.capabilities import FileBacked, Located, is_located, located_port
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import Source
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Located, is_located, located_port
 from mapsto.text.pairs.dialogues import ANSWER, MESSAGES, PROMPT
 
 # Number of cells by which it is decided what kinds a column can hold.

@@ -16,7 +16,7 @@ from mapsto.data.table import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import Options
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import has_exclusive_classes
+from mapsto.task.target_capabilities import has_exclusive_classes
 from mapsto.text.pairs.dialogues import DIALOGUE, MESSAGES
 
 # The largest number of rows held out by default.

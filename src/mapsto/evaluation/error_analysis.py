@@ -30,17 +30,17 @@ from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import make_generator
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import (
+from mapsto.task.generation import Generated
+from mapsto.task.source_capabilities import Describable
+from mapsto.task.target_capabilities import (
     Attributable,
     Classes,
     Comparable,
     Composed,
     Confident,
-    Describable,
     has_exclusive_classes,
     located_port,
 )
-from mapsto.task.generation import Generated
 
 Bools = NDArray[np.bool_]
 

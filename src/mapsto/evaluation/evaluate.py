@@ -40,9 +40,9 @@ from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Classes, Composed, Confident, Located, Reconstruction, has_exclusive_classes
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Composed, Confident, Located, Reconstruction, has_exclusive_classes
 
 NUM_SAMPLES = 8  # rows whose outputs are kept for the report
 

@@ -24,9 +24,10 @@ from mapsto.model.mapping import Mapping
 from mapsto.progress import duration
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Comparable, Composed, Describable, LinearProbe, linear_source, located_port
 from mapsto.task.generation import Generated
+from mapsto.task.source_capabilities import Describable, linear_source
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Comparable, Composed, LinearProbe, located_port
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 

@@ -18,8 +18,10 @@ from mapsto.evaluation.suspects import describe_counts
 from mapsto.explain.highlighting import highlight_parts
 from mapsto.report.figures import COLOUR_LEGEND, truncate
 from mapsto.report.page import PageTable, Section, trusted_html
-from mapsto.task.capabilities import Classes, Comparable, Located, Outlinable, located_port, require
+from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
+from mapsto.task.source_capabilities import Outlinable
+from mapsto.task.target_capabilities import Classes, Comparable, Located, located_port
 
 MAX_CONFUSIONS, MAX_SLICES = 12, 20
 

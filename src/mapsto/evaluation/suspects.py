@@ -20,8 +20,8 @@ from mapsto.data.writers import write_file
 from mapsto.errors import UsageError
 from mapsto.metrics.label_noise import estimate_label_noise, wrong_label_probabilities
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Classes, has_exclusive_classes
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, has_exclusive_classes
 
 if TYPE_CHECKING:
     from mapsto.evaluation.evaluate import Predictions

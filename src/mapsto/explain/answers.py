@@ -25,8 +25,8 @@ from mapsto.inference.row_outputs import row_outputs
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Composed, located_port
 from mapsto.task.generation import Generated, GeneratedAnswer
+from mapsto.task.target_capabilities import Composed, located_port
 
 
 def make_reader(mapping: Mapping, port: int, device: torch.device, token: str | int | None) -> AnswerReader:

@@ -31,7 +31,9 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Attributable, Composed, Explainable, require
+from mapsto.task.capabilities import require
+from mapsto.task.source_capabilities import Explainable
+from mapsto.task.target_capabilities import Attributable, Composed
 
 METHODS = ("relevance", "gradient", "integrated", "occlusion")
 DEFAULT_METHOD = "relevance"

@@ -24,7 +24,7 @@ from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import has_exclusive_classes
+from mapsto.task.target_capabilities import has_exclusive_classes
 
 # Shares of the parts to delete, and shares of the parts to retain when all others are deleted.
 DELETED_SHARES = tuple(tenth / 10 for tenth in range(1, 10))

@@ -8,7 +8,7 @@ from typing import Any
 from mapsto import kinds
 from mapsto.explain.attribution import Attribution
 from mapsto.report.page import trusted_html
-from mapsto.task.capabilities import Explainable
+from mapsto.task.source_capabilities import Explainable
 
 
 def highlight_parts(source_kinds: Sequence[str], values: Sequence[Any], parts: Sequence[Attribution]) -> Any:

@@ -24,10 +24,12 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import ModelOptions, ObjectiveOptions, Options, splits_into_heads
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import Classes, Located, Spatial, Tokenized, linear_source, require
+from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Spatial, Tokenized, linear_source
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Located
 
 # The default shape of a new model.
 WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512

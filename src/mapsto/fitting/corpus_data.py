@@ -38,8 +38,9 @@ from mapsto.options import DataOptions, Options, require_choice
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import CAUSAL_SHARES
 from mapsto.task.arrow import Arrow, parse
-from mapsto.task.capabilities import Tokenized, require
+from mapsto.task.capabilities import require
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Tokenized
 
 
 def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: FoundShards | None) -> RunData:

@@ -40,7 +40,7 @@ from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import Calibratable
+from mapsto.task.target_capabilities import Calibratable
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
 from mapsto.training.loop import Training

@@ -13,7 +13,7 @@ from mapsto.fitting.build_model import SHAPE_OPTIONS, open_feature_network
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, ObjectiveOptions, Options
-from mapsto.task.capabilities import Classes, LinearProbe, has_exclusive_classes
+from mapsto.task.target_capabilities import Classes, LinearProbe, has_exclusive_classes
 from mapsto.training.objectives import Objective
 from mapsto.training.objectives.adversarial import AdversarialLoss
 from mapsto.training.objectives.image_losses import ImageLoss, ImageObjective, image_port

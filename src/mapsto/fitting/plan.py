@@ -18,9 +18,9 @@ from mapsto.device import accelerates_bf16
 from mapsto.distributed import SINGLE_PROCESS
 from mapsto.fitting.method import STEPLESS_METHODS, make_objective
 from mapsto.fitting.prepare import PreparedRun
-from mapsto.task.capabilities import Located
 from mapsto.task.generation import Generated
 from mapsto.task.source import Learning
+from mapsto.task.target_capabilities import Located
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective

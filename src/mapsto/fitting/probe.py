@@ -23,7 +23,8 @@ from mapsto.inference.forward import collect_evidence, forward_batches
 from mapsto.metrics.calibration import Answered, fit_temperature, logit_scale
 from mapsto.model.familiarity import Familiarity, sample_rows
 from mapsto.model.mapping import Mapping
-from mapsto.task.capabilities import Calibratable, LinearFeatures, LinearProbe
+from mapsto.task.source_capabilities import LinearFeatures
+from mapsto.task.target_capabilities import Calibratable, LinearProbe
 
 # Random variants of each example that a probe is fitted to beside the example itself, where examples are augmented.
 AUGMENTED_VIEWS = 3

@@ -24,10 +24,11 @@ from mapsto.model.row_filter import RowFilter
 from mapsto.options import ObjectiveOptions, OptimizationOptions, Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Augmentable, Classes, Mixable, Reconstruction, Tokenized, has_exclusive_classes
 from mapsto.task.generation import Generated, bind_target
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Augmentable, Tokenized
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Mixable, Reconstruction, has_exclusive_classes
 
 # Label smoothing of generated answers of new models, as usual in translation from random weights.
 NEW_SMOOTHING = 0.1

@@ -22,8 +22,10 @@ from mapsto.model.config import ModelConfig
 from mapsto.model.mapping import Mapping
 from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import model_folder, weight_names
-from mapsto.task.capabilities import Classes, Tokenized, require
+from mapsto.task.capabilities import require
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Tokenized
+from mapsto.task.target_capabilities import Classes
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from mapsto.fitting.run_data import (
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.options import DataOptions, ObjectiveOptions, Options
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Augmentable, Confident
+from mapsto.task.source_capabilities import Augmentable
+from mapsto.task.target_capabilities import Confident
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:

@@ -30,8 +30,9 @@ from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import parse
-from mapsto.task.capabilities import Explainable, Located, gather_outputs
 from mapsto.task.generation import Generated, bind_target
+from mapsto.task.source_capabilities import Explainable
+from mapsto.task.target_capabilities import Located, gather_outputs
 
 # The number of other rows that are packed with the traced row.
 NEIGHBOURS = 16

@@ -23,9 +23,10 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Composed, LinearFeatures, Located, Reconstruction, gather_outputs
 from mapsto.task.generation import Generated
+from mapsto.task.source_capabilities import LinearFeatures
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Composed, Located, Reconstruction, gather_outputs
 
 TOKENS_PER_BATCH = 4096
 

@@ -14,7 +14,9 @@ from mapsto.data.table import Table
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.table_engine import Engine
 from mapsto.task.arrow import Arrow, Port
-from mapsto.task.capabilities import FileBacked, Located, Mark, Reconstruction, Spatial, require
+from mapsto.task.capabilities import FileBacked, require
+from mapsto.task.source_capabilities import Mark, Spatial
+from mapsto.task.target_capabilities import Located, Reconstruction
 
 ROWS_AT_ONCE = 256  # rows whose answers, as large as files, are in memory at a time
 

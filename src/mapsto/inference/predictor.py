@@ -40,9 +40,9 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Composed, Confident, Located, Reconstruction, located_port
 from mapsto.task.generation import Decoding, Generated
 from mapsto.task.source import Source
+from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
 
 
 def bind_tables(bind: Callable[[Table], Arrow], tables: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:

@@ -14,8 +14,10 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import FILLS_NOTHING, Corruption, make_generator
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Reconstruction, Spatial, require
+from mapsto.task.capabilities import require
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Spatial
+from mapsto.task.target_capabilities import Reconstruction
 
 
 def reconstruct(

@@ -32,10 +32,12 @@ from mapsto.metrics.average_precision import AveragePrecision, match_detections,
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import MixturePart, Piece
-from mapsto.task.capabilities import Classes, Comparable, Located, Mark, Mixable, Spatial, require
+from mapsto.task.capabilities import require
 from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
+from mapsto.task.source_capabilities import Mark, Spatial
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Classes, Comparable, Located, Mixable
 from mapsto.text.characters import find_invalid_character
 from mapsto.vision import detection_annotations
 from mapsto.vision.detection_heads import (

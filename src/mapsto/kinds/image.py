@@ -25,8 +25,8 @@ from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
-from mapsto.task.capabilities import Mark, Mixture, Spatial
 from mapsto.task.shingles import Hashes, hashes
+from mapsto.task.source_capabilities import Mark, Mixture, Spatial
 from mapsto.vision import augmentation, image_io, image_value, mixup, preprocessor_config
 from mapsto.vision.cell_source import CellSource
 from mapsto.vision.features import COORDINATE_DECIMALS, joined_features, perturb_image, strongest_waves

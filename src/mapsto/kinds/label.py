@@ -30,9 +30,9 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, MixturePart, Piece
-from mapsto.task.capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
 from mapsto.text.characters import find_invalid_character
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered

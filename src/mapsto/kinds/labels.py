@@ -24,9 +24,9 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
 from mapsto.text.characters import find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels

@@ -24,9 +24,9 @@ from mapsto.metrics.regression import pearson, spearman
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import MATCH
-from mapsto.task.capabilities import Comparable
 from mapsto.task.readout import Sides
 from mapsto.task.target import Metric, State, Target
+from mapsto.task.target_capabilities import Comparable
 
 # Divides the cosines before the softmax: 0.05, as sentence-transformers and SimCSE (Gao et al. 2021) have it.
 TEMPERATURE = 0.05

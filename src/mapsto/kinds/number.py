@@ -24,9 +24,9 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Attributable, Comparable, LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Attributable, Comparable, LinearProbe, Mixable
 
 Values = NDArray[np.float64]
 

@@ -25,10 +25,11 @@ from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
-from mapsto.task.capabilities import Attributable, Comparable, Composed, Confident, Mark, Repair, located_port
 from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
+from mapsto.task.source_capabilities import Mark
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Attributable, Comparable, Composed, Confident, Repair, located_port
 from mapsto.text import extracts
 from mapsto.text.characters import find_invalid_character, has_visible, to_integer
 

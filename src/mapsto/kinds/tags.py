@@ -30,10 +30,11 @@ from mapsto.metrics.intervals import Score, mean_score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Attributable, Classes, Comparable, Composed, Mark, Repair, located_port
 from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
+from mapsto.task.source_capabilities import Mark
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Attributable, Classes, Comparable, Composed, Repair, located_port
 from mapsto.text import span_offsets
 from mapsto.text.characters import find_invalid_character, to_integer
 from mapsto.text.tag_decoding import TagClasses

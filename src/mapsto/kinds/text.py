@@ -22,8 +22,8 @@ from mapsto.files import read_json, write_atomic
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
-from mapsto.task.capabilities import Describable, Explainable, Outlinable, Tokenized
 from mapsto.task.generation import Prompted
+from mapsto.task.source_capabilities import Describable, Explainable, Outlinable, Tokenized
 from mapsto.text import cells, perturb
 from mapsto.text.generated_text import GeneratedTextTarget
 from mapsto.text.masked_text import MaskedTextTarget

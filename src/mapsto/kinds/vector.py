@@ -23,9 +23,9 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import LinearProbe, Mixable
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import LinearProbe, Mixable
 
 MIN_DEVIATION = 1e-6  # so that a number that is the same in every row is not divided by 0
 

@@ -36,8 +36,9 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
-from mapsto.task.capabilities import Classes, Spatial, linear_source
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Spatial, linear_source
+from mapsto.task.target_capabilities import Classes
 from mapsto.zoo import Family
 
 WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"

@@ -11,8 +11,8 @@ from typing import Any
 from mapsto import __version__, kinds
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
-from mapsto.task.capabilities import Classes, Reconstruction
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Reconstruction
 
 # Names of scores → the hub's names of metrics. Other scores are only in the card's table.
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}

@@ -30,9 +30,9 @@ from mapsto.pretrained import huggingface, sentence_transformers, weight_names
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
-from mapsto.task.capabilities import Classes, Composed, Reconstruction
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
 
 # The format of mapsto.json.
 FORMAT = 1

@@ -22,7 +22,7 @@ from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
-from mapsto.task.capabilities import has_exclusive_classes
+from mapsto.task.target_capabilities import has_exclusive_classes
 from mapsto.zoo import Family, Task
 
 # The prefix of weights that the family has no name for.

@@ -34,7 +34,7 @@ from mapsto.options import Method, Options
 from mapsto.progress import PartProgress, Progress
 from mapsto.selection.folds import Fold, read_examples, score_answers
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import Calibratable
+from mapsto.task.target_capabilities import Calibratable
 
 # A method that trains is given up after the first half if its error is higher than another's by this many standard errors
 # of the difference.

@@ -29,8 +29,8 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import Corruption
-from mapsto.task.capabilities import Comparable, Composed, has_exclusive_classes
 from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Comparable, Composed, has_exclusive_classes
 
 # A trial of a search is scored on about SCORED_ROWS rows: on a fifth of 5,000 rows, on two folds of a fifth of 2,500 each, and so
 # on up to five folds. On 1,000 rows an error of 15 % has an interval of about ±2 points. A fold scores at most

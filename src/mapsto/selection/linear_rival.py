@@ -25,7 +25,7 @@ from mapsto.progress import Progress
 from mapsto.selection.candidate import Candidate, Half, reason_for, with_method
 from mapsto.selection.folds import read_examples
 from mapsto.task.arrow import Arrow
-from mapsto.task.capabilities import LinearProbe
+from mapsto.task.target_capabilities import LinearProbe
 
 # With fewer held-out rows, a difference says little.
 MIN_HELD_OUT_ROWS = 100

@@ -33,7 +33,7 @@ from mapsto.progress import duration
 from mapsto.selection.candidate import Candidate, measure_method, reason_for, with_method
 from mapsto.selection.folds import Fold, make_folds
 from mapsto.selection.linear_rival import can_be_linear, fit_beside_linear, linear_request
-from mapsto.task.capabilities import Calibratable, Classes, LinearProbe, has_exclusive_classes
+from mapsto.task.target_capabilities import Calibratable, Classes, LinearProbe, has_exclusive_classes
 from mapsto.training.loop import Interrupted
 
 # Below these numbers of rows, and of rows per class, halves are too small to fit a temperature on.

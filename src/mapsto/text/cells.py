@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from mapsto.errors import BadCell
-from mapsto.task.capabilities import FAINTEST_SHADE, Mark
+from mapsto.task.source_capabilities import FAINTEST_SHADE, Mark
 from mapsto.text.characters import find_invalid_character
 
 

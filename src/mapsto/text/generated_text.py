@@ -25,11 +25,11 @@ from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.capabilities import Attributable, Comparable, Confident, Paired
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Attributable, Comparable, Confident, Paired
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
 from mapsto.text.pairs import faults
 from mapsto.text.pairs.differences import find_differences, mark_runs

@@ -24,10 +24,10 @@ from mapsto.model.vocabulary_head import VocabularyHead, cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import FILLS_NOTHING, Corruption
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Reconstruction
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State, Target
+from mapsto.task.target_capabilities import Reconstruction
 from mapsto.text import cells
 from mapsto.text.tokenizer import Tokenizer
 

@@ -23,7 +23,7 @@ from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Alignment, Ints, Piece
-from mapsto.task.capabilities import Explainable, LinearFeatures
+from mapsto.task.source_capabilities import Explainable, LinearFeatures
 from mapsto.text import cells
 from mapsto.text.ngrams import NgramEncoder, WeightedNgrams, sparse_features, split_into_units
 

@@ -24,8 +24,8 @@ from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Alignment, Ints, Piece
-from mapsto.task.capabilities import Explainable, LinearFeatures
 from mapsto.task.source import KindDefaults
+from mapsto.task.source_capabilities import Explainable, LinearFeatures
 from mapsto.vision import features, image_value
 from mapsto.vision.features import CELL_FEATURES, CELLS_PER_SIDE, NUM_CELLS
 from mapsto.vision.image_value import ImageValue

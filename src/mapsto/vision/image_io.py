@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.task.capabilities import FAINTEST_SHADE
+from mapsto.task.source_capabilities import FAINTEST_SHADE
 from mapsto.vision.pixels import BACKGROUND, Pixels, Unreadable, load_pillow
 from mapsto.vision.resize import Resizer
 

@@ -17,10 +17,11 @@ from mapsto.metrics.image_similarity import psnr, ssim
 from mapsto.metrics.intervals import Score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Comparable, FileBacked, Located
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Comparable, Located
 from mapsto.vision import image_io, image_value
 from mapsto.vision.image_value import THUMBNAIL, ImageValue
 from mapsto.vision.patch_embedding import HEADER_BYTES, iterate_grids

@@ -23,10 +23,10 @@ from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.capabilities import Reconstruction
 from mapsto.task.readout import PerToken, ask_at
 from mapsto.task.source import Source
 from mapsto.task.target import Metric, State
+from mapsto.task.target_capabilities import Reconstruction
 from mapsto.vision.patch_embedding import HIDDEN
 from mapsto.vision.patch_source import PatchSource, PixelScale
 from mapsto.vision.pixels import Pixels

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from mapsto.errors import BadCell
 from mapsto.sequence.corruption import Corruption, choose_hidden
 from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
-from mapsto.task.capabilities import Augmentable, Describable, Explainable, FileBacked, Mixture, why_not_local
+from mapsto.task.capabilities import FileBacked, why_not_local
 from mapsto.task.source import KindDefaults, Learning, Source
+from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, Mixture
 from mapsto.vision import mixup
 from mapsto.vision.patch_embedding import FIRST_SPECIAL, HEADER_BYTES, HIDDEN
 from mapsto.vision.pixels import Pixels

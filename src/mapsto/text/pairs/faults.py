@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mapsto.task.capabilities import RowFault
+from mapsto.task.target_capabilities import RowFault
 from mapsto.text.pairs.language_profile import compare_columns
 
 # Fewer rows say too little about what is usual.

@@ -15,7 +15,7 @@ from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints
-from mapsto.task.capabilities import Reconstruction
+from mapsto.task.target_capabilities import Reconstruction
 
 
 class Objective:

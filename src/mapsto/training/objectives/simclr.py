@@ -18,7 +18,8 @@ from mapsto.data.examples import Examples
 from mapsto.errors import UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
-from mapsto.task.capabilities import Augmentable, require
+from mapsto.task.capabilities import require
+from mapsto.task.source_capabilities import Augmentable
 from mapsto.training.objectives import Objective, remove_targets, require_one_source
 from mapsto.training.objectives.supervised_contrastive import contrastive_loss
 

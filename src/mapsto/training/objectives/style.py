@@ -16,7 +16,7 @@ from torch import Tensor
 from mapsto.errors import BadCell, UsageError
 from mapsto.model.mapping import Mapping
 from mapsto.model.transformer import SingleExampleLayout
-from mapsto.task.capabilities import Spatial
+from mapsto.task.source_capabilities import Spatial
 from mapsto.vision.patch_embedding import ConvolutionEmbedder, to_tokens
 from mapsto.vision.patch_source import PatchSource
 

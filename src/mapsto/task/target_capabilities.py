@@ -1,0 +1,425 @@
+"""Capabilities of targets: abilities that some kinds of answers have beyond the contract of a target (see `capabilities`)."""
+
+from __future__ import annotations
+
+import html
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeGuard
+
+import numpy as np
+
+from mapsto.sequence.batch import Answer
+from mapsto.task.source_capabilities import Mark, MixtureLayout
+from mapsto.task.target import Target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from mapsto.sequence.corruption import Corruption
+    from mapsto.sequence.piece import Ints, MixturePart, Piece
+    from mapsto.task.source import Learning
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A proposed correction of the answer of one row: the index of the row, the new cell, the old part of it, and the reason."""
+
+    row: int
+    cell: Any
+    quoted: str
+    reason: str
+
+
+class RowFault(NamedTuple):
+    """A row whose answer is probably wrong.
+
+    row: its index. reason: the evidence, in words; with an `earlier_row` it ends where the place of that row follows.
+    earlier_row: the index of a row that it is compared with; None if there is none.
+    """
+
+    row: int
+    reason: str
+    earlier_row: int | None = None
+
+
+class Reconstruction(Target):
+    """A target that predicts new content for tokens of the source of its kind: for those hidden by `~`, or for all tokens."""
+
+    # How tokens are hidden; set only if the target fills in tokens hidden by `~`.
+    corruption: Corruption
+    # Name of the task on the Hugging Face hub, by source port. A port without `~` stands for a model without this head.
+    hub_tasks: ClassVar[Mapping[str, str]] = {}
+
+    def restore(self, corruption: Corruption) -> None:
+        """Store the settings by which pretraining hides tokens, so that prediction can hide tokens in the same way."""
+        self.corruption = corruption
+
+    @abstractmethod
+    def complete(self, value: Any, piece: Piece, hidden: Ints, output: Tensor) -> Any:
+        """Return a copy of the value in which the hidden tokens have the predicted content.
+
+        piece: the piece of `value`, with its alignment.
+        hidden: (h,), indices of the hidden tokens.
+        output: (h, …), the head's outputs for these tokens.
+        """
+
+    @staticmethod
+    def file(value: Any) -> tuple[str, bytes] | None:
+        """Return (file suffix, file content) for a value returned by `complete`; None for kinds written to cells of a table."""
+        return None
+
+    @property
+    def nothing_hidden(self) -> str:
+        """The error message to be raised for a value in which no token is hidden."""
+        return "nothing is asked of this value"
+
+
+class Located(Target):
+    """A target whose answers are given in raw coordinates of a source, such as boxes in pixels of an image.
+
+    If an augmentation moves parts of the source value, the true answer is moved in the same way.
+    """
+
+    # The kind of the source in whose coordinates answers are given. Of several sources of this kind it is the last one.
+    lies_in: ClassVar[str]
+    # True if an answer is computed from the source value and looks like it. Augmentation must then not recolour it.
+    resembles: ClassVar[bool] = False
+
+    @property
+    def learning(self) -> Learning | None:
+        """Return the default length and learning rates of a fit with this target.
+
+        None if the defaults of the starting model or of the source kind are to be used.
+        """
+        return None
+
+    @staticmethod
+    def prepare_source(cell: object) -> object:
+        """Return a cell of the source in a form that it reads, such as a list of words as a text; by default unchanged."""
+        return cell
+
+    @staticmethod
+    def place(answer: Any, value: Any) -> Any:
+        """Return an answer with what takes the source value in the same row, such as where a text stands in it.
+
+        By default the answer unchanged. Raises BadCell if there is no such place.
+        """
+        return answer
+
+    @staticmethod
+    def misplaced(answer: Any, value: Any) -> str:
+        """Return a message if an answer has a part that cannot lie in `value`, the source's value in the same row; "" if all can.
+
+        By default "".
+        """
+        return ""
+
+    @staticmethod
+    def find_repairs(answers: Sequence[Any], values: Sequence[Any]) -> list[Repair]:
+        """Return corrections of answers that probably lie beside the place that was meant, such as one character too far.
+
+        answers, values: the answer and the source value of each row; None where one cannot be read. By default none are found.
+        """
+        return []
+
+    @staticmethod
+    def annotations(path: Path, within: Callable[[Path], Sequence[Path]]) -> dict[str, Any]:
+        """Return the answers in annotation files, by the path of the image (or other media file) to which they belong.
+
+        path: an annotation file or a folder. within: function that lists all files below a folder.
+        By default the result is empty. Raises DataError for a damaged file, OSError for one that cannot be read.
+        """
+        return {}
+
+    @staticmethod
+    def regions(answer: Any, true: bool = False) -> list[Mark]:
+        """Return the regions in an answer, such as the rectangles of boxes, as marks to be drawn; by default none.
+
+        true: True if the answer is a true one, False if it is a prediction; stored in the marks.
+        """
+        return []
+
+    def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """Return one output for each example, (n, …), in raw coordinates of its source; by default `output` unchanged.
+
+        output: (m, …), the head's outputs, of which an example has one for each token or point that is read.
+        pieces: the source pieces of each example.
+        """
+        return output
+
+    def by_example(self, evidence: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        """Return `evidence` with one entry for each example, (n, …), as `metrics` needs it; by default the result of `gather`.
+
+        evidence: (m, …), the result of `Target.evidence`. pieces: the source pieces of each example.
+        """
+        return self.gather(evidence, pieces)
+
+    def show(self, answer: Any) -> str:
+        """Return a predicted or true answer as HTML, by default its `brief` text."""
+        return html.escape(self.brief(answer))
+
+
+class Composed(Located):
+    """A located target whose answer to a row is composed of outputs at many tokens, such as the entities in a text.
+
+    A long value is read in windows that overlap. Each part of the answer is taken from the window that shows most around it.
+    """
+
+    # The rule of `fit_baseline` in words, such as "the commonest tag of each word".
+    baseline_rule: ClassVar[str]
+    # The arrow of a published model with this head.
+    published_arrow: ClassVar[str]
+
+    @abstractmethod
+    def fit_baseline(
+        self, answers: Sequence[Any], sources: Sequence[Sequence[Any]], port: int
+    ) -> Callable[[Sequence[Sequence[Any]]], Tensor]:
+        """Fit a baseline without a network to training answers; return the function from sources to outputs like `gather`'s.
+
+        sources: for each source port the values of all n rows. port: index of the source that the answers lie in.
+        """
+
+    @abstractmethod
+    def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
+        """Return for each of n examples a tensor (k, …) that holds all that `compose` needs, with k of its own.
+
+        output: (m, …), the head's outputs at all tokens that are read. pieces: the source pieces of each example, aligned.
+        """
+
+    @abstractmethod
+    def compose(self, windows: Sequence[Tensor]) -> Tensor:
+        """Return the answer of a row, (k, …), with k of its own. windows: the results of `split` for the windows of the row."""
+
+    def pad(self, answers: Sequence[Tensor]) -> Tensor:
+        """Return the answers of n rows, (k, …) each, in one tensor (n, max k, …). Entries that a row does not have are −1."""
+        from torch.nn.utils.rnn import pad_sequence  # this module is imported without torch
+
+        return pad_sequence(list(answers), batch_first=True, padding_value=-1.0)
+
+    def unpad(self, padded: Tensor) -> list[Tensor]:
+        """Return the n tensors (k, …) of which `pad` made a tensor (n, max k, …)."""
+        return [rows[: int((rows != -1).any(1).sum())] for rows in padded]
+
+    def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+        return self.pad([self.compose([part]) for part in self.split(output, pieces)])
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Return the number of columns of the results of `split`."""
+
+    @abstractmethod
+    def main_part(self, outputs: Tensor) -> Tensor:
+        """Return for each example the part of its answer that is explained, (n, …), such as its most probable span.
+
+        outputs: (n, max k, …), the padded results of `split`.
+        """
+
+    @abstractmethod
+    def describe_part(self, part: Tensor, value: Any) -> str:
+        """Return a part from `main_part`, (…), in words, such as "Paris (place)". value: the source value of its row."""
+
+    def withhold(self, answer: dict[str, Any]) -> None:
+        """Take out of a decoded answer what gives it away, where it is too unsure to be given."""
+        answer[self.kind] = None
+
+    def add_excerpts(self, answer: dict[str, Any], value: Any) -> None:
+        """Add to a decoded answer what takes the source value of its row, such as the texts of entities; by default nothing."""
+
+
+class Confident(Target):
+    """A target whose answers come with a probability that they are right."""
+
+    @abstractmethod
+    def confidence(self, output: Tensor) -> NDArray[np.float64]:
+        """Return the target's own estimate of the probability that each answer is right, (m,). output: (m, …), of the head."""
+
+    @abstractmethod
+    def correctness(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32]:
+        """Return the score of each answer, (m,), from 0 (wrong) to 1 (right), with which calibration compares `confidence`.
+
+        output: (m, …), of the head. answers: the true answers.
+        """
+
+    @abstractmethod
+    def notes(self, answers: Sequence[Any]) -> list[str]:
+        """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
+
+
+class Classes(Confident):
+    """A target that answers with one or several of the classes in the training labels, each with a probability."""
+
+    # The classes, in the order of the outputs.
+    classes: list[str]
+    # True if an answer is exactly one class.
+    exclusive: ClassVar[bool] = False
+    # The prefix of head weights with one row a class. They are taken from a starting model only for the same classes.
+    class_weight_names: ClassVar[str] = ""
+    # Label smoothing (Szegedy et al. 2016): share of the label spread over all classes. A training option, never saved.
+    label_smoothing: float = 0.0
+    # Name of the task on the Hugging Face hub, by source port.
+    hub_tasks: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    @abstractmethod
+    def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
+        """Return the number of classes of this kind's head in a published model; None if the model has no such head.
+
+        tensors: the model's weights, renamed to the parameter names of mapsto's models.
+        """
+
+    @property
+    def known_names(self) -> Sequence[str]:
+        """Return the names that `class_names` can give and that training has seen; by default the classes."""
+        return self.classes
+
+    def recognise(self, answer: Any) -> Any:
+        """Return the true answer as training had it if another table writes it otherwise; by default unchanged."""
+        return answer
+
+    @abstractmethod
+    def class_names(self, answer: Any) -> Sequence[str]:
+        """Return the names of the classes in a true answer, which may be one, several or none."""
+
+    def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
+        """Return the confusion matrix as {true class: {predicted class: number of rows}}; {} if this kind has none.
+
+        output: (m, …), of the head. answers: the true answers.
+        """
+        return {}
+
+
+class Calibratable(Classes):
+    """A target whose logits are divided by a temperature, so that confidence equals accuracy."""
+
+    @abstractmethod
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the loss that the temperature minimises on rows that the model was not fitted to, summed over answers.
+
+        output: (m, …), of the head, divided by a temperature. values: (m, …), encoded true answers.
+        """
+
+
+class LinearProbe(Target):
+    """A target whose linear head can be fitted by ridge or logistic regression on the pooled vectors of a frozen model."""
+
+    @abstractmethod
+    def probe(
+        self,
+        features: Any,
+        values: NDArray[Any],
+        seed: int,
+        selection_features: Any = None,
+        starts_training: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Return weight (c, d) and bias (c,) of the linear head that a regression finds on fixed features.
+
+        features: (m, d), vectors of a frozen model, or sparse features of unit norm. values: (m, …), the encoded answers.
+        seed: for random choices, such as the rows on which the regularisation strength is chosen.
+        selection_features: (k, d), used in place of the first k `features` for that choice; needed if a model was trained on the
+            same answers or if `features` hold several variants of a row, because these look better than new rows would.
+        starts_training: whether training of all weights goes on from the head. Then a head for classes is fitted with a strong
+            penalty, because one that is sure of the rows already leaves the other weights little to learn.
+        """
+
+
+class Comparable(Target):
+    """A target with a score for each answer. The mean of the scores is the metric by which models are compared."""
+
+    # The name of the metric that is the mean of `per_item_metric`, such as "accuracy".
+    primary_metric: ClassVar[str]
+    # The metrics that may be larger than 1.
+    unbounded_metrics: ClassVar[tuple[str, ...]] = ()
+    # The constant baseline in words, such as "always the mean"; empty if the kind has none.
+    constant_rule: ClassVar[str] = ""
+
+    @abstractmethod
+    def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
+        """Return the score of each answer, (m,), at most 1; None if `answers` have no score, such as R² for equal numbers.
+
+        output: the head's outputs; for kinds with several predictions in an example, the result of `evidence` or `gather`.
+        answers: the true answers.
+        """
+
+    def constant_output(self, values: NDArray[Any]) -> Tensor | None:
+        """Return the output (c,) that, if used for all examples, fits the training answers best; None if this kind has none.
+
+        values: (m, …), the encoded training answers.
+        """
+        return None
+
+
+class Paired(Target):
+    """A target whose answers are values like the sources, such as translations, so that rows with a wrong pair can be found."""
+
+    @staticmethod
+    @abstractmethod
+    def find_faults(sources: Sequence[Sequence[Any] | None], answers: Sequence[Any]) -> list[RowFault]:
+        """Return the rows whose answer is probably wrong, such as one that is swapped with its source.
+
+        sources: for each row its source values of the target's kind, in the order of the ports. answers: the answer of each row.
+        Both are None for a row that cannot be read.
+        """
+
+
+class Attributable(Target):
+    """A target with a score of an answer, which an attribution method divides among the parts of the source value."""
+
+    # The unit of `answer_score`.
+    score_unit: ClassVar[str] = "log-odds"
+
+    @abstractmethod
+    def answer_score(self, output: Tensor, reference: Tensor) -> Tensor:
+        """Return a score, (m,), that is higher the more each output (m, …) speaks for a fixed answer, in `score_unit`.
+
+        reference: (m, …), the outputs whose answers are the fixed ones, usually for the unchanged input. So the score shows
+            how a change of the input changes the support for the answer.
+        """
+
+
+class Mixable(Target):
+    """A target that can compute the true answer for a mixture of several rows, such as by mixup."""
+
+    # The layouts of the mixtures whose answer it can compute.
+    mixture_layouts: ClassVar[tuple[MixtureLayout, ...]] = ("blended", "placed")
+
+    def mix_answers(self, answers: Sequence[Any], pieces: Sequence[Piece], parts: Sequence[MixturePart]) -> Answer:
+        """Return the encoded answer for a mixture of rows: by default their encoded answers' weighted mean (Zhang et al. 2018).
+
+        answers: the true answer of each row. pieces: the source pieces of the mixture.
+        parts: the part of each row in the mixture; its share is the weight.
+        """
+        values = [self.encode(answer, pieces).values for answer in answers]
+        return Answer(np.asarray(np.average(values, axis=0, weights=[part.share for part in parts]), np.float32))
+
+
+def has_exclusive_classes(target: Target | type[Target]) -> bool:
+    """Return whether a target's answer is always exactly one of its classes. target: an object or a class."""
+    kind = target if isinstance(target, type) else type(target)
+    return issubclass(kind, Classes) and kind.exclusive
+
+
+def located_port(target: Located | type[Located], source_kinds: Sequence[str]) -> int:
+    """Return the index of the source in whose values the answers of a target lie: the last one of the kind that it lies in.
+
+    source_kinds: the kinds of the source ports, or of the pieces of an example, in order.
+    """
+    return max(port for port, kind in enumerate(source_kinds) if kind == target.lies_in)
+
+
+def is_located(target: Target | type[Target]) -> TypeGuard[Located | type[Located]]:
+    """Return whether a target is Located: its answers are given in raw coordinates of a source. target: an object or a class."""
+    return issubclass(target if isinstance(target, type) else type(target), Located)
+
+
+def gather_outputs(target: Target, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
+    """Return one output for each example, (n, …): for a Located target the result of `gather`, for others `output` unchanged.
+
+    target: a target with a single answer in each example. pieces: the source pieces of each example.
+    output: (m, …), the head's outputs, one for each pooled vector, token or point that is read.
+    """
+    return target.gather(output, pieces) if isinstance(target, Located) else output
