@@ -7,6 +7,7 @@ sentences, and so does the difference of mapsto's architectures.
 Part `decoding`: a published T5 (--decode FOLDER) translates the test sentences greedily, by mapsto, `transformers` and
 CTranslate2, in turns. An engine counts only where its texts are as good.
 Part `stream`: one answer after another of a published decoder (--stream FOLDER), in turns.
+Part `beginnings`: prompts that share an instruction, by the same decoder, with the instruction read once and for each prompt.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from transformers import (
 
 import mapsto
 from mapsto.data.table import Table, read_table
+from mapsto.inference import generation
 from mapsto.metrics.generated_text import bleu, bleu_statistics
 from mapsto.metrics.intervals import with_interval
 from mapsto.text.pairs.metric_tokens import tokenize_13a
@@ -50,7 +53,7 @@ PROMPTS = (
     "The three states of matter are",
     "My favourite book is",
 )
-STREAMED_TOKENS = 32
+STREAMED_TOKENS, SHARED_PROMPTS = 32, 64
 # What FLAN-T5 was taught to translate by, the longest translation in tokens, and the sentences of a batch of the reference.
 PROMPT, DECODED_TOKENS, REFERENCE_BATCH = "translate English to German: ", 64, 32
 
@@ -308,6 +311,29 @@ def measure_stream(folder: Path, rounds: int) -> list[str]:
     return lines
 
 
+def measure_beginnings(folder: Path, num_prompts: int, rounds: int) -> list[str]:
+    """Return the lines of the table of prompts that share an instruction, answered with a shared cache and without."""
+    instruction = "Label a sentence with its mood, in one word: happy, sad, angry or neutral. " * 10
+    prompts = [f"{instruction}{text}" for text in read_table(DATA / "multi30k" / "test.csv").column("en")[:num_prompts]]
+    model, decoding = mapsto.load(folder), mapsto.Decoding(longest=4)
+    texts: dict[str, list[str]] = {}
+
+    def answer(name: str, min_shared: int) -> float:
+        generation.MIN_SHARED_TOKENS = min_shared
+        start = time.perf_counter()
+        texts[name] = [row["text"] for row in model.predict(prompts, decoding=decoding)]
+        return time.perf_counter() - start
+
+    settings = {"read once": generation.MIN_SHARED_TOKENS, "read for each": 10**9}
+    ways = {name: partial(answer, name, value) for name, value in settings.items()}
+    seconds = take_turns(ways, rounds)
+    lines = ["| the instruction is | seconds | equal texts | reading once is × faster |", "|---|---|---|---|"]
+    for name, took in seconds.items():
+        equal = statistics.fmean(a == b for a, b in zip(texts[name], texts["read once"], strict=True))
+        lines.append(f"| {name} | {spread(took, 1)} | {100 * equal:.0f} % | {ratio(took, seconds['read once'])} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="training,decoding,stream")
@@ -342,6 +368,10 @@ def main() -> None:
         ]
         lines += measure_stream(Path(options.stream), options.rounds)
         record("One stream of a published decoder (benchmarks/translating.py)", lines)
+    if "beginnings" in parts and options.stream:
+        lines = [f"{SHARED_PROMPTS} prompts, answers of at most 4 tokens, fp32, {torch.get_num_threads()} threads.", ""]
+        lines += measure_beginnings(Path(options.stream), SHARED_PROMPTS, options.rounds)
+        record("Prompts that begin alike (benchmarks/translating.py)", lines)
 
 
 if __name__ == "__main__":

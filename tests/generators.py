@@ -19,6 +19,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "rotary": {},
     "grouped": {"kv_heads": 2, "head_width": 8, "qk_norm": True},
     "causal": {"causal": True},
+    "causal, absolute": {"causal": True, "positions": "absolute"},
     "window": {"window": 4, "global_every": 2},
     "absolute": {"positions": "absolute", "norm_place": "post", "token_types": 2, "gated": False, "bias": True},
 }

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from generators import SHAPES, examples_of, make_model
+from generators import SHAPES, TEXTS, examples_of, make_model
 
-from mapsto.inference.generation import generate_answers, stream_text
+from mapsto.inference.generation import MIN_SHARED_TOKENS, generate_answers, stream_text
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
@@ -74,6 +74,28 @@ def test_an_answer_does_not_depend_on_its_neighbours(
         (alone,) = answers_of(mapping, [example], decoding).values()
         for others in (together, refilled):
             assert [answer.tokens for answer in others[example.row]] == [answer.tokens for answer in alone]
+
+
+@pytest.mark.parametrize(
+    "decoding", [Decoding(), Decoding(beams=3), Decoding(samples=2, seed=5)], ids=["greedy", "beams", "samples"]
+)
+@pytest.mark.parametrize("shape", ["causal", "causal, absolute"])
+def test_prompts_that_begin_alike_are_answered_as_alone(
+    shape: str, decoding: Decoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = make_model(shape, cross=False)
+    instruction = "translate what follows, and nothing else, 翻译下面的句子: "
+    pieces = mapping.sources["text"].encode([instruction + text for text in TEXTS], 0)
+    examples = [Example((piece,), (mapping.targets[0].questions((piece,)),), row) for row, piece in enumerate(pieces)]
+    num_tokens: list[int] = []
+    embed = mapping.embed
+    monkeypatch.setattr(mapping, "embed", lambda batch: (num_tokens.append(batch.real_tokens), embed(batch))[1])
+    together = answers_of(mapping, examples, decoding)
+    read_once, separately = sum(num_tokens), sum(len(piece) + 1 for piece in pieces)
+    assert read_once <= separately - (len(pieces) - 1) * MIN_SHARED_TOKENS
+    for example in examples:
+        (alone,) = answers_of(mapping, [example], decoding).values()
+        assert [answer.tokens for answer in together[example.row]] == [answer.tokens for answer in alone]
 
 
 def test_a_wide_beam_finds_the_likeliest_answer() -> None:

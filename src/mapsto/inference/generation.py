@@ -9,9 +9,10 @@ Legend of shapes: b answers, n examples, k answers of an example, v vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +20,11 @@ from mapsto.errors import UsageError
 from mapsto.inference.constraints import Constraint
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
 from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search
-from mapsto.model.kv_cache import KeyValueCache
+from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
-from mapsto.sequence.packing import make_batches
+from mapsto.sequence.packing import collate, make_batches
+from mapsto.sequence.piece import Piece
 from mapsto.task.generation import Decoding, Generated, GeneratedAnswer
 
 # How many answers are generated at the same time: more use the weights once for more tokens, and take more memory.
@@ -30,6 +32,8 @@ ANSWERS_AT_ONCE = 128
 # New examples are read when at most this share of the places is taken. Answers that have ended keep their place in the cache
 # until then, since taking them out copies the cache.
 REFILL_SHARE = 0.75
+# Prompts that share at least so many of their first tokens, such as an instruction, have these read once for all.
+MIN_SHARED_TOKENS = 16
 
 
 def generate_answers(
@@ -122,21 +126,38 @@ class _Generator:
         is_exhausted = False
         while True:
             while not is_exhausted and self.search.num_examples <= REFILL_SHARE * places:
-                batch = next(batches, None)
-                is_exhausted = batch is None
-                if batch is not None:
-                    self._admit(batch)
+                following = next(batches, None)
+                is_exhausted = following is None
+                if following is not None:
+                    self._admit(*following)
             if not self.search.num_examples:
                 return
             yield self._step()
 
-    def _batches(self, examples: Iterable[Example]) -> Iterator[Batch]:
-        """Yield packed batches of at most a few examples, so that those which generate together are of similar length."""
+    def _batches(self, examples: Iterable[Example]) -> Iterator[tuple[Batch, KeyValueLayers | None]]:
+        """Yield (packed batch, keys and values of the beginning that its examples continue, or None).
+
+        A batch has few examples, so that those which generate together are of similar length.
+        """
         per_batch = max(1, ANSWERS_AT_ONCE // self.search.width // 2)
         for chunk in iterate_chunks(self.mapping, examples):
+            chunk, beginning = self._read_beginning(chunk)
             ordered = sorted((self._question(example) for example in chunk), key=len)
             for first in range(0, len(ordered), per_batch):
-                yield from make_batches(ordered[first : first + per_batch], TOKENS_PER_BATCH)
+                for batch in make_batches(ordered[first : first + per_batch], TOKENS_PER_BATCH):
+                    yield batch, beginning
+
+    def _read_beginning(self, examples: list[Example]) -> tuple[list[Example], KeyValueLayers | None]:
+        """Return (examples without the tokens that all of them begin with, their keys and values); (examples, None) if few."""
+        length = shared_length([example.pieces[0] for example in examples]) if self.mapping.can_share_beginnings else 0
+        if length < MIN_SHARED_TOKENS:
+            return examples, None
+        beginning = Example((examples[0].pieces[0].select(np.arange(length)),))
+        layers = self.mapping.read_beginning(collate([beginning]).to(self.device))
+        rests = [
+            replace(example, pieces=(_rest(example.pieces[0], length), *example.pieces[1:])) for example in examples
+        ]
+        return rests, layers
 
     def _question(self, example: Example) -> Example:
         """Return the example with a question of the generated port in place of its answers."""
@@ -144,12 +165,15 @@ class _Generator:
         question = self.target.questions(example.pieces)
         return replace(example, answers=(*answers[: self.port], question, *answers[self.port + 1 :]))
 
-    def _admit(self, batch: Batch) -> None:
-        """Read the sources of a packed batch, and add its examples to those whose answers are generated."""
+    def _admit(self, batch: Batch, beginning: KeyValueLayers | None) -> None:
+        """Read the sources of a packed batch, and add its examples to those whose answers are generated.
+
+        beginning: keys and values of the tokens that the examples continue; None if they are complete.
+        """
         batch = batch.to(self.device)
         questions = batch.answers[self.port]
         assert questions is not None and questions.at is not None
-        hidden, cache = self.mapping.start_answers(batch)
+        hidden, cache = self.mapping.start_answers(batch, beginning)
         states = hidden.flatten(0, 1)[questions.at]
         # An answer takes the places that the sources leave free.
         room = self.mapping.config.answer_stack.max_tokens - cache.lengths
@@ -195,6 +219,23 @@ class _Generator:
             self.cache.active = self.places
             self.states = self.mapping.next_states(all_tokens, self.target.kind, self.cache)
         return choice.completed
+
+
+def shared_length(pieces: Sequence[Piece]) -> int:
+    """Return how many first tokens are the same in all of several pieces, and less than any piece has; 0 for a single piece."""
+    if len(pieces) < 2 or any(piece.tokens.ndim > 1 for piece in pieces):
+        return 0
+    tokens = pieces[0].tokens[: min(map(len, pieces)) - 1]
+    for piece in pieces[1:]:
+        differs = tokens != piece.tokens[: len(tokens)]
+        tokens = tokens[: int(differs.argmax())] if differs.any() else tokens
+    return len(tokens)
+
+
+def _rest(piece: Piece, length: int) -> Piece:
+    """Return a piece without its first `length` tokens, its positions counted from 0."""
+    rest = piece.select(np.arange(length, len(piece)))
+    return replace(rest, positions=rest.positions - length)
 
 
 def make_search(decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> Search:

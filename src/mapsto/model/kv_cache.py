@@ -19,6 +19,9 @@ from torch import Tensor
 
 from mapsto.model.config import TransformerConfig
 
+# Keys and values of each layer.
+KeyValueLayers = list[tuple[Tensor, Tensor]]
+
 # The buffers grow by this number of tokens at a time, so that they are seldom copied.
 CAPACITY_STEP = 32
 
@@ -40,17 +43,22 @@ class KeyValueStore(Protocol):
 
 
 class Recorder:
-    """A store that keeps the keys and values of an ordinary forward pass over packed rows."""
+    """A store that keeps the keys and values of an ordinary forward pass over packed rows.
+
+    num_earlier: number of tokens before those of the rows that every example sees; here none.
+    """
+
+    num_earlier = 0
 
     def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor]] = []
+        self.layers: KeyValueLayers = []
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep and return the keys and values (r, l, h, e)."""
         self.layers.append((keys, values))
         return keys, values
 
-    def gather(self, starts: Tensor, lengths: Tensor, spare: int = 0) -> list[tuple[Tensor, Tensor]]:
+    def gather(self, starts: Tensor, lengths: Tensor, spare: int = 0) -> KeyValueLayers:
         """Return for each layer the keys and values of each example in a row of its own, (n, h, c, e) each.
 
         starts: (n,), flat index r · l of each example's first token. lengths: (n,), its number of tokens.
@@ -67,6 +75,34 @@ class Recorder:
         return layers
 
 
+class Continuation(Recorder):
+    """A recorder of packed rows whose examples all continue the same beginning, which was read once before.
+
+    beginning: keys and values of its p tokens in each layer, (1, h, p, e) each, from `Recorder.gather`.
+    """
+
+    def __init__(self, beginning: KeyValueLayers) -> None:
+        super().__init__()
+        self.beginning = beginning
+        self.num_earlier = beginning[0][0].shape[2]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep the keys and values (r, l, h, e); return them behind those of the beginning, (r, p + l, h, e) each."""
+        super().extend(layer, keys, values)
+        earlier_keys, earlier_values = (
+            part.transpose(1, 2).expand(len(keys), -1, -1, -1) for part in self.beginning[layer]
+        )
+        return torch.cat([earlier_keys, keys], 1), torch.cat([earlier_values, values], 1)
+
+    def gather(self, starts: Tensor, lengths: Tensor, spare: int = 0) -> KeyValueLayers:
+        """Return for each layer the keys and values of the beginning and of each example, (n, h, p + c, e) each.
+
+        starts, lengths, spare: as for `Recorder.gather`, without the beginning.
+        """
+        pairs = zip(self.beginning, super().gather(starts, lengths, spare), strict=True)
+        return [tuple(_behind(*parts) for parts in zip(earlier, later, strict=True)) for earlier, later in pairs]  # type: ignore[misc]
+
+
 @dataclass
 class Memory:
     """Keys and values of the source tokens that a decoder attends to by cross-attention, fixed while an answer is generated.
@@ -74,7 +110,7 @@ class Memory:
     layers: for each layer keys and values, (n, h, s, e) each. lengths: (n,), number of source tokens of each example.
     """
 
-    layers: list[tuple[Tensor, Tensor]]
+    layers: KeyValueLayers
     lengths: Tensor
 
     def select(self, examples: Tensor) -> Memory:
@@ -112,9 +148,7 @@ class KeyValueCache:
 
     active: Tensor | None = None
 
-    def __init__(
-        self, layers: list[tuple[Tensor, Tensor]], lengths: Tensor, memory: Memory | None = None, axes: int = 1
-    ) -> None:
+    def __init__(self, layers: KeyValueLayers, lengths: Tensor, memory: Memory | None = None, axes: int = 1) -> None:
         self.layers, self.lengths, self.memory, self.axes = layers, lengths, memory, axes
 
     @property
@@ -195,6 +229,11 @@ def _length_mask(lengths: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(is_beyond.shape, dtype=dtype, device=lengths.device).masked_fill_(is_beyond, -torch.inf)[
         :, None, None
     ]
+
+
+def _behind(beginning: Tensor, rows: Tensor) -> Tensor:
+    """Return a copy of `beginning` (1, h, p, e) in front of each of `rows` (n, h, c, e)."""
+    return torch.cat([beginning.expand(len(rows), -1, -1, -1), rows], 2)
 
 
 def _stack(first: Tensor, second: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from mapsto.model.config import ModelConfig
 from mapsto.model.encoder_decoder import encode_and_decode, start_decoding
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
-from mapsto.model.kv_cache import KeyValueCache, Recorder
+from mapsto.model.kv_cache import Continuation, KeyValueCache, KeyValueLayers, Recorder
 from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.row_filter import RowFilter
@@ -136,18 +136,36 @@ class Mapping(nn.Module):
         hidden = states.new_zeros(batch.segments.numel(), states.shape[1])
         return hidden.index_copy(0, places, states).view(*batch.segments.shape, -1)
 
-    def start_answers(self, batch: Batch) -> tuple[Tensor, KeyValueCache]:
+    def start_answers(self, batch: Batch, beginning: KeyValueLayers | None = None) -> tuple[Tensor, KeyValueCache]:
         """Return the hidden states (r, l, d) of a batch, and the cache of keys and values with which its answers go on.
 
         batch: examples with the first tokens of their answers.
+        beginning: from `read_beginning`, if the examples of the batch are what follows a shared beginning.
         """
         x = self.embed(batch)
         if self.answer_decoder is not None:
             return start_decoding(self.transformer, self.answer_decoder, x, batch)
-        recorder, lengths = Recorder(), batch.lengths + batch.answer_lengths
+        recorder = Recorder() if beginning is None else Continuation(beginning)
+        lengths = batch.lengths + batch.answer_lengths
         hidden = self.transformer(x, batch, store=recorder)
-        cache = KeyValueCache(recorder.gather(batch.starts, lengths), lengths, axes=batch.positions.shape[-1])
-        return hidden, cache
+        layers = recorder.gather(batch.starts, lengths)
+        return hidden, KeyValueCache(layers, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
+
+    @property
+    def can_share_beginnings(self) -> bool:
+        """Return whether the keys and values of a source's first tokens do not depend on what follows, nor on a distance."""
+        config = self.config.transformer
+        is_causal = config.causal and self.answer_decoder is None
+        return is_causal and config.positions != "relative" and config.window is None
+
+    def read_beginning(self, batch: Batch) -> KeyValueLayers:
+        """Return the keys and values in each layer, (1, h, p, e) each, of the p tokens of a batch with one example.
+
+        For a model with `can_share_beginnings`.
+        """
+        recorder = Recorder()
+        self.transformer(self.embed(batch), batch, store=recorder)
+        return recorder.gather(batch.starts, batch.lengths)
 
     def next_states(self, tokens: Tensor, kind: str, cache: KeyValueCache) -> Tensor:
         """Return the hidden states (b, d) of the next token of each answer, from which the token after it is predicted.

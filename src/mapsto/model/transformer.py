@@ -27,7 +27,7 @@ from mapsto.model.attention import (
 )
 from mapsto.model.config import TransformerConfig
 from mapsto.model.cross_attention import CrossAttention, Sources
-from mapsto.model.kv_cache import KeyValueCache, KeyValueStore
+from mapsto.model.kv_cache import KeyValueCache, KeyValueStore, Recorder
 from mapsto.model.layers import Dropout, LayerNorm, Linear, RMSNorm, gated_activation
 from mapsto.sequence.piece import Role
 
@@ -319,7 +319,7 @@ class Transformer(nn.Module):
         layout: TokenLayout,
         every_layer: bool = False,
         mid_positions: Tensor | None = None,
-        store: KeyValueStore | None = None,
+        store: Recorder | None = None,
         sources: Sources | None = None,
     ) -> Tensor | list[Tensor]:
         """Return the hidden states (r, l, d) after the last layer and its norm.
@@ -331,14 +331,19 @@ class Transformer(nn.Module):
         sources: the source tokens that a decoder attends to by cross-attention.
         """
         config = self.config
-        x = self._embed(x, layout.positions, layout.places)
+        num_earlier = 0 if store is None else store.num_earlier
+        positions = layout.positions + num_earlier
+        x = self._embed(x, positions, layout.places)
         masks = {
-            is_local: additive_mask(visibility(layout.segments, layout.roles, window, config.causal), x.dtype)
+            is_local: additive_mask(
+                F.pad(visibility(layout.segments, layout.roles, window, config.causal), (num_earlier, 0), value=True),
+                x.dtype,
+            )
             for is_local, window in self._windows.items()
         }
         index = torch.arange(x.shape[1], device=x.device)
         masks = self._add_bias(masks, index[None, None] - index[None, :, None], x.dtype)
-        rotary = self._rotary(layout.positions, x.dtype)
+        rotary = self._rotary(positions, x.dtype)
         states = [x]
         for i in range(config.layers):
             is_local = config.is_local(i)
