@@ -44,12 +44,12 @@ def entities(minutes: tuple[float, float]) -> list[str]:
     ]
 
 
-def answers(start: Path) -> list[str]:
-    """Return table rows for CMRC 2018. start: the folder that `e5.py` writes."""
+def answers(start: Path, minutes: float | None) -> list[str]:
+    """Return table rows for CMRC 2018. start: the folder that `e5.py` writes. minutes: of fitting; None for the default."""
     train, test = (read_table(DATA / "cmrc2018" / f"cmrc2018_{part}.json") for part in ("trial", "dev"))
     began = time.perf_counter()
     model = mapsto.fit(
-        "question:text, passage:text -> answer:span", train, RUNS / "cmrc", start=start, bad_rows="skip"
+        "question:text, passage:text -> answer:span", train, RUNS / "cmrc", start=start, minutes=minutes, bad_rows="skip"
     )  # fmt: skip
     took = time.perf_counter() - began
     evaluation = model.evaluate(test, bad_rows="skip")
@@ -64,12 +64,17 @@ def main() -> None:
     parser.add_argument("--parts", default="entities,answers")
     parser.add_argument("--pretrain-minutes", type=float, default=10)
     parser.add_argument("--fit-minutes", type=float, default=20)
+    parser.add_argument("--answer-minutes", type=float, help="minutes of fitting answers; by default fit's own length")
     parser.add_argument("--start", type=Path, default=Path("runs/e5"), help="folder of E5, as e5.py writes it")
     options = parser.parse_args()
     kept, rows = Kept("chinese"), list[str]()
     for part in options.parts.split(","):
         minutes = (options.pretrain_minutes, options.fit_minutes)
-        work = (lambda: entities(minutes)) if part == "entities" else (lambda: answers(options.start))
+        work = (
+            (lambda: entities(minutes))
+            if part == "entities"
+            else (lambda: answers(options.start, options.answer_minutes))
+        )
         rows += kept.once(f"{part} {minutes}", work)
         print(rows[-1], flush=True)
     record(

@@ -4,6 +4,8 @@ Part `training`: each model is trained for the same minutes and translates the 1
 encoder–decoder, mapsto's prefix architecture, and MarianMT with the tokens of mapsto's vocabulary, AdamW, label smoothing 0.1 and
 linear decay, whose number of steps is the minutes divided by the time of one step. BLEU is sacrebleu's; its intervals resample
 sentences, and so does the difference of mapsto's architectures.
+Part `pretraining`: with 4,000 pairs, a model pretrained on the sentences of both languages (hybrid) for the same minutes is
+compared with random weights by `mapsto.compare`.
 Part `decoding`: a published T5 (--decode FOLDER) translates the test sentences greedily, by mapsto, `transformers` and
 CTranslate2, in turns. An engine counts only where its texts are as good.
 Part `stream`: one answer after another of a published decoder (--stream FOLDER), in turns.
@@ -53,7 +55,7 @@ PROMPTS = (
     "The three states of matter are",
     "My favourite book is",
 )
-STREAMED_TOKENS, SHARED_PROMPTS = 32, 64
+STREAMED_TOKENS, SHARED_PROMPTS, FEW_PAIRS = 32, 64, 4000
 # What FLAN-T5 was taught to translate by, the longest translation in tokens, and the sentences of a batch of the reference.
 PROMPT, DECODED_TOKENS, REFERENCE_BATCH = "translate English to German: ", 64, 32
 
@@ -187,6 +189,23 @@ def measure_training(minutes: float, names: Sequence[str], kept: Kept, root: Pat
     if all(done):
         lines += ["", f"Encoder–decoder minus prefix, {minutes:g} minutes: {difference(*done, references)} BLEU."]  # type: ignore[misc]
     return lines
+
+
+def measure_pretraining(minutes: float, seeds: int, root: Path) -> list[str]:
+    """Return the lines of the comparison of a pretrained start with random weights, from FEW_PAIRS pairs."""
+    train, test = (read_table(DATA / "multi30k" / f"{part}.csv") for part in ("train", "test"))
+    pairs, test_pairs = (
+        [{"en": en, "de": de} for en, de in zip(table.column("en"), table.column("de"), strict=True)]
+        for table in (train, test)
+    )
+    base = root / f"hybrid-{minutes:g}"
+    sentences = [{"text": text} for name in ("en", "de") for text in train.column(name)]
+    mapsto.pretrain("text", sentences, base, minutes=minutes, objective="hybrid")
+    comparison = mapsto.compare(
+        ARROW, pairs, root / f"compared-{minutes:g}", test=test_pairs, starts=["scratch", str(base)], labels=[FEW_PAIRS],
+        seeds=seeds, jobs=1, bad_rows="skip",
+    )  # fmt: skip
+    return ["```", *comparison.lines(), "```"]
 
 
 def measure_decoding(folder: Path, num_sources: int, rounds: int, threads: int) -> list[str]:
@@ -340,6 +359,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--models", default="encoder-decoder;prefix;MarianMT, Trainer")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2, help="draws of the few pairs")
     parser.add_argument("--sources", type=int, default=1000, help="sentences that are decoded")
     parser.add_argument("--decode", help="folder of a published T5, for the part `decoding`")
     parser.add_argument("--stream", help="folder of a published decoder, for the part `stream`")
@@ -355,6 +375,11 @@ def main() -> None:
         ]
         lines += measure_training(options.minutes, options.models.split(";"), kept, root)
         record(f"Translation from nothing, {options.minutes:g} minutes (benchmarks/translating.py)", lines)
+    if "pretraining" in parts:
+        facts = f"{options.seeds} draws, {torch.get_num_threads()} threads, fp32; 1,000 test sentences"
+        lines = [f"{FEW_PAIRS:,} pairs, {options.minutes:g} minutes of pretraining on both languages, {facts}.", ""]
+        lines += measure_pretraining(options.minutes, options.seeds, root)
+        record(f"Translation from few pairs, {options.minutes:g} minutes (benchmarks/translating.py)", lines)
     if "decoding" in parts and options.decode:
         threads = torch.get_num_threads()
         facts = f"{options.sources:,} sources, {threads} threads; median (range) of {options.rounds} rounds"
