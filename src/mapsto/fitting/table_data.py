@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mapsto import kinds
 from mapsto.data.encoding import encode_sides, encode_to_answer, require_short_answers
@@ -30,7 +32,8 @@ from mapsto.fitting.starting_model import StartingModel
 from mapsto.options import DataOptions, ObjectiveOptions, Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.source_capabilities import Augmentable
-from mapsto.task.target_capabilities import Confident
+from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Confident
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
@@ -56,6 +59,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     for target, port, answers in zip(targets, arrow.targets, rows.targets, strict=True):
         # A restored source is its own answer: no classes are to be learnt.
         if port.restores is None:
+            keep_head(target, start, answers, say)
             target.learn(answers, options.balance)
             for note in target.notes(answers) if isinstance(target, Confident) else ():
                 say(f"note: {note}")
@@ -80,6 +84,32 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         findings=findings,
     )
     return data
+
+
+def keep_head(target: Target, start: StartingModel, answers: Sequence[Any], say: Callable[[str], None]) -> None:
+    """Give a target the classes of the start's head, in their order, if these include all classes of the training answers.
+
+    Then the weights of the head are kept. If they do not, `say` tells that the head is not used.
+    """
+    published = start.classes.get(target.kind)
+    if not published or not isinstance(target, Classes) or target.classes:
+        return
+    target.classes = list(published)
+    names, answered = (
+        list(target.known_names),
+        Counter(name for answer in answers for name in target.class_names(answer)),
+    )
+    if unknown := [name for name in answered if name not in names]:
+        target.classes = []
+        say(
+            f"note: the head of the start is not used: it answers {_listed(names)}, and the rows have {_listed(unknown)}; "
+            "labels written as the head's keep it"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first few of several names, quoted, for a message."""
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def _require_different_pairs(rows: Rows) -> None:

@@ -214,7 +214,8 @@ class Boxes(Located, Classes, Comparable, Mixable):
         counts = Counter(box.label for boxes in counted for box in boxes)
         if not counts:
             raise DataError("no row has a box")
-        self.classes = sorted(counts)
+        # Those of a start, which this model goes on from, are kept in their order.
+        self.classes = self.classes or sorted(counts)
         self.usual = max(1.0, counts.total() / len(counted))
         self.grid = int(np.clip(math.ceil((QUERIES_A_BOX * max(map(len, counted))) ** 0.5), *GRIDS))
 

@@ -33,7 +33,7 @@ from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
-from mapsto.text.characters import find_invalid_character
+from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
@@ -85,7 +85,7 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
 
         A float without a fraction becomes the text of an integer: 3.0 is "3".
         """
-        if cell is None or (isinstance(cell, str) and not cell.strip()):
+        if cell is None or (isinstance(cell, str) and not has_visible(cell) and "\0" not in cell):
             raise BadCell("the label is blank")
         # A DataFrame holds whole numbers in a column with missing cells as floats.
         if isinstance(cell, float) and cell.is_integer():
@@ -94,7 +94,7 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
         if (problem := find_invalid_character(str(cell))) is not None:
             raise BadCell(f"the label holds {problem}")
-        return str(cell)
+        return canonical(str(cell))
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:

@@ -27,7 +27,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
-from mapsto.text.characters import find_invalid_character
+from mapsto.text.characters import canonical, find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
 CONSTANT_LOGIT = (
@@ -91,7 +91,7 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
             raise BadCell(f"labels are a list or a text, not {type(cell).__name__}")
         if any(isinstance(part, dict | list | tuple) for part in parts):
             raise BadCell("a label is text or a number, not a dict or a list")
-        names = [str(part).strip() for part in parts if part is not None]
+        names = [canonical(str(part).strip()) for part in parts if part is not None]
         for name in names:
             if (problem := find_invalid_character(name)) is not None:
                 raise BadCell(f"a label holds {problem}")
@@ -108,7 +108,8 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         counts = Counter(name for answer in answers for name in answer)
         if not counts:
             raise DataError("no row has a label")
-        self.classes = sorted(counts)
+        # Those of a start, which this model goes on from, are kept in their order.
+        self.classes = self.classes or sorted(counts)
 
     def encode(self, answer: tuple[str, ...], pieces: Sequence[Piece]) -> Answer:
         """Return a vector (c,) with 1 for each class that applies, else 0."""

@@ -129,7 +129,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
         if not aligned:
             return [self._filled(_frame(ids, opening, closing)) for ids in self.tokenizer.encode_ids(values)]
         return [
-            self._filled(_frame(encoded.ids, opening, closing, encoded.offsets, encoded.words))
+            self._filled(_frame(encoded.ids, opening, closing, encoded.regions, encoded.words))
             for encoded in self.tokenizer.encode_batch(values)
         ]
 
@@ -149,7 +149,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
         dialogue = template.render(turns)
         encodings = self.tokenizer.encode_sections(dialogue.sections)
         starts = np.cumsum([0, *(len(text) for text, _ in dialogue.sections)])
-        offsets = np.concatenate([encoded.offsets + start for encoded, start in zip(encodings, starts, strict=False)])
+        offsets = np.concatenate([encoded.regions + start for encoded, start in zip(encodings, starts, strict=False)])
         ids = _concatenate([encoded.ids for encoded in encodings], np.int64)
         special, regions = np.ones(len(ids), np.bool_), np.zeros((len(ids), 2), np.int64)
         position = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from mapsto.errors import BadCell
 from mapsto.task.source_capabilities import FAINTEST_SHADE, Mark
-from mapsto.text.characters import find_invalid_character
+from mapsto.text.characters import find_invalid_character, has_visible
 
 
 def samples() -> list[str]:
@@ -33,6 +33,8 @@ def read(cell: object) -> str:
     """Return the text in a cell, unchanged. Raises BadCell if it is blank, not a string, or has invalid characters."""
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise BadCell("the text is blank")
+    if isinstance(cell, str) and not has_visible(cell) and "\0" not in cell:
+        raise BadCell("the text is blank: it holds nothing but characters that cannot be seen")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
     if (problem := find_invalid_character(cell)) is not None:

@@ -13,6 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from mapsto.errors import shorten
+from mapsto.text.characters import grapheme_starts, widen
 
 Ids = NDArray[np.int32]
 
@@ -51,6 +52,16 @@ class Encoded:
         return np.fromiter(flat, dtype=np.int32, count=2 * len(self)).reshape(-1, 2)
 
     @cached_property
+    def regions(self) -> NDArray[np.int64]:
+        """Return the offsets, (n, 2), moved outwards to the ends of grapheme clusters: no letter is parted from its marks."""
+        return widen(self.offsets, self._starts, len(self.text))
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """The first character of each grapheme cluster of the text."""
+        return grapheme_starts(self.text)
+
+    @cached_property
     def words(self) -> Ids:
         """Return for each token the index of its word in the text, (n,).
 
@@ -66,6 +77,9 @@ class Encoded:
             is_unspaced = self._starts_unspaced()
             # Byte tokens of the same character have overlapping offsets and stay in one word.
             begins[1:] |= (is_unspaced[1:] | is_unspaced[:-1]) & (self.offsets[1:, 0] >= self.offsets[:-1, 1])
+            if len(self._starts) < len(self.text):
+                # So do the tokens of a letter and its marks.
+                begins[1:] &= np.isin(self.offsets[1:, 0], self._starts)
         return (np.cumsum(begins) - 1).astype(np.int32)
 
     def _starts_unspaced(self) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.sequence.piece import Ints
+from mapsto.text.characters import canonical, canonical_places, grapheme_starts
 from mapsto.text.encoding import unspaced
 
 # The shortest and the longest n-grams.
@@ -197,7 +198,7 @@ class NgramEncoder:
 
         An analyzer without n-grams in these texts is left out, such as that of words if all texts are emoji.
         """
-        lowered = [text.lower() for text in texts]
+        lowered = [canonical(text).lower() for text in texts]
         learnt = {name: Vocabulary.learn(lowered, analyzer) for name, analyzer in ANALYZERS.items()}
         return cls({name: vocabulary for name, vocabulary in learnt.items() if vocabulary.numbers})
 
@@ -217,7 +218,8 @@ class NgramEncoder:
         The weight of an n-gram is (1 + ln(its count in the text)) · its inverse document frequency. The weights are scaled to
         equal norms for the vocabularies, and to unit norm for the whole text.
         """
-        lowered = text.lower()
+        composed = canonical(text)
+        lowered = composed.lower()
         numbers, weights, places, first = [], [], [], 0
         for name, vocabulary in self.vocabularies.items():
             found = np.array([vocabulary.numbers.get(ngram, -1) for ngram in ANALYZERS[name].ngrams(lowered)], np.int64)
@@ -227,7 +229,11 @@ class NgramEncoder:
             if with_places:
                 places.append(ANALYZERS[name].places(lowered)[is_known])
             first += len(vocabulary.numbers)
-        places_in_text = _restore_case(text, lowered, np.concatenate(places)) if with_places else None
+        places_in_text = _restore_case(composed, lowered, np.concatenate(places)) if with_places else None
+        if places_in_text is not None and composed != text:
+            original = canonical_places(text)
+            starts, ends = original[places_in_text[:, 0], 0], original[places_in_text[:, 1] - 1, 1]
+            places_in_text = np.stack([starts, ends], axis=1)
         return WeightedNgrams(np.concatenate(numbers), np.concatenate(weights), places_in_text)
 
     def to_json(self) -> dict[str, dict[str, Any]]:
@@ -324,6 +330,9 @@ def _find_units(text: str) -> tuple[Ints, Ints]:
     is_space = np.array([character.isspace() for character in text], np.bool_)
     is_alone = unspaced(text) & ~is_space
     begins = ~is_space & (is_alone | np.r_[True, is_space[:-1] | is_alone[:-1]])
+    is_cluster_start = np.zeros(len(text), np.bool_)
+    is_cluster_start[grapheme_starts(text)] = True
+    begins &= is_cluster_start
     unit_of_character = np.cumsum(begins) - 1
     characters = np.flatnonzero(~is_space)
     starts = np.flatnonzero(begins)
