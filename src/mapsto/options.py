@@ -215,6 +215,9 @@ class DataOptions(OptionGroup):
     hold_out: float | None = _option(
         None, "Share of the rows held out from training, to choose the best weights by and to score at the end."
     )
+    fold_labels: bool = _option(
+        False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
+    )
     encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
 
     def _check(self) -> None:
@@ -402,6 +405,7 @@ class OptionFields(TypedDict, total=False):
     bad_rows: BadRows
     augment: str
     hold_out: float | None
+    fold_labels: bool
     encoding: str | None
     objective: ObjectiveName
     hide: float | None

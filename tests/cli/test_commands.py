@@ -198,7 +198,7 @@ def test_check_reports_everything_at_once(invoke: Invoke, tmp_path: Path) -> Non
         "row 32, column 'text': the text is blank",
         "row 33, column 'label': the label is blank",
         "row 35, column 'text': 'the same text here': contradicting labels: 'b' here, 'a' in",
-        "labels that differ by case or spaces alone: 'a' (17 rows), 'A ' (1 rows)",
+        "labels that look alike: 'a' (17 rows), 'A ' (1 rows); if they are the same, fit with --fold-labels",
         "row 37, column 'label': 'c': the only row of its class",
         "row 38: 'x,y,z': this row has 3 cells, the header has 2",
         "test.csv, row 2, column 'text'",

@@ -22,7 +22,7 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.comparison.start_overlap import OVERLAP_MARK, StartOverlap, find_start_overlaps
 from mapsto.data.checks import find_leaks
-from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable
+from mapsto.data.rows import Rows, bind_to, fingerprint_rows, fold_labels, load_rows, require_readable
 from mapsto.data.split import check_data, drop_leaks, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
@@ -247,18 +247,19 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
         raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
     targets = make_targets(arrow, options)
+    test_table = None if request.test is None else read_table(request.test, encoding=options.encoding)
+    if options.fold_labels:
+        table, test_table = fold_labels(arrow, table, test_table, progress.say)
     pool = load_rows(arrow, table)
     require_readable(pool, options.bad_rows)
     # A dry run: labels that nothing can be learnt from fail here, and not after an hour of fits.
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
-    if request.test is None:
+    if test_table is None:
         pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed)
         test_table = table.select(pool.indices[test_indices])
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
-    else:
-        test_table = read_table(request.test, encoding=options.encoding)
     # Rows that are also in the pool would make the scores too good.
     test_table_left, findings = check_data(pool, test_table, options, progress.say)
     assert test_table_left is not None
@@ -451,6 +452,9 @@ def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) 
     """
     options = request.options
     table = read_table(request.shift, encoding=options.encoding)
+    if options.fold_labels:
+        _, folded = fold_labels(arrow, pool.table, table, progress.say)
+        table = table if folded is None else folded
     rows = load_rows(arrow, table)
     require_readable(rows, options.bad_rows)
     table_left = drop_leaks(find_leaks([pool], rows), table, options, progress.say, "--shift")

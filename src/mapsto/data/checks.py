@@ -6,9 +6,8 @@ training row (near-duplicates) are found by MinHash.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from mapsto import kinds
 from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
+from mapsto.task.label_spelling import look_alikes
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
@@ -144,7 +144,7 @@ def _unlearnable(rows: Rows) -> list[Finding]:
 
 
 def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
-    """Return warnings on the names of classes in answers that have several: alike but for case or spaces, or only in the test."""
+    """Return warnings on the names of classes in answers that have several: names that look alike, or are only in the test."""
     findings = []
     for port, kind in enumerate(kinds.answering(rows.arrow)):
         if not issubclass(kind, Classes) or kind.exclusive:
@@ -155,10 +155,8 @@ def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
             for part in (rows, test or rows)
         )
         file = rows.table.origin(0)[0]
-        for group in _alike(counts):
-            spellings = ", ".join(f"{name!r} ({counts[name]:,})" for name in group)
-            reason = f"labels that differ by case or spaces alone: {spellings}"
-            findings.append(Finding(file, None, column, None, reason))
+        for group in look_alikes(counts):
+            findings.append(Finding(file, None, column, None, _describe_alike(group, counts)))
         test_file = file if test is None else test.table.origin(0)[0]
         findings += [
             Finding(test_file, None, column, name, f"a label of the test ({count:,}) that no training row has")
@@ -168,12 +166,10 @@ def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
     return findings
 
 
-def _alike(names: Iterable[str]) -> list[list[str]]:
-    """Return the groups of names that differ by case or spaces alone, of two names or more."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    return [group for group in groups.values() if len(group) > 1]
+def _describe_alike(group: Sequence[str], counts: Mapping[str, int], noun: str = "") -> str:
+    """Return the reason of a finding about labels that look alike. noun: what is counted, such as " rows"."""
+    spellings = ", ".join(f"{name!r} ({counts[name]:,}{noun})" for name in group)
+    return f"labels that look alike: {spellings}; if they are the same, fit with --fold-labels"
 
 
 def find_repairs(rows: Rows) -> list[tuple[tuple[int, str, Any], Finding]]:
@@ -236,18 +232,16 @@ def _one_class(values: _Values) -> list[Finding]:
 
 
 def _labels(values: _Values) -> list[Finding]:
-    """Return a warning for each group of labels that differ only by case or spaces, and for each class with a single row."""
+    """Return a warning for each group of labels that look alike, and for each class with a single row."""
     labels = values.labels or []
     counts = Counter(label for label in labels if label is not None)
     # Reversed, so that a label's first row overwrites the later ones.
     first = {label: index for index, label in reversed(list(enumerate(labels)))}
     findings = []
-    for group in _alike(counts):
+    for group in look_alikes(counts):
         # The rarest spelling is the likely mistake, so the finding points to its first row.
         rare = min(group, key=lambda label: counts[label])
-        spellings = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
-        reason = f"labels that differ by case or spaces alone: {spellings}"
-        findings.append(values.finding(first[rare], reason, of_label=True))
+        findings.append(values.finding(first[rare], _describe_alike(group, counts, " rows"), of_label=True))
     single = [label for label, count in counts.items() if count == 1]
     return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -19,9 +20,10 @@ from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow, Port, bind, require_kinds
 from mapsto.task.capabilities import FileBacked
+from mapsto.task.label_spelling import merged_spellings
 from mapsto.task.source import Source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Located, is_located, located_port
+from mapsto.task.target_capabilities import Classes, Located, is_located, located_port
 from mapsto.text.pairs.dialogues import ANSWER, MESSAGES, PROMPT
 
 # Number of cells by which it is decided what kinds a column can hold.
@@ -108,6 +110,49 @@ class Rows:
         """Return the rows without those that have an unreadable cell. All findings are kept."""
         bad = {(fault.file, fault.row) for fault in self.faults}
         return self.select(np.array([index for index in range(len(self)) if self.origin(index) not in bad], np.int64))
+
+
+def fold_labels(
+    arrow: Arrow, table: Table, test: Table | None, say: Callable[[str], None]
+) -> tuple[Table, Table | None]:
+    """Return training and test rows in which class names that look alike are written in one way; `say` tells what was merged.
+
+    It is the spelling that is the commonest in the training rows, or for other names in the test rows.
+    arrow: bound to the columns of the table.
+    """
+    tables = [table] if test is None else [table, test]
+    for port, kind in zip(arrow.targets, kinds.answering(arrow), strict=True):
+        column = port.column
+        if column is None or port.restores is not None or not issubclass(kind, Classes):
+            continue
+        if any(column not in part.data for part in tables):
+            continue  # reported when the rows are loaded
+        target = kind()
+        answers = [[_read_or_none(kind, cell) for cell in part.column(column)] for part in tables]
+        counts, *test_counts = (
+            Counter(name for answer in part if answer is not None for name in target.class_names(answer))
+            for part in answers
+        )
+        spellings = merged_spellings({**dict.fromkeys(chain(*test_counts), 0), **counts})
+        if not spellings:
+            continue
+        for index, part in enumerate(tables):
+            cells = [
+                cell if answer is None else target.rename(answer, spellings)
+                for cell, answer in zip(part.column(column), answers[index], strict=True)
+            ]
+            tables[index] = replace(part, data={**part.data, column: cells})
+        merged = ", ".join(f"{name!r} into {spelling!r}" for name, spelling in spellings.items())
+        say(f"note: --fold-labels writes labels of column {column!r} that look alike in one way: {merged}")
+    return tables[0], None if test is None else tables[1]
+
+
+def _read_or_none(kind: type[Target], cell: object) -> Any:
+    """Return the answer in a cell; None if it cannot be read, which is reported when the rows are loaded."""
+    try:
+        return kind.read(cell)
+    except BadCell:
+        return None
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 from mapsto import kinds
 from mapsto.data.encoding import encode_sides, encode_to_answer, require_short_answers
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, fingerprint_rows, load_rows, require_readable, side_keys
+from mapsto.data.rows import Rows, bind_to, fingerprint_rows, fold_labels, load_rows, require_readable, side_keys
 from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
 from mapsto.errors import DataError, UsageError
@@ -49,6 +49,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     arrow = _bind(request.arrow, table, options)
     require_useful_options(arrow, options)
     targets = make_targets(arrow, options)
+    table, test = fold_labels(arrow, table, test, say) if options.fold_labels else (table, test)
     rows = load_rows(arrow, table)
     rejected = require_readable(rows, options.bad_rows)
     if arrow.symmetric:
@@ -60,6 +61,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         # A restored source is its own answer: no classes are to be learnt.
         if port.restores is None:
             keep_head(target, start, answers, say)
+            if isinstance(target, Classes):
+                target.folds = options.fold_labels
             target.learn(answers, options.balance)
             for note in target.notes(answers) if isinstance(target, Confident) else ():
                 say(f"note: {note}")

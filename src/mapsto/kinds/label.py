@@ -60,8 +60,10 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         "video": "video-classification",
     }
 
-    def __init__(self, classes: Sequence[str] = (), weights: Sequence[float] | None = None) -> None:
-        self.classes = list(classes)
+    def __init__(
+        self, classes: Sequence[str] = (), weights: Sequence[float] | None = None, folds: bool = False
+    ) -> None:
+        self.classes, self.folds = list(classes), folds
         self.weights = None if weights is None else list(weights)
 
     @staticmethod
@@ -134,6 +136,8 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         """Return the class that is the same number as `answer`, which is no class itself: a DataFrame may have 1.0 for "1"."""
         if answer in self.classes:
             return answer
+        if self.folds:
+            answer = str(super().recognise(answer))
         return next((name for name in self.classes if _is_same_number(name, answer)), answer)
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
@@ -305,6 +309,10 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         """Return a tuple of one name: the class of a true answer."""
         return (answer,)
 
+    def rename(self, answer: str, names: Mapping[str, str]) -> str:
+        """Return the new name of the class. names: new names by old ones; other classes stay."""
+        return names.get(answer, answer)
+
     def notes(self, answers: Sequence[str]) -> list[str]:
         """Return a sentence for each class of `answers` that was never seen in training, with its number of rows."""
         unseen = Counter(answer for answer in answers if answer not in self.classes)
@@ -319,7 +327,7 @@ class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
 
     def state(self) -> State:
         """Return the classes in the order of the logits, and their weights (None if they are not balanced)."""
-        return {"classes": self.classes, "weights": self.weights}
+        return {"classes": self.classes, "weights": self.weights, **({"folds": True} if self.folds else {})}
 
 
 def _is_same_number(one: str, other: str) -> bool:

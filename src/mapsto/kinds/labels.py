@@ -30,6 +30,8 @@ from mapsto.task.target_capabilities import Attributable, Calibratable, Comparab
 from mapsto.text.characters import canonical, find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
+# The entries of a row that has 1 at the place of each class that applies.
+MATRIX_CELLS = frozenset(["0", "1", "0.0", "1.0", "True", "False", "true", "false"])
 CONSTANT_LOGIT = (
     10.0  # bias of a class that applies to all training rows; its negative for a class that applies to none
 )
@@ -48,8 +50,8 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     primary_metric = "agreement"
     constant_rule = "always the commonest answer"
 
-    def __init__(self, classes: Sequence[str] = ()) -> None:
-        self.classes = list(classes)
+    def __init__(self, classes: Sequence[str] = (), folds: bool = False) -> None:
+        self.classes, self.folds = list(classes), folds
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -73,7 +75,7 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
 
         cell: a list, a list as JSON, or a text whose names are separated by one of |, ; and comma (the first of them that
         occurs).
-        Raises BadCell for any other cell, for invalid JSON and for invalid characters.
+        Raises BadCell for any other cell, for invalid JSON, for invalid characters, and for a row of zeros and ones.
         """
         if cell is None:
             return ()
@@ -95,6 +97,10 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         for name in names:
             if (problem := find_invalid_character(name)) is not None:
                 raise BadCell(f"a label holds {problem}")
+        if len(names) > len(set(names)) and {*names} <= MATRIX_CELLS:
+            raise BadCell(
+                "this is a row of a 0/1 matrix, not a list of names: write the names of the classes whose place holds a 1"
+            )
         # dict.fromkeys removes repeated names and keeps their order.
         return tuple(dict.fromkeys(name for name in names if name))
 
@@ -256,9 +262,13 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
         return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
 
+    def rename(self, answer: tuple[str, ...], names: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the new names of the classes. names: new names by old ones; other classes stay."""
+        return tuple(dict.fromkeys(names.get(name, name) for name in answer))
+
     def state(self) -> State:
         """Return the classes in the order of the logits."""
-        return {"classes": self.classes}
+        return {"classes": self.classes, **({"folds": True} if self.folds else {})}
 
     def brief(self, answer: Sequence[str]) -> str:
         """Return the labels of a predicted or true answer, separated by commas; "none" if it has no label."""

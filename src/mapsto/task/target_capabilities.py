@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeGuard
 import numpy as np
 
 from mapsto.sequence.batch import Answer
+from mapsto.task.label_spelling import appearance
 from mapsto.task.source_capabilities import Mark, MixtureLayout
 from mapsto.task.target import Target
 
@@ -261,6 +262,8 @@ class Classes(Confident):
     class_weight_names: ClassVar[str] = ""
     # Label smoothing (Szegedy et al. 2016): share of the label spread over all classes. A training option, never saved.
     label_smoothing: float = 0.0
+    # Whether a class name of another table is the class that looks like it, as `--fold-labels` took them in training.
+    folds: bool = False
     # Name of the task on the Hugging Face hub, by source port.
     hub_tasks: ClassVar[Mapping[str, str]] = {}
 
@@ -278,12 +281,20 @@ class Classes(Confident):
         return self.classes
 
     def recognise(self, answer: Any) -> Any:
-        """Return the true answer as training had it if another table writes it otherwise; by default unchanged."""
-        return answer
+        """Return the true answer as training had it if another table writes it otherwise: with `folds` by what it looks like."""
+        if not self.folds:
+            return answer
+        by_appearance = {appearance(name): name for name in self.known_names}
+        names = self.class_names(answer)
+        return self.rename(answer, {name: by_appearance.get(appearance(name), name) for name in names})
 
     @abstractmethod
     def class_names(self, answer: Any) -> Sequence[str]:
         """Return the names of the classes in a true answer, which may be one, several or none."""
+
+    def rename(self, answer: Any, names: Mapping[str, str]) -> Any:
+        """Return a cell with the answer in which classes have other names; by default unchanged. names: new names by old ones."""
+        return answer
 
     def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
         """Return the confusion matrix as {true class: {predicted class: number of rows}}; {} if this kind has none.
