@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mapsto
 from mapsto import kinds
+from mapsto.data.encoding import describe_dropped
+from mapsto.data.rows import bind_to, load_rows
+from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.errors import BadCell
+from mapsto.kinds.text import TextSource
+from mapsto.task.arrow import parse
 from mapsto.text.characters import JOINING, _cluster_splitter, canonical, canonical_places, grapheme_starts, widen
 from mapsto.text.ngram_source import NgramSource
 from mapsto.text.tokenizer import Tokenizer
@@ -33,7 +39,7 @@ TEXTS = [
 anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
 
 
-def tokenizers() -> dict[str, Tokenizer]:
+def make_tokenizers() -> dict[str, Tokenizer]:
     return {
         "published": Tokenizer.open(minilm()),
         "wordpiece": Tokenizer.train(TEXTS * 3, 400),
@@ -41,7 +47,7 @@ def tokenizers() -> dict[str, Tokenizer]:
     }
 
 
-TOKENIZERS = tokenizers()
+TOKENIZERS = make_tokenizers()
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -147,3 +153,31 @@ def test_what_cannot_be_seen_is_blank(kind: str, cell: Any) -> None:
         read(cell)
     for visible in ("!", "好", "😀", "e\u0301", "\u0301", "\ufe0fa"):
         assert read(visible)
+
+
+def dropping(texts: list[str], normalizer: tokenizers.normalizers.Normalizer | None = None) -> TextSource:
+    """Return a source whose tokenizer has no unknown token: what its characters do not have is dropped."""
+    characters = sorted({character for text in texts for character in text})
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab={c: i for i, c in enumerate(characters)}, merges=[]))
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    return TextSource(Tokenizer(backend, {}))
+
+
+def test_dropped_characters_are_counted() -> None:
+    source = dropping(["abc de"])
+    assert source.count_dropped(["abc abc", "ab好好", "a"]) == (2, 11)
+    marks = tokenizers.normalizers.Sequence([tokenizers.normalizers.NFD(), tokenizers.normalizers.StripAccents()])
+    source = dropping(["cafe हनद"], marks)
+    # The vowel signs of Devanagari that take no room of their own, and the sign that takes the vowel away.
+    assert source.count_dropped(["हिन्दी"])[0] > 0
+    assert source.count_dropped(["café", "cafe\u0301"])[0] <= 1
+    for tokenizer in TOKENIZERS.values():
+        assert TextSource(tokenizer).count_dropped(["plain words, 今天", "café"])[0] == 0
+
+
+def test_what_a_tokenizer_drops_is_said() -> None:
+    table = read_table([{"text": f"{word} {i} 好的好的", "label": word} for i in range(4) for word in ("good", "bad")])
+    rows = load_rows(bind_to(parse("text -> label"), table), table)
+    assert "drops 4" in str(describe_dropped(rows, {"text": dropping(["good bad 0123"])}))
+    assert describe_dropped(rows, {"text": dropping(["good bad 0123 好的"])}) is None

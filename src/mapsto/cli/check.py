@@ -119,12 +119,12 @@ def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
 
 
 def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
-    """Return notes on unknown tokens, if there are many, and on how many rows are longer than the model's token limit.
+    """Return notes on text that the tokenizer loses, if it is much, and on how many rows are longer than the model's token limit.
 
     rows: the table's rows. start: the starting model, whose tokenizer and limit are used; None for those of a new model.
     """
     from mapsto import kinds
-    from mapsto.data.encoding import encode_rows, encode_sides
+    from mapsto.data.encoding import describe_dropped, encode_rows, encode_sides
     from mapsto.data.rows import load_rows
     from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources
     from mapsto.fitting.starting_model import open_start
@@ -144,7 +144,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     else:
         encoded = encode_rows(source_rows, sources, max_tokens, "cut")
     limit = f"the {max_tokens} tokens that {start or 'a new model'} takes"
-    unknown = list(filter(None, [encoded.describe_unknown_tokens(sources)]))
+    unknown = list(filter(None, [encoded.describe_unknown_tokens(sources), describe_dropped(source_rows, sources)]))
     if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
     if any(issubclass(target, Composed) for target in kinds.answering(arrow)):

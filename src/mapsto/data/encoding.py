@@ -21,6 +21,8 @@ from mapsto.task.target_capabilities import Composed, Located, located_port
 
 # The share of unknown tokens above which the user is warned.
 MAX_UNKNOWN = 0.02
+# How many values are looked at for characters that the tokenizer drops, and how many characters of each.
+SAMPLED_VALUES, SAMPLED_CHARACTERS = 200, 1000
 # No piece is cut to fewer tokens than this.
 MIN_PIECE = 4
 # The share of a window that the next one repeats, for answers that are composed of those of windows.
@@ -44,6 +46,27 @@ def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> 
     return (
         f"{num_unknown:,} of {num_tokens:,} tokens ({share}) are unknown: "
         "the vocabulary has no token for this text, and it is lost"
+    )
+
+
+def describe_dropped(rows: Rows, sources: Mapping[str, Source]) -> str | None:
+    """Return a warning if a tokenizer drops more than 2 % (MAX_UNKNOWN) of the visible characters of the rows; else None.
+
+    It is measured on SAMPLED_VALUES values of each source, of which the first characters are read. sources: the sources by kind.
+    """
+    num_dropped = num_visible = 0
+    for port, values in zip(rows.arrow.sources, rows.sources, strict=True):
+        source = sources[port.kind]
+        if isinstance(source, Tokenized):
+            step = max(1, len(values) // SAMPLED_VALUES)
+            sample = [value[:SAMPLED_CHARACTERS] for value in values[::step] if isinstance(value, str)]
+            counts = source.count_dropped(sample)
+            num_dropped, num_visible = num_dropped + counts[0], num_visible + counts[1]
+    if num_dropped <= MAX_UNKNOWN * num_visible:
+        return None
+    return (
+        f"the tokenizer drops {100 * num_dropped / num_visible:.0f} % of the characters (of a sample of {num_visible:,}): "
+        "it was made for other scripts, and this text is lost"
     )
 
 

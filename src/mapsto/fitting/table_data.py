@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data.encoding import encode_sides, encode_to_answer, require_short_answers
+from mapsto.data.encoding import describe_dropped, encode_sides, encode_to_answer, require_short_answers
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, bind_to, fingerprint_rows, fold_labels, load_rows, require_readable, side_keys
 from mapsto.data.split import check_data, split_rows
@@ -183,8 +183,9 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
         effect = num_lost if encoded.num_cut else "they were cut into windows"
         longest = data.config.sentence.max_tokens if data.config.sentence else limits.longest
         say(f"{len(encoded.long_rows):,} of {len(rows):,} rows are longer than {longest} tokens: {effect}")
-    if unknown := encoded.describe_unknown_tokens(sources):
-        say(f"note: {unknown}")
+    for loss in (encoded.describe_unknown_tokens(sources), describe_dropped(rows, sources)):
+        if loss:
+            say(f"note: {loss}")
     return make_examples(rows, encoded, sources, targets, options.seed, make_corruption(arrow, options))
 
 

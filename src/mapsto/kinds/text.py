@@ -8,6 +8,7 @@ Legend of shapes: t tokens, m hidden tokens, v vocabulary.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,22 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
     def count_unknown(self, tokens: Ints) -> int:
         """Return how many of the tokens are the unknown token; 0 if the vocabulary has no such token."""
         return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
+
+    def count_dropped(self, values: Sequence[str]) -> tuple[int, int]:
+        """Return (number of visible characters for which there is no token, number of all visible characters) of texts.
+
+        Some published tokenizers drop characters that they do not know, or the marks of letters, which in scripts such as
+        Devanagari are vowels.
+        """
+        num_dropped = num_visible = 0
+        for text, encoded in zip(values, self.tokenizer.encode_batch(values), strict=True):
+            is_visible = np.array([unicodedata.category(character)[0] not in "ZC" for character in text], np.bool_)
+            edges = np.zeros(len(text) + 1, np.int64)
+            np.add.at(edges, encoded.offsets[:, 0], 1)
+            np.add.at(edges, encoded.offsets[:, 1], -1)
+            num_dropped += int((is_visible & (np.cumsum(edges)[:-1] == 0)).sum())
+            num_visible += int(is_visible.sum())
+        return num_dropped, num_visible
 
     def piece(self, tokens: Ints, begins: NDArray[np.bool_] | None = None) -> Piece:
         """Return the piece of a text with these token ids, between the special tokens used for the first source port.

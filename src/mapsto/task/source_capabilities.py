@@ -87,6 +87,10 @@ class Tokenized(Source):
     def count_unknown(self, tokens: Ints) -> int:
         """Return how many of the tokens are the unknown token, which stands for text outside the vocabulary."""
 
+    @abstractmethod
+    def count_dropped(self, values: Sequence[Any]) -> tuple[int, int]:
+        """Return (number of visible characters for which there is no token, number of all visible characters) of values."""
+
 
 class Augmentable(Kind):
     """A source whose values can be randomly augmented and mixed for training."""
