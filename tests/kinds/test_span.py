@@ -237,7 +237,7 @@ def test_what_no_token_shows_may_lie_at_the_ends() -> None:
 
 def test_passages_that_show_nothing(model: Any) -> None:
     for question in ("who?", "who " * 400):
-        (answer,) = model.predict([{"question": question, "passage": "\u200b"}])
+        (answer,) = model.predict([{"question": question, "passage": "\ufffd"}])
         assert answer["span"] == "" and answer["no_answer"] == 1
     (withheld,) = model.predict([{"question": "who?", "passage": "it is"}], min_confidence=1.0)
     assert withheld["span"] is None and withheld["start"] is None and withheld["best"] == []
