@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from mapsto.data.table import Table, read_table
-from mapsto.pretrained.model_folder import MANIFEST_FILE
+from mapsto.pretrained import manifest
+from mapsto.pretrained.huggingface import find_folder
 
 
 def print_json(record: Any) -> None:
@@ -39,10 +39,8 @@ def read_table_with_notes(source: Any, encoding: str | None, answers: bool = Fal
 
 
 def read_manifest(model: str) -> dict[str, Any]:
-    """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other folders and hub names.
+    """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other models.
 
-    model: a folder or a hub name.
+    model: a folder or the name of a model of the hub.
     """
-    path = Path(model) / MANIFEST_FILE
-    manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return manifest
+    return manifest.read_manifest(find_folder(model)) or {}

@@ -19,14 +19,8 @@ from mapsto.data import shards
 from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
 from mapsto.pretrained import sentence_transformers
-from mapsto.pretrained.model_folder import (
-    CARD_FILE,
-    FAMILIARITY_FILE,
-    MANIFEST_FILE,
-    MODEL_FILES,
-    ROW_FILTERS_FILE,
-    RUN_FILE,
-)
+from mapsto.pretrained.manifest import MANIFEST_FILE
+from mapsto.pretrained.model_folder import CARD_FILE, FAMILIARITY_FILE, MODEL_FILES, ROW_FILTERS_FILE, RUN_FILE
 from mapsto.training.loggers import METRICS_FILE
 
 try:
