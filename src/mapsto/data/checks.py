@@ -21,7 +21,15 @@ from mapsto.errors import DataError, Finding, place, shorten
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
-from mapsto.task.target_capabilities import Classes, Located, Paired, has_exclusive_classes, is_located, located_port
+from mapsto.task.target_capabilities import (
+    Classes,
+    Located,
+    Paired,
+    Standardised,
+    has_exclusive_classes,
+    is_located,
+    located_port,
+)
 
 
 @dataclass
@@ -115,6 +123,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.errors += _unlearnable(rows)
     report.warnings += _labels(train)
     report.warnings += _label_names(rows, test)
+    report.warnings += _outliers(rows)
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
         report.warnings += _pairs(checked)
@@ -141,6 +150,17 @@ def _unlearnable(rows: Rows) -> list[Finding]:
             except DataError as error:
                 errors.append(Finding(rows.table.origin(0)[0], None, port.column, None, str(error)))
     return errors
+
+
+def _outliers(rows: Rows) -> list[Finding]:
+    """Return a warning for each number that is so far from all others that it alone makes the deviation of a target."""
+    return [
+        Finding(*rows.origin(index), port.column, str(target.brief(answers[index])), reason)
+        for port, kind, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True)
+        if issubclass(kind, Standardised) and port.restores is None
+        for target in (kind(),)
+        for index, reason in target.find_outliers(answers)
+    ]
 
 
 def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
