@@ -7,18 +7,25 @@ import sys
 from typing import Any
 
 from mapsto.data.table import Table, read_table
+from mapsto.errors import printable
 from mapsto.pretrained import manifest
 from mapsto.pretrained.huggingface import find_folder
 
 
 def print_json(record: Any) -> None:
     """Print a result to standard output as one line of JSON."""
-    print(json.dumps(record, ensure_ascii=False))
+    # What `printable` makes of a character is its escape in JSON too.
+    print_text(json.dumps(record, ensure_ascii=False))
+
+
+def print_text(text: str = "") -> None:
+    """Print a result to standard output, with control characters of names and texts in it escaped."""
+    print(printable(text))
 
 
 def print_status(text: str) -> None:
     """Print a line about what the command has done, which is no part of the result, to standard error."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def print_note(text: object) -> None:
