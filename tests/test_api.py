@@ -202,7 +202,7 @@ def test_what_is_read_anyway_gets_no_first_values() -> None:
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model folder: it has no config\.json"):
+    with pytest.raises(CheckpointError, match=r"no model folder: it is empty"):
         mapsto.load(tmp_path)
     with pytest.raises(CheckpointError, match="there is no folder"):
         mapsto.load(tmp_path / "nothing")

@@ -126,9 +126,10 @@ class Suggestions:
             tasks.append(task)
         return tasks
 
-    def write(self, path: Path) -> int:
+    def write(self, path: Path, csv_safe: bool = False) -> int:
         """Write the suggested rows as a table to label, or to a .json file as Label Studio tasks; return their number.
 
+        csv_safe: whether csv is written so that a spreadsheet computes nothing.
         Raises UsageError for a file that exists already or cannot be of this format, RunError if it cannot be written.
         """
         require_new(path)
@@ -137,7 +138,7 @@ class Suggestions:
             content = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
             files.write_atomic(path, content.encode())
             return len(self.suggestions)
-        return write_rows(path, self.columns, list(self.rows()))
+        return write_rows(path, self.columns, list(self.rows()), csv_safe)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,15 @@ def shorten(text: str, limit: int = 60) -> str:
     """
     flat = " ".join(text.split()) if len(text) > limit or not text.isprintable() else text
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+# Characters that move the cursor, colour, hide or reorder text where it is printed, and halves of characters; not tab and line feed.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text with each control character as its number, such as \u001b, so that it cannot act on a terminal."""
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def near(word: str, choices: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TextIO
 
+from mapsto.errors import printable
 from mapsto.metrics.intervals import Score
 
 # Seconds between two progress lines in a log, and between two updates of the live line on a terminal.
@@ -84,7 +85,7 @@ class Lines(Progress):
         self.origin: tuple[int, float] | None = None
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(printable(text), file=self.stream, flush=True)
 
     def step(self, report: StepReport) -> None:
         speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
@@ -143,7 +144,7 @@ class Live(Lines):
 
     def show(self, text: str) -> None:
         self._clear()
-        print(text, end="", file=self.stream, flush=True)
+        print(printable(text), end="", file=self.stream, flush=True)
         self.is_drawn = True
 
     def close(self) -> None:
@@ -207,7 +208,7 @@ class JsonLines(Progress):
             self._write(record | ({"mark": mark.strip(" –")} if mark else {}))
 
     def _write(self, record: dict[str, object]) -> None:
-        print(json.dumps(record, ensure_ascii=False), file=sys.stderr, flush=True)
+        print(printable(json.dumps(record, ensure_ascii=False)), file=sys.stderr, flush=True)
 
 
 def choose_progress(quiet: bool = False, as_json: bool = False) -> Progress:

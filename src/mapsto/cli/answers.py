@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from mapsto.cli.output import print_json, print_note, print_status
 from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
-from mapsto.data.writers import to_text_cells
-from mapsto.errors import DataError, UsageError, place
+from mapsto.data.writers import defuse, to_text_cells
+from mapsto.errors import DataError, UsageError, place, printable
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_withheld
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
@@ -57,16 +57,23 @@ def require_folder(out: Path | None) -> Path:
 
 
 def write_answers(
-    engine: Engine, inputs: InputRows, out: Path | None, as_json: bool, list_formats: Collection[str] = ("jsonl",)
+    engine: Engine,
+    inputs: InputRows,
+    out: Path | None,
+    as_json: bool,
+    list_formats: Collection[str] = ("jsonl",),
+    csv_safe: bool = False,
 ) -> RowCounts:
     """Answer every input row and write the rows with their answers to the table file `out`.
 
     engine: the model to answer with. out: None to print csv, or with `as_json` one JSON object per line.
+    csv_safe: whether csv is written so that a spreadsheet computes nothing.
     list_formats: file formats in which an answer that is a list stays a list; in others it becomes JSON text.
     """
     if as_json and out is None:
         return _print_json_lines(engine, inputs)
-    return _write_table(engine, inputs, out, keep_lists=out is not None and file_format(out) in list_formats)
+    keep_lists = out is not None and file_format(out) in list_formats
+    return _write_table(engine, inputs, out, keep_lists, csv_safe)
 
 
 def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
@@ -81,22 +88,30 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
     return RowCounts(num_rows, num_failed, num_withheld)
 
 
-def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool) -> RowCounts:
+def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool, csv_safe: bool) -> RowCounts:
     """Answer every input row and write the rows with their answers to the table file `out`, or print them as csv if None.
 
     keep_lists: whether an answer that is a list stays a list; if False it becomes JSON text.
+    csv_safe: whether csv is written so that a spreadsheet computes nothing.
     """
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
     rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
     if out is not None:
-        print_status(f"wrote {write_rows(out, rows.columns, rows)} rows to {out}")
+        num_written = write_rows(out, rows.columns, rows, csv_safe, escaped=rows.answer_columns)
+        print_status(f"wrote {num_written} rows to {out}")
     else:
         writer = csv.DictWriter(sys.stdout, rows.columns)
-        writer.writeheader()
-        writer.writerows(map(to_text_cells, rows))
+        writer.writerow({name: _screen_cell(name, csv_safe) for name in rows.columns})
+        for row in map(to_text_cells, rows):
+            writer.writerow({name: _screen_cell(cell, csv_safe) for name, cell in row.items()})
     # Rows are answered while they are written, so their numbers are known only now.
     return RowCounts(rows.num_rows, rows.num_failed, rows.num_withheld)
+
+
+def _screen_cell(cell: Any, csv_safe: bool) -> Any:
+    """Return a cell for the screen: control characters are escaped, and with `csv_safe` formulas too."""
+    return defuse(cell) if csv_safe else printable(cell) if isinstance(cell, str) else cell
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:

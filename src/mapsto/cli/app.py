@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from mapsto.distributed import exit_process, read_ranks
-from mapsto.errors import MapstoError
+from mapsto.errors import MapstoError, printable
 from mapsto.options import CHOICES, Options, field_types
 from mapsto.options import flag as flag_name
 
@@ -85,6 +85,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 Json = Annotated[bool, typer.Option("--json", help="Print progress and results as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
+CsvSafe = Annotated[
+    bool,
+    typer.Option(
+        "--csv-safe", help="csv for spreadsheets: cells that begin like a formula (=, +, -, @) get a quote in front."
+    ),
+]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that are neither UTF-8 nor UTF-16.")]
 
 
@@ -169,7 +175,7 @@ def _fail(text: str, status: int, reporter: int = 0) -> None:
         time.sleep(SECONDS_TO_PRINT)
         sys.exit(status)
     if "--json" in sys.argv:
-        print(json.dumps({"error": text}, ensure_ascii=False), file=sys.stderr)
+        print(printable(json.dumps({"error": text}, ensure_ascii=False)), file=sys.stderr)
     else:
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {printable(text)}", file=sys.stderr)
     sys.exit(status)

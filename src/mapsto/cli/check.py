@@ -36,7 +36,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Find all problems of a table at once. The exit status is 1 when there are errors to fix."""
-    from mapsto.cli.output import print_json
+    from mapsto.cli.output import print_json, print_text
     from mapsto.data.checks import check_rows
     from mapsto.data.rows import load_rows
     from mapsto.data.table import read_table
@@ -61,14 +61,14 @@ def check(
             {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
         )
     else:
-        print(
+        print_text(
             f"{rows.arrow}: {len(table):,} rows"
             + (f", {len(test_table):,} test rows" if test_table is not None else "")
         )
         for level, findings in (("note", notes), ("warning", report.warnings), ("error", errors)):
             for line in _summarise(findings):
-                print(f"{level}: {line}")
-        print(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
+                print_text(f"{level}: {line}")
+        print_text(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
     if errors:
         raise DataError(f"{_count(len(errors), 'error')} to fix")
 

@@ -47,7 +47,7 @@ def compare(
 ) -> None:
     """Compare starting models: fit each with few and with many labels, and report which differences are significant."""
     from mapsto import api, device, progress
-    from mapsto.cli.output import print_json
+    from mapsto.cli.output import print_json, print_text
 
     device.keep_memory()
     comparison = api.compare(
@@ -69,7 +69,7 @@ def compare(
     if json:
         print_json(comparison.record())
         return
-    print("\n".join(["", *comparison.lines(), "", f"in {out}: report.html, results.json"]))
+    print_text("\n".join(["", *comparison.lines(), "", f"in {out}: report.html, results.json"]))
 
 
 def _split(text: str) -> list[str]:

@@ -107,25 +107,25 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
 
     A baseline is the score of constant answers, without reading the input.
     """
-    from mapsto.cli.output import print_note
+    from mapsto.cli.output import print_note, print_text
     from mapsto.task.target_capabilities import Classes
 
     for note in evaluation.notes:
         print_note(note)
-    print(f"{evaluation.num_rows:,} rows")
+    print_text(f"{evaluation.num_rows:,} rows")
     for name, score in evaluation.scores.items():
         baseline = (
             f"   ({evaluation.baseline_name}: {evaluation.baseline[name]})" if name in evaluation.baseline else ""
         )
-        print(f"{name:<20} {score}{baseline}{evaluation.overlap.mark}")
+        print_text(f"{name:<20} {score}{baseline}{evaluation.overlap.mark}")
     for predictions in evaluation.predictions:
         if predictions.prefix:
-            print(f"\n{predictions.prefix}")
+            print_text(f"\n{predictions.prefix}")
         target = predictions.target
         if isinstance(target, Classes) and (confusion := target.confusion(predictions.outputs, predictions.labels)):
             _print_confusion(confusion)
         for analysis in (analysis for analysed, analysis in analyses if analysed is predictions):
-            print("\n".join(analysis.lines()))
+            print_text("\n".join(analysis.lines()))
 
 
 def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
@@ -133,12 +133,14 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
 
     confusion: confusion[label][answer] is the number of rows with this label and this answer of the model.
     """
+    from mapsto.cli.output import print_text
+
     answers = list(next(iter(confusion.values())))
     if len(answers) <= MAX_MATRIX_CLASSES:
         width = max(8, *(len(name) + 1 for name in (*answers, *confusion)))
-        print("\n" + "truth \\ answer".ljust(width + 6) + "".join(name.rjust(width) for name in answers))
+        print_text("\n" + "truth \\ answer".ljust(width + 6) + "".join(name.rjust(width) for name in answers))
         for label, counts in confusion.items():
-            print(label.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
+            print_text(label.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
         return
     pairs = [
         (count, label, name)
@@ -146,6 +148,6 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
         for name, count in counts.items()
         if count and name != label
     ]
-    print("\nconfused most often:")
+    print_text("\nconfused most often:")
     for count, label, name in sorted(pairs, reverse=True)[:MAX_CONFUSED_PAIRS]:
-        print(f"{count:>6} × {label} answered as {name}")
+        print_text(f"{count:>6} × {label} answered as {name}")

@@ -43,7 +43,7 @@ def explain(
 ) -> None:
     """Highlight the parts of a value that decided the answer, and measure how reliable the highlighting is."""
     from mapsto import api, progress
-    from mapsto.cli.output import print_json, print_note, read_table_with_notes
+    from mapsto.cli.output import print_json, print_note, print_text, read_table_with_notes
     from mapsto.metrics.intervals import to_json
 
     # Checked before the model is opened, so that a wrong path costs no time.
@@ -69,8 +69,8 @@ def explain(
         print_json(to_json(records))
     else:
         for explanation in explanations.explanations:
-            print("\n".join(explanation.lines()), end="\n\n")
-        print(f"faithful? {_verdict(explanations)}")
+            print_text("\n".join([*explanation.lines(), ""]))
+        print_text(f"faithful? {_verdict(explanations)}")
 
 
 def _verdict(explanations: Explanations) -> str:

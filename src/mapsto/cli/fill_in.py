@@ -8,7 +8,7 @@ from typing import Any
 
 from mapsto import kinds
 from mapsto.cli.answers import InputRows, require_folder
-from mapsto.cli.output import print_note, print_status, read_table_with_notes
+from mapsto.cli.output import print_note, print_status, print_text, read_table_with_notes
 from mapsto.data.rows import load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable
@@ -46,7 +46,7 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
         # Unreadable rows keep their place, empty.
         column = [values_by_row.get(row) if isinstance(row, int) else None for row in table.in_order()]
         if out is None:
-            print("\n".join(value or "" for value in column))
+            print_text("\n".join(value or "" for value in column))
         else:
             write_rows(out, [port.kind], [{port.kind: value} for value in column])
     for fault in faults:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Device, Encoding, Json, Model, Precision, app
+from mapsto.cli.app import CsvSafe, Device, Encoding, Json, Model, Precision, app
 from mapsto.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def find(
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
+    csv_safe: CsvSafe = False,
 ) -> None:
     """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
     from mapsto.cli.output import print_note, print_status, read_table_with_notes
@@ -74,26 +75,30 @@ def find(
     if out is None and not json:
         _print_matches(finder, texts, matches)
     else:
-        _write_matches(finder, texts, matches, out)
+        _write_matches(finder, texts, matches, out, csv_safe)
 
 
 def _print_matches(finder: Finder, texts: list[str], matches: list[list[Match]]) -> None:
     """Print a line for each text that was found: its cosine with the query, its place in the table, and the text."""
+    from mapsto.cli.output import print_text
     from mapsto.errors import places, shorten
 
     for query, matches_of_query in zip(texts, matches, strict=True):
         if len(texts) > 1:
-            print(query)
+            print_text(query)
         origins = places([finder.table.origin(match.row) for match in matches_of_query])
         for match, origin in zip(matches_of_query, origins, strict=True):
             equal = f" and {match.count - 1:,} more" if match.count > 1 else ""
-            print(f"{match.score:.4f}  {origin}{equal}: {shorten(finder.text(match), SHOWN_CHARACTERS)}")
+            print_text(f"{match.score:.4f}  {origin}{equal}: {shorten(finder.text(match), SHOWN_CHARACTERS)}")
 
 
-def _write_matches(finder: Finder, texts: list[str], matches: list[list[Match]], out: Path | None) -> None:
+def _write_matches(
+    finder: Finder, texts: list[str], matches: list[list[Match]], out: Path | None, csv_safe: bool
+) -> None:
     """Write a row for each text that was found to the file `out`, or print it as a line of JSON if `out` is None.
 
     It has the query, the rank, the cosine, the row in the file, and the cells of the row.
+    csv_safe: whether csv is written so that a spreadsheet computes nothing.
     """
     from mapsto.cli.output import print_json, print_status
     from mapsto.data.table import write_rows
@@ -109,7 +114,7 @@ def _write_matches(finder: Finder, texts: list[str], matches: list[list[Match]],
         for rank, match in enumerate(matches_of_query, 1)
     ]
     if out is not None:
-        print_status(f"wrote {write_rows(out, list(records[0]), records)} rows to {out}")
+        print_status(f"wrote {write_rows(out, list(records[0]), records, csv_safe)} rows to {out}")
         return
     for record in records:
         print_json(record)

@@ -40,17 +40,18 @@ def trace(
     encoding: Encoding = None,
 ) -> None:
     """Show one example after every stage, from the cell of the table to the loss."""
+    from mapsto.cli.output import print_text
     from mapsto.fitting.trace import trace as trace_stages
 
     for line in trace_stages(arrow, data, start, row, encoding):
-        print(line)
+        print_text(line)
 
 
 @app.command(epilog="Example: mapsto info runs/clf")
 def info(model: Model, json: Json = False) -> None:
     """Show what a model folder holds: its arrow, shape, classes and scores, and how it was trained."""
     from mapsto.api import load
-    from mapsto.cli.output import print_json, read_manifest
+    from mapsto.cli.output import print_json, print_text, read_manifest
 
     # Nothing is computed, so no accelerator is needed.
     facts = _describe(load(model, device="cpu", precision="fp32").mapping)
@@ -67,7 +68,7 @@ def info(model: Model, json: Json = False) -> None:
         return
     for name, value in facts.items():
         for line in _format_fact(name, value):
-            print(line)
+            print_text(line)
 
 
 def _describe(mapping: Mapping) -> dict[str, Any]:

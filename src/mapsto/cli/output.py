@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from mapsto.data.table import Table, read_table
-from mapsto.pretrained.model_folder import MANIFEST_FILE
+from mapsto.errors import printable
+from mapsto.pretrained import manifest
+from mapsto.pretrained.huggingface import find_folder
 
 
 def print_json(record: Any) -> None:
     """Print a result to standard output as one line of JSON."""
-    print(json.dumps(record, ensure_ascii=False))
+    # What `printable` makes of a character is its escape in JSON too.
+    print_text(json.dumps(record, ensure_ascii=False))
+
+
+def print_text(text: str = "") -> None:
+    """Print a result to standard output, with control characters of names and texts in it escaped."""
+    print(printable(text))
 
 
 def print_status(text: str) -> None:
     """Print a line about what the command has done, which is no part of the result, to standard error."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def print_note(text: object) -> None:
@@ -39,10 +46,8 @@ def read_table_with_notes(source: Any, encoding: str | None, answers: bool = Fal
 
 
 def read_manifest(model: str) -> dict[str, Any]:
-    """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other folders and hub names.
+    """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other models.
 
-    model: a folder or a hub name.
+    model: a folder or the name of a model of the hub.
     """
-    path = Path(model) / MANIFEST_FILE
-    manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return manifest
+    return manifest.read_manifest(find_folder(model)) or {}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import Device, Encoding, Input, Json, Model, Precision, Texts, app
-from mapsto.errors import UsageError
+from mapsto.cli.app import CsvSafe, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.errors import UsageError, printable
 from mapsto.options import require_choice
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def predict(
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
+    csv_safe: CsvSafe = False,
     long: Long = "auto",
     engine: Annotated[
         str,
@@ -136,7 +137,7 @@ def predict(
     if stream:
         _stream(answering, inputs)
     else:
-        _write(answering, inputs, out, draw, json)
+        _write(answering, inputs, out, draw, json, csv_safe)
 
 
 def make_decoding(**settings: Any) -> Decoding | None:
@@ -167,9 +168,9 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
     for row in engine.stream(inputs.source(engine.arrow), inputs.encoding):
         try:
             for part in row:
-                typer.echo(part, nl=False)
+                typer.echo(printable(part), nl=False)
         except UsageError as error:
-            typer.echo(f"error: {error}", nl=False)
+            typer.echo(printable(f"error: {error}"), nl=False)
         typer.echo("")
     if engine.cut_rows:
         print_note(f"{engine.cut_rows} rows are longer than the model takes and were cut (see --long)")
@@ -190,10 +191,13 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     return RayEngine(model, *settings) if name == "ray" else Predictor(load_mapping(model), *settings)
 
 
-def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool) -> None:
+def _write(
+    engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool
+) -> None:
     """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
     out: the table file or folder; None for the screen. json: print JSON lines on the screen, not csv.
+    csv_safe: whether csv is written so that a spreadsheet computes nothing.
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
@@ -215,7 +219,11 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
         engine = DrawingWriter(engine, draw)
     # A table is only needed for answers that fit into cells.
     is_file_only = bool(is_file) and all(is_file)
-    counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json)
+    counts = (
+        write_answer_files(engine, inputs)
+        if is_file_only
+        else write_answers(engine, inputs, out, json, csv_safe=csv_safe)
+    )
     report_counts(counts, engine.cut_rows, " (see --long)")
 
 
@@ -240,6 +248,7 @@ def embed(
     precision: Precision = "auto",
     encoding: Encoding = None,
     json: Json = False,
+    csv_safe: CsvSafe = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
     from mapsto.cli.answers import InputRows, report_counts, write_answers
@@ -253,5 +262,5 @@ def embed(
     if out is not None:
         require_writable(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
-    counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"))
+    counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
     report_counts(counts, embedder.cut_rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Data, Device, Encoding, Model, app
+from mapsto.cli.app import CsvSafe, Data, Device, Encoding, Model, app
 
 if TYPE_CHECKING:
     from mapsto.active_learning import Suggestions
@@ -29,6 +29,7 @@ def suggest(
     ] = None,
     device: Device = "auto",
     encoding: Encoding = None,
+    csv_safe: CsvSafe = False,
     seed: Annotated[int, typer.Option(help="Everything random is a function of it.")] = 0,
 ) -> None:
     """Suggest which rows to label next: typical rows while labels are few, later those the model is unsure about."""
@@ -49,20 +50,24 @@ def suggest(
     if out is None:
         _print_suggestions(suggestions)
     else:
-        _write_suggestions(suggestions, out)
+        _write_suggestions(suggestions, out, csv_safe)
 
 
-def _write_suggestions(suggestions: Suggestions, out: Path) -> None:
-    """Write the rows suggested for labelling to the file `out`, and print which column the user is to fill in."""
+def _write_suggestions(suggestions: Suggestions, out: Path, csv_safe: bool) -> None:
+    """Write the rows suggested for labelling to the file `out`, and print which column the user is to fill in.
+
+    csv_safe: whether csv is written so that a spreadsheet computes nothing.
+    """
     from mapsto.cli.output import print_status
 
-    count = suggestions.write(out)
+    count = suggestions.write(out, csv_safe)
     reason = suggestions.suggestions[0].reason
     print_status(f"wrote {count} {reason} rows to {out}; fill in the column {suggestions.column!r}")
 
 
 def _print_suggestions(suggestions: Suggestions) -> None:
     """Print a line for each row suggested for labelling: file and row number, reason, the model's answer, and the cells."""
+    from mapsto.cli.output import print_text
     from mapsto.errors import places, shorten
 
     pool = suggestions.pool
@@ -72,4 +77,4 @@ def _print_suggestions(suggestions: Suggestions) -> None:
         if suggestion.confidence is not None:
             answer = f", {suggestion.answer!r} ({100 * suggestion.confidence:.0f} %)"
         cells = " · ".join(str(pool.column(name)[suggestion.row]) for name in pool.columns)
-        print(f"{origin}, {suggestion.reason}{answer}: {shorten(cells, MAX_SHOWN_CHARACTERS)}")
+        print_text(f"{origin}, {suggestion.reason}{answer}: {shorten(cells, MAX_SHOWN_CHARACTERS)}")

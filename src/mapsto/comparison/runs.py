@@ -341,7 +341,7 @@ def _require_free(out: Path) -> None:
         raise UsageError(f"{out} is a file; --out needs a folder")
     names = set(os.listdir(out)) if out.exists() else set()
     # A lock or a half-written plan is left by a comparison that was killed at its beginning.
-    if PLAN_FILE not in names and names - {run_folder.LOCK, f"{files.TEMPORARY_PREFIX}{PLAN_FILE}"}:
+    if PLAN_FILE not in names and any(name != run_folder.LOCK and not files.is_temporary(name) for name in names):
         raise UsageError(f"{out} holds other files; choose another --out")
 
 

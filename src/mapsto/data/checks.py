@@ -7,21 +7,32 @@ training row (near-duplicates) are found by MinHash.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mapsto import kinds
-from mapsto.data.near_duplicates import find_near_duplicates
+from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
 from mapsto.task.label_spelling import look_alikes
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
-from mapsto.task.target_capabilities import Classes, Located, Paired, has_exclusive_classes, is_located, located_port
+from mapsto.task.target_capabilities import (
+    Classes,
+    Located,
+    Paired,
+    Standardised,
+    has_exclusive_classes,
+    is_located,
+    located_port,
+)
+
+# Rows whose hashes are in memory at a time.
+ROWS_AT_ONCE = 2048
 
 
 @dataclass
@@ -76,23 +87,34 @@ class _Values:
         """The word that messages use for a row: the source kind, such as "text", or "row" if there are several sources."""
         return self.source_kinds[0].kind if len(self.source_kinds) == 1 else "row"
 
-    def sketches(self, indices: Iterable[int]) -> list[Hashes | None]:
-        """Return for each row the sorted distinct hashes of its source values, by which near-duplicates are found.
-
-        Source kinds without `Describable.sketch` give no hashes. Rows outside of `indices`, rows that cannot be read, and
-        rows without any hashes get None.
-        """
-        sketches: list[Hashes | None] = [None] * len(self.rows)
-        columns = [
+    def _described_columns(self) -> list[tuple[type[Describable], Sequence[Any]]]:
+        """Return (source kind, values) of each column whose values have hashes."""
+        return [
             (kind, values)
             for kind, values in zip(self.source_kinds, self.rows.sources, strict=True)
             if issubclass(kind, Describable)
         ]
-        for index in indices if columns else ():
-            if self.keys[index] is not None:
-                # The sketch of a row with several sources is the union of their hashes.
-                sketches[index] = np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
-        return sketches
+
+    def sketch(self, index: int) -> Hashes:
+        """Return the sorted distinct hashes of the source values of row `index`: the union of those of all its sources."""
+        columns = self._described_columns()
+        return np.unique(np.concatenate([kind.sketch(values[index]) for kind, values in columns]))
+
+    def sketches(self, indices: Sequence[int]) -> Iterator[HashBatch]:
+        """Yield the hashes of the source values of rows, in batches, by which near-duplicates are found.
+
+        Source kinds without `Describable.sketch` give no hashes. Rows that cannot be read are left out.
+        """
+        columns = self._described_columns()
+        readable = [index for index in indices if self.keys[index] is not None] if columns else []
+        for start in range(0, len(readable), ROWS_AT_ONCE):
+            batch = readable[start : start + ROWS_AT_ONCE]
+            parts = [kind.sketch_batch([values[index] for index in batch]) for kind, values in columns]
+            # Of several sources, all hashes of a row stand together.
+            order = np.argsort(np.concatenate([np.repeat(np.arange(len(batch)), counts) for _, counts in parts]), kind="stable")
+            hashes = np.concatenate([hashes for hashes, _ in parts])
+            counts = np.sum([counts for _, counts in parts], axis=0)
+            yield HashBatch(np.array(batch), hashes[order] if len(parts) > 1 else hashes, counts)
 
     def place(self, index: int) -> str:
         """Return the file and row number of row `index` as text for messages, such as "train.csv, row 3"."""
@@ -115,6 +137,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.errors += _unlearnable(rows)
     report.warnings += _labels(train)
     report.warnings += _label_names(rows, test)
+    report.warnings += _outliers(rows)
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
         report.warnings += _pairs(checked)
@@ -141,6 +164,17 @@ def _unlearnable(rows: Rows) -> list[Finding]:
             except DataError as error:
                 errors.append(Finding(rows.table.origin(0)[0], None, port.column, None, str(error)))
     return errors
+
+
+def _outliers(rows: Rows) -> list[Finding]:
+    """Return a warning for each number that is so far from all others that it alone makes the deviation of a target."""
+    return [
+        Finding(*rows.origin(index), port.column, str(target.brief(answers[index])), reason)
+        for port, kind, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True)
+        if issubclass(kind, Standardised) and port.restores is None
+        for target in (kind(),)
+        for index, reason in target.find_outliers(answers)
+    ]
 
 
 def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
@@ -332,12 +366,9 @@ def _shared(train: _Values, test: _Values) -> tuple[list[Finding], list[Finding]
     near_duplicates = []
     # Leaks are reported already, so only the remaining test rows are compared by their hashes.
     # With several sources the strictest threshold decides.
-    sketches, threshold = (
-        train.sketches(range(len(train.keys))),
-        max(kind.defaults.near_duplicate_threshold for kind in train.source_kinds),
-    )
+    threshold = max(kind.defaults.near_duplicate_threshold for kind in train.source_kinds)
     for index, train_index, similarity in find_near_duplicates(
-        sketches, test.sketches(remaining), remaining, threshold
+        train.sketches(range(len(train.keys))), test.sketches(remaining), train.sketch, test.sketch, threshold
     ):
         location, text = train.place(train_index), train.as_text(train_index)
         # A media file is its own location, which need not be quoted again.

@@ -344,10 +344,17 @@ def _concatenate(parts: list[Table]) -> Table:
     return Table(data, origins, rejected, remarks)
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
+def write_rows(
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
+    csv_safe: bool = False,
+    escaped: Collection[str] = (),
+) -> int:
     """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl or parquet. Return the number of rows.
 
     columns: the columns to write. rows: the cells of each row by column; iterated twice for parquet, else once.
+    csv_safe, escaped: how cells are written to csv and tsv, see `writers.write_file`.
     Raises UsageError for any other suffix, RunError if the file cannot be written.
     """
-    return writers.write_file(path, columns, rows)
+    return writers.write_file(path, columns, rows, csv_safe, escaped)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mapsto.data.readers import file_format
-from mapsto.errors import UsageError
+from mapsto.errors import UsageError, printable
 from mapsto.files import replacing
 
 WRITABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet")
 # Number of rows that are written to parquet at once.
 ROWS_PER_CHUNK = 4096
+# The first characters of a cell that a spreadsheet may compute; and cells that are numbers although they begin so.
+FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)*|\.\d+)([eE][+-]?\d+)?%?")
 Row = Mapping[str, Any]
 
 
@@ -53,11 +57,15 @@ def require_output_path(path: Path | None) -> None:
         )
 
 
-def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
+def write_file(
+    path: Path, columns: Sequence[str], rows: Iterable[Row], csv_safe: bool = False, escaped: Collection[str] = ()
+) -> int:
     """Write rows atomically in the format that the suffix of `path` names; return the number of rows.
 
     columns: the columns to write; cells of other columns are left out.
     rows: never all in memory. They are iterated once, but for parquet twice, as its header needs the types of all cells.
+    csv_safe: whether cells of csv and tsv are written so that a spreadsheet computes nothing, see `defuse`.
+    escaped: columns, in csv and tsv, in whose cells control characters are written by their numbers.
     Raises UsageError if `require_writable` refuses `path`, if the cells of a parquet column have no common type, or if a cell
     holds half a character (a lone surrogate); RunError if the file cannot be written.
     """
@@ -68,7 +76,7 @@ def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> int:
                 return _write_parquet(target, columns, rows)
             if kind == "jsonl":
                 return _write_jsonl(target, columns, rows)
-            return write_separated(target, columns, rows, "\t" if kind == "tsv" else ",")
+            return write_separated(target, columns, rows, "\t" if kind == "tsv" else ",", csv_safe, escaped)
     except UnicodeEncodeError as error:
         raise UsageError(f"{path.name}: a cell holds {error.object[error.start]!r}, half a character") from error
 
@@ -113,10 +121,28 @@ def _describe_file(cell: Any) -> Any:
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
 
 
-def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row], delimiter: str = ",") -> int:
+def defuse(cell: Any) -> Any:
+    """Return a cell that a spreadsheet takes for text: one that begins like a formula gets a quote in front (`--csv-safe`).
+
+    Numbers are left as they are; control characters are written by their numbers.
+    """
+    if not isinstance(cell, str):
+        return cell
+    text = printable(cell)
+    return f"'{text}" if text.lstrip().startswith(FORMULA_STARTS) and not NUMBER.fullmatch(text) else text
+
+
+def write_separated(
+    stream: BinaryIO,
+    columns: Sequence[str],
+    rows: Iterable[Row],
+    delimiter: str = ",",
+    csv_safe: bool = False,
+    escaped: Collection[str] = (),
+) -> int:
     """Write a header and rows in UTF-8, the cells separated by `delimiter`; return the number of rows without the header.
 
-    columns: the columns to write; cells of other columns are left out.
+    columns: the columns to write; cells of other columns are left out. csv_safe, escaped: as for `write_file`.
     """
 
     # A CR in a cell must be quoted, as readers end a row there. csv only does so if the line end has a CR too. So its line
@@ -127,10 +153,14 @@ def write_separated(stream: BinaryIO, columns: Sequence[str], rows: Iterable[Row
     writer = csv.DictWriter(
         SimpleNamespace(write=write), columns, extrasaction="ignore", delimiter=delimiter, lineterminator="\r\n"
     )
-    writer.writeheader()
+    writer.writerow({name: defuse(name) if csv_safe else name for name in columns})
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        writer.writerow(to_text_cells(row))
+        cells = to_text_cells(row)
+        for name in columns if csv_safe else escaped:
+            if isinstance(cell := cells.get(name), str):
+                cells[name] = defuse(cell) if csv_safe else printable(cell)
+        writer.writerow(cells)
     return count
 
 

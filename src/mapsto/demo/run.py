@@ -21,6 +21,7 @@ from mapsto.demo.data import INSTALL
 from mapsto.demo.made_sentences import make_pairs
 from mapsto.errors import UsageError
 from mapsto.pretrained import model_folder
+from mapsto.pretrained.manifest import MANIFEST_FILE
 from mapsto.progress import Progress, duration
 
 # Number of random draws of the labelled rows.
@@ -128,7 +129,7 @@ def run_translation(out: Path, minutes: float, progress: Progress) -> None:
     pool = [row for row in make_pairs(NUM_PAIRS, 0) if row["en"] not in tested]
     progress.say(f"{len(pool):,} pairs of sentences: fitting for {minutes:g} minutes")
     shape: dict[str, Any] = {"layers": 4, "width": 128}
-    if restart or not (out / "translator" / model_folder.MANIFEST_FILE).exists():
+    if restart or not (out / "translator" / MANIFEST_FILE).exists():
         fit(
             TRANSLATION_ARROW, pool, out / "translator", test=test, minutes=minutes, progress=progress, overwrite=restart, **shape
         )  # fmt: skip
@@ -225,7 +226,7 @@ def _pretrain_once(kind: str, rows: list[dict[str, Any]], base: Path, restart: b
 
     options: further arguments of `pretrain`.
     """
-    if restart or not (base / model_folder.MANIFEST_FILE).exists():
+    if restart or not (base / MANIFEST_FILE).exists():
         pretrain(kind, [{kind: row[kind]} for row in rows], base, overwrite=restart, **options)
 
 

@@ -207,4 +207,4 @@ def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
     if (first := next(findings, None)) is None:
         return
     columns = ["file", "row", "column", "value", "reason"]
-    write_rows(folder / "rejected.csv", columns, map(asdict, chain([first], findings)))
+    write_rows(folder / "rejected.csv", columns, map(asdict, chain([first], findings)), csv_safe=True)

@@ -19,14 +19,8 @@ from mapsto.data import shards
 from mapsto.errors import RunError, UsageError
 from mapsto.options import Options
 from mapsto.pretrained import sentence_transformers
-from mapsto.pretrained.model_folder import (
-    CARD_FILE,
-    FAMILIARITY_FILE,
-    MANIFEST_FILE,
-    MODEL_FILES,
-    ROW_FILTERS_FILE,
-    RUN_FILE,
-)
+from mapsto.pretrained.manifest import MANIFEST_FILE
+from mapsto.pretrained.model_folder import CARD_FILE, FAMILIARITY_FILE, MODEL_FILES, ROW_FILTERS_FILE, RUN_FILE
 from mapsto.training.loggers import METRICS_FILE
 
 try:
@@ -66,12 +60,7 @@ RUN_FILES: tuple[str, ...] = (
 
 # The files that a run writes before run.json; a folder with only these counts as empty. The corpus shards among them
 # are kept for the next run, also when a run is cleared.
-BEFORE_RUN = {
-    LOCK,
-    "rejected.csv",
-    *(f"{files.TEMPORARY_PREFIX}{name}" for name in (SEARCH, CHOICE, RUN_FILE, "rejected.csv")),
-    shards.CORPUS_FOLDER,
-}
+BEFORE_RUN = {LOCK, "rejected.csv", shards.CORPUS_FOLDER}
 
 
 def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
@@ -85,6 +74,7 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; --out needs a folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    names = {name for name in names if not files.is_temporary(name)}
     if names <= BEFORE_RUN:
         return
     if not names & {MANIFEST_FILE, RUN_FILE, SEARCH, CHOICE}:
@@ -130,9 +120,11 @@ def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / LOCK).open("w")
+        stream = os.fdopen(files.open_lock_file(folder / LOCK), "r+")
     except OSError as error:
-        raise RunError(f"{folder} cannot be written: {error.strerror}") from error
+        path = folder / LOCK
+        reason = f"{LOCK} in it is no file of mapsto" if os.path.lexists(path) and not _is_regular(path) else error.strerror
+        raise RunError(f"{folder} cannot be written: {reason}") from error
     with stream:
         _lock(folder, stream, say)
         try:
@@ -141,6 +133,11 @@ def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
             (folder / LOCK).unlink(missing_ok=True)
             with suppress(OSError):  # removes an empty folder, of a run that could not begin; fails for any other
                 folder.rmdir()
+
+
+def _is_regular(path: Path) -> bool:
+    """Return whether a path is that of a regular file, and of no link."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _lock(folder: Path, stream: IO[str], say: Callable[[str], None]) -> None:

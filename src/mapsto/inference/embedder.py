@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from mapsto.data.encoding import EncodedRows
 from mapsto.data.rows import Rows, bind_to
 from mapsto.data.table import Table
-from mapsto.errors import UsageError, near
+from mapsto.errors import RunError, UsageError, near
 from mapsto.inference.forward import Pool, embed_examples, prefetch
-from mapsto.inference.predictor import Predictor, read_value
+from mapsto.inference.predictor import NOT_FINITE, Predictor, read_value
 from mapsto.model.config import Pooling
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Example
@@ -56,7 +56,9 @@ class Embedder(Predictor):
     def _decode(self, examples: Sequence[Example], rows: Rows) -> list[dict[str, Any]]:
         """Run the forward pass over the examples of some rows, and return {"vector": [d numbers]} for each row."""
         vectors = embed_examples(self.mapping, examples, len(rows), self.device, self._pool)
-        return [{"vector": vector} for vector in vectors.tolist()]
+        return [
+            {"vector": vector.tolist()} if np.isfinite(vector).all() else {"error": NOT_FINITE} for vector in vectors
+        ]
 
 
 def bind_side(arrow: Arrow, table: Table, sides: Sequence[int], column: str | None = None) -> Arrow:
@@ -87,7 +89,7 @@ def embed(
     side: 0 for queries and 1 for what is searched, which may have prompts of their own; None for neither.
     on_cut: called with the index of each value that is longer than the model takes and is cut.
 
-    Raises UsageError for a model with several sources, and for an unknown pooling.
+    Raises UsageError for a model with several sources, and for an unknown pooling; RunError for a vector that is not finite.
     """
     if len(mapping.arrow.sources) != 1 and not mapping.arrow.symmetric:
         raise UsageError(f"embed takes values of one source; this model reads {mapping.arrow}")
@@ -113,7 +115,11 @@ def embed(
         for chunk in prefetch(enumerate(read_values), source.defaults.rows_at_once, encode_chunk):
             yield from chunk
 
-    return embed_examples(mapping, iterate_examples(), len(read_values), device, pool)
+    vectors = embed_examples(mapping, iterate_examples(), len(read_values), device, pool)
+    if not np.isfinite(vectors).all():
+        index = int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])
+        raise RunError(f"value {index} (counted from 0): {NOT_FINITE}")
+    return vectors
 
 
 def choose_pool(mapping: Mapping, pooling: str | None) -> tuple[Pool, int]:

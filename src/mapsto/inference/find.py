@@ -164,7 +164,7 @@ def _open_index(folder: Path, facts: dict[str, Any], say: Say) -> VectorIndex | 
     if not folder.exists():
         return None
     if not (folder / FACTS_FILE).exists():
-        names = {path.name for path in folder.iterdir() if not path.name.startswith(files.TEMPORARY_PREFIX)}
+        names = {path.name for path in folder.iterdir() if not files.is_temporary(path.name)}
         if names - {VECTORS_FILE}:
             raise UsageError(f"{folder} holds other files and no index; name another folder")
         return None

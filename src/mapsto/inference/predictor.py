@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_to, load_rows
@@ -43,6 +44,9 @@ from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Decoding, Generated
 from mapsto.task.source import Source
 from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
+
+# The error of a row whose outputs are not finite, as with weights so large that their products overflow.
+NOT_FINITE = "the model's output for this row is not finite (nan or inf), so there is no answer"
 
 
 def bind_tables(bind: Callable[[Table], Arrow], tables: Iterable[Table]) -> Iterator[tuple[Table, Arrow | None]]:
@@ -251,12 +255,15 @@ class Predictor:
         shares = [1.0] * count if familiarity is None else familiarity.score(results[-1]).tolist()
         # Without the rounding error of fp32, so that what is printed is what is compared.
         familiar = [round(share, 4) for share in shares]
+        is_finite = torch.ones(count, dtype=torch.bool)
         for port, target in enumerate(self.mapping.targets):
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
             if port in generated:
                 port_answers = self._generate(examples, count, port)
             elif port in outputs:
-                port_answers = target.decode(outputs[port])
+                finite, port_output = split_finite(outputs[port])
+                port_answers = target.decode(port_output)
+                is_finite &= finite
             else:
                 port_answers = self._decode_tokens(examples, count, port)
             if isinstance(target, Composed):
@@ -271,6 +278,8 @@ class Predictor:
         if familiarity is not None:
             for answer, share in zip(answers, familiar, strict=True):
                 answer["familiar"] = share
+        for row in (~is_finite).nonzero()[:, 0].tolist():
+            answers[row] = {"error": NOT_FINITE}
         # A row in which nothing is hidden, such as a text without a mask token, has no answer.
         rows_asked = {example.row for example in examples if any(question is not None for question in example.answers)}
         first = self.mapping.targets[0]
@@ -366,6 +375,14 @@ class Predictor:
         if masks is not None and len(masks) != len(read_values):
             raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
         return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
+
+
+def split_finite(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each row of `outputs` (n, …) whether all its numbers are finite, and the outputs with 0 in all other rows."""
+    is_finite = torch.isfinite(outputs).flatten(1).all(1) if outputs.ndim > 1 else torch.isfinite(outputs)
+    if is_finite.all():
+        return is_finite, outputs
+    return is_finite, outputs.masked_fill(~is_finite.view(-1, *[1] * (outputs.ndim - 1)), 0.0)
 
 
 def _refuse(reason: str) -> Iterator[str]:

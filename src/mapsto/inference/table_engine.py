@@ -112,6 +112,11 @@ class AnsweredRows:
         """
         return list(dict.fromkeys([*self._row_columns, *self._answer_names.values()]))
 
+    @property
+    def answer_columns(self) -> list[str]:
+        """Return the columns of the answers, by the names that they have in the output."""
+        return list(self._answer_names.values())
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield each row with its answer as one dict. Raises DataError if rows were added to the source in the meantime."""
         self._file.seek(0)

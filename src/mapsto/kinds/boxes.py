@@ -564,7 +564,7 @@ def _parse_list(cell: object) -> list[Any]:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadCell("the boxes are no JSON") from error
     if isinstance(cell, dict) and _is_fault(cell):
         raise BadCell(str(cell["fault"]))

@@ -82,7 +82,7 @@ class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
                 cell = json.loads(cell)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadCell("the list of labels is not valid JSON") from error
         if isinstance(cell, str):
             mark = next((mark for mark in SEPARATORS if mark in cell), None)

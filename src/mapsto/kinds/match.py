@@ -125,7 +125,7 @@ class ScoredMatch(_Similarity):
         """Return the score in a cell. Raises BadCell if it is not a finite number."""
         try:
             score = float("nan") if isinstance(cell, bool) else float(cell)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             score = float("nan")
         if not np.isfinite(score):
             raise BadCell("the score is blank" if cell is None else "the score of a pair is a finite number")

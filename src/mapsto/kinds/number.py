@@ -20,20 +20,21 @@ from torch import Tensor, nn
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.metrics.regression import mean_absolute_error, r_squared, root_mean_squared_error
+from mapsto.metrics.standardisation import MAX_MAGNITUDE, lone_rows, mean_and_deviation
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Comparable, LinearProbe, Mixable
+from mapsto.task.target_capabilities import Attributable, Comparable, LinearProbe, Mixable, Standardised
 
 Values = NDArray[np.float64]
 
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_squared}
 
 
-class Number(LinearProbe, Comparable, Attributable, Mixable):
+class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
     """A target that answers with one number.
 
     mean, deviation: mean and standard deviation of the numbers in the training rows.
@@ -47,6 +48,8 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
     score_unit = "value"
 
     def __init__(self, mean: float = 0.0, deviation: float = 1.0) -> None:
+        if not (math.isfinite(mean) and 0 < deviation < math.inf):
+            raise DataError(f"numbers with the mean {mean} and the deviation {deviation} cannot be standardised")
         self.mean, self.deviation = mean, deviation
 
     @staticmethod
@@ -75,7 +78,16 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
             )
         if not math.isfinite(number):
             raise BadCell("the number is not finite")
+        if abs(number) > MAX_MAGNITUDE:
+            raise BadCell(f"the number is too large: its square is not finite, and at most {MAX_MAGNITUDE:g} can be learnt")
         return number
+
+    @staticmethod
+    def find_outliers(answers: Sequence[Any]) -> list[tuple[int, str]]:
+        indices = [index for index, answer in enumerate(answers) if answer is not None]
+        values = np.array([answers[index] for index in indices], np.float64)
+        reason = "so far from all other numbers that it alone makes their deviation: is it a typing error, or does it stand for nothing?"
+        return [(indices[row], reason) for row in lone_rows(values)]
 
     def learn(self, answers: Sequence[float], balance: bool = False) -> None:
         """Learn mean and standard deviation of the training answers. balance: not used.
@@ -83,7 +95,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable):
         Raises DataError if all are the same number.
         """
         values = np.asarray(answers, np.float64)
-        self.mean, self.deviation = float(values.mean()), float(values.std())
+        self.mean, self.deviation = map(float, mean_and_deviation(values))
         if not self.deviation > 0:
             raise DataError(f"every row has the number {self.mean:g}; two different ones are needed")
 

@@ -19,20 +19,21 @@ from torch import Tensor, nn
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics.intervals import Score, with_interval
 from mapsto.metrics.regression import mean_cosine, mean_r_squared
+from mapsto.metrics.standardisation import MAX_MAGNITUDE, lone_rows, mean_and_deviation
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import LinearProbe, Mixable
+from mapsto.task.target_capabilities import LinearProbe, Mixable, Standardised
 
 MIN_DEVIATION = 1e-6  # so that a number that is the same in every row is not divided by 0
 
 Values = NDArray[np.float64]
 
 
-class Vector(LinearProbe, Mixable):
+class Vector(LinearProbe, Mixable, Standardised):
     """A target that answers with a list of k numbers.
 
     mean, deviation: (k,), mean and standard deviation of each number over the training rows.
@@ -43,6 +44,8 @@ class Vector(LinearProbe, Mixable):
 
     def __init__(self, mean: Sequence[float] = (), deviation: Sequence[float] = ()) -> None:
         self.mean, self.deviation = list(mean), list(deviation)
+        if not np.isfinite([*mean, *deviation]).all() or not all(number > 0 for number in deviation):
+            raise DataError("vectors with such a mean and deviation cannot be standardised")
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -67,7 +70,7 @@ class Vector(LinearProbe, Mixable):
         if isinstance(cell, str):
             try:
                 cell = json.loads(cell)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadCell("the vector is not valid JSON") from error
         if not isinstance(cell, list | tuple | np.ndarray):
             raise BadCell("the vector is blank" if cell is None else f"a vector is a list, not {type(cell).__name__}")
@@ -81,7 +84,21 @@ class Vector(LinearProbe, Mixable):
         vector = vector.astype(np.float64)
         if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
             raise BadCell("a vector is a list of finite numbers")
+        if np.abs(vector).max() > MAX_MAGNITUDE:
+            raise BadCell(f"a number of the vector is too large: at most {MAX_MAGNITUDE:g} can be learnt")
         return tuple(vector.tolist())
+
+    @staticmethod
+    def find_outliers(answers: Sequence[Any]) -> list[tuple[int, str]]:
+        indices = [index for index, answer in enumerate(answers) if answer is not None]
+        if len({len(answers[index]) for index in indices}) != 1:
+            return []
+        columns = np.array([answers[index] for index in indices]).T
+        return [
+            (indices[row], f"number {number} of the vector is so far from all others that it alone makes their deviation")
+            for number, column in enumerate(columns, 1)
+            for row in lone_rows(column)
+        ]
 
     def learn(self, answers: Sequence[tuple[float, ...]], balance: bool = False) -> None:
         """Learn the mean and the standard deviation of each of the k numbers over the training answers. balance: not used.
@@ -90,8 +107,8 @@ class Vector(LinearProbe, Mixable):
         """
         if len(sizes := {len(answer) for answer in answers}) > 1:
             raise DataError(f"vectors of different lengths: {', '.join(map(str, sorted(sizes)[:5]))}")
-        values = np.array(answers)
-        self.mean, self.deviation = values.mean(0).tolist(), np.maximum(values.std(0), MIN_DEVIATION).tolist()
+        mean, deviation = mean_and_deviation(np.array(answers))
+        self.mean, self.deviation = mean.tolist(), np.maximum(deviation, MIN_DEVIATION).tolist()
 
     def encode(self, answer: tuple[float, ...], pieces: Sequence[Piece]) -> Answer:
         """Return the standardised numbers, (k,). Raises DataError for a vector of another length than in the training rows."""

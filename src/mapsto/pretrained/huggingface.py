@@ -8,6 +8,7 @@ a checkpoint is run. Every shape is checked before memory is allocated.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping as Dict
@@ -22,12 +23,23 @@ from torch import Tensor
 
 from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError, MapstoError
-from mapsto.files import CONVERT, PICKLED, open_tensors, read_json, require_space, write_atomic
+from mapsto.files import (
+    CONVERT,
+    MAX_CONFIG_BYTES,
+    PICKLED,
+    open_regular,
+    open_tensors,
+    read_json,
+    reading_folder,
+    require_space,
+    write_atomic,
+)
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.pretrained import sentence_transformers
+from mapsto.pretrained.foreign_folders import NO_CONFIG, explain_file, explain_folder, explain_missing
 from mapsto.pretrained.weight_names import (
     all_weights,
     can_save_decoder,
@@ -55,6 +67,8 @@ ANSWER_DECODER_KEY = "mapsto_answer_layers"
 # Key of config.json for the source kind, if it is not the family's.
 SOURCE_KEY = "mapsto_source"
 
+# The prefix of the names of models that are asked of the hub.
+HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # The files that are downloaded from the hub.
 HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "chat_template.jinja", "1_Pooling/config.json"]
@@ -85,12 +99,18 @@ class PretrainedModel:
 
 
 def open_pretrained(name: str) -> PretrainedModel:
-    """Open the model in a local folder; if there is no such folder, download it from the Hugging Face hub first.
+    """Open the model in a local folder, or one of the Hugging Face hub, which is downloaded first.
 
-    name: path of the folder, or name of the model on the hub.
+    name: path of the folder, or `hf:` and the name of the model on the hub.
     Raises CheckpointError if the model does not exist, is damaged or not supported, or would run code.
     """
-    folder = _find_folder(name)
+    folder = find_folder(name)
+    with reading_folder(folder):
+        return open_folder(folder)
+
+
+def open_folder(folder: Path) -> PretrainedModel:
+    """Return the model in a folder that exists, as `open_pretrained` does."""
     raw, config = _read_config(folder)
     family = zoo.family_of(config)
     for file, remedy in family.required_files.items():
@@ -198,22 +218,31 @@ def make_answer_decoder(shape: TransformerConfig, layers: int) -> TransformerCon
     )
 
 
-def _find_folder(name: str) -> Path:
-    """Return `name` as a path if it is a folder; else the folder of the hub's model of this name, downloaded if needed.
+def find_folder(name: str) -> Path:
+    """Return the folder of a model, by its path; for `hf:user/name` that of the hub's model, downloaded if needed.
 
-    Raises CheckpointError if neither a folder nor a model on the hub has this name.
+    The hub is asked for names with HUB_PREFIX alone, never for a path with a typing error.
+    Raises CheckpointError if there is no such folder, or the hub has no such model.
     """
+    if name.startswith(HUB_PREFIX):
+        return _download(name.removeprefix(HUB_PREFIX))
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if os.path.lexists(path) and not path.is_file():
+        open_regular(path).close()  # raises the error that names what it is
     if path.is_file():
-        raise CheckpointError(
-            f"{name}: {CONVERT}" if path.suffix in PICKLED else f"{name} is a file; a model is a folder"
-        )
-    parent = Path(path.parts[0]) if len(path.parts) > 1 else None
-    # A mistyped local path is never asked of the hub.
-    if not HUB_NAME.fullmatch(name) or (parent is not None and parent.exists()):
-        raise CheckpointError(f"there is no folder {name}")
+        raise CheckpointError(f"{name} is a file, and a model is a folder. It is {explain_file(path)}")
+    raise explain_missing(name)
+
+
+def _download(name: str) -> Path:
+    """Return the folder in the cache to which the hub's model `name` is downloaded, unless it is there.
+
+    Raises CheckpointError if the hub has no such model or cannot be reached, or the name is none.
+    """
+    if not HUB_NAME.fullmatch(name):
+        raise CheckpointError(f"{HUB_PREFIX}{name} names no model of the hub; a name is {HUB_PREFIX}user/name")
     from huggingface_hub import errors, snapshot_download  # takes half a second, and local folders do not need it
 
     hub_errors = (
@@ -226,7 +255,7 @@ def _find_folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (*hub_errors, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"there is no folder {name!r}, and the hub did not give it: {reason}") from error
+        raise CheckpointError(f"the hub did not give {name}: {reason}") from error
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
@@ -237,9 +266,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
     path = folder / CONFIG_FILE
     if not path.exists():
         unfinished = any((folder / name).exists() for name in UNFINISHED_FILES)
-        reason = "the fit in it is unfinished; run the same command again" if unfinished else f"it has no {CONFIG_FILE}"
+        reason = "the fit in it is unfinished; run the same command again" if unfinished else explain_folder(folder)
         raise CheckpointError(f"{folder} is no model folder: {reason}")
-    raw = read_json(path)
+    raw = read_json(path, MAX_CONFIG_BYTES)
     # transformers would import Python code from the checkpoint for this entry.
     if "auto_map" in raw:
         raise CheckpointError(
@@ -248,7 +277,9 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:
         )
     model_type = raw.get("model_type")
     if not isinstance(model_type, str):
-        raise CheckpointError(f"{path} names no model_type; supported are: {', '.join(zoo.family_names())}")
+        reason = explain_folder(folder)
+        hint = "" if reason == NO_CONFIG else f"; {reason}"
+        raise CheckpointError(f"{path} names no model_type{hint}; supported are: {', '.join(zoo.family_names())}")
     family = zoo.get_family(model_type)
     try:
         return raw, _family_config(family, raw, model_type)
@@ -287,10 +318,13 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError if neither exists, or if the index lists a file outside the folder or not in safetensors format.
     """
-    if (folder / WEIGHTS_FILE).exists():
+    if os.path.lexists(folder / WEIGHTS_FILE):
         return open_tensors(folder / WEIGHTS_FILE)
     if (folder / INDEX_FILE).exists():
-        files = sorted({str(file) for file in dict(read_json(folder / INDEX_FILE).get("weight_map") or {}).values()})
+        weight_map = read_json(folder / INDEX_FILE, MAX_CONFIG_BYTES).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{folder / INDEX_FILE} lists no files of weights")
+        files = sorted({str(file) for file in weight_map.values()})
         # An index from anywhere must not lead to files outside the folder, or to pickles.
         for file in files:
             if Path(file).name != file or not file.endswith(".safetensors"):
@@ -301,7 +335,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     if pickled:
         raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}, only {', '.join(pickled[:3])}: {CONVERT}")
-    raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}")
+    reason = explain_folder(folder)
+    raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}" + ("" if reason == NO_CONFIG else f": {reason}"))
 
 
 def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:

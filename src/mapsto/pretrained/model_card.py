@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from mapsto import __version__, kinds
+from mapsto.errors import printable
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Reconstruction
+
+# Characters that begin a mark, a link, HTML, a formula or a column of a table in Markdown. An underscore within a word does not.
+MARKDOWN = re.compile(r"([\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w))")
 
 # Names of scores → the hub's names of metrics. Other scores are only in the card's table.
 HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
@@ -34,7 +39,7 @@ def render_model_card(
     lines = [
         *_metadata(mapping, provenance, scores),
         "",
-        f"# {mapping.arrow}",
+        f"# {plain(mapping.arrow)}",
         "",
         f"A {mapping.config.family} model of {num_parameters:,} parameters, made with mapsto {__version__}.",
         "",
@@ -44,7 +49,7 @@ def render_model_card(
         "",
         "## Where it comes from",
         "",
-        f"- Start: {provenance.get('start') or ('none' if mapping.config.is_linear else 'random weights')}",
+        f"- Start: {plain(provenance.get('start') or ('none' if mapping.config.is_linear else 'random weights'))}",
         f"- Data: {provenance.get('rows', 'unknown')} rows, fingerprint {str(provenance.get('data', 'unknown'))[:16]}",
         f"- Seed: {provenance.get('seed', 0)}; steps: {steps}; tokens read: {provenance.get('tokens', 'unknown')}{time_spent}",
         *_search(provenance.get("search")),
@@ -53,10 +58,15 @@ def render_model_card(
     if scores:
         mark = " – too good, see below" if provenance.get("overlap") else ""
         lines += ["", "## How good it is", "", "| score | value (95 % interval, items) |", "|---|---|"]
-        lines += [f"| {name} | {value}{mark} |" for name, value in scores.items()]
+        lines += [f"| {plain(name)} | {value}{mark} |" for name, value in scores.items()]
     if findings:
-        lines += ["", *(f"- {finding}" for finding in findings)]
+        lines += ["", *(f"- {plain(finding)}" for finding in findings)]
     return "\n".join(lines) + "\n"
+
+
+def plain(text: object) -> str:
+    """Return a text, such as the name of a class, as Markdown that shows it as it is: no mark, link, HTML or line break acts."""
+    return MARKDOWN.sub(r"\\\1", printable(str(text))).replace("\n", "\\n").replace("\t", " ")
 
 
 def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Score]) -> list[str]:
@@ -89,7 +99,7 @@ def _metadata(mapping: Mapping, provenance: Dict[str, Any], scores: Dict[str, Sc
                 }
             ],
         }
-        lines.append(f"model-index: {json.dumps([model_index], ensure_ascii=False)}")
+        lines.append(f"model-index: {printable(json.dumps([model_index], ensure_ascii=False))}")
     return [*lines, "---"]
 
 
@@ -113,13 +123,13 @@ def _hub_task(mapping: Mapping) -> str | None:
 
 def _use(mapping: Mapping) -> list[str]:
     """Return sentences for the card: the kinds that the model reads and predicts, and the limits of its use."""
-    reads = ", ".join(f"{port.kind} ({port.column or port.kind})" for port in mapping.arrow.sources)
+    reads = ", ".join(f"{port.kind} ({plain(port.column or port.kind)})" for port in mapping.arrow.sources)
     lines = [f"It reads {reads}."]
     if mapping.arrow.symmetric:
         lines.append("It gives each value a vector; the cosine of two vectors says how well the values match.")
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
         if isinstance(target, Classes) and target.exclusive:
-            lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(target.classes[:20])}.")
+            lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(map(plain, target.classes[:20]))}.")
         elif port.restores is None and not mapping.arrow.symmetric:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:

@@ -7,26 +7,30 @@ file, which is verified when the folder is opened. It is written last, so a fold
 from __future__ import annotations
 
 import json
+import os
 import platform
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Mapping as Dict
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from mapsto import __version__, files, kinds
-from mapsto.errors import CheckpointError
+from mapsto.errors import CheckpointError, MapstoError
 from mapsto.metrics.intervals import Score
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
+from mapsto.pretrained.manifest import FORMAT, MANIFEST_FILE, read_manifest
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
@@ -34,10 +38,7 @@ from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
 
-# The format of mapsto.json.
-FORMAT = 1
-
-MANIFEST_FILE, RUN_FILE, CARD_FILE = "mapsto.json", "run.json", "README.md"
+RUN_FILE, CARD_FILE = "run.json", "README.md"
 
 # The hashes of the row filters, a tensor of bytes for each.
 ROW_FILTERS_FILE, FAMILIARITY_FILE = "row_filters.safetensors", "familiarity.safetensors"
@@ -53,6 +54,14 @@ MODEL_FILES = (
     "preprocessor_config.json",
     "generation_config.json",
 )
+# All files that mapsto.json lists, where a model has them.
+SAVED_FILES = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES, ROW_FILTERS_FILE, FAMILIARITY_FILE)
+
+# How often a folder is read again that is replaced meanwhile; and the seconds in which a folder is moved to the place of another.
+MAX_TRIES = 100
+MOMENT = 0.02
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -98,24 +107,23 @@ def versions() -> dict[str, str]:
 
 
 def open_model_folder(name: str | Path) -> ModelFolder:
-    """Open the folder of a finished run, another model folder, or a model of the hub (by its name).
+    """Open the folder of a finished run, another model folder, or a model of the hub (by its name, `hf:user/name`).
 
-    In a run's folder, the files are first checked against the SHA-256 hashes in mapsto.json.
+    In a run's folder, the files are first checked against the SHA-256 hashes in mapsto.json; what is checked is what is read.
     Raises CheckpointError if a file is missing, damaged or changed, or if the run is not finished.
     """
-    path = Path(name)
-    manifest = None
-    if (path / MANIFEST_FILE).exists():
-        manifest = files.read_sealed(path / MANIFEST_FILE)
-        if manifest.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path / MANIFEST_FILE} has format {manifest.get('format')!r}; this version reads {FORMAT}"
-            )
+    return _read_whole(name, _open_folder)
+
+
+def _open_folder(path: Path) -> ModelFolder:
+    """Return the content of a model folder whose files are read once (`files.reading_folder`)."""
+    manifest = read_manifest(path)
+    if manifest is not None:
         files.verify(path, manifest["files"])
     # A run writes run.json when it starts, and mapsto.json when it is finished.
     elif (path / RUN_FILE).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
-    return ModelFolder(huggingface.open_pretrained(str(name)), manifest, _open_row_filters(path, manifest or {}))
+    return ModelFolder(huggingface.open_folder(path), manifest, _open_row_filters(path, manifest or {}))
 
 
 def load_mapping(name: str | Path) -> Mapping:
@@ -124,22 +132,87 @@ def load_mapping(name: str | Path) -> Mapping:
     Its arrow comes from mapsto.json, or else from the published head. Raises CheckpointError as `open_model_folder`, and if
     weights that the arrow needs are missing.
     """
-    folder = open_model_folder(name)
-    pretrained = folder.pretrained
-    arrow, targets = _published_targets(pretrained) if folder.manifest is None else _saved_targets(folder.manifest)
-    length = None if folder.manifest is None else folder.manifest.get("length")
-    with SkipInit():
-        mapping = Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
-    if folder.manifest is not None:
-        mapping.fit_record = FitRecord.from_provenance(folder.manifest["provenance"], Path(name))
+    return _read_whole(name, _load_mapping)
+
+
+def _load_mapping(path: Path) -> Mapping:
+    """Return the Mapping of a model folder whose files are read once (`files.reading_folder`)."""
+    folder = _open_folder(path)
+    manifest = folder.manifest
+    if manifest is None:
+        mapping = _build(folder.pretrained, *_published_targets(folder.pretrained), None)
+    else:
+        with _refusing_states(path):
+            mapping = _build(folder.pretrained, *_saved_targets(manifest), manifest.get("length"))
+            mapping.fit_record = FitRecord.from_provenance(manifest["provenance"], path)
+        mapping.familiarity = _open_familiarity(path, manifest)
     # Runs that start from this mapping choose other defaults if mapsto trained it.
     mapping.trained_with, mapping.row_filters = folder.trained_with, folder.row_filters
-    if folder.manifest is not None:
-        mapping.familiarity = _open_familiarity(Path(name), folder.manifest)
-    missing = copy_weights(mapping, pretrained.tensors)
+    missing = copy_weights(mapping, folder.pretrained.tensors)
     if missing:
-        raise CheckpointError(f"{name} lacks weights that its arrow needs: {', '.join(missing[:5])}")
+        raise CheckpointError(f"{path} lacks weights that its arrow needs: {', '.join(missing[:5])}")
     return mapping.eval()
+
+
+def _build(
+    pretrained: huggingface.PretrainedModel, arrow: Arrow, targets: Sequence[Target], length: int | None
+) -> Mapping:
+    """Return the model of an arrow with these targets, whose weights are not set yet. length: of its longest examples."""
+    with SkipInit():
+        return Mapping(arrow, replace(pretrained.config, length=length), pretrained.sources, targets)
+
+
+def _read_whole(name: str | Path, read: Callable[[Path], Content]) -> Content:
+    """Return what `read` returns for the folder of a model, all of whose files are of one save.
+
+    The files may be replaced by another save meanwhile. Then they are read again: the old model is returned, or the new one.
+    """
+    try:
+        path = huggingface.find_folder(str(name))
+    except CheckpointError:
+        # Between two renames, the old folder is away and the new one is not there yet.
+        time.sleep(MOMENT)
+        path = huggingface.find_folder(str(name))
+    tries = MAX_TRIES
+    while True:
+        before, tries = _signature(path), tries - 1
+        try:
+            with files.reading_folder(path):
+                content = read(path)
+            if _signature(path) == before or not tries:
+                return content
+        except CheckpointError:
+            # Who replaces the files holds the lock of the folder while both old and new ones are in it.
+            with files.locked_folder(path):
+                after = _signature(path)
+            if after == before:
+                time.sleep(MOMENT)
+                after = _signature(path)
+            if after == before or not tries:
+                raise
+
+
+def _signature(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return what changes when a file of a model is replaced: number, size and time of change of each, by its name."""
+    signature: dict[str, tuple[int, ...]] = {}
+    for name in (MANIFEST_FILE, *SAVED_FILES):
+        with suppress(OSError):
+            status = os.stat(folder / name)
+            signature[name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return signature
+
+
+@contextmanager
+def _refusing_states(folder: Path) -> Iterator[None]:
+    """Turn the error of a state or provenance in mapsto.json that does not fit its model into a CheckpointError."""
+    try:
+        yield
+    except MapstoError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder / MANIFEST_FILE} does not fit its model: {error}") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / MANIFEST_FILE} does not fit its model: {error!r}") from error
 
 
 def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
@@ -246,27 +319,31 @@ def save_mapping(
     provenance: origin of the model (starting model, data, seed, steps), in JSON types.
     scores: {name: score}, for the model card and mapsto.json. findings: sentences for the card on rows for which the model fails.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     task = weight_names.published_task(mapping)
     classifiers = [t for t in mapping.targets if isinstance(t, Classes) and (t.exclusive or t.kind == task)]
     # The published head's class names come first.
     labels = next((target.classes for target in sorted(classifiers, key=lambda t: t.kind != task)), None)
-    huggingface.save_pretrained(mapping, folder, labels)
-    files.write_atomic(folder / CARD_FILE, render_model_card(mapping, provenance, scores or {}, findings).encode())
-    _save_row_filters(folder, mapping.row_filters)
-    _save_familiarity(folder, mapping.familiarity)
-    names = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES, ROW_FILTERS_FILE, FAMILIARITY_FILE)
-    manifest = {
-        "format": FORMAT,
-        "arrow": str(mapping.arrow),
-        "length": mapping.config.length,
-        "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
-        "row_filters": [{"arrow": f.arrow, "data": f.data, "rows": f.num_rows} for f in mapping.row_filters],
-        "provenance": {**provenance, "versions": versions()},
-        "scores": {name: asdict(score) for name, score in (scores or {}).items()},
-        "files": {name: files.hash_file(folder / name) for name in names if (folder / name).exists()},
-    }
-    files.write_atomic(folder / MANIFEST_FILE, files.seal(manifest))
+    with files.replacing_files(folder, last=MANIFEST_FILE) as staging:
+        huggingface.save_pretrained(mapping, staging, labels)
+        card = render_model_card(mapping, provenance, scores or {}, findings)
+        files.write_atomic(staging / CARD_FILE, card.encode(errors="backslashreplace"))
+        _save_row_filters(staging, mapping.row_filters)
+        _save_familiarity(staging, mapping.familiarity)
+        hashes = {name: files.hash_file(staging / name) for name in SAVED_FILES if (staging / name).exists()}
+        manifest = {
+            "format": FORMAT,
+            "arrow": str(mapping.arrow),
+            "length": mapping.config.length,
+            "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
+            "row_filters": [{"arrow": f.arrow, "data": f.data, "rows": f.num_rows} for f in mapping.row_filters],
+            "provenance": {**provenance, "versions": versions()},
+            "scores": {name: asdict(score) for name, score in (scores or {}).items()},
+            "files": hashes,
+        }
+        files.write_atomic(staging / MANIFEST_FILE, files.seal(manifest))
+    for name in (ROW_FILTERS_FILE, FAMILIARITY_FILE):
+        if name not in hashes:  # of an earlier model
+            (folder / name).unlink(missing_ok=True)
 
 
 def _plain_state(target: Target) -> dict[str, Any]:
@@ -276,9 +353,8 @@ def _plain_state(target: Target) -> dict[str, Any]:
 
 
 def _save_row_filters(folder: Path, row_filters: Sequence[RowFilter]) -> None:
-    """Write the hashes of the filters in order; without filters remove the file of an earlier model."""
+    """Write the hashes of the filters in order; nothing without filters."""
     if not row_filters:
-        (folder / ROW_FILTERS_FILE).unlink(missing_ok=True)
         return
     tensors = {
         str(index): torch.frombuffer(bytearray(row_filter.hashes), dtype=torch.uint8)
@@ -303,9 +379,8 @@ def _open_row_filters(folder: Path, manifest: Dict[str, Any]) -> tuple[RowFilter
 
 
 def _save_familiarity(folder: Path, familiarity: Familiarity | None) -> None:
-    """Write the vectors and distances of a familiarity; without one remove the file of an earlier model."""
+    """Write the vectors and distances of a familiarity, if there is one."""
     if familiarity is None:
-        (folder / FAMILIARITY_FILE).unlink(missing_ok=True)
         return
     tensors = {"vectors": familiarity.vectors, "distances": familiarity.distances}
     files.write_atomic(folder / FAMILIARITY_FILE, safetensors.torch.save(tensors))

@@ -22,6 +22,7 @@ from mapsto import kinds, zoo
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
+from mapsto.pretrained.foreign_folders import refuse_adapter_weights
 from mapsto.task.target_capabilities import has_exclusive_classes
 from mapsto.zoo import Family, Task
 
@@ -30,6 +31,9 @@ OWN_PREFIX = "mapsto."
 
 # Factor of the attention's output in the mean layer. The residual that is added to it is lost in rounding (fp32).
 MEAN_SCALE = 1e6
+
+# Wrappers of torch, which may stand in front of further prefixes.
+WRAPPER = re.compile(r"module|_orig_mod|model")
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -149,7 +153,9 @@ def to_mapsto_names(
     Raises CheckpointError for a weight that the family does not have, for one that is not floating point, and if only some of
     the weights to concatenate are there.
     """
-    remaining = _normalise_names(family, published)
+    refuse_adapter_weights(folder, published)
+    remaining = _normalise_names(family, _without_shared_prefix(family, published, num_indices, notes))
+    _require_finite(family, remaining, folder)
     weights = {
         key.removeprefix(OWN_PREFIX): remaining.pop(key) for key in list(remaining) if key.startswith(OWN_PREFIX)
     }
@@ -175,6 +181,49 @@ def to_mapsto_names(
         if tensor.dtype not in FLOATS:
             raise CheckpointError(f"{folder}: {name} is {tensor.dtype}; only floating-point weights are supported")
     return {name: tensor.float() for name, tensor in weights.items()}
+
+
+def _without_shared_prefix(
+    family: Family, published: Dict[str, Tensor], num_indices: int, notes: list[str]
+) -> Dict[str, Tensor]:
+    """Return the weights without the parts in front of all names that a wrapper adds, such as `module.` or `_orig_mod.`.
+
+    A part is taken off only where the family knows more of the names without it; `notes` gets a message about this.
+    """
+    names = [name for task in family.weight_names.values() for name in _expand_names(task, num_indices).values()]
+    known_names = {name for group in names for name in group}
+
+    def count_known(tensors: Dict[str, Tensor]) -> int:
+        return len(known_names & _normalise_names(family, tensors).keys())
+
+    tensors, prefix = published, ""
+    while len(parts := {name.partition(".")[0] for name in tensors}) == 1 and all("." in name for name in tensors):
+        (part,) = parts
+        shorter = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()}
+        if count_known(shorter) <= count_known(tensors) and not WRAPPER.fullmatch(part):
+            break
+        tensors, prefix = shorter, f"{prefix}{part}."
+    if count_known(tensors) <= count_known(published):
+        return published
+    notes.append(f"all weights were named {prefix}…; the names were read without it")
+    return tensors
+
+
+def _require_finite(family: Family, published: Dict[str, Tensor], folder: Path) -> None:
+    """Raise CheckpointError, which names the weight, if a weight has a number that is not finite (in fp32).
+
+    A sum is not finite if one of its terms is not, and takes a fraction of the time of looking at each number.
+    """
+    for name, tensor in published.items():
+        if not tensor.is_floating_point() or torch.isfinite(tensor.sum(dtype=torch.float32)):
+            continue
+        is_finite = torch.isfinite(tensor.float())
+        if not is_finite.all() and not any(re.match(pattern, name) for pattern in family.ignored_weights):
+            count = int((~is_finite).sum())
+            raise CheckpointError(
+                f"{folder}: the weight {name} has {count:,} of {tensor.numel():,} numbers that are not finite (nan or inf): "
+                "the training that wrote it had failed; use an earlier checkpoint"
+            )
 
 
 def _normalise_names(family: Family, published: Dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import files
-from mapsto.errors import UsageError
+from mapsto.errors import UsageError, printable
 
 INSTALL_MATPLOTLIB = "reports need the package matplotlib: pip install 'mapsto[report]'"
 
@@ -41,6 +41,7 @@ VARIABLES = {INK: "--ink", QUIET: "--quiet", LINE: "--line", **{colour: f"--c{i}
 # Line styles: after the eighth line the colours repeat with the next style.
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 
+WORD_JOINER = "\u2060"  # has no width
 WIDTH, HEIGHT = 5.2, 3.5  # inches; 10 points at this size can be read on a phone
 LEGEND_LINE_HEIGHT = 0.2  # inches
 MAX_NAME_IN_TWO_COLUMNS = 30  # characters; longer names get a legend of one column
@@ -140,7 +141,9 @@ class Chart:
 
     def add_legend(self) -> None:
         """Add a legend of all labelled lines below the axes, and make the figure taller by the legend's height."""
-        handles, names = self.axes.get_legend_handles_labels()
+        # Lines without a label are named _child0 and so on; other names that begin with _ would be left out of the legend.
+        handles = [line for line in self.axes.get_lines() if not re.fullmatch(r"_child\d+", line.get_label())]
+        names = [re.sub("^_", f"{WORD_JOINER}_", line.get_label()) for line in handles]
         num_columns = 2 if max(map(len, names)) <= MAX_NAME_IN_TWO_COLUMNS else 1
         figure = self.axes.figure
         figure.set_figheight(HEIGHT + LEGEND_LINE_HEIGHT * -(-len(names) // num_columns))
@@ -159,18 +162,25 @@ def draw_chart(label: str) -> Iterator[Chart]:
     except ImportError as error:
         raise UsageError(INSTALL_MATPLOTLIB) from error
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     style: Any = {
         # A fixed salt gives the same SVG for the same data; "none" keeps text as text, so that it can be read out.
         "svg.fonttype": "none", "svg.hashsalt": "mapsto", "font.family": "sans-serif", "font.size": 10,
         "text.color": INK, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "xtick.color": QUIET, "ytick.color": QUIET,
         "grid.color": LINE, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
-        "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+        "text.parse_math": False, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context():
+        # The settings of the package itself, not those of a matplotlibrc in the working directory or the home.
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         chart = Chart(figure.subplots())
         yield chart
+        # Names of classes and models are texts of others: control characters would break the SVG.
+        for text in figure.findobj(Text):
+            text.set_text(printable(text.get_text()))
         buffer = io.StringIO()
         with warnings.catch_warnings():
             # Matplotlib only measures the text; the browser draws it, and has the font.

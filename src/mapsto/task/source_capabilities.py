@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from mapsto.task.shingles import Hashes, shingles
+from mapsto.task.shingles import Hashes, shingle_batch, shingles
 from mapsto.task.source import Kind, Source
 
 if TYPE_CHECKING:
@@ -252,6 +252,18 @@ class Describable(Kind):
         By default the parts are all substrings of five characters of the value's `key`.
         """
         return shingles(cls.key(value))
+
+    @classmethod
+    def sketch_batch(cls, values: Sequence[Any]) -> tuple[Hashes, NDArray[np.int64]]:
+        """Return the hashes of each value, as `sketch` but in any order and with repetitions, one value after the other.
+
+        Also the number of hashes of each value, (n,).
+        """
+        if cls.sketch.__func__ is Describable.sketch.__func__:  # type: ignore[attr-defined]
+            return shingle_batch([cls.key(value) for value in values])
+        sketches = [cls.sketch(value) for value in values]
+        counts = np.fromiter(map(len, sketches), np.int64, len(sketches))
+        return np.concatenate([np.zeros(0, np.uint64), *sketches]), counts
 
 
 class LinearFeatures(Source):

@@ -408,6 +408,18 @@ class Mixable(Target):
         return Answer(np.asarray(np.average(values, axis=0, weights=[part.share for part in parts]), np.float32))
 
 
+class Standardised(Target):
+    """A target of numbers, whose mean and deviation are learnt from the training rows."""
+
+    @staticmethod
+    def find_outliers(answers: Sequence[Any]) -> list[tuple[int, str]]:
+        """Return (index, reason) of each answer that is so far from all others that it alone makes the deviation.
+
+        answers: as `read` returns them; None for a row without an answer.
+        """
+        raise NotImplementedError
+
+
 def has_exclusive_classes(target: Target | type[Target]) -> bool:
     """Return whether a target's answer is always exactly one of its classes. target: an object or a class."""
     kind = target if isinstance(target, type) else type(target)

@@ -12,6 +12,8 @@ import tokenizers
 from tokenizers import models, normalizers
 
 from mapsto.errors import CheckpointError, MapstoError, shorten
+from mapsto.files import read_bytes
+from mapsto.text.proof.process import require_usable
 from mapsto.text.vocabulary import bert_pipeline
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -22,7 +24,7 @@ ADDED_FILE = "added_tokens.json"
 # The chat template, which older folders have in the settings, by the same key.
 TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
 # Bytes; larger files are refused.
-LARGEST_FILE = 256 << 20
+LARGEST_FILE = 64 << 20
 LARGEST_ID = 2**31 - 1
 NO_LIMIT = 10**9  # transformers writes 1e30 as maximum length if there is no limit
 # The usual tokens of each role, for tokenizers whose files name none, in order of preference.
@@ -128,7 +130,10 @@ def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
         if not all(second.startswith(prefix) for _, second in pairs):
             raise ValueError(f"a merge whose second part does not begin with {prefix!r}")
-    return tokenizers.Tokenizer.from_str(json.dumps(parts))
+    # Padding and truncation are not used here, and with a padding of a billion tokens the library ends the process.
+    plain_parts = {**parts, "padding": None, "truncation": None}
+    require_usable(plain_parts)
+    return tokenizers.Tokenizer.from_str(json.dumps(plain_parts))
 
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -165,7 +170,7 @@ def _find(path: Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
     for name in (TOKENIZER_FILE, VOCABULARY_FILE):
-        if (path / name).is_file():
+        if (path / name).exists():
             return path / name
     needed = f"{path}: no tokenizer here; {TOKENIZER_FILE} is needed (or the {VOCABULARY_FILE} of a BERT)"
     older = sorted(file.name for file in path.iterdir() if file.suffix == ".model" or file.name == "vocab.json")
@@ -180,13 +185,9 @@ def _find(path: Path) -> Path:
 def _read_text(file: Path) -> str:
     """Return the text of a file. Raises CheckpointError if it cannot be read, is too large, or is not UTF-8."""
     try:
-        if (size := file.stat().st_size) > LARGEST_FILE:
-            raise CheckpointError(f"{file}: {size:,} bytes are too many; at most {LARGEST_FILE:,} are read")
-        return file.read_bytes().decode("utf-8-sig")
+        return read_bytes(file, LARGEST_FILE).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file}: not UTF-8 at byte {error.start}") from error
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ nothing. Loading verifies every hash. A damaged checkpoint is skipped, and the n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -24,11 +23,14 @@ from mapsto.files import (
     TEMPORARY_PREFIX,
     explaining_write_errors,
     hash_file,
-    read_bytes,
+    open_tensors,
+    read_json,
     read_sealed,
+    reading_folder,
     require_space,
     seal,
     sync_folder,
+    verify,
     write_synced,
 )
 
@@ -83,18 +85,18 @@ def load_checkpoint(folder: Path) -> tuple[Tensors, State]:
 
     Raises CheckpointError, which names the damaged file.
     """
-    hashes = read_sealed(folder / HASHES_FILE)["files"]
-    unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS_FILE, STATE_FILE, HASHES_FILE})
-    if unexpected or set(hashes) != {TENSORS_FILE, STATE_FILE}:
-        raise CheckpointError(f"{folder / (unexpected or [HASHES_FILE])[0]}: this file does not belong to a checkpoint")
     # Each file is read once, and the same bytes are hashed and parsed: the file cannot change in between.
-    contents = {}
-    for name, expected in hashes.items():
-        contents[name] = read_bytes(folder / name)
-        if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise CheckpointError(f"{folder / name} is damaged: its SHA-256 is not the one it was saved with")
-    tensors: Tensors = safetensors.torch.load(contents[TENSORS_FILE])
-    return tensors, json.loads(contents[STATE_FILE])
+    with reading_folder(folder):
+        hashes = read_sealed(folder / HASHES_FILE).get("files")
+        unexpected = sorted({p.name for p in folder.iterdir()} - {TENSORS_FILE, STATE_FILE, HASHES_FILE})
+        if unexpected or not isinstance(hashes, dict) or set(hashes) != {TENSORS_FILE, STATE_FILE}:
+            raise CheckpointError(
+                f"{folder / (unexpected or [HASHES_FILE])[0]}: this file does not belong to a checkpoint"
+            )
+        verify(folder, hashes)
+        # Copies, as training goes on in these tensors, and a matrix product may depend on the alignment of memory.
+        tensors = {name: tensor.clone() for name, tensor in open_tensors(folder / TENSORS_FILE).items()}
+        return tensors, read_json(folder / STATE_FILE)
 
 
 def list_checkpoints(run: Path) -> list[Path]:

@@ -97,7 +97,8 @@ class MetricsFile(Logger):
         records = [record for record in read_metrics(self.run, self.say) if record["step"] <= step]
         files.write_atomic(self.path, b"".join(map(_encode_line, records)))
         # Unbuffered: with a buffer, a line that did not fit on a full disk would be written again, and fail, on close.
-        self.stream = self.path.open("ab", buffering=0)
+        with files.explaining_write_errors(self.path):
+            self.stream = files.open_for_appending(self.path)
 
     def step(self, report: StepReport) -> None:
         """Append the step's line. Raises RunError when it cannot be written."""
