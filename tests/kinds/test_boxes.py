@@ -113,25 +113,6 @@ def test_what_cannot_be_read_is_one_bad_cell(write: Any, file: str, content: str
     assert [len(Boxes.read(cell)) for at, cell in enumerate(cells) if at != 1] == [1, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"categories": []}, "category_id 3, which none of the categories has"),
-        ({"images": []}, "image_id 7, which none of the images has"),
-        ({"images": [{"id": 7}], "annotations": [{"bbox": [0, 0, 1, 1]}]}, "there is no 'category_id'"),
-    ],
-)
-def test_cocos_file_that_does_not_hold_together_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
-    folder = as_coco(tmp_path / "set")
-    edited(folder / "annotations.json", **changes)
-    with pytest.raises(DataError, match=f"cannot be read as COCO's: .*({says})"):
-        read_table(folder)
-
-
-def edited(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_cocos_pictures_lie_in_its_folder(tmp_path: Path) -> None:
     """A name that leads out of it is one bad row, and what lies there is not read; its last part may name a picture inside."""
     folder = as_coco(tmp_path / "set")

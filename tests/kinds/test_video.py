@@ -104,6 +104,71 @@ def test_a_video_held_upright_is_turned(tmp_path: Path) -> None:
     assert shown.shape == (48, 32, 3) and shown[:, 28:].mean() > 200 and shown[:, :16].mean() < 50
 
 
+def with_matrix(content: bytes, turn: tuple[float, float, float, float]) -> bytes:
+    """Return an MP4 whose track is to be shown by the matrix (a, b, c, d)."""
+    at = content.index(b"tkhd") + 4 + 40
+    a, b, c, d = (round(65536 * value) for value in turn)
+    return content[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + content[at + 36 :]
+
+
+@DECODES
+@pytest.mark.parametrize(
+    ("turn", "change"),
+    [
+        ((1, 0, 0, 1), lambda pixels: pixels),
+        ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),
+        ((-1, 0, 0, -1), lambda pixels: np.rot90(pixels, 2)),
+        ((0, -1, 1, 0), lambda pixels: np.rot90(pixels, 1)),
+        ((-1, 0, 0, 1), lambda pixels: pixels[:, ::-1]),
+        ((1, 0, 0, -1), lambda pixels: pixels[::-1]),
+        ((0, 1, 1, 0), lambda pixels: pixels.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1)),
+        ((0, 2, -2, 0), lambda pixels: np.rot90(pixels, -1)),  # turned and enlarged
+        ((0.01, 1, -1, 0.01), lambda pixels: np.rot90(pixels, -1)),
+        # No matrix of a turn: zeros, one direction lost, slanted, between two turns.
+        *(
+            (none, lambda pixels: pixels)
+            for none in ((0, 0, 0, 0), (0, 1, 0, 0), (0, 1, 0, 1), (1, 1, 0, 1), (0.7, 0.7, -0.7, 0.7), (1, 0, 0, 0))
+        ),
+    ],
+)
+def test_a_video_is_shown_by_its_matrix(turn: Any, change: Callable[[Any], Any], tmp_path: Path) -> None:
+    """All eight orientations, as players show them; a matrix that is none of them changes nothing."""
+    pixels = np.zeros((4, 32, 48, 3), np.uint8)
+    pixels[:, :16, :16], pixels[:, 16:, 32:] = 255, 120
+    content = with_matrix(write_clip(tmp_path / "a.mp4", pixels).read_bytes(), turn)
+    (shown,) = video_io.decode_frames(None, content, [0.1])
+    expected = change(pixels[0])
+    info = video_io.probe_video(None, content)
+    assert (info.height, info.width) == shown.shape[:2] == expected.shape[:2]
+    assert np.abs(shown.astype(int) - expected).mean() < 8
+
+
+@DECODES
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "mov"])
+def test_sound_may_be_longer_than_the_video(ending: str, tmp_path: Path) -> None:
+    import av
+
+    path = tmp_path / f"a.{ending}"
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("mpeg4", rate=10), container.add_stream("aac", rate=8000)
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        for _ in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")))
+        container.mux(video.encode())
+        for start in range(0, 48000, 1024):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 8000, start
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    assert video_io.probe_video(str(path)).frames == 10
+    # What was cut off is still noticed: by the track's own length.
+    if ending == "mkv":
+        content = path.read_bytes()
+        with pytest.raises(Unreadable, match="damaged"):
+            video_io.probe_video(None, content[: content.index(b"\x1f\x43\xb6\x75") + 120])
+
+
 @DECODES
 def test_what_is_no_video_is_said(tmp_path: Path) -> None:
     pixels, _ = clip(0)

@@ -11,32 +11,33 @@ import html
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mapsto.task.source_capabilities import FAINTEST_SHADE
+from mapsto.vision.decoding.budget import MAX_PIXELS
+from mapsto.vision.decoding.orientation import FIRST_TRANSPOSED, ORIENTATION, TURNS, exif_orientation, turn
+from mapsto.vision.decoding.plain import plain_picture
 from mapsto.vision.pixels import BACKGROUND, Pixels, Unreadable, load_pillow
 from mapsto.vision.resize import Resizer
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
-# The formats that Pillow may open. Those for which it starts another program (PostScript) are left out for safety.
-PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# The largest file that is read.
+MAX_BYTES = 2**28
 
-# The largest image and the largest file that are read.
-MAX_PIXELS, MAX_BYTES = 64_000_000, 2**30
+# Pixels that are converted to RGB at once, so that no second copy of a large image is made.
+BAND_PIXELS = 2**20
 
 # The colours of boxes drawn into an image, one for each class.
 BOX_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
 
 # The file names of fonts with Chinese and other non-Latin letters, as Linux, macOS and Windows install them.
 FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
-
-# The EXIF tag of the orientation. Its values from FIRST_TRANSPOSED on exchange rows and columns.
-ORIENTATION, FIRST_TRANSPOSED = 0x0112, 5
 
 
 def require_file(path: str | Path) -> None:
@@ -61,12 +62,35 @@ def read_image_bytes(path: str | Path) -> bytes:
 def decode_image(content: bytes) -> Pixels:
     """Return the pixels (h, w, 3) of an encoded image, rotated as its EXIF data say.
 
-    Of an animation only the first frame is read. Transparent pixels become white, and 16 bits a channel become 8.
-    Raises Unreadable if the image is damaged, of another format or too large, or if its pixels have no known range (32 bits,
-    floats); UsageError without Pillow.
+    Of an animation only the first frame is read. Transparent pixels become white, and 16 bits a channel become 8. Of the
+    metadata only the orientation is read, so damaged ones do not matter.
+    Raises Unreadable if the image is damaged, of another format or too large, if it takes too much time or memory to decode, or
+    if its pixels have no known range (32 bits, floats); UsageError without Pillow.
     """
     pillow = load_pillow()
-    return _to_pixels(pillow, lambda: pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS))
+    with _explaining_damage():
+        plain = plain_picture(content)
+        _require_small(plain.width, plain.height)
+        image = pillow.Image.open(io.BytesIO(plain.content), formats=[plain.format])
+        if plain.width is not None and image.size != (plain.width, plain.height):
+            raise Unreadable("the picture is damaged: its headers state different sizes")
+        return turn(_load_pixels(pillow, image), plain.orientation)
+
+
+def read_frame(path: str | Path) -> tuple[int, int, int]:
+    """Return (width, height, orientation) of an image file: its size as it is shown, and the value of EXIF's orientation.
+
+    The pixels are not decoded. Raises OSError if the file cannot be opened, and Unreadable if its headers are damaged.
+    """
+    content = read_image_bytes(path)
+    with _explaining_damage():
+        plain = plain_picture(content)
+        _require_small(plain.width, plain.height)
+    if not plain.width or not plain.height:
+        raise Unreadable("the picture is damaged: its headers state no size")
+    is_transposed = plain.orientation >= FIRST_TRANSPOSED
+    width, height = (plain.height, plain.width) if is_transposed else (plain.width, plain.height)
+    return width, height, plain.orientation
 
 
 def is_pillow_image(value: object) -> bool:
@@ -79,47 +103,61 @@ def pillow_pixels(image: Any) -> Pixels:
 
     Raises Unreadable if the image is damaged or too large, or if its pixels have no known range (32 bits, floats).
     """
-    return _to_pixels(load_pillow(), lambda: image)
+    pillow = load_pillow()
+    with _explaining_damage():
+        _require_small(*image.size)
+        pixels = _load_pixels(pillow, image)
+        return turn(pixels, _pillow_orientation(image))
 
 
-def _to_pixels(pillow: Any, open_image: Callable[[], Any]) -> Pixels:
-    """Return the image that `open_image` returns as 8-bit RGB pixels (h, w, 3), rotated as its EXIF data say.
+@contextmanager
+def _explaining_damage() -> Iterator[None]:
+    """Raise Unreadable in place of any other error.
 
-    pillow: the imported module. open_image: function that returns a Pillow image. Raises Unreadable if it fails, or if the image
-    is damaged, too large or without a known range of pixels.
+    Decoders raise errors of every type for damaged files, from struct.error to MemoryError, and warnings may be errors.
     """
     try:
-        image = open_image()
-        # Checked before decoding, which would take the memory.
-        if image.width * image.height > MAX_PIXELS:
-            raise Unreadable(
-                f"{image.width:,} × {image.height:,} pixels are more than the {MAX_PIXELS:,} that are read"
-            )
-        # Pillow reads 16 bits of a PNG as 32; elsewhere 32 bits and floats have no known range.
-        if image.mode in ("I", "F") and image.format != "PNG":
-            raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")
-        image.load()
-        return np.array(_to_rgb(pillow, pillow.ImageOps.exif_transpose(image)))
-    except pillow.UnidentifiedImageError as error:
-        raise Unreadable("this is no picture of a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
+        yield
     except Unreadable:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
-        raise Unreadable(f"the picture is damaged: {error}") from error
+    except Exception as error:
+        raise Unreadable(f"the picture is damaged: {str(error) or type(error).__name__}") from error
 
 
-def image_size(content: bytes) -> tuple[int, int]:
-    """Return (width, height) of an encoded image, after the rotation that its EXIF data say, without decoding the pixels.
+def _require_small(width: int | None, height: int | None) -> None:
+    """Raise Unreadable if an image has more pixels than are read. Checked before decoding, which would take the memory."""
+    if width is not None and height is not None and width * height > MAX_PIXELS:
+        raise Unreadable(f"{width:,} × {height:,} pixels are more than the {MAX_PIXELS:,} that are read")
 
-    Raises Unreadable if the image is damaged or of another format.
-    """
-    pillow = load_pillow()
+
+def _pillow_orientation(image: Any) -> int:
+    """Return the value of EXIF's orientation of a loaded Pillow image, also where its other EXIF data are damaged."""
     try:
-        with pillow.Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
-            transposed = image.getexif().get(ORIENTATION, 1) >= FIRST_TRANSPOSED
-            return (image.height, image.width) if transposed else (image.width, image.height)
-    except (OSError, SyntaxError, ValueError, EOFError, pillow.Image.DecompressionBombError) as error:
-        raise Unreadable(f"the picture is damaged: {error}") from error
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:
+        # Pillow raises errors of every type here, and needs more of the data than the orientation.
+        block = image.info.get("exif")
+        orientation = exif_orientation(block) if isinstance(block, bytes) else None
+    return orientation if orientation in TURNS else 1
+
+
+def _load_pixels(pillow: Any, image: Any) -> Pixels:
+    """Return the pixels (h, w, 3) of a Pillow image as 8-bit RGB, as they are stored. Raises any error of the decoder.
+
+    A large image is converted in bands, since each conversion makes copies.
+    """
+    # Pillow reads 16 bits of a PNG as 32; elsewhere 32 bits and floats have no known range.
+    if image.mode in ("I", "F") and image.format != "PNG":
+        raise Unreadable("nothing says which of its values is white: save it with 8 or 16 bits a channel")
+    image.load()
+    rows = max(1, BAND_PIXELS // max(1, image.width))
+    if image.height <= rows:
+        return np.array(_to_rgb(pillow, image))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(_to_rgb(pillow, image.crop((0, top, image.width, bottom))))
+    return pixels
 
 
 def _to_rgb(pillow: Any, image: Any) -> Any:

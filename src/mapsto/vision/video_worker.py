@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
+import re
 import signal
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -27,11 +30,20 @@ CONTAINER_NAMES = "MP4, MOV, Matroska, WebM, AVI, MPEG, Ogg, ASF, FLV"
 # The most pixels of a frame, and frames of a file.
 MAX_PIXELS, MAX_FRAMES = 10_000_000, 100_000
 
-# The least share of a file's declared length that must be there; a declared length may include a longer sound track.
+# The least share of a track's declared length that must be there, which some programs round up.
 MIN_COMPLETE = 0.75
 
-# Degrees of the rotations that files declare.
-QUARTER_TURN = 90
+# The length of a track as Matroska's tag DURATION states it: hours, minutes, seconds.
+DURATION = re.compile(r"(\d{1,4}):(\d{2}):(\d{2}(?:\.\d+)?)", re.ASCII)
+
+# Degrees of the rotations that files declare, and how far a rotation may be from one of them.
+QUARTER_TURN, TOLERANCE = 90, 5
+
+# The display matrix: nine numbers, of which the first two of each row of three are 16.16.
+MATRIX = struct.Struct("=9i")
+
+# The most characters of the reason in an answer, which is one line of limited length.
+MAX_REASON = 500
 
 # Start and end of a frame in seconds from the first one, and PyAV's frame.
 TimedFrame = tuple[float, float, Any]
@@ -57,8 +69,9 @@ def serve() -> None:
                 header, content = _answer(stream, request["times"])
         except Fault as fault:
             header, content = {"fault": str(fault)}, b""
-        except (av.FFmpegError, OSError, ValueError) as error:
-            header, content = {"fault": f"the video is damaged: {getattr(error, 'strerror', None) or error}"}, b""
+        except Exception as error:  # decoders raise errors of every type for damaged files
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            header, content = {"fault": f"the video is damaged: {reason}"[:MAX_REASON]}, b""
         answers.write(json.dumps(header).encode() + b"\n" + content)
         answers.flush()
         if hasattr(signal, "alarm"):
@@ -107,9 +120,20 @@ def _decode(container: Any, track: Any) -> Iterator[TimedFrame]:
         duration = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / rate
         end = max(end, start + duration)
         yield start, end, frame
-    declared = float(track.duration * track.time_base) if track.duration else (container.duration or 0) / av.time_base
+    declared = _declared_seconds(track)
     if end < MIN_COMPLETE * declared:
         raise Fault(f"the video is damaged: it ends after {end:.1f} of {declared:.1f} s")
+
+
+def _declared_seconds(track: Any) -> float:
+    """Return the length of a track as its file declares it; 0 if it does not.
+
+    The length of the whole file says nothing about the track, since the sound may be longer.
+    """
+    if track.duration:
+        return float(track.duration * track.time_base)
+    match = DURATION.fullmatch(track.metadata.get("DURATION", "").strip())
+    return 3600.0 * int(match[1]) + 60.0 * int(match[2]) + float(match[3]) if match else 0.0
 
 
 def _require_small(sized: Any) -> None:
@@ -128,7 +152,7 @@ def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
         count, seconds, first = count + 1, end, first or frame
     if first is None:
         raise Fault("the file holds no frame of video")
-    is_transposed = first.rotation % (2 * QUARTER_TURN) != 0
+    is_transposed = _turn(first)[0] % 2 != 0
     height, width = (first.width, first.height) if is_transposed else (first.height, first.width)
     return {"frames": count, "height": height, "width": width, "seconds": round(seconds, 6)}, b""
 
@@ -158,5 +182,30 @@ def _select(frames: Iterator[TimedFrame], times: list[float]) -> tuple[dict[str,
 
 
 def _pixels(frame: Any) -> Any:
-    """Return the pixels (h, w, 3) of a frame in bytes, rotated as the file declares."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / QUARTER_TURN))
+    """Return the pixels (h, w, 3) of a frame in bytes, rotated and mirrored as the file declares."""
+    quarters, is_mirrored = _turn(frame)
+    pixels = np.rot90(frame.to_ndarray(format="rgb24"), quarters)
+    return pixels[:, ::-1] if is_mirrored else pixels
+
+
+def _turn(frame: Any) -> tuple[int, bool]:
+    """Return how a frame is to be shown: by how many quarters it is rotated to the left, and whether it is mirrored thereafter.
+
+    The frame's display matrix maps column and row of a stored pixel to those of the shown one: x = a·column + c·row,
+    y = b·column + d·row. A negative determinant mirrors. A matrix that is none of the eight turns is ignored.
+    """
+    data = next((item for item in frame.side_data if item.type.name == "DISPLAYMATRIX"), None)
+    if data is None or len(bytes(data)) < MATRIX.size:
+        return 0, False
+    a, b, _, c, d, *_ = MATRIX.unpack_from(bytes(data))
+    is_mirrored = a * d - b * c < 0
+    # A mirrored image is a rotated one whose columns run backwards.
+    a, c = (-a, -c) if is_mirrored else (a, c)
+    angle = math.degrees(math.atan2(-b, a))
+    quarters = round(angle / QUARTER_TURN)
+    # The second column of a rotation is the first one, a quarter further.
+    is_turn = all(
+        abs(math.remainder(other - QUARTER_TURN * quarters, 360)) <= TOLERANCE
+        for other in (angle, math.degrees(math.atan2(c, d)))
+    )
+    return (quarters % 4, is_mirrored) if is_turn and (a or b) and (c or d) else (0, False)
