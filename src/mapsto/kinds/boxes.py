@@ -442,8 +442,8 @@ class Boxes(Located, Classes, Comparable, Mixable):
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
         return {
             "map": (precision.precision, pictures),
-            "map50": (lambda rows: precision.precision(rows, slice(0, 1)), pictures),
-            "map75": (lambda rows: precision.precision(rows, slice(5, 6)), pictures),
+            "map50": (partial(precision.precision, thresholds=slice(0, 1)), pictures),
+            "map75": (partial(precision.precision, thresholds=slice(5, 6)), pictures),
             "recall": (precision.recall, pictures),
             "found": (mean_score, self.per_item_metric(output, answers).astype(np.float64)),
         }

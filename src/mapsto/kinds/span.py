@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.intervals import Score, bounded
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
@@ -447,6 +447,7 @@ class _WindowAnswer:
                     self.spans[region] = max(score, self.spans.get(region, -np.inf))
 
 
+@bounded()
 def _ratio_of_sums(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
     """Return the mean over rows from the sums and numbers of rows of each passage."""
     return float(sums.sum() / counts.sum())

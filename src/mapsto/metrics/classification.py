@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.metrics.intervals import Array, Floats
+from mapsto.metrics.intervals import Array, Floats, bounded
 
 
+@bounded()
 def macro_f1(labels: Array, predictions: Array) -> float:
     """Return the unweighted mean of the F1 scores of the classes that occur in `labels` or `predictions`.
 
@@ -34,6 +35,7 @@ def log_loss(labels: Array, probabilities: Floats) -> float:
     return float(-np.log(np.clip(of_labels, np.finfo(probabilities.dtype).eps, 1)).mean())
 
 
+@bounded()
 def expected_calibration_error(labels: Array, probabilities: Floats, bins: int = 15) -> float:
     """Return the expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy.
 
@@ -50,6 +52,7 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
     return float(np.abs(gaps).sum() / len(labels))
 
 
+@bounded()
 def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
     """Return the macro F1 score: the mean over classes; a class with neither true nor predicted items counts as 0.
 
@@ -59,6 +62,7 @@ def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_
     return float(np.where(num_either > 0, 2 * num_both / np.maximum(num_either, 1), 0.0).mean())
 
 
+@bounded()
 def multilabel_micro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
     """Return the micro F1 score: one F1 over all n · c pairs of an item and a class; 0 if no class is true or predicted.
 
