@@ -3,7 +3,7 @@
 A blank line ends a sentence. The first column has the words and the last one the tags; columns between them are not read. In
 CoNLL-U files (https://universaldependencies.org/format.html) the words are the second column and the parts of speech the
 fourth. Each sentence becomes a row with the columns "text", in which words are separated by spaces, and "tags", a list of
-{"start", "end", "label"} with start and end in characters of the text (see text/word_tags.py).
+{"start", "end", "label"} with start and end in characters of the text (see text/tagging/word_tags.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.text_lines import nonblank_lines, read_lines
 from mapsto.errors import DataError, Finding
 from mapsto.text.characters import find_invalid_character
-from mapsto.text.word_tags import OUTSIDE, PREFIXED, TagStyle, count_stray
+from mapsto.text.tagging.word_tags import OUTSIDE, PREFIXED, TagStyle, count_stray
 
 COLUMNS = ("text", "tags")
 SUFFIXES = ("conll", "conllu", "iob", "iob2", "bio", "bioes", "ner")
