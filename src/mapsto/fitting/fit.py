@@ -40,7 +40,7 @@ from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
-from mapsto.task.target_capabilities import Calibratable
+from mapsto.task.target_capabilities import Calibratable, LinearProbe
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
 from mapsto.training.loop import Training
@@ -243,7 +243,11 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
         return
     flags = [f"--{name}" for name in ("steps", "epochs", "minutes") if getattr(run.options, name) is not None]
     reason = (
-        f"{flags[0]} leaves out the fits to halves that set it" if flags else "there are no other rows to set it by"
+        f"{flags[0]} leaves out the fits to halves that set it"
+        if flags and all(isinstance(target, LinearProbe) for target in run.mapping.targets)
+        else "no rows are held out to set it by (--hold-out 0.1)"
+        if run.held_out is None
+        else f"{len(run.held_out):,} held-out rows are too few to set it by"
     )
     request.say(f"note: the confidence is as training left it, often too high: {reason}")
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError, fault_of
 from mapsto.metrics import span_scores
+from mapsto.metrics.classification import calibration_gaps, grouped_calibration_error
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
@@ -34,7 +35,15 @@ from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Classes, Comparable, Composed, Repair, located_port
+from mapsto.task.target_capabilities import (
+    Attributable,
+    Calibratable,
+    Classes,
+    Comparable,
+    Composed,
+    Repair,
+    located_port,
+)
 from mapsto.text.tagging import span_offsets
 from mapsto.text.tagging.span_cells import Span, is_span, read_list, read_span
 from mapsto.text.tagging.tag_decoding import TagClasses
@@ -54,7 +63,7 @@ def rules_of(classes: tuple[str, ...]) -> TagClasses:
     return TagClasses(classes)
 
 
-class Tags(Composed, Classes, Comparable, Attributable):
+class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
     """A target that answers with labelled spans of a text.
 
     classes: names of the classes of words in the order of the outputs, such as O, B-PER and I-PER.
@@ -263,6 +272,10 @@ class Tags(Composed, Classes, Comparable, Attributable):
         """Return the cross-entropy of logits (m, c) against class indices (m,), summed over words."""
         return F.cross_entropy(output.float(), values, reduction="sum", label_smoothing=self.label_smoothing)
 
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the cross-entropy of logits (m, c), divided by a temperature, summed over words, without label smoothing."""
+        return F.cross_entropy(output, values, reduction="sum")
+
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the number of words whose class is wrong."""
         return (output.argmax(dim=-1) != values).float().sum()
@@ -406,7 +419,8 @@ class Tags(Composed, Classes, Comparable, Attributable):
     def metrics(self, output: Tensor, answers: Sequence[tuple[Span, ...]]) -> dict[str, Metric]:
         """Return F1, precision and recall of all spans together, the mean of `per_item_metric`, and the share of rows all right.
 
-        A span is right if its start, its end and its label are. output: (n, 1 + k, 4), from `gather`.
+        "calibration_error" is that of the probabilities of the predicted spans. A span is right if its start, its end and its
+        label are. output: (n, 1 + k, 4), from `gather`.
         """
         counts = self._counts(output, answers)
         return {
@@ -415,7 +429,20 @@ class Tags(Composed, Classes, Comparable, Attributable):
             "recall": (span_scores.recall, *counts),
             "found": (mean_score, span_scores.jaccard(*counts)),
             "exact": (mean_score, (span_scores.jaccard(*counts) == 1).astype(np.float64)),
+            "calibration_error": (grouped_calibration_error, *self._calibration_gaps(output, answers)),
         }
+
+    def _calibration_gaps(
+        self, output: Tensor, answers: Sequence[tuple[Span, ...]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the gaps between probability and correctness of the predicted spans of each row, see `calibration_gaps`."""
+        spans = [
+            (row, probability, span in set(answer))
+            for row, (row_output, answer) in enumerate(zip(output, answers, strict=True))
+            for span, probability in self._predicted(row_output)
+        ]
+        rows, probabilities, is_right = np.array(spans, np.float64).reshape(-1, 3).T
+        return calibration_gaps(probabilities, is_right, rows.astype(np.int64), len(answers))
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[Span, ...]]) -> NDArray[np.float32]:
         """Return for each row the Jaccard index of its predicted and true spans, (n,); 1 if it has neither."""

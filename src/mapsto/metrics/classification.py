@@ -45,11 +45,33 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
     """
     confidence = probabilities.max(axis=1)
     is_correct = probabilities.argmax(axis=1) == labels
-    # Bins are open below and closed above, as in the paper; confidence 0 belongs to the first.
-    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    # Sum over the bin of (correct − confidence), which already weights bins by their size.
-    gaps = np.bincount(bin_index, is_correct - confidence, minlength=bins)
+    gaps = np.bincount(_confidence_bins(confidence, bins), is_correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def calibration_gaps(
+    confidence: Floats, correctness: Floats, items: NDArray[np.int64], num_items: int, bins: int = 15
+) -> tuple[Floats, Floats]:
+    """Return for each item the summed gaps of its answers by bin of confidence, (n, bins), and their number, (n,).
+
+    They are the arguments of `grouped_calibration_error`, for items that have several answers or none.
+    confidence, correctness: (k,), of each answer, from 0 to 1. items: (k,), index of the item of each answer.
+    """
+    gaps = np.zeros((num_items, bins))
+    np.add.at(gaps, (items, _confidence_bins(confidence, bins)), correctness - confidence)
+    return gaps, np.bincount(items, minlength=num_items).astype(np.float64)
+
+
+@bounded()
+def grouped_calibration_error(gaps: Floats, counts: Floats) -> float:
+    """Return the expected calibration error of the answers of all items, 0 without any. See `calibration_gaps`."""
+    return float(np.abs(gaps.sum(0)).sum() / counts.sum()) if counts.sum() else 0.0
+
+
+def _confidence_bins(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """Return the index of the bin of each confidence. Bins are open below and closed above; 0 belongs to the first."""
+    indices: NDArray[np.int64] = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return indices
 
 
 @bounded()
