@@ -175,8 +175,8 @@ def _sentences(path: Path, encoding: str | None) -> Iterator[Sentence]:
         if not sentence.line:
             sentence = sentence._replace(line=number)
         if not layout.fits(cells):
-            most = f"most others {layout.count}" if layout.count else f"the tag is in cell {layout.tag + 1}"
-            reason = f"this line has {len(cells)} cells, {most}: a word and its tag stand in each"
+            expected = f"most others {layout.count}" if layout.count else f"the tag is in cell {layout.tag + 1}"
+            reason = f"this line has {len(cells)} cells, {expected}: a word and its tag stand in each"
             sentence = sentence._replace(fault=sentence.fault or Finding(str(path), number, None, line, reason))
             continue
         is_last = is_conllu and NO_SPACE in cells[MISCELLANEOUS].split("|")

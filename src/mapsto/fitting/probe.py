@@ -156,11 +156,11 @@ def _sampled_vectors(mapping: Mapping, examples: Examples, device: torch.device,
     for source in mapping.sources.values():
         if isinstance(source, LinearFeatures):
             return source.feature_vectors([examples.pieces[index][0] for index in indices])
-    seen, places = examples.without_augmentation(), np.searchsorted(rows, row_numbers)
-    pieces = ((seen.example(index, 0, 0.0).pieces, int(places[index])) for index in indices)
-    asked = (Example(own, make_questions(mapping, own), row) for own, row in pieces)
+    examples, places = examples.without_augmentation(), np.searchsorted(rows, row_numbers)
+    numbered = ((examples.example(index, 0, 0.0).pieces, int(places[index])) for index in indices)
+    questions = (Example(pieces, make_questions(mapping, pieces), row) for pieces, row in numbered)
     reader = RowReader(partial(familiarity_vectors, mapping))
-    vectors: NDArray[np.float32] = read_rows(mapping.eval(), asked, len(rows), [reader], device)[0].numpy()
+    vectors: NDArray[np.float32] = read_rows(mapping.eval(), questions, len(rows), [reader], device)[0].numpy()
     return vectors
 
 
@@ -203,20 +203,20 @@ def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str]
     say: prints a message about each calibrated head.
     """
     if choice is not None and choice.temperatures:
-        found = {port: adapt_temperature(run, choice, port) for port in choice.temperatures}
+        temperatures = {port: adapt_temperature(run, choice, port) for port in choice.temperatures}
         source = "answers of models fitted to half of the rows"
     elif run.held_out is not None and any(isinstance(target, Calibratable) for target in run.mapping.targets):
-        found = held_out_temperatures(run.mapping, run.held_out, run.device)
+        temperatures = held_out_temperatures(run.mapping, run.held_out, run.device)
         source = f"{len(run.held_out):,} held-out rows"
     else:
         return []
-    for port, temperature in found.items():
+    for port, temperature in temperatures.items():
         say(f"confidence set by {source}: logits divided by {temperature:.2f}")
         with torch.no_grad():
             # Dividing weight and bias divides the logits, so a saved model needs no temperature.
             for parameter in run.mapping.heads[port].parameters():
                 parameter.div_(temperature)
-    return [round(temperature, 4) for temperature in found.values()]
+    return [round(temperature, 4) for temperature in temperatures.values()]
 
 
 def adapt_temperature(run: PreparedRun, choice: MethodChoice, port: int) -> float:
@@ -238,13 +238,13 @@ def held_out_temperatures(mapping: Mapping, held_out: Examples, device: torch.de
 
     Ports with fewer than MIN_ROWS_TO_CALIBRATE answers are left out. Each word of a tagged text is an answer.
     """
-    found = {}
+    temperatures = {}
     evidence = collect_evidence(mapping.eval(), scoring_examples(held_out), device, of_windows=True)
     for port, outputs in evidence.items():
         target = mapping.targets[port]
         if isinstance(target, Calibratable) and len(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
-            found[port] = fit_temperature([Answered(target.calibration_loss, outputs.evidence, outputs.values)])
-    return found
+            temperatures[port] = fit_temperature([Answered(target.calibration_loss, outputs.evidence, outputs.values)])
+    return temperatures
 
 
 def fit_linear(run: PreparedRun) -> None:
