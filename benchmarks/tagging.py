@@ -29,7 +29,7 @@ from mapsto.data.table import Table, read_table
 from mapsto.demo.data import minilm
 from mapsto.kinds.tags import LEARNING, Tags
 from mapsto.metrics import span_scores
-from mapsto.text.word_tags import TagStyle, written_words
+from mapsto.text.tagging.word_tags import TagStyle, written_words
 
 EPOCHS, BATCH = LEARNING.max_epochs, 32
 Spans = list[set[tuple[int, int, str]]]

@@ -35,6 +35,11 @@ class BadCell(ValueError):
     """
 
 
+def fault_of(cell: object) -> str | None:
+    """Return the reason of a cell {"fault": reason}, which stands for unreadable annotations; None for other cells."""
+    return str(cell["fault"]) if isinstance(cell, dict) and "fault" in cell else None
+
+
 class CheckpointError(MapstoError):
     """The error for a checkpoint or model folder that is damaged, unsafe or of an unsupported family."""
 

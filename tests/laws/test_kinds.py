@@ -18,12 +18,15 @@ from trainings import StepListener
 from mapsto import kinds
 from mapsto.distributed import Ranks
 from mapsto.errors import BadCell, UsageError
+from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.freeze import freeze_weights
 from mapsto.fitting.method import make_objective
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import possible_mixtures
 from mapsto.fitting.starting_model import StartingModel
+from mapsto.inference.forward import collect_evidence
+from mapsto.metrics.calibration import Answered, fit_temperature
 from mapsto.metrics.intervals import with_intervals
 from mapsto.options import AUGMENTATIONS, MIXTURES, Options
 from mapsto.sequence.corruption import Corruption, choose_hidden, make_generator
@@ -31,7 +34,15 @@ from mapsto.sequence.packing import collate
 from mapsto.sequence.piece import MixturePart, Role
 from mapsto.task.arrow import parse
 from mapsto.task.source_capabilities import Augmentable, Explainable
-from mapsto.task.target_capabilities import Classes, Composed, Located, Mixable, gather_outputs, has_exclusive_classes
+from mapsto.task.target_capabilities import (
+    Calibratable,
+    Classes,
+    Composed,
+    Located,
+    Mixable,
+    gather_outputs,
+    has_exclusive_classes,
+)
 from mapsto.training.loader import Loader
 from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective
@@ -78,6 +89,44 @@ OBJECTIVES = [
 ]
 # An arrow, and how its rows can be mixed.
 MIXED = [(arrow, mixing) for arrow in ARROWS for mixing in possible_mixtures(parse(arrow))]
+
+
+# A mapping's port of each kind of answers with a temperature.
+CALIBRATED = [
+    (arrow, port)
+    for arrow in ARROWS
+    for port, target in enumerate(kinds.answering(parse(arrow)))
+    if issubclass(target, Calibratable)
+]
+
+
+@pytest.mark.parametrize(("arrow", "port"), CALIBRATED)
+def test_a_temperature_makes_up_for_logits_that_are_too_large(arrow: str, port: int) -> None:
+    """Logits times a factor have a temperature times the factor, and dividing the head's weights divides the logits."""
+    mapping, examples = small_mapping(arrow)
+    target = mapping.targets[port]
+    assert isinstance(target, Calibratable)
+    outputs = collect_evidence(mapping.eval(), scoring_examples(examples), CPU, of_windows=True)[port]
+    values, num_logits = outputs.values, outputs.evidence.shape[1]
+    if values.ndim == 1:
+        right = torch.nn.functional.one_hot(values.long(), num_logits)
+    else:
+        right = 2.0 * values - 1 if values.shape == outputs.evidence.shape else values[:, :num_logits]
+    # Right for the most part, with errors.
+    logits = right + torch.from_numpy(np.random.default_rng(0).normal(size=outputs.evidence.shape))
+
+    def fit(factor: float) -> float:
+        return fit_temperature([Answered(target.calibration_loss, factor * logits, values)], deviation=1e3)
+
+    temperature = fit(4)
+    assert fit(1) == pytest.approx(temperature / 4, rel=0.01)
+    losses = [target.calibration_loss(4 * logits / (temperature * change), values) for change in (0.8, 1, 1.25)]
+    assert 0 < losses[1] < min(losses[0], losses[2])
+    with torch.no_grad():
+        for parameter in mapping.heads[port].parameters():
+            parameter.div_(temperature)
+    divided = collect_evidence(mapping, scoring_examples(examples), CPU, of_windows=True)[port].evidence
+    assert torch.allclose(divided * temperature, outputs.evidence, atol=1e-5)
 
 
 # Kinds

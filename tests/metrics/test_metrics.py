@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from mapsto.metrics import classification, intervals
+from mapsto.metrics import classification, intervals, span_scores
 
 
 @given(st.integers(0, 2**31), st.integers(2, 400), st.integers(2, 7))
@@ -74,6 +76,36 @@ def test_intervals_of_means_cover_the_truth() -> None:
         for trial in range(500)
     ]
     assert 0.93 <= np.mean([score.low <= 2 / 3 <= score.high for score in scores]) <= 0.97
+
+
+BOUNDED = sorted(intervals._RANGES.items(), key=lambda entry: entry[0].__qualname__)
+
+
+@pytest.mark.parametrize("count", [1, 5, 20, 400])
+@pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
+def test_resamples_that_agree_give_no_interval_without_width(count: int, value: float) -> None:
+    """The value of a metric with a range has an interval within that range, the narrower the more items there are."""
+    for _, (low, high) in BOUNDED:
+        value_in_range = low + value * (high - low)
+        metric = intervals.bounded(low, high)(lambda items: float(items[0]))
+        score = intervals.with_interval(metric, np.full(count, value_in_range), resamples=20)
+        assert low <= score.low <= score.value <= score.high <= high
+        more = intervals.with_interval(metric, np.full(count + 1, value_in_range), resamples=20)
+        assert 0 < more.high - more.low < score.high - score.low < high - low
+
+
+def test_a_perfect_f1_has_the_interval_of_a_perfect_share() -> None:
+    counts = np.full(20, 2.0)
+    perfect = intervals.with_interval(span_scores.f1, counts, counts, counts, resamples=20)
+    share = intervals.with_interval(intervals.mean_score, np.ones(20))
+    assert (perfect.value, perfect.low, perfect.high) == pytest.approx((1.0, share.low, 1.0))
+    partial_call = partial(span_scores.f1, true=counts)
+    assert intervals.with_interval(partial_call, counts, counts, resamples=20).low == pytest.approx(share.low)
+
+
+def test_a_single_item_of_an_unbounded_metric_has_no_interval() -> None:
+    score = intervals.with_interval(np.mean, np.array([3.0]))
+    assert np.isnan(score.low) and str(score) == "3.0000 (n = 1)" and score.percent == "300.0 % (n = 1)"
 
 
 def test_an_interval_of_a_share_is_wilsons() -> None:

@@ -84,6 +84,36 @@ def test_predict_gives_the_familiarity_and_rejects_unfamiliar_rows(tmp_path: Pat
         opened.predict(new, min_confidence=2)
 
 
+@pytest.mark.parametrize("arrow", ["text -> tags", "question:text, text -> answer:span", "text -> de:text"])
+def test_tags_spans_and_generated_texts_have_one_familiarity_a_row(arrow: str, tmp_path: Path) -> None:
+    """Long rows too, which are read in windows: theirs is that of the mean of their windows."""
+    rows = [
+        {
+            "text": text,
+            "question": "which season ?",
+            "tags": [{"start": 0, "end": len(text.split()[0]), "label": "first"}],
+            "answer": text.split()[1],
+            "de": text.split()[-1],
+        }
+        for text in sentences(80)
+    ]
+    size = {"layers": 1, "width": 64, "vocabulary": 300, "steps": 2, "length": 32}
+    model = mapsto.fit(arrow, [*rows, {**rows[0], "text": " ".join(row["text"] for row in rows[:9])}], **size)
+    new = [{**row, "text": text} for row, text in zip(rows, [*sentences(30, seed=5), "@@@@ §§§§ @@@@"], strict=False)]
+    answers = model.predict(new)
+    familiar = [answer["familiar"] for answer in answers]
+    assert len(familiar) == len(new) and np.mean(familiar[:-1]) > familiar[-1]
+    (target,) = model.mapping.targets
+    withheld = model.predict(new, reject=0.2)
+    assert [answer[target.kind] is None for answer in withheld] == [value < 0.2 for value in familiar]
+    assert all(0 <= share <= 1 for share in familiar)
+    long = {**new[0], "text": " ".join(row["text"] for row in rows[:9])}
+    (together, alone) = (model.predict(table)[0]["familiar"] for table in ([long, *new], [long]))
+    assert together == pytest.approx(alone, abs=0.03)
+    model.save(tmp_path / "model")
+    assert [answer["familiar"] for answer in mapsto.load(tmp_path / "model").predict(new)] == familiar
+
+
 def test_a_text_without_a_known_ngram_is_as_far_as_can_be() -> None:
     familiarity = Familiarity.of_rows(vectors(20), seed=0)
     assert familiarity is not None

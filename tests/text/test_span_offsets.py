@@ -11,7 +11,7 @@ import pytest
 from runs import run
 
 from mapsto.kinds.tags import Span, Tags
-from mapsto.text.span_offsets import WAYS, find_repairs
+from mapsto.text.tagging.span_offsets import WAYS, find_repairs
 
 TEXTS = [
     "José Álvarez met 😀 Ada Lovelace in São\nPaulo, Brasil.",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapsto.text.tag_decoding import TagClasses
-from mapsto.text.word_tags import TagStyle, WordSpan, count_stray
+from mapsto.text.tagging.tag_decoding import TagClasses
+from mapsto.text.tagging.word_tags import TagStyle, WordSpan, count_stray
 
 # Which words are in one entity: label and number of words; None for a word outside.
 Runs = list[tuple[str | None, int]]

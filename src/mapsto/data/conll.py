@@ -1,20 +1,20 @@
 """Read files with a word and its tag in each line (CoNLL), and tables with lists of words and of their tags.
 
-A blank line ends a sentence. The first column has the words and the last one the tags; columns between them are not read. In
-CoNLL-U files (https://universaldependencies.org/format.html) the words are the second column and the parts of speech the
-fourth. Each sentence becomes a row with the columns "text", in which words are separated by spaces, and "tags", a list of
-{"start", "end", "label"} with start and end in characters of the text (see text/word_tags.py).
+A blank line ends a sentence. The columns of words and of tags are found by their cells (see text/tagging/conll_layout.py).
+In CoNLL-U files (https://universaldependencies.org/format.html) the words are the second column and the parts of speech the
+fourth, and SpaceAfter=No says that no space stands behind a word. Each sentence becomes a row with the columns "text", in which
+words are separated by spaces, and "tags", a list of {"start", "end", "label"} with start and end in characters of the text (see
+text/tagging/word_tags.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +22,16 @@ from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.text_lines import nonblank_lines, read_lines
 from mapsto.errors import DataError, Finding
 from mapsto.text.characters import find_invalid_character
-from mapsto.text.word_tags import OUTSIDE, PREFIXED, TagStyle, count_stray
+from mapsto.text.tagging import gliner
+from mapsto.text.tagging.conll_layout import Layout, find_layout, prefix_brackets
+from mapsto.text.tagging.word_tags import OUTSIDE, PREFIXED, TagStyle, count_stray
 
 COLUMNS = ("text", "tags")
-SUFFIXES = ("conll", "conllu", "iob", "iob2", "bio", "bioes", "ner")
+SUFFIXES = ("conll", "conllu", "iob", "iob2", "bio", "bioes", "ner", "v4_gold_conll", "v4_auto_conll")
+# The column of CoNLL-U with further facts on a word, and the one that no space stands behind it.
+MISCELLANEOUS, NO_SPACE = 9, "SpaceAfter=No"
+# Lines by which the columns of words and of tags are found.
+NUM_MEASURED = 5000
 
 # Lines by which a text file is recognised as one of words and tags.
 NUM_SNIFFED = 50
@@ -37,37 +43,42 @@ MATCHING_SHARE = 0.8
 DOCUMENT = "-DOCSTART-"
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The places of the word and of the tag among the cells of a line, and how many cells a line has."""
+class Sentence(NamedTuple):
+    """The words of a sentence with their tags, and the number of its first line.
 
-    word: int
-    tag: int
-    count: int
+    unspaced: the indices of the words behind which no space stands. fault: why it cannot be read; None if it can.
+    """
+
+    line: int
+    words: list[str]
+    tags: list[str]
+    unspaced: list[int]
+    fault: Finding | None = None
 
 
 def stream_conll(path: Path, encoding: str | None) -> Iterator[FilePart]:
     """Yield the sentences of a file of words and tags in parts. The first part has the remarks on the whole file."""
     # The file is read twice, since the last sentence may decide how the tags of the first are read.
-    style = TagStyle.measure((words, tags) for _, words, tags in _sentences(path, encoding) if words)
+    readable = (sentence for sentence in _sentences(path, encoding) if sentence.fault is None)
+    style = TagStyle.measure((sentence.words, sentence.tags) for sentence in readable)
     remarks = _describe_stray(path, encoding) if style.is_prefixed else []
 
     def rows() -> Iterator[Row]:
-        for number, words, tags in _sentences(path, encoding):
-            if isinstance(tags, Finding):
-                yield [tags]
+        for line, words, tags, unspaced, fault in _sentences(path, encoding):
+            if fault is not None:
+                yield [fault]
                 continue
             if reason := style.find_fault(words, tags):
-                yield [Finding(str(path), number, COLUMNS[1], " ".join(words), reason)]
+                yield [Finding(str(path), line, COLUMNS[1], " ".join(words), reason)]
                 continue
-            text, spans = style.to_text(words, tags)
-            if (fault := find_invalid_character(text)) is not None:
-                yield [Finding(str(path), number, COLUMNS[0], None, f"the sentence holds {fault}")]
+            text, spans = style.to_text(words, tags, unspaced)
+            if (character := find_invalid_character(text)) is not None:
+                yield [Finding(str(path), line, COLUMNS[0], None, f"the sentence holds {character}")]
             else:
-                yield number, dict(zip(COLUMNS, (text, spans), strict=True)), len(text)
+                yield line, dict(zip(COLUMNS, (text, spans), strict=True)), len(text)
 
     for index, part in enumerate(group_rows(path, rows(), COLUMNS)):
-        yield replace(part, remarks=[] if index else remarks)
+        yield replace(part, remarks=[] if index else remarks, names_columns=False)
 
 
 def is_conll(path: Path, encoding: str | None) -> bool:
@@ -76,8 +87,8 @@ def is_conll(path: Path, encoding: str | None) -> bool:
     for index, (_, line) in enumerate(nonblank_lines(path, encoding)):
         if index == NUM_SNIFFED:
             break
-        if not line.startswith(DOCUMENT):
-            cells = _split(line)
+        cells = _split(line)
+        if not line.startswith(DOCUMENT) and not _is_comment(cells):
             counts.add(len(cells))
             tags.append(cells[-1])
     are_tags = all(tag == "O" or PREFIXED.fullmatch(tag) for tag in tags)
@@ -88,7 +99,8 @@ def join_word_columns(part: FilePart) -> FilePart:
     """Return a part of a table with lists of words and lists of their tags as text and spans; any other part unchanged.
 
     The first column whose cells are all lists of text gets the texts. Each later column gets the spans if its cells are lists of
-    as many texts, which are tags such as B-PER and O, or are called tags by its name. Words without tags stay lists.
+    as many texts, which are tags such as B-PER and O, or are called tags by its name. Words without tags stay lists. GLiNER's
+    columns of words and of entities by the numbers of their words are read too.
     """
     lists = {name: cells for name, cells in part.data.items() if _are_lists(cells)}
     words_name = next((name for name, cells in lists.items() if _are_mostly_text(cells)), None)
@@ -96,6 +108,9 @@ def join_word_columns(part: FilePart) -> FilePart:
         return part
     words = lists.pop(words_name)
     data = dict(part.data)
+    if words_name == gliner.WORDS and gliner.SPANS in lists:
+        data[words_name], data[gliner.SPANS] = gliner.join_token_spans(words, lists.pop(gliner.SPANS))
+        return replace(part, data=data)
     for name, cells in lists.items():
         pairs = [(list(row or []), list(tags or [])) for row, tags in _without_arrays(words, cells)]
         matching = [(row, tags) for row, tags in pairs if len(row) == len(tags)]
@@ -139,43 +154,57 @@ def _are_prefixed(cells: Sequence[Any]) -> bool:
     return all(isinstance(item, str) and (item in OUTSIDE or PREFIXED.fullmatch(item)) for item in items)
 
 
-def _sentences(path: Path, encoding: str | None) -> Iterator[tuple[int, list[str], Any]]:
-    """Yield (number of the first line, words, tags) of each sentence; a faulty one has no words and a finding for tags."""
+def _sentences(path: Path, encoding: str | None) -> Iterator[Sentence]:
+    """Yield each sentence, also a faulty one."""
     is_conllu = path.name.lower().removesuffix(".gz").endswith(".conllu")
-    layout = _Layout(1, 3, 10) if is_conllu else _find_layout(path, encoding)
-    first, words, tags, fault = 0, [], [], None  # type: ignore[var-annotated]
+    layout = Layout(1, 3, 10) if is_conllu else _find_layout(path, encoding)
+    sentence = Sentence(0, [], [], [])
+    range_end = (
+        ""  # the last word of the written word that several words of CoNLL-U stand for, if no space stands behind it
+    )
     for number, raw in enumerate(read_lines(path, encoding), 1):
         line = raw.rstrip("\r\n")
         cells = _split(line)
         if not cells or line.startswith(DOCUMENT):
-            if words or fault:
-                yield first, ([] if fault else words), fault or tags
-            first, words, tags, fault = 0, [], [], None
+            if sentence.line:
+                yield _finish(sentence, layout)
+            sentence, range_end = Sentence(0, [], [], []), ""
             continue
-        if line.startswith("#") and (len(cells) != layout.count or _is_comment(cells)):
+        if line.startswith("#") and (not layout.fits(cells) or _is_comment(cells)):
             continue
-        first = first or number
-        if len(cells) != layout.count:
-            reason = f"this line has {len(cells)} cells, most others {layout.count}: a word and its tag stand in each"
-            fault = fault or Finding(str(path), number, None, line, reason)
+        if not sentence.line:
+            sentence = sentence._replace(line=number)
+        if not layout.fits(cells):
+            expected = f"most others {layout.count}" if layout.count else f"the tag is in cell {layout.tag + 1}"
+            reason = f"this line has {len(cells)} cells, {expected}: a word and its tag stand in each"
+            sentence = sentence._replace(fault=sentence.fault or Finding(str(path), number, None, line, reason))
+            continue
+        is_last = is_conllu and NO_SPACE in cells[MISCELLANEOUS].split("|")
         # In CoNLL-U 3-4 repeats two words as one written word, and 5.1 is a word that is not written.
-        elif not (is_conllu and not cells[0].isdigit()):
-            words.append(cells[layout.word])
-            tags.append(cells[layout.tag])
-    if words or fault:
-        yield first, ([] if fault else words), fault or tags
+        if is_conllu and not cells[0].isdigit():
+            range_end = cells[0].partition("-")[2] if is_last else range_end
+            continue
+        sentence.words.append(cells[layout.word])
+        sentence.tags.append(cells[layout.tag])
+        if is_last or (is_conllu and cells[0] == range_end):
+            sentence.unspaced.append(len(sentence.words) - 1)
+    if sentence.line:
+        yield _finish(sentence, layout)
 
 
-def _find_layout(path: Path, encoding: str | None) -> _Layout:
+def _finish(sentence: Sentence, layout: Layout) -> Sentence:
+    """Return a sentence whose lines have all been read, with tags that have prefixes for those in brackets."""
+    is_readable = layout.is_bracketed and sentence.fault is None
+    return sentence._replace(tags=prefix_brackets(sentence.tags)) if is_readable else sentence
+
+
+def _find_layout(path: Path, encoding: str | None) -> Layout:
     """Return the layout that most of the first lines have. Raises DataError if they have no more than a word."""
-    counts: Counter[int] = Counter()
-    for _, line in islice(nonblank_lines(path, encoding), NUM_SNIFFED):
-        if not line.startswith(DOCUMENT) and not _is_comment(cells := _split(line)):
-            counts[len(cells)] += 1
-    count = counts.most_common(1)[0][0] if counts else 0
-    if count < 2:
+    lines = (_split(line) for _, line in nonblank_lines(path, encoding) if not line.startswith(DOCUMENT))
+    layout = find_layout(list(islice((cells for cells in lines if not _is_comment(cells)), NUM_MEASURED)))
+    if layout is None:
         raise DataError(f"{path}: a line of such a file holds a word and its tag, separated by a tab or spaces")
-    return _Layout(0, count - 1, count)
+    return layout
 
 
 def _split(line: str) -> list[str]:
@@ -193,6 +222,6 @@ def _is_comment(cells: Sequence[str]) -> bool:
 
 def _describe_stray(path: Path, encoding: str | None) -> list[Finding]:
     """Return a remark on entities that begin with I- in a file where others begin with B-; an empty list if there are none."""
-    count = count_stray(tags for _, words, tags in _sentences(path, encoding) if words)
+    count = count_stray(sentence.tags for sentence in _sentences(path, encoding) if sentence.fault is None)
     reason = f"{count:,} entities begin with I- where others begin with B-; they are read as if with B-"
     return [Finding(str(path), None, COLUMNS[1], None, reason)] if count else []

@@ -46,6 +46,8 @@ class FilePart:
     rows: list[int]
     rejected: list[Finding]
     remarks: list[Finding] = field(default_factory=list)
+    # False if the file names no columns, as one of words and tags; then a model's columns are found by their kinds.
+    names_columns: bool = True
 
     def column(self, name: str) -> list[Any]:
         """Return the cells of column `name`, one for each row; all None if this part does not have the column."""

@@ -16,6 +16,7 @@ from mapsto.data import readers
 from mapsto.errors import DataError, Finding
 from mapsto.task.target_capabilities import Located
 from mapsto.text.pairs import parallel_lines
+from mapsto.text.tagging import brat
 from mapsto.vision import detection_annotations
 
 LABEL = "label"  # the column that takes the names of folders
@@ -27,7 +28,8 @@ class FileListing:
     """The files that a path stands for: either table files, or media files (images, videos) with one example each.
 
     files: the table files or the media files.
-    data: for media files the cells by column: paths, labels from folder names, annotations. None for table files.
+    data: for media files the cells by column: paths, labels from folder names, annotations; for texts with annotations beside
+        them (brat) the texts and their tags. None for table files.
     remarks: notes on files and folders that are not read.
     parallel: the column of each file if all files together are one table, of which each holds a column, one value a line.
     """
@@ -36,6 +38,8 @@ class FileListing:
     data: dict[str, list[Any]] | None
     remarks: list[Finding]
     parallel: Sequence[str] = ()
+    # False if `data` has names of columns that no file gave; see `FilePart`.
+    names_columns: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def list_files(path: Path) -> FileListing:
     try:
         if files := parallel_files(path):
             return FileListing(files, None, [], _name_columns(files))
-        if (listing := _list_media(path, walk)) is not None:
+        if (listing := _list_brat(path, walk) or _list_media(path, walk)) is not None:
             return listing
         if not path.is_dir():
             readers.require_exists(path)
@@ -155,6 +159,41 @@ def _shorten_list(names: Sequence[str]) -> str:
     """Return the first MAX_SHOWN names as text, followed by the number of the other names if there are more."""
     more = f" and {len(names) - MAX_SHOWN:,} more" if len(names) > MAX_SHOWN else ""
     return f"{', '.join(names[:MAX_SHOWN])}{more}"
+
+
+def _list_brat(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | None:
+    """Return the listing of texts with brat's annotations beside them, doc.txt and doc.ann, as texts and tags; None without any.
+
+    path: a folder, or one of the two files. walk: function that returns the contents of a folder.
+    Raises DataError for a file that is no UTF-8, or annotations without their text; OSError for one that cannot be read.
+    """
+    is_annotated = path.suffix.lower() in (brat.SUFFIX, ".txt") and path.with_suffix(brat.SUFFIX).is_file()
+    tree = walk(path) if path.is_dir() else FolderTree([path.with_suffix(brat.SUFFIX)] if is_annotated else [], [], [])
+    annotation_files = [file for file in tree.files if file.suffix.lower() == brat.SUFFIX]
+    if not annotation_files:
+        return None
+    texts = [file.with_suffix(".txt") for file in annotation_files]
+    if missing := next((file for file in texts if not file.is_file()), None):
+        raise DataError(f"{missing.with_suffix(brat.SUFFIX)} annotates {missing.name}, which is not beside it")
+    documents = [
+        brat.read_document(_read_text(text), _read_text(file).splitlines())
+        for text, file in zip(texts, annotation_files, strict=True)
+    ]
+    num_left_out = sum((document.num_left_out for document in documents), Counter[str]())
+    remarks = _describe_left_out(path, tree, {*texts, *annotation_files}) if path.is_dir() else []
+    if num_left_out:
+        names = ", ".join(f"{count:,} {name}" for name, count in num_left_out.most_common())
+        remarks.append(Finding(str(path), None, None, None, f"left out, since they are no tags: {names}"))
+    data = {"text": [document.text for document in documents], "tags": [document.cell for document in documents]}
+    return FileListing(texts, data, remarks, names_columns=False)
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file with its line ends as they are, which count. Raises DataError for another encoding."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | None:

@@ -10,6 +10,7 @@ import csv
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,13 @@ from mapsto.data import conll, file_part
 from mapsto.data.file_part import FilePart, Row, clean_cell, group_rows
 from mapsto.data.text_lines import nonblank_lines, read_lines
 from mapsto.errors import DataError, Finding, near
-from mapsto.text import squad
+from mapsto.text import label_studio, squad
 from mapsto.text.characters import find_invalid_character
 
 # Number of unclosed quotes after which the rest of a file is not read.
 MOST_UNCLOSED = 100
 # Largest number of characters of a cell.
 LARGEST_CELL = 100 * 2**20
-
-
-# Key of a row of Label Studio that a person has annotated; it is taken out before the row is used.
-ANNOTATED = "\0annotated"
-
-
-class SpanList(list[Any]):
-    """The spans of a Label Studio task."""
 
 
 def file_format(path: Path) -> str | None:
@@ -144,8 +137,11 @@ def _stream_json(path: Path, encoding: str | None) -> Iterator[FilePart]:
         value = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
         raise DataError(f"{path} holds neither a list of objects nor an object of columns")
-    records = _fill_spans([_name_cells(_task(record)) for record in value])
-    return group_rows(path, (_check_record(str(path), number, record, 0) for number, record in enumerate(records, 1)))
+    records = [_name_cells(record) for record in label_studio.read_tasks(value)]
+    remarks = [Finding(str(path), None, None, None, remark) for remark in label_studio.describe_annotators(value)]
+    rows = (_check_record(str(path), number, record, 0) for number, record in enumerate(records, 1))
+    for index, part in enumerate(group_rows(path, rows)):
+        yield replace(part, remarks=[] if index else remarks)
 
 
 def _name_cells(record: Any) -> Any:
@@ -153,45 +149,6 @@ def _name_cells(record: Any) -> Any:
     if isinstance(record, list) and len(record) == 2 and isinstance(record[0], str) and isinstance(record[1], dict):
         return {conll.COLUMNS[0]: record[0], conll.COLUMNS[1]: record[1].get("entities", [])}
     return record
-
-
-def _fill_spans(records: list[Any]) -> list[Any]:
-    """Return rows with an empty list where a Label Studio task was annotated without a span, and others have spans.
-
-    Without it the empty answer would be a cell without a value.
-    """
-    rows = [record for record in records if isinstance(record, dict)]
-    spans = {name for row in rows for name, cell in row.items() if isinstance(cell, SpanList)}
-    for row in rows:
-        if row.pop(ANNOTATED, False):
-            row.update({name: [] for name in spans if name not in row})
-    return records
-
-
-def _task(record: Any) -> Any:
-    """Return a task from a Label Studio export as a row (cells by column); return any other record unchanged.
-
-    The row holds the task's data and the answers of the first annotation that was not cancelled. Each answer (a choice, a list
-    of choices, a number, a rating, or a list of spans) is in a column named as the Label Studio control that asked for it.
-    """
-    if not (isinstance(record, dict) and isinstance(record.get("data"), dict)):
-        return record
-    annotations = record.get("annotations") or record.get("completions") or []
-    answers: dict[str, Any] = {}
-    for annotation in annotations if isinstance(annotations, list) else []:
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-            for result in annotation.get("result") or []:
-                value = result.get("value", {}) if isinstance(result, dict) else {}
-                answer: Any = next((value[name] for name in ("choices", "number", "rating") if name in value), [])
-                if answer != []:
-                    # A single choice is a label, not a list of labels.
-                    answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
-                    answers.setdefault(str(result.get("from_name")), answer)
-                # Each span of a text is a result of its own.
-                if {"start", "end", "labels"} <= value.keys():
-                    answers.setdefault(str(result.get("from_name")), SpanList()).append(value)
-            return {**record["data"], **answers, ANNOTATED: True}
-    return {**record["data"], **answers}
 
 
 def _check_record(file: str, number: int, record: Any, size: int) -> Row:

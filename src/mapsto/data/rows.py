@@ -43,6 +43,8 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
     """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
     arrow = _name_dialogue_columns(arrow, table)
+    if not table.names_columns:
+        arrow = _without_missing_columns(arrow, table)
     samples: dict[str, list[object]] = {}
 
     def fits(kind: str, column: str, side: str) -> bool:
@@ -59,6 +61,15 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
     if answers:
         return bind(arrow, table.columns, fits)
     return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
+
+
+def _without_missing_columns(arrow: Arrow, table: Table) -> Arrow:
+    """Return the arrow without the names of columns that the table lacks, so that ports are bound by their kinds."""
+    sources, targets = (
+        tuple(port if port.column in table.columns else replace(port, column=None) for port in ports)
+        for ports in (arrow.sources, arrow.targets)
+    )
+    return replace(arrow, sources=sources, targets=targets)
 
 
 def _name_dialogue_columns(arrow: Arrow, table: Table) -> Arrow:

@@ -42,6 +42,8 @@ class Table:
     origins: Sequence[tuple[str, int]]
     rejected: list[Finding]
     remarks: Sequence[Finding] = ()
+    # False if no file names its columns, as those of words and tags do not; see `FilePart`.
+    names_columns: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -115,7 +117,7 @@ class Table:
         """Return a table of the rows at these indices, in that order, with empty `rejected` and `remarks`."""
         indices = [int(row) for row in rows]
         data = {name: [values[row] for row in indices] for name, values in self.data.items()}
-        return Table(data, [self.origins[row] for row in indices], [])
+        return Table(data, [self.origins[row] for row in indices], [], names_columns=self.names_columns)
 
     @property
     def fingerprint(self) -> str:
@@ -211,7 +213,8 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
         return
     listing = list_files(Path(source))
     if listing.data is not None:
-        table = Table(listing.data, [(str(file), 0) for file in listing.files], [])
+        origins = [(str(file), 0) for file in listing.files]
+        table = Table(listing.data, origins, [], names_columns=listing.names_columns)
         for start in range(0, len(table), FILES_AT_ONCE):
             chunk = table.select(range(start, min(start + FILES_AT_ONCE, len(table))))
             yield replace(chunk, remarks=[] if start else listing.remarks)
@@ -287,7 +290,8 @@ def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
 
 def _table(part: FilePart, names: Iterable[str]) -> Table:
     """Return a part of a file as a table with the columns `names`; a column that the part lacks is filled with None."""
-    return Table({name: part.column(name) for name in names}, [(part.file, row) for row in part.rows], part.rejected)
+    data = {name: part.column(name) for name in names}
+    return Table(data, [(part.file, row) for row in part.rows], part.rejected, names_columns=part.names_columns)
 
 
 def _require_once(names: Sequence[str]) -> None:
@@ -341,7 +345,7 @@ def _concatenate(parts: list[Table]) -> Table:
     rejected, remarks = (
         list(chain.from_iterable(findings)) for findings in zip(*((p.rejected, p.remarks) for p in parts), strict=True)
     )
-    return Table(data, origins, rejected, remarks)
+    return Table(data, origins, rejected, remarks, any(part.names_columns for part in parts))
 
 
 def write_rows(

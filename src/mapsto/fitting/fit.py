@@ -40,7 +40,7 @@ from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
-from mapsto.task.target_capabilities import Calibratable
+from mapsto.task.target_capabilities import Calibratable, LinearProbe
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
 from mapsto.training.loop import Training
@@ -242,9 +242,13 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
     if run.is_pretraining or not any(isinstance(target, Calibratable) for target in run.mapping.targets):
         return
     flags = [f"--{name}" for name in ("steps", "epochs", "minutes") if getattr(run.options, name) is not None]
-    reason = (
-        f"{flags[0]} leaves out the fits to halves that set it" if flags else "there are no other rows to set it by"
-    )
+    are_measured = all(isinstance(target, LinearProbe) for target in run.mapping.targets)
+    if run.held_out is not None:
+        reason = f"{len(run.held_out):,} held-out rows are too few to set it by"
+    elif flags and are_measured:
+        reason = f"{flags[0]} leaves out the fits to halves that set it"
+    else:
+        reason = "no rows are held out to set it by, as --hold-out 0.1 does"
     request.say(f"note: the confidence is as training left it, often too high: {reason}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,21 @@ from mapsto.data.examples import Examples
 from mapsto.evaluation.evaluate import scoring_examples
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import MethodChoice
-from mapsto.inference.forward import collect_evidence, forward_batches
+from mapsto.inference.forward import (
+    RowReader,
+    collect_evidence,
+    familiarity_vectors,
+    forward_batches,
+    make_questions,
+    read_rows,
+)
 from mapsto.metrics.calibration import Answered, fit_temperature, logit_scale
 from mapsto.model.familiarity import Familiarity, sample_rows
 from mapsto.model.mapping import Mapping
+from mapsto.sequence.batch import Example
+from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import LinearFeatures
-from mapsto.task.target_capabilities import Calibratable, LinearProbe
+from mapsto.task.target_capabilities import Calibratable, Composed, LinearProbe
 
 # Random variants of each example that a probe is fitted to beside the example itself, where examples are augmented.
 AUGMENTED_VIEWS = 3
@@ -98,10 +108,11 @@ def _ones_direction(features: NDArray[np.float32]) -> Tensor:
 def learn_familiarity(run: PreparedRun) -> None:
     """Set the familiarity of a mapping that is trained, or linear, from a sample of the training rows.
 
-    There is none in pretraining, nor without a head that reads pooled vectors.
+    There is none in pretraining, of pairs, nor of pictures in which each token is an answer.
     """
     mapping, seed = run.mapping, run.options.seed
-    if not run.is_pretraining and any(target.readout.pooled for target in mapping.targets):
+    answers_rows = any(target.readout.pooled or isinstance(target, Composed | Generated) for target in mapping.targets)
+    if answers_rows and not run.is_pretraining and not mapping.arrow.symmetric:
         mapping.familiarity = Familiarity.of_rows(_sampled_vectors(mapping, run.examples, run.device, seed), seed)
 
 
@@ -134,15 +145,23 @@ def held_out_distances(mapping: Mapping, held_out: Examples, device: torch.devic
 
 
 def _sampled_vectors(mapping: Mapping, examples: Examples, device: torch.device, seed: int) -> NDArray[np.float32]:
-    """Return the vectors (n, d) on which the familiarity of the examples depends, or if they are many of a sample.
+    """Return the vectors (n, d) on which the familiarity of the rows of examples depends, or if they are many of a sample.
 
-    seed: draws the sample.
+    A long row of several examples (windows) has their mean, as in prediction. seed: draws the sample.
     """
-    rows: list[int] = sample_rows(len(examples), seed).tolist()
+    row_numbers = np.arange(len(examples)) if examples.answers is None else examples.answers.row_indices
+    rows = np.unique(row_numbers)
+    rows = rows[sample_rows(len(rows), seed)]
+    indices: list[int] = np.flatnonzero(np.isin(row_numbers, rows)).tolist()
     for source in mapping.sources.values():
         if isinstance(source, LinearFeatures):
-            return source.feature_vectors([examples.pieces[row][0] for row in rows])
-    return extract_features(mapping, examples, device, rows=rows)
+            return source.feature_vectors([examples.pieces[index][0] for index in indices])
+    examples, places = examples.without_augmentation(), np.searchsorted(rows, row_numbers)
+    numbered = ((examples.example(index, 0, 0.0).pieces, int(places[index])) for index in indices)
+    questions = (Example(pieces, make_questions(mapping, pieces), row) for pieces, row in numbered)
+    reader = RowReader(partial(familiarity_vectors, mapping))
+    vectors: NDArray[np.float32] = read_rows(mapping.eval(), questions, len(rows), [reader], device)[0].numpy()
+    return vectors
 
 
 def _fit_targets(
@@ -177,27 +196,27 @@ def _set_parameters(module: nn.Module, *values: Tensor) -> None:
 
 
 def calibrate(run: PreparedRun, choice: MethodChoice | None, say: Callable[[str], None]) -> list[float]:
-    """Calibrate the heads for classes by temperature scaling (Guo et al. 2017).
+    """Calibrate the heads of answers with a confidence by temperature scaling (Guo et al. 2017).
 
     The temperatures are those of `choice` if it has any, or else are fitted on the held-out rows. Return those of the calibrated
     heads, in the order of the targets; a head without either, or with too few held-out rows, stays as it is.
     say: prints a message about each calibrated head.
     """
     if choice is not None and choice.temperatures:
-        found = {port: adapt_temperature(run, choice, port) for port in choice.temperatures}
+        temperatures = {port: adapt_temperature(run, choice, port) for port in choice.temperatures}
         source = "answers of models fitted to half of the rows"
     elif run.held_out is not None and any(isinstance(target, Calibratable) for target in run.mapping.targets):
-        found = held_out_temperatures(run.mapping, run.held_out, run.device)
+        temperatures = held_out_temperatures(run.mapping, run.held_out, run.device)
         source = f"{len(run.held_out):,} held-out rows"
     else:
         return []
-    for port, temperature in found.items():
+    for port, temperature in temperatures.items():
         say(f"confidence set by {source}: logits divided by {temperature:.2f}")
         with torch.no_grad():
             # Dividing weight and bias divides the logits, so a saved model needs no temperature.
             for parameter in run.mapping.heads[port].parameters():
                 parameter.div_(temperature)
-    return [round(temperature, 4) for temperature in found.values()]
+    return [round(temperature, 4) for temperature in temperatures.values()]
 
 
 def adapt_temperature(run: PreparedRun, choice: MethodChoice, port: int) -> float:
@@ -217,14 +236,15 @@ def adapt_temperature(run: PreparedRun, choice: MethodChoice, port: int) -> floa
 def held_out_temperatures(mapping: Mapping, held_out: Examples, device: torch.device) -> dict[int, float]:
     """Return the temperature of each target that has one, fitted on held-out examples, by its port.
 
-    Ports with fewer than MIN_ROWS_TO_CALIBRATE answers are left out.
+    Ports with fewer than MIN_ROWS_TO_CALIBRATE answers are left out. Each word of a tagged text is an answer.
     """
-    found = {}
-    for port, outputs in collect_evidence(mapping.eval(), scoring_examples(held_out), device).items():
+    temperatures = {}
+    evidence = collect_evidence(mapping.eval(), scoring_examples(held_out), device, of_windows=True)
+    for port, outputs in evidence.items():
         target = mapping.targets[port]
         if isinstance(target, Calibratable) and len(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
-            found[port] = fit_temperature([Answered(target.calibration_loss, outputs.evidence, outputs.values)])
-    return found
+            temperatures[port] = fit_temperature([Answered(target.calibration_loss, outputs.evidence, outputs.values)])
+    return temperatures
 
 
 def fit_linear(run: PreparedRun) -> None:

@@ -115,11 +115,17 @@ def prefetch(items: Iterable[T], size: int, convert: Callable[[list[T]], R]) -> 
 
 
 def collect_evidence(
-    mapping: Mapping, examples: Iterable[Example], device: torch.device, report: Report = lambda count: None
+    mapping: Mapping,
+    examples: Iterable[Example],
+    device: torch.device,
+    report: Report = lambda count: None,
+    of_windows: bool = False,
 ) -> dict[int, Evidence]:
     """Return by target port its evidence (outputs and labels), on the CPU; only ports for which examples carry labels.
 
     report: called after each batch with its number of examples.
+    of_windows: whether composed targets, whose answers are those of rows, have evidence too: the outputs at the tokens of each
+        window, from which calibration fits a temperature.
     """
     parts: dict[int, list[Evidence]] = {}
     for chunk in iterate_chunks(mapping, examples):
@@ -130,12 +136,12 @@ def collect_evidence(
                     continue
                 target = mapping.targets[port]
                 # Its answers are those of rows, or are generated; see `row_outputs`.
-                if isinstance(target, Composed | Generated):
+                if isinstance(target, Generated) or (isinstance(target, Composed) and not of_windows):
                     continue
                 evidence = target.evidence(mapping.read(hidden, batch, port), answers.values).float().cpu()
                 rows = batch.rows[answers.examples.cpu().numpy()]
                 # An answer in raw coordinates, such as boxes, is one value per example, computed from several outputs.
-                if isinstance(target, Located):
+                if isinstance(target, Located) and not isinstance(target, Composed):
                     rows = batch.rows[torch.unique_consecutive(answers.examples).cpu().numpy()]
                     evidence = target.by_example(evidence, [pieces[row] for row in rows.tolist()])
                 parts.setdefault(port, []).append(Evidence(evidence, answers.values.cpu(), rows))
@@ -154,13 +160,13 @@ def collect_evidence(
 def familiarity_vectors(mapping: Mapping, hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Tensor:
     """Return the vector of each example that its familiarity depends on, (n, d) in fp32 on the CPU.
 
-    It is the pooled vector; a linear model has none, so there it is made of the classical features.
+    It stands for the sources, see `Mapping.source_vectors`; in a linear model it is made of the classical features.
     hidden: hidden states (r, l, d). pieces: the pieces of each example, one per source.
     """
     for source in mapping.sources.values():
         if isinstance(source, LinearFeatures):
             return torch.from_numpy(source.feature_vectors([own[0] for own in pieces]))
-    return mapping.pooled_vectors(hidden, batch).float().cpu()
+    return mapping.source_vectors(hidden, batch).float().cpu()
 
 
 def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | None, ...]:

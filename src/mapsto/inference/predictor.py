@@ -97,7 +97,7 @@ def _require_limits(mapping: Mapping, min_confidence: float, reject: float) -> N
     if reject and mapping.familiarity is None:
         raise UsageError(
             "--reject compares rows with the training rows, and this model keeps none of them: it was not fitted, "
-            "not to answers of whole rows such as labels, or by an earlier version"
+            "its answers are pictures or boxes, or an earlier version fitted it"
         )
 
 

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto.errors import BadCell, DataError, UsageError
+from mapsto.errors import BadCell, DataError, UsageError, fault_of
 from mapsto.metrics.average_precision import AveragePrecision, match_detections, non_maximum_suppression
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
@@ -150,12 +150,12 @@ class Boxes(Located, Classes, Comparable, Mixable):
 
         A cell {"fault": reason}, which stands for an annotation file that could not be read, is allowed too.
         """
-        cells = [value for value in values if value is not None and not _is_fault(value)]
+        cells = [value for value in values if value is not None and fault_of(value) is None]
         try:
             entries = [entry for cell in cells for entry in _parse_list(cell)]
         except BadCell:
             return False
-        return len(cells) + sum(map(_is_fault, values)) > 0 and all(isinstance(entry, dict) for entry in entries)
+        return any(value is not None for value in values) and all(isinstance(entry, dict) for entry in entries)
 
     @staticmethod
     def samples() -> list[Any]:
@@ -443,8 +443,8 @@ class Boxes(Located, Classes, Comparable, Mixable):
         precision, pictures = self._precision(output, answers), np.arange(len(answers))
         return {
             "map": (precision.precision, pictures),
-            "map50": (lambda rows: precision.precision(rows, slice(0, 1)), pictures),
-            "map75": (lambda rows: precision.precision(rows, slice(5, 6)), pictures),
+            "map50": (partial(precision.precision, thresholds=slice(0, 1)), pictures),
+            "map75": (partial(precision.precision, thresholds=slice(5, 6)), pictures),
             "recall": (precision.recall, pictures),
             "found": (mean_score, self.per_item_metric(output, answers).astype(np.float64)),
         }
@@ -566,8 +566,8 @@ def _parse_list(cell: object) -> list[Any]:
             cell = json.loads(cell)
         except (ValueError, RecursionError) as error:
             raise BadCell("the boxes are no JSON") from error
-    if isinstance(cell, dict) and _is_fault(cell):
-        raise BadCell(str(cell["fault"]))
+    if (reason := fault_of(cell)) is not None:
+        raise BadCell(reason)
     # Hugging Face data sets give a list of dicts as a dict of lists.
     if isinstance(cell, dict) and {"bbox", "category"} <= cell.keys():
         sides, names = cell["bbox"], cell["category"]
@@ -586,11 +586,6 @@ def _answer_confidence(scores: Floats) -> float:
     """
     kept = scores[scores >= MIN_CONFIDENCE]
     return float(kept.mean() if len(kept) else 1 - scores[0])
-
-
-def _is_fault(cell: object) -> bool:
-    """Return whether a cell is {"fault": reason}, which stands for an annotation file that could not be read."""
-    return isinstance(cell, dict) and "fault" in cell
 
 
 def _boxes_of(answer: Sequence[Box], name: str) -> tuple[Floats, NDArray[np.bool_]]:

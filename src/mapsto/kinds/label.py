@@ -32,14 +32,14 @@ from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
+from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
 
 
-class Label(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
+class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.

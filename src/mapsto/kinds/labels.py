@@ -26,7 +26,7 @@ from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, LinearProbe, Mixable
+from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
 from mapsto.text.characters import canonical, find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
@@ -39,7 +39,7 @@ CONSTANT_LOGIT = (
 Values = NDArray[np.float64]
 
 
-class Labels(Calibratable, LinearProbe, Comparable, Attributable, Mixable):
+class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with all classes that apply to a row, of those seen in training.
 
     classes: names of the classes in the order of the logits.

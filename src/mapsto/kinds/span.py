@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.classification import calibration_gaps, grouped_calibration_error
+from mapsto.metrics.intervals import Score, bounded
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
@@ -29,7 +30,7 @@ from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Comparable, Composed, Confident, Repair, located_port
+from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, Composed, Repair, located_port
 from mapsto.text import extracts
 from mapsto.text.characters import find_invalid_character, has_visible, to_integer
 
@@ -66,7 +67,7 @@ class Extract:
         return [(start, start + len(text)) for text, start in pairs if start is not None]
 
 
-class Span(Composed, Confident, Comparable, Attributable):
+class Span(Composed, Calibratable, Comparable, Attributable):
     """A target that answers a question with a part of a passage.
 
     has_none: whether some training rows have no answer, so that the model may answer so.
@@ -211,6 +212,22 @@ class Span(Composed, Confident, Comparable, Attributable):
         true_logits = (logits * values[:, :2]).sum()
         return ((sums.log() + highest).sum() - true_logits) * WINDOW_TOKENS / 2
 
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the negative log-probability of the true pair of start and end of each window, summed over windows.
+
+        The pairs of a window are those whose end is not before their start, and the first token twice for "no answer here".
+        output: logits (m, 2) of the tokens of all windows, divided by a temperature. values: (m, 3), see `encode`.
+        """
+        sizes = torch.diff(values[:, 2].nonzero()[:, 0], append=torch.tensor([len(values)])).tolist()
+        total = output.new_zeros(())
+        for logits, truth in zip(torch.split(output, sizes), torch.split(values, sizes), strict=True):
+            starts, ends = logits.T
+            # For each start the logarithm of the sum over the ends from there on.
+            reachable = ends[1:].flip(0).logcumsumexp(0).flip(0)
+            pairs = torch.cat([starts[:1] + ends[:1], starts[1:] + reachable])
+            total = total + pairs.logsumexp(0) - (logits * truth[:, :2]).sum()
+        return total
+
     def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
         """Return for each example (m, 4): start and end of each token in the passage (−1 for the first), and its two logits."""
         examples = [_Tokens(example_pieces) for example_pieces in pieces]
@@ -319,6 +336,8 @@ class Span(Composed, Confident, Comparable, Attributable):
     def metrics(self, output: Tensor, answers: Sequence[Extract]) -> dict[str, Metric]:
         """Return the mean F1 of words and the share of exact matches, as SQuAD's script computes them, over passages.
 
+        "calibration_error" is that of the answers' probabilities, of which an exact match is right.
+
         All questions on a passage are drawn together for the intervals, since they hang together.
         output: (n, 1 + k, 3), from `gather`.
         """
@@ -328,11 +347,14 @@ class Span(Composed, Confident, Comparable, Attributable):
         }
         numbers = np.array([passages[answer.passage] for answer in answers], np.int64)
         counts = np.bincount(numbers).astype(np.float64)
-        by_name = {}
+        by_name: dict[str, Metric] = {}
         for name, score in (("f1", extracts.f1), ("exact", extracts.exact_match)):
             row_scores = [score(text, answer.texts) for text, answer in zip(texts, answers, strict=True)]
             by_name[name] = (_ratio_of_sums, np.bincount(numbers, row_scores), counts)
-        return by_name
+        gaps = calibration_gaps(
+            self.confidence(output), self.correctness(output, answers).astype(np.float64), numbers, len(counts)
+        )
+        return {**by_name, "calibration_error": (grouped_calibration_error, *gaps)}
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Extract]) -> NDArray[np.float32]:
         """Return the F1 of the words of each answer, (n,)."""
@@ -447,6 +469,7 @@ class _WindowAnswer:
                     self.spans[region] = max(score, self.spans.get(region, -np.inf))
 
 
+@bounded()
 def _ratio_of_sums(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
     """Return the mean over rows from the sums and numbers of rows of each passage."""
     return float(sums.sum() / counts.sum())

@@ -3,7 +3,7 @@
 An answer is a list of spans, each with its start and end in characters of the raw text and its label. The model sees words, as
 its tokenizer divides the text: the hidden state of the first token of each word is classified as O (outside), B-label (begins a
 span) or I-label (goes on with it), as in BERT's tagger (Devlin et al. 2019). The likeliest legal sequence of classes gives the
-spans (Viterbi, see text/tag_decoding.py). A long text is read in windows that overlap, and each word is classified in the
+spans (Viterbi, see text/tagging/tag_decoding.py). A long text is read in windows that overlap, and each word is classified in the
 window that shows most of the text around it.
 Legend of shapes: n rows, m words, c classes, k spans of the row with the most.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mapsto.errors import BadCell, DataError, UsageError
+from mapsto.errors import BadCell, DataError, UsageError, fault_of
 from mapsto.metrics import span_scores
+from mapsto.metrics.classification import calibration_gaps, grouped_calibration_error
 from mapsto.metrics.intervals import Score, mean_score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
@@ -34,11 +35,19 @@ from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Classes, Comparable, Composed, Repair, located_port
-from mapsto.text import span_offsets
-from mapsto.text.characters import find_invalid_character, to_integer
-from mapsto.text.tag_decoding import TagClasses
-from mapsto.text.word_tags import TagStyle, written_words
+from mapsto.task.target_capabilities import (
+    Attributable,
+    Calibratable,
+    Classes,
+    Comparable,
+    Composed,
+    Repair,
+    located_port,
+)
+from mapsto.text.tagging import span_offsets
+from mapsto.text.tagging.span_cells import Span, is_span, read_list, read_span
+from mapsto.text.tagging.tag_decoding import TagClasses
+from mapsto.text.tagging.word_tags import TagStyle, written_words
 
 OUTSIDE = "O"
 # The class index of words that cross-entropy leaves out.
@@ -46,29 +55,6 @@ NO_CLASS = -100
 # The share of spans that begin or end inside of words from which each token is classified.
 MAX_SPLIT = 0.02
 LEARNING = Learning(5, 15, 200, 2e-4, head_factor=10)
-# Names by which data sets call the parts of a span.
-SPAN_FORM = (
-    'a tag is {"start": 0, "end": 5, "label": "name"}, with start and end in characters of the text; '
-    "tags of words stand in a list beside a list of as many words"
-)
-STARTS, ENDS = ("start", "start_offset", "begin"), ("end", "end_offset")
-LABELS = ("label", "entity_group", "entity", "type", "tag", "labels")
-
-
-@dataclass(frozen=True, order=True)
-class Span:
-    """A labelled part of a text: its start, its end (behind its last character), both in characters, and its label.
-
-    splits_word: whether it begins or ends inside of a word of the text, which `Tags.place` finds out.
-    """
-
-    start: int
-    end: int
-    label: str
-    splits_word: bool = field(default=False, compare=False, repr=False)
-
-    def __str__(self) -> str:
-        return f"{self.label} at {self.start}–{self.end}"
 
 
 @lru_cache(64)
@@ -77,7 +63,7 @@ def rules_of(classes: tuple[str, ...]) -> TagClasses:
     return TagClasses(classes)
 
 
-class Tags(Composed, Classes, Comparable, Attributable):
+class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
     """A target that answers with labelled spans of a text.
 
     classes: names of the classes of words in the order of the outputs, such as O, B-PER and I-PER.
@@ -119,10 +105,10 @@ class Tags(Composed, Classes, Comparable, Attributable):
         num_spans = 0
         for cell in values:
             try:
-                entries = [] if cell is None or _is_fault(cell) else _read_list(cell)
+                entries = [] if cell is None or fault_of(cell) is not None else read_list(cell)
             except BadCell:
                 return False
-            num_spans += sum(map(_is_span, entries))
+            num_spans += sum(map(is_span, entries))
         return num_spans > 0
 
     @staticmethod
@@ -142,7 +128,7 @@ class Tags(Composed, Classes, Comparable, Attributable):
         """
         if cell is None:
             raise BadCell("no tags are given; an empty list says that there is nothing")
-        return tuple(sorted({_read_span(entry) for entry in _read_list(cell)}))
+        return tuple(sorted({read_span(entry) for entry in read_list(cell)}))
 
     @staticmethod
     def key(value: Any) -> str:
@@ -285,6 +271,10 @@ class Tags(Composed, Classes, Comparable, Attributable):
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy of logits (m, c) against class indices (m,), summed over words."""
         return F.cross_entropy(output.float(), values, reduction="sum", label_smoothing=self.label_smoothing)
+
+    def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
+        """Return the cross-entropy of logits (m, c), divided by a temperature, summed over words, without label smoothing."""
+        return F.cross_entropy(output, values, reduction="sum")
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the number of words whose class is wrong."""
@@ -429,7 +419,8 @@ class Tags(Composed, Classes, Comparable, Attributable):
     def metrics(self, output: Tensor, answers: Sequence[tuple[Span, ...]]) -> dict[str, Metric]:
         """Return F1, precision and recall of all spans together, the mean of `per_item_metric`, and the share of rows all right.
 
-        A span is right if its start, its end and its label are. output: (n, 1 + k, 4), from `gather`.
+        "calibration_error" is that of the probabilities of the predicted spans. A span is right if its start, its end and its
+        label are. output: (n, 1 + k, 4), from `gather`.
         """
         counts = self._counts(output, answers)
         return {
@@ -438,7 +429,20 @@ class Tags(Composed, Classes, Comparable, Attributable):
             "recall": (span_scores.recall, *counts),
             "found": (mean_score, span_scores.jaccard(*counts)),
             "exact": (mean_score, (span_scores.jaccard(*counts) == 1).astype(np.float64)),
+            "calibration_error": (grouped_calibration_error, *self._calibration_gaps(output, answers)),
         }
+
+    def _calibration_gaps(
+        self, output: Tensor, answers: Sequence[tuple[Span, ...]]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the gaps between probability and correctness of the predicted spans of each row, see `calibration_gaps`."""
+        spans = [
+            (row, probability, span in set(answer))
+            for row, (row_output, answer) in enumerate(zip(output, answers, strict=True))
+            for span, probability in self._predicted(row_output)
+        ]
+        rows, probabilities, is_right = np.array(spans, np.float64).reshape(-1, 3).T
+        return calibration_gaps(probabilities, is_right, rows.astype(np.int64), len(answers))
 
     def per_item_metric(self, output: Tensor, answers: Sequence[tuple[Span, ...]]) -> NDArray[np.float32]:
         """Return for each row the Jaccard index of its predicted and true spans, (n,); 1 if it has neither."""
@@ -531,66 +535,6 @@ class _Words:
         )
         self.tokens: Ints = own_tokens + sum(map(len, pieces[:port]))
         self.distances = np.minimum(own_tokens, len(piece) - 1 - own_tokens)
-
-
-def _read_list(cell: object) -> list[Any]:
-    """Return one entry for each span in a cell. Raises BadCell if the cell holds no such list.
-
-    cell: a list, a list as JSON, or {"entities": list} (spaCy).
-    """
-    if _is_fault(cell):
-        raise BadCell(str(cell["fault"]))  # type: ignore[index]
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise BadCell(f"the tags are no JSON; {SPAN_FORM}") from error
-    if isinstance(cell, dict) and "entities" in cell:
-        cell = cell["entities"]
-    if not isinstance(cell, list | tuple | np.ndarray):
-        raise BadCell(f"tags are a list, not {type(cell).__name__}")
-    return list(cell)
-
-
-def _is_fault(cell: object) -> bool:
-    """Return whether a cell is {"fault": reason}, which stands for tags of words that could not be read."""
-    return isinstance(cell, dict) and "fault" in cell
-
-
-def _is_span(entry: object) -> bool:
-    """Return whether an entry of a cell is a span."""
-    try:
-        _read_span(entry)
-    except BadCell:
-        return False
-    return True
-
-
-def _read_span(entry: object) -> Span:
-    """Return the span that one entry of a cell describes. Raises BadCell."""
-    if isinstance(entry, dict):
-        start, end, label = (
-            next((entry[name] for name in names if name in entry), None) for names in (STARTS, ENDS, LABELS)
-        )
-    elif isinstance(entry, list | tuple | np.ndarray) and len(entry) == 3:
-        start, end, label = entry
-    else:
-        raise BadCell(SPAN_FORM)
-    if isinstance(label, list | tuple | np.ndarray):  # Label Studio
-        if len(label) != 1:
-            raise BadCell(f"a tag has one label, not {len(label)}")
-        label = label[0]
-    try:
-        start, end = (to_integer(side) for side in (start, end))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadCell(f"start and end of a tag are whole numbers of characters, not {start!r} and {end!r}") from error
-    if not isinstance(label, str | int) or isinstance(label, bool) or not str(label).strip():
-        raise BadCell("a tag has no label")
-    if (problem := find_invalid_character(str(label))) is not None:
-        raise BadCell(f"a label holds {problem}")
-    if not 0 <= start < end:
-        raise BadCell(f"a tag from {start} to {end} holds no character")
-    return Span(start, end, str(label).strip())
 
 
 def _overlap(answer: tuple[Span, ...]) -> bool:

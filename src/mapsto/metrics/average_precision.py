@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.metrics.intervals import Floats
+from mapsto.metrics.intervals import Floats, bounded
 
 Bools = NDArray[np.bool_]
 
@@ -181,6 +181,7 @@ class AveragePrecision:
     def __init__(self, classes: Sequence[Sequence[Detections]]) -> None:
         self.classes = [_ClassDetections.merge(pictures) for pictures in classes]
 
+    @bounded()
     def precision(self, pictures: NDArray[Any], thresholds: slice = slice(None)) -> float:
         """Return the mean over classes and IoU thresholds of the average precision on a selection of images.
 
@@ -189,6 +190,7 @@ class AveragePrecision:
         """
         return self._mean(pictures, thresholds, 0)
 
+    @bounded()
     def recall(self, pictures: NDArray[Any]) -> float:
         """Return the mean over classes and all IoU thresholds of the recall on a selection of images.
 

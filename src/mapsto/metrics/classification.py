@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.metrics.intervals import Array, Floats
+from mapsto.metrics.intervals import Array, Floats, bounded
 
 
+@bounded()
 def macro_f1(labels: Array, predictions: Array) -> float:
     """Return the unweighted mean of the F1 scores of the classes that occur in `labels` or `predictions`.
 
@@ -34,6 +35,7 @@ def log_loss(labels: Array, probabilities: Floats) -> float:
     return float(-np.log(np.clip(of_labels, np.finfo(probabilities.dtype).eps, 1)).mean())
 
 
+@bounded()
 def expected_calibration_error(labels: Array, probabilities: Floats, bins: int = 15) -> float:
     """Return the expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy.
 
@@ -43,13 +45,36 @@ def expected_calibration_error(labels: Array, probabilities: Floats, bins: int =
     """
     confidence = probabilities.max(axis=1)
     is_correct = probabilities.argmax(axis=1) == labels
-    # Bins are open below and closed above, as in the paper; confidence 0 belongs to the first.
-    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    # Sum over the bin of (correct − confidence), which already weights bins by their size.
-    gaps = np.bincount(bin_index, is_correct - confidence, minlength=bins)
+    gaps = np.bincount(_confidence_bins(confidence, bins), is_correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))
 
 
+def calibration_gaps(
+    confidence: Floats, correctness: Floats, items: NDArray[np.int64], num_items: int, bins: int = 15
+) -> tuple[Floats, Floats]:
+    """Return for each item the summed gaps of its answers by bin of confidence, (n, bins), and their number, (n,).
+
+    They are the arguments of `grouped_calibration_error`, for items that have several answers or none.
+    confidence, correctness: (k,), of each answer, from 0 to 1. items: (k,), index of the item of each answer.
+    """
+    gaps = np.zeros((num_items, bins))
+    np.add.at(gaps, (items, _confidence_bins(confidence, bins)), correctness - confidence)
+    return gaps, np.bincount(items, minlength=num_items).astype(np.float64)
+
+
+@bounded()
+def grouped_calibration_error(gaps: Floats, counts: Floats) -> float:
+    """Return the expected calibration error of the answers of all items, 0 without any. See `calibration_gaps`."""
+    return float(np.abs(gaps.sum(0)).sum() / counts.sum()) if counts.sum() else 0.0
+
+
+def _confidence_bins(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """Return the index of the bin of each confidence. Bins are open below and closed above; 0 belongs to the first."""
+    indices: NDArray[np.int64] = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return indices
+
+
+@bounded()
 def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
     """Return the macro F1 score: the mean over classes; a class with neither true nor predicted items counts as 0.
 
@@ -59,6 +84,7 @@ def multilabel_macro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_
     return float(np.where(num_either > 0, 2 * num_both / np.maximum(num_either, 1), 0.0).mean())
 
 
+@bounded()
 def multilabel_micro_f1(predictions: NDArray[np.bool_], labels: NDArray[np.bool_]) -> float:
     """Return the micro F1 score: one F1 over all n · c pairs of an item and a class; 0 if no class is true or predicted.
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.metrics.intervals import Floats
+from mapsto.metrics.intervals import Floats, bounded
 
 Counts = NDArray[np.int64]
 Tokens = Sequence[Hashable]
@@ -45,6 +45,7 @@ def bleu_statistics(hypotheses: Sequence[Tokens], references: Sequence[Tokens]) 
     return np.array([_count_bleu(*row) for row in rows], np.int64).reshape(-1, 2 + 2 * BLEU_ORDER)
 
 
+@bounded(high=100.0)
 def bleu(counts: Counts) -> float:
     """Return the BLEU score of a corpus, 0 to 100, from the counts of its rows, see `bleu_statistics`.
 
@@ -74,6 +75,7 @@ def chrf_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> Cou
     return np.array([_count_chrf(*row) for row in rows], np.int64).reshape(-1, 3 * CHRF_ORDER)
 
 
+@bounded(high=100.0)
 def chrf(counts: Counts) -> float:
     """Return the chrF2 score of a corpus, 0 to 100, from the counts of its rows, see `chrf_statistics`."""
     return float(chrf_of_rows(counts.sum(0, keepdims=True))[0])

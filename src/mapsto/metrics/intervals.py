@@ -1,7 +1,7 @@
 """Metrics with 95 % confidence intervals, over the items of a test set or over training seeds.
 
 Over items a share of correct items has Wilson's interval, and any other metric that of a percentile bootstrap with 1,000
-resamples. Over seeds the interval is Student's t.
+resamples. If all resamples agree, the limits of the metric's range replace the bootstrap. Over seeds the interval is Student's t.
 Legend of shapes: n items.
 """
 
@@ -11,16 +11,21 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
+MetricFunction = TypeVar("MetricFunction", bound=Callable[..., Any])
 
 RESAMPLES = 1000
 RESAMPLED_AT_ONCE = 2_000_000  # indices drawn in one block, 16 MB
+# The relative difference below which all resamples have the same value, but for rounding.
+ROUNDING = 1e-9
+# The lowest and the highest possible value of each metric that has both, by its function.
+_RANGES: dict[Any, tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class Score:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ({self.low:.4f}–{self.high:.4f}, n = {self.n:,})"
+        interval = "" if math.isnan(self.low) else f"{self.low:.4f}–{self.high:.4f}, "
+        return f"{self.value:.4f} ({interval}n = {self.n:,})"
 
     @property
     def percent(self) -> str:
         """The value and its interval in percent, and the number of items, as text: "81.4 % (79.0–83.6, n = 1,179)"."""
-        return f"{100 * self.value:.1f} % ({self.interval_percent}, n = {self.n:,})"
+        interval = "" if math.isnan(self.low) else f"{self.interval_percent}, "
+        return f"{100 * self.value:.1f} % ({interval}n = {self.n:,})"
 
     @property
     def interval_percent(self) -> str:
@@ -62,6 +69,16 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def bounded(low: float = 0.0, high: float = 1.0) -> Callable[[MetricFunction], MetricFunction]:
+    """Return a decorator that declares the lowest and the highest possible value of a metric, by default those of a share."""
+
+    def declare(metric: MetricFunction) -> MetricFunction:
+        _RANGES[metric] = (low, high)
+        return metric
+
+    return declare
 
 
 def accuracy(labels: Array, predictions: Array) -> float:
@@ -88,7 +105,8 @@ def with_interval(
     """Return `metric(*arrays)` with its confidence interval over the items, which are the first axis of every array.
 
     `accuracy`, and `mean_score` of scores that are all 0 or 1, get Wilson's interval (1927), other metrics the percentile
-    bootstrap. If 20 of 20 items are correct, so are those of every resample, and a bootstrap interval would have no width.
+    bootstrap. If 20 of 20 items are correct, so are those of every resample, and a bootstrap interval would have no width. Then
+    the interval of a metric with a range (see `bounded`) is that of `agreed_interval`. A single item of another metric has NaN.
     seed: seed of the bootstrap. resamples: number of bootstrap resamples.
     """
     n = len(arrays[0])
@@ -101,7 +119,13 @@ def with_interval(
     samples = np.array([metric(*(array[index] for array in arrays)) for index in _resample(n, rng, resamples)])
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
-    return Score(float(metric(*arrays)), float(low), float(high), n)
+    value = float(metric(*arrays))
+    limits = _range_of(metric, arrays[0])
+    if limits is not None and high - low <= ROUNDING * abs(value):
+        low, high = agreed_interval(value, n, limits, confidence)
+    elif n < 2:
+        low = high = math.nan
+    return Score(value, float(low), float(high), n)
 
 
 def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: float = math.inf) -> Score:
@@ -130,6 +154,32 @@ def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, fl
     centre, scale = share + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def agreed_interval(
+    value: float, n: int, limits: tuple[float, float] = (0.0, 1.0), confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the limits (low, high) of the interval of a metric that has the same value in every resample of `n` items.
+
+    A share p of the items may be unlike the n that were drawn, with p at most the upper limit of Wilson's interval for 0 of n.
+    At worst they have the lowest possible value, at best the highest. For a perfect share it is Wilson's interval.
+    limits: the lowest and the highest value that the metric can have.
+    """
+    _, unseen_share = _wilson_interval(0.0, n, confidence)
+    low, high = ((1 - unseen_share) * value + unseen_share * limit for limit in limits)
+    return low, high
+
+
+def _range_of(metric: Any, items: Array) -> tuple[float, float] | None:
+    """Return the range that `bounded` declares for a metric, also for a bound method or a partial call of it; else None.
+
+    The range of `mean_score` is that of a share if all items (n,) are scores from 0 to 1.
+    """
+    function = getattr(metric, "func", metric)
+    function = getattr(function, "__func__", function)
+    if function is mean_score and items.min() >= 0 and items.max() <= 1:
+        return 0.0, 1.0
+    return _RANGES.get(function)
 
 
 def _resample(n: int, rng: np.random.Generator, resamples: int) -> Iterator[Any]:

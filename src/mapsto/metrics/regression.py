@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mapsto.metrics.intervals import Floats
+from mapsto.metrics.intervals import Floats, bounded
 
 
 def mean_absolute_error(predictions: Floats, truth: Floats) -> float:
@@ -26,6 +26,7 @@ def r_squared(predictions: Floats, truth: Floats) -> float:
     return float(1 - ((predictions - truth) ** 2).sum() / spread) if spread > 0 else float("nan")
 
 
+@bounded(-1.0)
 def pearson(predictions: Floats, truth: Floats) -> float:
     """Return the correlation of two series (n,); NaN if one of them is constant."""
     centred, centred_truth = predictions - predictions.mean(), truth - truth.mean()
@@ -33,6 +34,7 @@ def pearson(predictions: Floats, truth: Floats) -> float:
     return float((centred * centred_truth).sum() / norm) if norm > 0 else float("nan")
 
 
+@bounded(-1.0)
 def spearman(predictions: Floats, truth: Floats) -> float:
     """Return the correlation of the ranks of two series (n,), where equal values have their mean rank (Spearman 1904)."""
     return pearson(_mean_ranks(predictions), _mean_ranks(truth))
@@ -57,6 +59,7 @@ def mean_r_squared(predictions: Floats, truth: Floats) -> float:
     return float((1 - ((predictions - truth) ** 2).sum(0)[varies] / spread[varies]).mean())
 
 
+@bounded(-1.0)
 def mean_cosine(predictions: Floats, truth: Floats) -> float:
     """Return the mean over items of the cosine similarity of the predicted and the true vector. predictions, truth: (n, k)."""
     lengths = np.linalg.norm(predictions, axis=1) * np.linalg.norm(truth, axis=1)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mapsto.metrics.intervals import bounded
+
 Floats = NDArray[np.float64]
 
 
@@ -32,16 +34,19 @@ def count(predicted: Sequence[Collection[Any]], true: Sequence[Collection[Any]])
     return Counts(*counts.T)
 
 
+@bounded()
 def precision(right: Floats, predicted: Floats, true: Floats) -> float:
     """Return the share of the predicted spans that are right; 0 if there are none."""
     return _ratio(right.sum(), predicted.sum())
 
 
+@bounded()
 def recall(right: Floats, predicted: Floats, true: Floats) -> float:
     """Return the share of the true spans that are predicted; 0 if there are none."""
     return _ratio(right.sum(), true.sum())
 
 
+@bounded()
 def f1(right: Floats, predicted: Floats, true: Floats) -> float:
     """Return the harmonic mean of precision and recall; 0 if there are no spans."""
     return _ratio(2 * right.sum(), predicted.sum() + true.sum())

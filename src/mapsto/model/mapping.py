@@ -264,6 +264,16 @@ class Mapping(nn.Module):
         vectors = self.pool(hidden, batch)
         return vectors if self.pooler is None else self.pooler(vectors)
 
+    def source_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Return one vector for each example that stands for its sources, (n, d) or (n, 2d), such as for its familiarity.
+
+        It is the pooled vector if a head reads that. Heads of tokens and generated answers train all hidden states alike, so
+        there it is the mean over the tokens of the sources. hidden: hidden states (r, l, d) from `hidden`.
+        """
+        if any(target.readout.pooled for target in self.targets):
+            return self.pooled_vectors(hidden, batch)
+        return self.pool(hidden, batch, "mean")
+
     def sentence_vectors(self, hidden: Tensor, batch: Batch) -> Tensor:
         """Return one vector for each example, (n, d), for use outside this model, such as search.
 

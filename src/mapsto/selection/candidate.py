@@ -27,7 +27,7 @@ from mapsto.fitting.probe import SCALE_ROWS, held_out_distances
 from mapsto.fitting.request import number_keys, text_keys
 from mapsto.inference.forward import Evidence, collect_evidence
 from mapsto.metrics.calibration import Answered, fit_temperature, logit_scale
-from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
+from mapsto.metrics.intervals import Floats, Score, mean_score, to_json, with_interval
 from mapsto.model.familiarity import sample_rows, summarise
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
@@ -65,7 +65,7 @@ class Candidate:
     @cached_property
     def error(self) -> Score:
         """The mean error with its interval."""
-        return with_interval(np.mean, self.errors)
+        return with_interval(mean_score, self.errors)
 
     def __str__(self) -> str:
         end = "" if self.is_whole else ", given up after the first half"

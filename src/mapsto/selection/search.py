@@ -29,7 +29,7 @@ from mapsto.fitting.method import STEPLESS_METHODS, choose_method, contrast_port
 from mapsto.fitting.plan import default_hyperparameters
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
-from mapsto.metrics.intervals import Score, to_json, with_interval
+from mapsto.metrics.intervals import Score, mean_score, to_json, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
@@ -345,7 +345,7 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
     except RunError as error:
         return Trial(number, knobs, None, None, time.monotonic() - started_at, str(error))
     errors, losses = np.array(results).T
-    return Trial(number, knobs, with_interval(np.mean, errors), float(losses.mean()), time.monotonic() - started_at)
+    return Trial(number, knobs, with_interval(mean_score, errors), float(losses.mean()), time.monotonic() - started_at)
 
 
 def suggest_hyperparameters(space: SearchSpace, trials: Sequence[Trial], seed: int) -> dict[str, Any]:

@@ -304,14 +304,15 @@ class Classes(Confident):
         return {}
 
 
-class Calibratable(Classes):
+class Calibratable(Confident):
     """A target whose logits are divided by a temperature, so that confidence equals accuracy."""
 
     @abstractmethod
     def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the loss that the temperature minimises on rows that the model was not fitted to, summed over answers.
 
-        output: (m, …), of the head, divided by a temperature. values: (m, …), encoded true answers.
+        output: (m, …), of the head, divided by a temperature; of a composed target those at the tokens of all windows.
+        values: (m, …), encoded true answers.
         """
 
 

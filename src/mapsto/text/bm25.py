@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.text.encoding import unspaced
-from mapsto.text.word_tags import written_words
+from mapsto.text.tagging.word_tags import written_words
 
 # Saturation of repeated terms, and how much the length of a passage counts: Robertson's usual values.
 K1, B = 1.2, 0.75

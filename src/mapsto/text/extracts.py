@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from mapsto.text.word_tags import written_words
+from mapsto.text.tagging.word_tags import written_words
 
 ARTICLES = frozenset(["a", "an", "the"])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.metrics.image_similarity import psnr, ssim
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import FileBacked
@@ -198,9 +198,9 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         psnr, ssim, source_psnr, source_ssim = output.double().numpy().T
         return {
             "psnr": (np.mean, psnr),
-            "ssim": (np.mean, ssim),
+            "ssim": (mean_score, ssim),
             "psnr_unchanged": (np.mean, source_psnr),
-            "ssim_unchanged": (np.mean, source_ssim),
+            "ssim_unchanged": (mean_score, source_ssim),
             "psnr_gained": (np.mean, psnr - source_psnr),
         }
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mapsto.metrics.intervals import Floats
+from mapsto.metrics.intervals import Floats, bounded
 from mapsto.text.pairs.metric_tokens import tokenize_words
 
 # Digits, with groups behind points, commas, apostrophes or spaces that do not break a line; then 万 or 亿.
@@ -76,6 +76,7 @@ def unsupported_counts(rows: Sequence[Unsupported]) -> dict[str, tuple[Floats, F
     return {kind: (pairs[:, 0], pairs[:, 1]) for kind, pairs in arrays.items()}
 
 
+@bounded()
 def share(unsupported: Floats, total: Floats) -> float:
     """Return the share of unsupported ones among all of all rows, 0 if there are none. unsupported, total: (n,)."""
     return float(unsupported.sum() / total.sum()) if total.sum() else 0.0

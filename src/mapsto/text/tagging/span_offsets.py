@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from mapsto.text.word_tags import written_words
+from mapsto.text.tagging.word_tags import written_words
 
 Region = tuple[int, int]  # start, and end behind the last character
 # Converts the regions of a text, as they were counted, to characters. They may lie outside of the text.

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.text.word_tags import OUTSIDE, split_prefix
+from mapsto.text.tagging.word_tags import OUTSIDE, split_prefix
 
 Floats = NDArray[np.float64]
 # Our letter for each prefix: B begins, I goes on, E ends a span, S is a span of one word, O is outside of all.

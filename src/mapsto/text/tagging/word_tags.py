@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,16 +116,23 @@ class TagStyle:
                 return f"the tag {tag!r} has no prefix such as B- or I-, which other tags have"
         return ""
 
-    def join(self, words: Sequence[str]) -> tuple[str, list[int]]:
+    def join(self, words: Sequence[str], unspaced: Collection[int] = ()) -> tuple[str, list[int]]:
         """Return the text of a sentence's words, and where each word begins in it, in characters.
 
         A space stands between two words, except between characters of scripts that are written without spaces.
+        unspaced: the indices of further words behind which no space stands.
         """
         parts: list[str] = []
         starts: list[int] = []
         length = 0
-        for word in words:
-            if parts and not self.is_glued and not (_is_unspaced(parts[-1][-1:]) and _is_unspaced(word[:1])):
+        for index, word in enumerate(words):
+            is_apart = index - 1 not in unspaced
+            if (
+                parts
+                and is_apart
+                and not self.is_glued
+                and not (_is_unspaced(parts[-1][-1:]) and _is_unspaced(word[:1]))
+            ):
                 parts.append(" ")
                 length += 1
             starts.append(length)
@@ -133,9 +140,14 @@ class TagStyle:
             length += len(word)
         return "".join(parts), starts
 
-    def to_text(self, words: Sequence[str], tags: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
-        """Return the text of a sentence and its spans, each {"start", "end", "label"} with start and end in characters."""
-        text, starts = self.join(words)
+    def to_text(
+        self, words: Sequence[str], tags: Sequence[str], unspaced: Collection[int] = ()
+    ) -> tuple[str, list[dict[str, Any]]]:
+        """Return the text of a sentence and its spans, each {"start", "end", "label"} with start and end in characters.
+
+        unspaced: the indices of the words behind which the data says that no space stands.
+        """
+        text, starts = self.join(words, unspaced)
         return text, [
             {"start": starts[first], "end": starts[last] + len(words[last]), "label": label}
             for first, last, label in self.spans(tags)
