@@ -227,6 +227,11 @@ class Model:
             return dict(values[0])
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
+        if arrow.is_grouped:  # both sides have the name of one column
+            return {
+                f"{port.kind} {number}": value
+                for number, (port, value) in enumerate(zip(ports, values, strict=True), 1)
+            }
         return {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
 
     def _rows(self, data: Any) -> Any:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.checks import check_rows, find_leaks
-from mapsto.data.rows import Rows, load_rows, require_readable, side_keys
+from mapsto.data.rows import Rows, link_rows, load_rows, require_readable
 from mapsto.data.table import Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import Options
@@ -149,7 +149,8 @@ def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64
         tuple(key(value) for key, value in zip(keys, row, strict=True)) for row in zip(*rows.sources, strict=True)
     ]
     if rows.arrow.symmetric:
-        groups = list(_linked_pairs(rows))
+        # Otherwise a held-out query would have its answer among the training pairs.
+        groups = link_rows(rows).tolist()
     if {MESSAGES, DIALOGUE} <= set(rows.table.columns):
         names = rows.table.column(DIALOGUE)
         # A row of another file, without a name, is a dialogue of its own.
@@ -157,20 +158,3 @@ def split_indices(rows: Rows, share: float, seed: int) -> tuple[NDArray[np.int64
     targets_by_port = enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in targets_by_port if has_exclusive_classes(target)), None)
     return sampling.stratified_split(len(rows), groups, strata, share, seed)
-
-
-def _linked_pairs(rows: Rows) -> list[int]:
-    """Return the number of a group for each pair: pairs with a text in common, directly or through other pairs, are in one group.
-
-    Otherwise a held-out query would have its answer among the training pairs.
-    """
-    from scipy.sparse import coo_matrix  # takes a second to import
-    from scipy.sparse.csgraph import connected_components
-
-    queries, passages = side_keys(rows)[:2]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys((*queries, *passages)))}
-    ends = [[numbers[key] for key in side] for side in (queries, passages)]
-    links = coo_matrix((np.ones(len(rows)), ends), shape=(len(numbers), len(numbers)))
-    _, component = connected_components(links, directed=False)
-    groups: list[int] = component[ends[0]].tolist()
-    return groups
