@@ -253,8 +253,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if request.test is None:
-        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed)
-        test_table = table.select(pool.indices[test_indices])
+        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say)
+        test_table = pool.select(test_indices).own_table()
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
     else:

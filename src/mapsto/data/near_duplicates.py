@@ -49,6 +49,35 @@ def find_near_duplicates(
     return duplicates
 
 
+def link_near_duplicates(sketches: Sequence[Hashes | None], threshold: float) -> list[int]:
+    """Return a number for each value, equal for values that a chain of near-duplicates joins.
+
+    sketches: the sorted distinct hashes of each value; None for a value that is joined with no other.
+    threshold: the smallest similarity of near-duplicates.
+    """
+    groups = list(range(len(sketches)))
+
+    def root(row: int) -> int:
+        while groups[row] != row:
+            groups[row] = groups[groups[row]]
+            row = groups[row]
+        return row
+
+    buckets: list[dict[bytes, list[int]]] = [{} for _ in range(NUM_BANDS)]
+    for row, hashes in enumerate(sketches):
+        if hashes is None or len(hashes) < MIN_HASHES:
+            continue
+        members_by_band = [bucket.setdefault(key, []) for bucket, key in zip(buckets, _bands(hashes), strict=True)]
+        for candidate in sorted({member for members in members_by_band for member in members}):
+            # Members of one group need no comparison.
+            if root(candidate) != root(row) and _jaccard(hashes, sketches[candidate]) >= threshold:
+                groups[root(row)] = root(candidate)
+        for members in members_by_band:
+            if len(members) < MAX_BUCKET:
+                members.append(row)
+    return [root(row) for row in range(len(sketches))]
+
+
 def _multipliers() -> Hashes:
     """Return the random odd multiplier and offset of each MinHash permutation, (NUM_PERMUTATIONS, 2), always the same."""
     rng = np.random.Generator(np.random.Philox(key=[0, 1]))

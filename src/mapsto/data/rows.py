@@ -147,6 +147,10 @@ class Rows:
             indices=self.indices[indices],
         )
 
+    def own_table(self) -> Table:
+        """Return the rows of the table that have these values, each once: a list of values gives several rows."""
+        return self.table.select(dict.fromkeys(self.indices.tolist()))
+
     def readable(self) -> Rows:
         """Return the rows without those that have an unreadable cell. All findings are kept."""
         bad = {(fault.file, fault.row) for fault in self.faults}
