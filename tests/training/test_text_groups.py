@@ -111,7 +111,7 @@ def test_a_model_of_one_column_scores_two(tmp_path: Path) -> None:
     assert str(opened.mapping.arrow) == "text:text <-> text:text, topic:label"
     score = opened("今天天气", "a mill")["score"]
     assert opened.predict([{"a": "今天天气", "b": "a mill"}])[0]["score"] == pytest.approx(score, abs=1e-6)
-    assert opened.find("mill", sentences(5), top=1)[0]["row"] in range(5)
+    assert opened.find("mill", sentences(5), top=1)[0]["index"] in range(5)
     with pytest.raises(ArrowError, match="pairs to score are a table with two columns of text, and 1 can be read"):
         opened.predict([{"text": "alone"}])
 

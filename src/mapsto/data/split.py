@@ -168,7 +168,9 @@ def split_indices(
     if not columns:
         return equal
     if len(rows) > MAX_COMPARED:
-        say(f"note: {len(rows):,} rows, more than {MAX_COMPARED:,}: equal rows are held out together, similar ones are not")
+        say(
+            f"note: {len(rows):,} rows, more than {MAX_COMPARED:,}: equal rows are held out together, similar ones are not"
+        )
         return equal
     similar = sampling.join_groups(groups, _similar_groups(columns, groups))
     split = sampling.stratified_split(len(rows), similar, strata, share, seed)
