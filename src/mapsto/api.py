@@ -139,10 +139,11 @@ class Model:
         column: str | None = None,
         size: int | None = None,
     ) -> list[Any]:
-        """Return for each query the `top` most similar texts of a table, the best first: {"score", "row", cells by column}.
+        """Return for each query the `top` most similar texts of a table, the best first: {"score", "row", "index", cells}.
 
-        For a single query (a str) return its list alone. "score" is the cosine, "row" the index of the row; equal texts are found
-        once. The model may be any that embeds texts.
+        For a single query (a str) return its list alone. "score" is the cosine; "row" is the number of the row in its file, as in
+        messages and as `mapsto find` writes it (in Python objects counted from 1); "index" is its place in `among`, from 0.
+        Equal texts are found once. The model may be any that embeds texts.
         among: a table in any form, or a list of texts, which are embedded once.
         index: a folder that keeps their vectors for the next call; None keeps them in memory, until another `among` is searched.
         column: the column to search; None for that of the model, or the only one with texts.
@@ -152,8 +153,11 @@ class Model:
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
         finder = self._finder(among, SearchSettings(None if index is None else Path(index), column, size))
-        found = [[finder.describe(match) for match in matches] for matches in finder.find(texts, top)]
-        return found[0] if isinstance(queries, str) else found
+        answers = [
+            [{**finder.describe(match, ("index",)), "index": match.row} for match in matches]
+            for matches in finder.find(texts, top)
+        ]
+        return answers[0] if isinstance(queries, str) else answers
 
     def _finder(self, among: Any, settings: SearchSettings) -> Finder:
         """Return the finder among the texts of a table: the one of the last call if the texts are the same."""
@@ -227,6 +231,11 @@ class Model:
             return dict(values[0])
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
+        if arrow.is_grouped:  # both sides have the name of one column
+            return {
+                f"{port.kind} {number}": value
+                for number, (port, value) in enumerate(zip(ports, values, strict=True), 1)
+            }
         return {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
 
     def _rows(self, data: Any) -> Any:

@@ -45,6 +45,13 @@ LARGEST_SEED = 2**63 - 1
 FREE_FIELDS = frozenset({"save_every", "workers", "tensorboard", "shard"})
 
 
+# Options that `compare` sets itself, and so refuses; those of `~` arrows, which are refused without one and which it does not
+# take; and options that no arrow with `~` has a use for.
+SET_BY_COMPARE = ("method", "minutes", "steps", "tensorboard", "shard", "words")
+FOR_HIDING = ("hide", "shape", "objective")
+NOT_FOR_HIDING = ("patience", "sizes", "style", "features", "style_weight")
+
+
 def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) -> None:
     """Raise UsageError unless `value` is an allowed value of the option `name`.
 
@@ -347,9 +354,9 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
         corrupted: whether the arrow hides parts of a source with `~` (pretraining).
         """
         default = Options()
-        ignored: dict[str, tuple[str, ...]] = {"an arrow with `~` is trained to its end": ("patience",)}
+        ignored: dict[str, tuple[str, ...]] = {"an arrow with `~` has no use for it": NOT_FOR_HIDING}
         if not corrupted:
-            ignored = {"without `~` nothing is hidden": ("hide", "shape", "objective")}
+            ignored = {"without `~` nothing is hidden": FOR_HIDING}
         elif not self.hides:
             ignored[f"--objective {self.objective} hides nothing"] = ("hide", "shape")
         for reason, names in ignored.items():

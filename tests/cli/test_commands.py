@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from runs import TINY, run, sentences, write_corpus, write_labelled
 
 import mapsto
 from mapsto import cli
+from mapsto.options import FOR_HIDING, NOT_FOR_HIDING, SET_BY_COMPARE, Options
 
 COMMANDS = ("pretrain", "fit", "predict", "evaluate", "check", "trace", "info", "demo")
 Invoke = Callable[..., tuple[int, str, str]]
@@ -75,6 +78,37 @@ def test_help_has_an_example_for_every_command(invoke: Invoke) -> None:
     for command in COMMANDS:
         status, out, _ = invoke(command, "--help")
         assert status == 0 and f"Example: mapsto {command}" in " ".join(out.split())
+
+
+# For each command, the options that it always refuses, which its help leaves out.
+REFUSED = {"compare": (*SET_BY_COMPARE, *FOR_HIDING), "pretrain": NOT_FOR_HIDING, "fit": ()}
+VALUES = {
+    "method": "probe",
+    "objective": "causal",
+    "shape": "span",
+    "words": "words.txt",
+    "sizes": "8,4",
+    "style": "a.png",
+}
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_help_lists_the_options_that_a_command_takes(command: str, invoke: Invoke, tmp_path: Path) -> None:
+    _, out, _ = invoke(command, "--help")
+    listed = {field.name for field in fields(Options) if re.search(rf"--{field.name.replace('_', '-')}(?![\w-])", out)}
+    assert listed == {field.name for field in fields(Options)} - {*REFUSED[command]}
+    data = write_labelled(tmp_path / "train.csv", 12)
+    task = ["text" if command == "pretrain" else "text -> label", data, "--out", tmp_path / "run"]
+    for name in REFUSED[command]:
+        is_switch = isinstance(getattr(Options(), name), bool)
+        # A style needs features, whose own check would come first.
+        more = ["--features", tmp_path] if name == "style" else ["--style", "a.png"] if name == "features" else []
+        setting = [
+            f"--{name.replace('_', '-')}",
+            *([] if is_switch else [VALUES.get(name, "2" if name != "hide" else "0.5")]),
+        ]
+        status, _, err = invoke(command, *task, *setting, *more, "--quiet")
+        assert status == 2 and f"--{name.replace('_', '-')}" in err, (name, err)
 
 
 def test_predict_writes_what_it_shows(fitted: Path, invoke: Invoke, tmp_path: Path) -> None:

@@ -90,16 +90,17 @@ def test_the_nearest_texts_are_found_once_and_with_their_cells(model: mapsto.Mod
         {"id": number, "passage": text, "row": "x"} for number, text in enumerate([*texts, f" {texts[4]}", texts[4]])
     ]
     answers = model.find(texts[4], rows, top=3)
-    assert answers[0] == {"score": pytest.approx(1), "row": 4, "id": 4, "passage": texts[4], "found_row": "x"}
+    expected = {"score": pytest.approx(1), "row": 5, "index": 4, "id": 4, "passage": texts[4], "found_row": "x"}
+    assert answers[0] == expected
     assert len(answers) == 3 and [answer["score"] for answer in answers] == sorted(
         (answer["score"] for answer in answers), reverse=True
     )
     vectors = unit(torch.from_numpy(model.embed([texts[4], *texts]))).double().numpy()
-    assert [answer["row"] for answer in answers if answer["row"] < 30][:3] == np.argsort(
+    assert [answer["index"] for answer in answers if answer["index"] < 30][:3] == np.argsort(
         -vectors[1:] @ vectors[0], kind="stable"
     )[:3].tolist()
     both = model.find([texts[4], texts[5]], texts, top=1)
-    assert [found[0]["row"] for found in both] == [4, 5]
+    assert [(found[0]["row"], found[0]["index"]) for found in both] == [(5, 4), (6, 5)]
 
 
 def test_shortened_vectors_are_compared(model: mapsto.Model) -> None:
@@ -111,11 +112,23 @@ def test_shortened_vectors_are_compared(model: mapsto.Model) -> None:
         model.find("a", texts, size=65)
 
 
+def test_sizes_are_those_of_the_training(tmp_path: Path) -> None:
+    fit_pairs(out=tmp_path / "sized", sizes="32,8")
+    fit_pairs(out=tmp_path / "plain")
+    table = str(write_pairs(tmp_path / "pairs.csv", 6))
+    sized = mapsto.load(tmp_path / "sized", "cpu")
+    assert sized.find("a", table, size=8) and sized.find("a", table, size=64)
+    with pytest.raises(UsageError, match=r"--size 16 is none of the sizes .* \(--sizes\): 32, 8"):
+        sized.find("a", table, size=16)
+    done = run("find", str(tmp_path / "plain"), "a", "--among", table, "--size", "16", "--device", "cpu")
+    assert done.returncode == 0 and "the model was not trained for vectors of 16 numbers" in done.stderr
+
+
 def test_any_encoder_finds(tmp_path: Path) -> None:
     texts_of_base = [{"text": text} for text in sentences(30)]
     base = mapsto.pretrain("text", texts_of_base, steps=1, **TINY_OPTIONS)
     texts = sentences(5)
-    assert base.find(texts[3], texts, top=1)[0]["row"] == 3
+    assert base.find(texts[3], texts, top=1)[0]["index"] == 3
     with pytest.raises(UsageError, match="could be the column 'query', 'passage'"):
         base.find("a", make_pairs(3))
     assert base.find("a", make_pairs(3), column="passage", top=1)[0]["passage"]
@@ -141,7 +154,7 @@ def test_the_index_is_kept_and_made_again_when_something_changed(model: mapsto.M
     assert again.find("winter", rows, index=folder) == first
     assert (folder / VECTORS_FILE).stat().st_mtime_ns == written, "it was used, not made again"
     rows[0] = {**rows[0], "passage": "winter"}
-    assert again.find("winter", rows, index=folder)[0]["row"] == 0
+    assert again.find("winter", rows, index=folder)[0]["index"] == 0
     assert (folder / VECTORS_FILE).stat().st_mtime_ns != written
     facts = json.loads((folder / FACTS_FILE).read_text())
     assert fit_pairs(seed=3).find("winter", rows, index=folder)
@@ -181,6 +194,12 @@ def test_find_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "found.csv"
     assert run("find", str(folder), *more, "--out", str(out)).returncode == 0
     assert out.read_text(encoding="utf-8").splitlines()[0] == "query,rank,score,row,found_query,passage"
+    in_python = mapsto.load(folder, "cpu").find([texts[3], texts[5]], table, top=1)
+    assert [(answers[0]["row"], answers[0]["index"]) for answers in in_python] == [(5, 3), (7, 5)]
+    page = tmp_path / "found.html"
+    assert run("find", str(folder), *more, "--out", str(page)).returncode == 0
+    html = page.read_text(encoding="utf-8")
+    assert all(text in html for text in ("<mark", "pairs.csv, row 5", "2 queries;", "The most similar texts"))
 
 
 @pytest.mark.parametrize(
@@ -189,6 +208,8 @@ def test_find_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         (["a query"], "--among passages.csv"),
         (["--among", "TABLE"], "give a query or --queries FILE"),
         (["a query", "--among", "TABLE", "--column", "nope"], "no column 'nope'"),
+        (["a query", "--among", "TABLE", "--out", "nowhere/page.html"], "there is no folder nowhere"),
+        (["a query", "--among", "TABLE", "--out", "page.pdf"], "rows are written as csv, tsv, jsonl or parquet"),
     ],
 )
 def test_wrong_calls_are_said(words: list[str], says: str, folder: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def bound(arrow: str, *columns: str) -> str:
         ("~text -> text", ["id", "body"], "~body:text -> body:text"),
         ("~text:text, ~body:text -> text, text", ["text", "body"], "~text:text, ~body:text -> text:text, body:text"),
         ("text:text <-> body:text", ["text", "body"], "text:text <-> body:text"),
-        ("text <-> body:text, stars:label", ["text", "body", "stars"], "text:text <-> body:text, stars:label"),
+        ("text <-> body:text, stars:number", ["text", "body", "stars"], "text:text <-> body:text, stars:number"),
         ("text -> label", ["title", "stars", "body"], None),
         ("text -> label", ["id", "stars"], None),
         ("nope:text -> label", ["body", "stars"], None),

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -94,11 +94,17 @@ CsvSafe = Annotated[
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that are neither UTF-8 nor UTF-16.")]
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command so that it has a command-line flag for each field of Options.
+def with_options(refused: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command a command-line flag for each field of Options.
 
-    `command` receives the parsed flags as one Options object, its parameter `options`.
+    The command receives the parsed flags as one Options object, its parameter `options`.
+    refused: fields that the command always refuses. Its help leaves them out; when one is set, the error says why.
     """
+    return lambda command: _add_flags(command, refused)
+
+
+def _add_flags(command: Callable[..., None], refused: Sequence[str]) -> Callable[..., None]:
+    """Return a command with a flag for each field of Options; those of `refused` are not in its help."""
     hints = field_types(Options)
     parameters = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
     option_parameters = [
@@ -106,7 +112,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=_typer_option(field.name, field.metadata["help"], hints[field.name]),
+            annotation=_typer_option(field.name, field.metadata["help"], hints[field.name], field.name in refused),
         )
         for field in fields(Options)
     ]
@@ -123,10 +129,10 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _typer_option(name: str, text: str, hint: Any) -> Any:
+def _typer_option(name: str, text: str, hint: Any, hidden: bool) -> Any:
     """Return the type annotation from which Typer makes the command-line flag for a field of Options.
 
-    name: name of the field. text: help text of the flag. hint: type of the field.
+    name: name of the field. text: help text of the flag. hint: type of the field. hidden: whether the help leaves it out.
     """
     flag = flag_name(name)
     is_tristate = hint == bool | None  # None: the run decides, unless the user gives --x or --no-x
@@ -135,6 +141,7 @@ def _typer_option(name: str, text: str, hint: Any) -> Any:
     option = typer.Option(
         f"{flag}/{flag_name(f'no_{name}')}" if is_tristate else flag,
         help=text,
+        hidden=hidden,
         metavar="|".join(choices) if choices else None,
     )
     return Annotated[str if choices else hint, option]

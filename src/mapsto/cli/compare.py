@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from mapsto.cli.app import Arrow, Data, Json, Overwrite, Quiet, app, with_options
-from mapsto.options import Options
+from mapsto.options import FOR_HIDING, SET_BY_COMPARE, Options
 
 
 @app.command(
     epilog="Example: mapsto compare 'text -> label' train.csv --test test.csv --starts scratch,runs/base --out runs/cmp"
 )
-@with_options
+@with_options(refused=(*SET_BY_COMPARE, *FOR_HIDING))
 def compare(
     arrow: Arrow,
     data: Data,

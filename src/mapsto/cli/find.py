@@ -24,7 +24,10 @@ def find(
     queries: Annotated[Path | None, typer.Option(help="A table with a query in each row.")] = None,
     top: Annotated[int, typer.Option(help="How many texts to find for each query.")] = 10,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="csv, jsonl or parquet; by default lines on the screen.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="A table (csv, jsonl or parquet) or a page (.html); by default lines on the screen."
+        ),
     ] = None,
     index: Annotated[
         Path | None, typer.Option(help="The folder that keeps the index; by default beside the table.")
@@ -46,9 +49,10 @@ def find(
 ) -> None:
     """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
     from mapsto.cli.output import print_note, print_status, read_table_with_notes
-    from mapsto.data.writers import require_output_path, require_writable
+    from mapsto.data.writers import require_folder, require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries
+    from mapsto.inference.find_page import find_page
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
 
@@ -57,9 +61,9 @@ def find(
     if bool(query) == (queries is not None):
         raise UsageError("give a query or --queries FILE, a table of queries; one of the two, not both")
     keep_memory()
-    require_output_path(out)
+    is_page = out is not None and out.suffix == ".html"
     if out is not None:
-        require_writable(out)
+        require_folder(out) if is_page else require_writable(out)
     table = read_table_with_notes(among, encoding)
     predictor = Predictor(load_mapping(model), device, precision)
     texts = query or []
@@ -72,7 +76,10 @@ def find(
     if finder.faults:
         print_note(f"{len(finder.faults):,} rows cannot be read and are not searched; the first: {finder.faults[0]}")
     matches = finder.find(texts, top)
-    if out is None and not json:
+    if out is not None and is_page:
+        find_page(finder, texts, matches, model).write(out)
+        print_status(f"wrote the texts found for {len(texts):,} queries to {out}")
+    elif out is None and not json:
         _print_matches(finder, texts, matches)
     else:
         _write_matches(finder, texts, matches, out, csv_safe)
@@ -108,7 +115,6 @@ def _write_matches(
             "query": query,
             "rank": rank,
             **finder.describe(match, ("query", "rank")),
-            "row": finder.table.origin(match.row)[1],
         }
         for query, matches_of_query in zip(texts, matches, strict=True)
         for rank, match in enumerate(matches_of_query, 1)

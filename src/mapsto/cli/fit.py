@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from mapsto.cli.app import Arrow, Data, Json, Like, Out, Overwrite, Quiet, Start, Test, app, with_options
-from mapsto.options import Options
+from mapsto.options import NOT_FOR_HIDING, Options
 
 
 @app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
-@with_options
+@with_options(refused=NOT_FOR_HIDING)
 def pretrain(
     what: Annotated[str, typer.Argument(help="A kind, such as text or image, or an arrow with `~`.")],
     data: Data,
@@ -44,7 +44,7 @@ def pretrain(
 
 
 @app.command(epilog="Example: mapsto fit 'text -> label' train.csv --start runs/base --test test.csv --out runs/clf")
-@with_options
+@with_options()
 def fit(
     arrow: Arrow,
     data: Data,

@@ -33,7 +33,7 @@ from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
 from mapsto.fitting.starting_model import open_start
-from mapsto.options import Method, Options
+from mapsto.options import SET_BY_COMPARE, Method, Options
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import make_generator
@@ -57,9 +57,6 @@ CONSTANT, CLASSICAL = "blind", "classical"
 TEST, SHIFT = "test", "shift"
 
 TEST_SHARE = 0.2  # of the rows, where no test table is given
-
-# Options of `fit` that a comparison sets itself.
-FIXED_OPTIONS = ("method", "minutes", "steps", "tensorboard", "shard", "words")
 
 
 @dataclass(frozen=True)
@@ -256,8 +253,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if test_table is None:
-        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed)
-        test_table = table.select(pool.indices[test_indices])
+        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say)
+        test_table = pool.select(test_indices).own_table()
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
     # Rows that are also in the pool would make the scores too good.
@@ -292,11 +289,12 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
 
 
 def _check_arguments(request: Request) -> None:
-    """Raise UsageError for arguments that need no data to be refused: no seed, no starting model, or one of FIXED_OPTIONS."""
+    """Raise UsageError for arguments that need no data to be refused: no seed, no starting model, or one of SET_BY_COMPARE."""
     default = Options()
-    fixed = [f"--{name}" for name in FIXED_OPTIONS if getattr(request.options, name) != getattr(default, name)]
+    fixed = [f"--{name}" for name in SET_BY_COMPARE if getattr(request.options, name) != getattr(default, name)]
     if fixed:
         raise UsageError(f"{', '.join(fixed)}: a comparison sets this itself")
+    request.options.require_use(corrupted=False)
     if request.seeds < 1:
         raise UsageError(f"--seeds must be above 0, not {request.seeds}")
     if not request.starts:

@@ -270,7 +270,7 @@ def _fit_model(design: Design, fit: Fit, rows: Rows, progress: Progress) -> Mapp
     """Fit the candidate's starting model, or random weights, to the training rows."""
     return fit_mapping(
         str(design.arrow),
-        design.pool.table.select(rows.indices),
+        rows.own_table(),
         start=fit.candidate.start,
         # Random weights get the shape of a starting model, so that only pretraining makes the difference.
         like=design.scratch_like if fit.candidate.start is None else None,

@@ -80,7 +80,7 @@ class _Values:
 
     def as_text(self, index: int) -> str:
         """Return the source values of row `index` as text, one value per line."""
-        return "\n".join(str(column[index]) for column in self.rows.sources)
+        return "\n".join(str(column[index]) for column in self.rows.sources[: len(self.source_kinds)])
 
     @property
     def noun(self) -> str:
@@ -91,7 +91,7 @@ class _Values:
         """Return (source kind, values) of each column whose values have hashes."""
         return [
             (kind, values)
-            for kind, values in zip(self.source_kinds, self.rows.sources, strict=True)
+            for kind, values in zip(self.source_kinds, self.rows.sources, strict=False)
             if issubclass(kind, Describable)
         ]
 
@@ -111,7 +111,9 @@ class _Values:
             batch = readable[start : start + ROWS_AT_ONCE]
             parts = [kind.sketch_batch([values[index] for index in batch]) for kind, values in columns]
             # Of several sources, all hashes of a row stand together.
-            order = np.argsort(np.concatenate([np.repeat(np.arange(len(batch)), counts) for _, counts in parts]), kind="stable")
+            order = np.argsort(
+                np.concatenate([np.repeat(np.arange(len(batch)), counts) for _, counts in parts]), kind="stable"
+            )
             hashes = np.concatenate([hashes for hashes, _ in parts])
             counts = np.sum([counts for _, counts in parts], axis=0)
             yield HashBatch(np.array(batch), hashes[order] if len(parts) > 1 else hashes, counts)
@@ -140,7 +142,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _outliers(rows)
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
-        report.warnings += _pairs(checked)
+        report.warnings += _lone_texts(checked) if arrow.is_grouped else _pairs(checked)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
         report.warnings += _pair_faults(checked)
@@ -243,7 +245,7 @@ def _pair_faults(rows: Rows) -> list[Finding]:
 def _values(rows: Rows) -> _Values:
     """Return the rows with a comparison key and a label for each row."""
     arrow = rows.arrow
-    source_kinds = [kinds.source(port.kind) for port in arrow.sources]
+    source_kinds = [kinds.source(port.kind) for port in (arrow.keys if arrow.is_grouped else arrow.sources)]
     targets = enumerate(kinds.answering(arrow))
     class_port = next((port for port, target in targets if has_exclusive_classes(target)), None)
     return _Values(
@@ -308,6 +310,19 @@ def _repeated(values: _Values) -> list[Finding]:
         reason = f"{len(repeats):,} rows repeat another one; this one repeats {values.place(original)}"
         findings.append(values.finding(index, reason))
     return findings
+
+
+def _lone_texts(rows: Rows) -> list[Finding]:
+    """Return a warning for each row of a grouped arrow without another text that means the same; it is left out."""
+    used = {*rows.indices.tolist()}
+    bad = {(fault.file, fault.row) for fault in rows.faults}
+    column = rows.arrow.sources[0].column
+    reason = "no other text of its group, or a text that the group has already: nothing can be learnt from it"
+    return [
+        Finding(*rows.table.origin(row), column, str(rows.table.column(column or "")[row]), reason)
+        for row in range(len(rows.table))
+        if row not in used and rows.table.origin(row) not in bad
+    ]
 
 
 def _pairs(rows: Rows) -> list[Finding]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from mapsto.data.encoding import EncodedRows, need_alignment
-from mapsto.data.rows import Rows
+from mapsto.data.rows import Rows, make_partners
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Ints, MixturePart, Piece
@@ -24,6 +24,7 @@ from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Augmentable
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Located, Mixable
+from mapsto.text.pairs.groups import Partners
 
 # One answer for each target port; None for a port without an answer.
 Answers = tuple[Answer | None, ...]
@@ -92,6 +93,7 @@ class Examples:
     answers: the encoded answers of each example; None if all targets restore a hidden source.
     seed: the seed of all random choices.
     corruption: how many tokens of a source behind `~` are hidden, and how.
+    partners: draws the text that a text is compared with, for rows of groups; None for other rows.
     augment: name of the augmentation that varies each value; None for no augmentation.
     mixing: name of the mixture that combines a value with values of other rows; None for no mixing.
     """
@@ -102,6 +104,7 @@ class Examples:
     answers: RowAnswers | None
     seed: int
     corruption: Corruption
+    partners: Partners | None = None
     augment: str | None = None
     mixing: str | None = None
 
@@ -125,6 +128,8 @@ class Examples:
             answers = self.answers.encode(int(self.answers.row_indices[row]), pieces)
         elif self.answers is not None:
             answers = self.answers.encoded[row]
+        if view == 1 and self.partners is not None:
+            pieces = (pieces[0], self.pieces[self.partners.draw(row, rng)][1])
         if self.arrow.symmetric:
             # The values of a pair must not see each other, so each is an example of its own.
             return Example(pieces[view : view + 1], answers, row + view * len(self))
@@ -210,4 +215,4 @@ def make_examples(
     corruption: how many tokens of a source behind `~` are hidden, and how.
     """
     answers = RowAnswers(rows, encoded.row_indices, targets)
-    return Examples(rows.arrow, sources, encoded.pieces, answers, seed, corruption)
+    return Examples(rows.arrow, sources, encoded.pieces, answers, seed, corruption, make_partners(rows))

@@ -8,7 +8,7 @@ Legend of shapes: n values of a batch, h hashes of a batch, b bands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -95,8 +95,40 @@ def find_near_duplicates(
             if similarity < 1 and (new := _jaccard(recent_hashes(query), reference_hashes(reference))) > similarity:
                 best[query] = (new, reference)
     return [
-        (query, reference, similarity) for query, (similarity, reference) in sorted(best.items()) if similarity >= threshold
+        (query, reference, similarity)
+        for query, (similarity, reference) in sorted(best.items())
+        if similarity >= threshold
     ]
+
+
+def link_near_duplicates(sketches: Sequence[Hashes], threshold: float) -> list[int]:
+    """Return a number for each value, equal for values that a chain of near-duplicates joins.
+
+    sketches: the sorted distinct hashes of each value.
+    threshold: the smallest similarity of near-duplicates.
+    """
+    groups = list(range(len(sketches)))
+
+    def root(row: int) -> int:
+        while groups[row] != row:
+            groups[row] = groups[groups[row]]
+            row = groups[row]
+        return row
+
+    counts = np.array([len(hashes) for hashes in sketches], np.int64)
+    hashes = np.concatenate([np.zeros(0, np.uint64), *sketches])
+    rows, keys = _band_keys(HashBatch(np.arange(len(sketches)), hashes, counts))
+    buckets: list[dict[int, list[int]]] = [{} for _ in range(NUM_BANDS)]
+    for row, row_keys in zip(rows.tolist(), keys.T.tolist(), strict=True):
+        members_by_band = [bucket.setdefault(key, []) for bucket, key in zip(buckets, row_keys, strict=True)]
+        for candidate in sorted({member for members in members_by_band for member in members}):
+            # Members of one group need no comparison.
+            if root(candidate) != root(row) and _jaccard(sketches[row], sketches[candidate]) >= threshold:
+                groups[root(row)] = root(candidate)
+        for members in members_by_band:
+            if len(members) < MAX_BUCKET:
+                members.append(row)
+    return [root(row) for row in range(len(sketches))]
 
 
 def _multipliers() -> NDArray[np.uint32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
@@ -18,13 +18,14 @@ from mapsto.data.table import Table
 from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
 from mapsto.sequence.piece import Ints
-from mapsto.task.arrow import Arrow, Port, bind, require_kinds
+from mapsto.task.arrow import GROUP, MATCH, Arrow, ArrowError, Port, Role, bind, require_kinds
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.label_spelling import merged_spellings
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Located, is_located, located_port
 from mapsto.text.pairs.dialogues import ANSWER, MESSAGES, PROMPT
+from mapsto.text.pairs.groups import Partners, number_components, pair_in_rings
 
 # Number of cells by which it is decided what kinds a column can hold.
 FITTING_SAMPLE = 2000
@@ -58,6 +59,8 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
             return False
         return kinds.source(kind).fits(values) if side == "source" else kinds.target(kind).fits(values)
 
+    if (arrow := _name_list_column(arrow, table)).is_grouped:
+        return _bind_groups(arrow, table, fits, answers)
     if answers:
         return bind(arrow, table.columns, fits)
     return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
@@ -70,6 +73,46 @@ def _without_missing_columns(arrow: Arrow, table: Table) -> Arrow:
         for ports in (arrow.sources, arrow.targets)
     )
     return replace(arrow, sources=sources, targets=targets)
+
+
+def _name_list_column(arrow: Arrow, table: Table) -> Arrow:
+    """Return an arrow such as `text <-> text` with the one column whose cells are lists of values, if no column is named."""
+    if not arrow.symmetric or len(arrow.sources) > 2 or any(port.column is not None for port in arrow.sources):
+        return arrow
+    kind = kinds.source(arrow.sources[0].kind)
+    names = [name for name in table.columns if _are_lists(kind, table.column(name)[:FITTING_SAMPLE])]
+    if len(names) != 1 or arrow.targets[0].kind != MATCH:
+        return arrow
+    return replace(arrow, sources=tuple(replace(port, column=names[0]) for port in arrow.sources))
+
+
+def _are_lists(kind: type[Source], cells: Sequence[object]) -> bool:
+    """Return whether all cells of a column that are not empty are lists of values of a kind."""
+    lists = [cell for cell in cells if cell is not None]
+    return bool(lists) and all(isinstance(cell, list | tuple | np.ndarray) and kind.fits(list(cell)) for cell in lists)
+
+
+def _bind_groups(arrow: Arrow, table: Table, fits: Callable[[str, str, Role], bool], answers: bool) -> Arrow:
+    """Return a grouped arrow with one column of the table on both sides, and with the column of the groups if `answers`."""
+    port = next((port for port in arrow.sources if port.column is not None), arrow.sources[0])
+    targets = arrow.targets if answers else ()
+    bound = bind(Arrow((port,), targets), table.columns, fits)
+    return replace(arrow, sources=bound.sources * 2, targets=bound.targets if answers else arrow.targets)
+
+
+def bind_pair(arrow: Arrow, table: Table) -> Arrow:
+    """Return a grouped arrow as one of pairs, bound to the two columns of a table that can be its values, to be scored.
+
+    Raises ArrowError if another number of columns can be.
+    """
+    kind = kinds.source(arrow.sources[0].kind)
+    names = [name for name in table.columns if kind.fits(table.column(name)[:FITTING_SAMPLE])]
+    if len(names) != 2:
+        raise ArrowError(
+            f"{arrow} has learnt from one column; pairs to score are a table with two columns of {kind.kind}, and "
+            f"{len(names)} can be read so here: {', '.join(map(repr, names)) or 'none'}"
+        )
+    return Arrow(tuple(Port(kind.kind, name) for name in names), (Port(MATCH),), symmetric=True)
 
 
 def _name_dialogue_columns(arrow: Arrow, table: Table) -> Arrow:
@@ -116,6 +159,10 @@ class Rows:
             targets=[[column[index] for index in selected] for column in self.targets],
             indices=self.indices[indices],
         )
+
+    def own_table(self) -> Table:
+        """Return the rows of the table that have these values, each once: a list of values gives several rows."""
+        return self.table.select(dict.fromkeys(self.indices.tolist()))
 
     def readable(self) -> Rows:
         """Return the rows without those that have an unreadable cell. All findings are kept."""
@@ -212,6 +259,26 @@ class _Reader:
             if reason := target.misplaced(answers[row], value):
                 self.add_fault(row, port.column, None, reason)
 
+    def items(self, port: Port, kind: type[Source], row: int, cell: object) -> list[Any]:
+        """Return the values of a cell that is a list of at least two different ones; [] with a finding for any other cell."""
+        if not isinstance(cell, list | tuple | np.ndarray):
+            reason = f"a list of texts that mean the same was expected, not {type(cell).__name__}"
+            self.add_fault(row, port.column, str(cell) if isinstance(cell, QUOTABLE) else None, reason)
+            return []
+        values = []
+        for number, item in enumerate(cell, 1):
+            try:
+                values.append(kind.read(item))
+            except BadCell as error:
+                self.add_fault(row, port.column, None, f"item {number} of the list: {error}")
+                return []
+        if len({normalize(kind.key(value)).casefold() for value in values}) < 2:
+            self.add_fault(
+                row, port.column, str(list(values)), "a list of texts that mean the same has two different ones"
+            )
+            return []
+        return values
+
     def add_fault(self, row: int, column: str | None, value: str | None, reason: object) -> None:
         """Add a finding about a cell.
 
@@ -236,6 +303,8 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
     Raises ArrowError if a port cannot be bound to a column.
     """
     arrow = bind_to(arrow, table, answers)
+    if arrow.is_grouped:
+        return _load_groups(arrow, table, answers)
     reader = _Reader(table)
     # A kind that is also a source has no forms of its own; without `~` it may not even be answered.
     own_targets = [] if arrow.symmetric else [port for port in arrow.targets if port.kind not in kinds.names("source")]
@@ -263,6 +332,32 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
             reader.place_answers(port, target, column, values)
     rows = Rows(arrow, table, sources, targets, np.arange(len(table)), reader.all_faults())
     return rows if keep_unreadable or not rows.faults else rows.readable()
+
+
+def _load_groups(arrow: Arrow, table: Table, answers: bool) -> Rows:
+    """Return the rows of a grouped arrow, one for each text that has a different one in its group; `targets` has the groups.
+
+    The sources of a row are its text and the next one of its group. Unreadable rows are left out.
+    answers: whether a column with the groups is read; without one, a cell that is no list is a group of its own.
+    """
+    reader, source, target = _Reader(table), arrow.sources[0], arrow.targets[:1]
+    kind, column = kinds.source(source.kind), table.column(source.column or "")
+    is_single = not answers and not _are_lists(kind, column[:FITTING_SAMPLE])
+    # Text by text: the index of its row, the text and its group.
+    texts: list[tuple[int, Any, Any]]
+    if is_single or (answers and any(port.kind == GROUP for port in target)):
+        groups = column if is_single else reader.column(target[0], kinds.target(GROUP))
+        pairs = zip(reader.column(source, kind), groups, strict=True)
+        texts = [(row, *pair) for row, pair in enumerate(pairs) if None not in pair]
+    else:
+        texts = [
+            (row, value, row) for row, cell in enumerate(column) for value in reader.items(source, kind, row, cell)
+        ]
+    keys = [normalize(kind.key(value)).casefold() for _, value, _ in texts]
+    order, partners = (range(len(texts)),) * 2 if is_single else pair_in_rings(keys, [group for *_, group in texts])
+    sources = [[texts[index][1] for index in side] for side in (order, partners)]
+    indices = np.array([texts[index][0] for index in order], np.int64)
+    return Rows(arrow, table, sources, [[texts[index][2] for index in order]], indices, reader.all_faults())
 
 
 def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
@@ -314,14 +409,15 @@ def row_keys(rows: Rows) -> list[str | None]:
     """Return a key of each row's sources, which is equal for equal rows; None for a row with an unreadable source.
 
     Texts that differ only in spaces or in the composition of characters (Unicode's NFC) are equal. Pictures and videos are
-    equal if their bytes are, whatever their file names. Pairs are equal whatever their hard negatives.
+    equal if their bytes are, whatever their file names. Pairs are equal whatever their hard negatives, texts of groups whatever
+    their group.
     """
-    ports = rows.arrow.pair.sources if rows.arrow.symmetric else rows.arrow.sources
+    ports = rows.arrow.keys
     keys = [kinds.source(port.kind).key for port in ports]
     return [
         None
         if any(value is None for value in values)
-        else "\n".join(_normalize(key(value)) for key, value in zip(keys, values, strict=True))
+        else "\n".join(normalize(key(value)) for key, value in zip(keys, values, strict=True))
         for values in zip(*rows.sources[: len(ports)], strict=True)
     ]
 
@@ -329,9 +425,26 @@ def row_keys(rows: Rows) -> list[str | None]:
 def side_keys(rows: Rows) -> list[list[str]]:
     """Return for each source a key of every row's value, equal for values that differ only by case, spaces or composition."""
     return [
-        [_normalize(kinds.source(port.kind).key(value)).casefold() for value in values]
+        [normalize(kinds.source(port.kind).key(value)).casefold() for value in values]
         for port, values in zip(rows.arrow.sources, rows.sources, strict=True)
     ]
+
+
+def link_rows(rows: Rows) -> Ints:
+    """Return a number for each pair of a symmetric arrow, (n,): equal for pairs that a chain of common texts or groups joins."""
+    queries, passages = side_keys(rows)[:2]
+    links: list[tuple[Sequence[Hashable], Sequence[Hashable]]] = [(queries, passages)]
+    if rows.arrow.is_grouped:
+        links.append((queries, [("group", group) for group in rows.targets[0]]))
+    return number_components(*links)
+
+
+def make_partners(rows: Rows) -> Partners | None:
+    """Return the draw of the text that each row of a grouped arrow is compared with; None for other arrows."""
+    if not rows.arrow.is_grouped or not rows.targets:
+        return None
+    texts, partners = side_keys(rows)[:2]
+    return Partners(texts, partners, rows.targets[0])
 
 
 def fingerprint_rows(rows: Rows) -> str:
@@ -345,6 +458,6 @@ def fingerprint_rows(rows: Rows) -> str:
     return hashlib.sha256("".join([fingerprint, *keys]).encode()).hexdigest() if keys else fingerprint
 
 
-def _normalize(text: str) -> str:
+def normalize(text: str) -> str:
     """Return a text with composed characters and single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).split())

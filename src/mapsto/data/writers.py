@@ -36,11 +36,16 @@ def require_writable(path: Path) -> str:
     kind = file_format(path)
     if kind not in WRITABLE_FORMATS:
         raise UsageError(f"{path.name}: rows are written as csv, tsv, jsonl or parquet")
+    require_folder(path)
+    return kind
+
+
+def require_folder(path: Path) -> None:
+    """Raise UsageError if a file cannot be at `path`: for a missing parent folder, and if `path` is a folder."""
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}")
     if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file for the rows")
-    return kind
+        raise UsageError(f"{path} is a folder; name a file")
 
 
 def require_output_path(path: Path | None) -> None:

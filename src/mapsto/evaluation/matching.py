@@ -22,10 +22,10 @@ from mapsto.data.table import Table
 from mapsto.errors import Finding
 from mapsto.inference.forward import embed_examples
 from mapsto.metrics.intervals import Score, mean_score, with_interval, with_intervals
-from mapsto.metrics.ranking import Ints, Relevance, by_query, right_ranks
+from mapsto.metrics.ranking import GroupRelevance, Ints, Relevance, by_query, right_ranks
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Example
-from mapsto.task.arrow import MATCH, Arrow
+from mapsto.task.arrow import Arrow
 from mapsto.text.bm25 import BM25
 
 # Queries whose scores of all candidates are in memory at a time.
@@ -60,6 +60,8 @@ def encode_pairs(mapping: Mapping, rows: Rows) -> EncodedRows:
 def relevance(rows: Rows) -> Relevance:
     """Return the distinct queries and candidates of rows, by their texts without case and spaces."""
     queries, candidates = side_keys(rows)[:2]
+    if rows.arrow.is_grouped:
+        return GroupRelevance.of_groups(queries, candidates, rows.targets[0])
     return Relevance.of_pairs(queries, candidates)
 
 
@@ -116,7 +118,7 @@ def _rank(pairs: Relevance, score: ScoreQueries) -> list[Ints]:
     ranks: list[Ints] = []
     for start in range(0, len(pairs.right), QUERIES_AT_ONCE):
         end = min(start + QUERIES_AT_ONCE, len(pairs.right))
-        ranks += right_ranks(score(start, end), pairs.right[start:end])
+        ranks += right_ranks(pairs.without_itself(score(start, end), start), pairs.right[start:end])
     return ranks
 
 
@@ -139,7 +141,7 @@ def row_ranks(pairs: Relevance, ranks: Sequence[Ints]) -> Tensor:
 
 def score_pairs(mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device) -> dict[str, Score]:
     """Return the scores of a model on pairs by name, such as "query→passage recall@1". encoded: of `encode_pairs`."""
-    if rows.arrow.targets[0].kind != MATCH:
+    if rows.arrow.is_scored:
         outputs = cosines(mapping, encoded, device)
         return with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]))
     return _with_intervals(rows.arrow, *rank_pairs(mapping, rows, encoded, device)[1:])
@@ -147,7 +149,7 @@ def score_pairs(mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torc
 
 def score_baseline(rows: Rows) -> dict[str, Score]:
     """Return the scores of BM25 on pairs, by the same names as `score_pairs`; empty for pairs with scores."""
-    if rows.arrow.targets[0].kind != MATCH:
+    if rows.arrow.is_scored:
         return {}
     return _with_intervals(rows.arrow, *rank_by_bm25(rows)[1:])
 
@@ -155,8 +157,10 @@ def score_baseline(rows: Rows) -> dict[str, Score]:
 def _with_intervals(arrow: Arrow, forward: Sequence[Ints], backward: Sequence[Ints]) -> dict[str, Score]:
     """Return the metrics of both directions with intervals over queries. forward, backward: the ranks of each query."""
     query, passage = (port.column or port.kind for port in arrow.sources[:2])
+    directions = ((query, passage, forward), (passage, query, backward))
     return {
         f"{source}→{found} {name}": with_interval(mean_score, values)
-        for source, found, ranks in ((query, passage, forward), (passage, query, backward))
+        # Texts of one column are searched in one direction.
+        for source, found, ranks in directions[: 1 if arrow.is_grouped else 2]
         for name, values in by_query(ranks).items()
     }

@@ -69,7 +69,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     if is_linear:
         config = fit_width(config, targets)
     test, findings = check_data(rows, test, options, say)
-    training, held_out = split_rows(rows, options)
+    training, held_out = split_rows(rows, options, say)
     data = RunData(
         start=start,
         arrow=arrow,

@@ -67,6 +67,7 @@ class Finder:
         self.mapping, self.device, self.rows, self.index, self.settings = mapping, device, rows, index, settings
         self.faults = require_any_readable(rows)
         self.candidates = list(_rows_by_text(rows).values())
+        self.has_files = len({file for file, _ in rows.table.origins}) > 1
 
     @property
     def table(self) -> Table:
@@ -79,11 +80,15 @@ class Finder:
         return text
 
     def describe(self, match: Match, names: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the cosine of a match, the index of its row, and the cells of the row, by column.
+        """Return the cosine of a match, the place of its row, and the cells of the row, by column.
 
-        A column of the same name as an entry, or as one of `names`, gets the prefix "found_".
+        "row" is the number of the row in its file, as in messages (rows of a Python object are counted from 1), "file" its file,
+        for a table of several files. A column of the same name as an entry, or as one of `names`, gets the prefix "found_".
         """
-        answer: dict[str, Any] = {"score": match.score, "row": match.row}
+        file, number = self.table.origin(match.row)
+        answer: dict[str, Any] = {"score": match.score, "row": number}
+        if self.has_files:
+            answer["file"] = file
         for name in self.table.columns:
             answer[f"found_{name}" if name in (*answer, *names) else name] = self.table.column(name)[match.row]
         return answer
@@ -116,12 +121,14 @@ def make_finder(
 
     Otherwise the texts are embedded, and the index is written to the folder if there is one.
     say: prints a line.
-    Raises UsageError for a column that is missing or ambiguous, and for a folder that holds other files; DataError if no row can
-    be read.
+    Raises UsageError for a column that is missing or ambiguous, for a size that the model was not trained with, and for a folder
+    that holds other files; DataError if no row can be read.
     """
     width, size, folder = mapping.config.transformer.width, settings.size, settings.folder
     if size is not None and not 0 < size <= width:
         raise UsageError(f"--size is a number of the model's {width} numbers in a vector, not {size}")
+    if size is not None:
+        _check_size(mapping, size, say)
     arrow = bind_side(mapping.arrow, table, (1, 0), settings.column)
     rows = load_rows(arrow, table)
     require_any_readable(rows)
@@ -146,6 +153,22 @@ def make_finder(
             _save_index(folder, index, facts)
             say(f"the index is kept in {folder}")
     return Finder(mapping, device, rows, index, settings)
+
+
+def _check_size(mapping: Mapping, size: int, say: Say) -> None:
+    """Raise UsageError for a size of vectors that the model was not trained with; say so if it is not known.
+
+    A model that was fitted without `--sizes` can be searched by any: its first numbers are a vector too, if a worse one.
+    """
+    width, record = mapping.config.transformer.width, mapping.fit_record
+    sizes = () if record is None else record.options.vector_sizes
+    if size == width or size in sizes:
+        return
+    if sizes:
+        listing = ", ".join(map(str, sizes))
+        raise UsageError(f"--size {size} is none of the sizes that the model was trained with (--sizes): {listing}")
+    reason = "it is not known whether the model was" if record is None else "the model was not"
+    say(f"note: {reason} trained for vectors of {size} numbers (--sizes); all {width} may find better")
 
 
 def _rows_by_text(rows: Rows) -> dict[str | None, list[int]]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
-from mapsto.data.rows import Rows, bind_to, load_rows
+from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
@@ -70,6 +70,8 @@ def bind_sources(arrow: Arrow, table: Table) -> Arrow:
     """
     if not arrow.targets:
         raise UsageError("this model has no answers yet; fit it to a table with labels, or use `embed`")
+    if arrow.is_grouped:
+        return bind_pair(arrow, table)
     return bind_to(arrow.pair if arrow.symmetric else arrow, table, answers=False)
 
 

@@ -114,7 +114,7 @@ def answering(arrow: Arrow) -> list[type[Target]]:
     """
     if arrow.symmetric:
         module = _module(MATCH)
-        return [module.matched if port.kind == MATCH else module.scored for port in arrow.targets]
+        return [module.scored if arrow.is_scored else module.matched for _ in arrow.targets]
     return [target(port.kind, port.restores is not None) for port in arrow.targets]
 
 

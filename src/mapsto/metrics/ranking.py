@@ -42,6 +42,10 @@ class Relevance:
         """The same pairs, searched the other way: the candidates are the queries."""
         return Relevance(self.candidate_of_row, self.query_of_row)
 
+    def without_itself(self, scores: NDArray[Any], start: int) -> NDArray[Any]:
+        """Return the scores (k, c) of the queries from number `start` on, −∞ for a candidate that is the query itself."""
+        return scores
+
     @cached_property
     def query_rows(self) -> Ints:
         """The first row of each distinct query, (q,)."""
@@ -57,6 +61,58 @@ class Relevance:
         """For each distinct query the sorted numbers of its right candidates, q arrays (r,)."""
         pairs = np.unique(np.stack([self.query_of_row, self.candidate_of_row], axis=1), axis=0)
         return np.split(pairs[:, 1], np.flatnonzero(np.diff(pairs[:, 0])) + 1)
+
+
+@dataclass(frozen=True)
+class GroupRelevance(Relevance):
+    """The relevance of texts to each other: all other texts of a text's groups are right for it.
+
+    group_of_row: (n,), the number of the group of each row. own: (q,), the number of the candidate that is the query itself, or
+    −1.
+    """
+
+    group_of_row: Ints
+    own: Ints
+
+    @classmethod
+    def of_groups(
+        cls, query_keys: Sequence[Hashable], candidate_keys: Sequence[Hashable], groups: Sequence[Hashable]
+    ) -> GroupRelevance:
+        """Return the relevance of n texts to those of their groups. query_keys: the texts, (n,). candidate_keys: others, (n,).
+
+        The candidate of a row is of the group of its text. groups: (n,), the group of each row.
+        """
+        candidate_numbers: dict[Hashable, int] = {}
+        candidates = [candidate_numbers.setdefault(key, len(candidate_numbers)) for key in candidate_keys]
+        own = [candidate_numbers.get(key, -1) for key in dict.fromkeys(query_keys)]
+        numbers = (number_by_occurrence(query_keys), np.array(candidates, np.int64), number_by_occurrence(groups))
+        return cls(*numbers, np.array(own, np.int64))
+
+    @property
+    def reverse(self) -> Relevance:
+        """The same: texts are searched among themselves."""
+        return self
+
+    @cached_property
+    def right(self) -> list[Ints]:
+        """For each distinct query the sorted numbers of the other candidates of its groups, q arrays (r,)."""
+        order = np.argsort(self.group_of_row, kind="stable")
+        ends = np.flatnonzero(np.diff(self.group_of_row[order])) + 1
+        members = [self.candidate_of_row[rows] for rows in np.split(order, ends)]
+        groups_of: list[set[int]] = [set() for _ in self.query_rows]
+        for query, group in zip(self.query_of_row.tolist(), self.group_of_row.tolist(), strict=True):
+            groups_of[query].add(group)
+        return [
+            np.setdiff1d(np.concatenate([members[group] for group in sorted(groups)]), own)
+            for groups, own in zip(groups_of, self.own.tolist(), strict=True)
+        ]
+
+    def without_itself(self, scores: NDArray[Any], start: int) -> NDArray[Any]:
+        own = self.own[start : start + len(scores)]
+        rows = np.flatnonzero(own >= 0)
+        scores = scores.copy()
+        scores[rows, own[rows]] = -np.inf
+        return scores
 
 
 def number_by_occurrence(keys: Sequence[Hashable]) -> Ints:

@@ -12,8 +12,8 @@ from typing import Any
 
 from mapsto.options import Options
 
-# The options that decide how a training file is read and which of its rows are held out.
-DATA_OPTIONS = ("encoding", "bad_rows", "hold_out", "seed")
+# The options that decide how a training file is read and which of its rows are held out, and the sizes of vectors.
+RECORDED_OPTIONS = ("encoding", "bad_rows", "hold_out", "seed", "sizes")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class FitRecord:
 
     file: the training file or folder; None if the rows came from a Python object or the version did not record it.
     fingerprint: SHA-256 of the rows, see `mapsto.data.rows.fingerprint_rows`.
-    options: the options of the fit with which the file was read and its rows were split; all others are defaults.
+    options: the options of the fit with which the file was read and its rows were split, and `sizes`; all others are defaults.
     seconds: duration of the training.
     """
 
@@ -40,6 +40,6 @@ class FitRecord:
         if not {"data", "options", "seconds"} <= set(provenance):
             return None
         name = provenance.get("data_file")
-        options = {name: provenance["options"][name] for name in DATA_OPTIONS if name in provenance["options"]}
+        options = {name: provenance["options"][name] for name in RECORDED_OPTIONS if name in provenance["options"]}
         file = None if name is None else (folder / name).resolve()
         return cls(file, provenance["data"], Options(**options), provenance["seconds"])

@@ -93,7 +93,7 @@ def make_folds(rows: Rows, share: float, num_folds: int, seed: int) -> list[tupl
         remaining = remaining[training_positions]
         if len(held_out):
             training = np.setdiff1d(row_indices, held_out)
-            folds.append((rows.table.select(rows.indices[training]), rows.table.select(rows.indices[held_out])))
+            folds.append((rows.select(training).own_table(), rows.select(held_out).own_table()))
     return folds
 
 

@@ -4,6 +4,8 @@ Grammar: arrow = side ("->" | "<->") side;   side = port ("," port)*;   port = [
 
 `query:text <-> passage:text` matches the two values of a row. Further ports of the second one's kind are hard negatives, which do
 not belong to the query; a port of another kind is the score of the pair: `a:text <-> b:text, score:number`.
+One column on both sides has values that mean the same, in a list, `set:text <-> set:text`, or in rows with the same label,
+`text <-> text, topic:label`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ Role = Literal["source", "target"]
 NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')  # column names that must be quoted
 # The kind of the answer of `<->`: whether two values belong together. It is not written, since the sign says it.
 MATCH = "match"
+# The kind of a port behind `<->` by which rows are grouped: values with the same label mean the same.
+GROUP = "label"
 TOKEN = re.compile(r'\s*(?:(?P<arrow><->|->)|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"|(?P<name>(?:(?!<->|->)[^,:~"])+))')
 
 
@@ -59,7 +63,8 @@ class Arrow:
     """A task: source ports, whose values are read, and target ports, whose values are predicted.
 
     symmetric: True for `<->`, which learns to match the two values of a row. Then `sources` has the values on both sides: the
-        query, what belongs to it, and hard negatives. The only target is the score of a pair, or a port of the kind MATCH.
+        query, what belongs to it, and hard negatives. The only target is the score of a pair, the group of a value (GROUP), or
+        a port of the kind MATCH.
     """
 
     sources: tuple[Port, ...]
@@ -88,6 +93,25 @@ class Arrow:
         """Return whether the one source is a prompt, to which the answers are values of the same kind, such as `text -> text`."""
         kinds = {port.kind for port in (*self.sources, *self.targets)}
         return len(self.sources) == len(kinds) == 1 and bool(self.targets) and not (self.symmetric or self.corrupted)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Return whether both sides of `<->` are one column, whose values mean the same within a list or a group of rows."""
+        if not self.symmetric:
+            return False
+        first, second = self.sources[:2]
+        is_one_column = first == second and first.column is not None
+        return is_one_column or any(port.kind == GROUP for port in self.targets)
+
+    @property
+    def is_scored(self) -> bool:
+        """Return whether the pairs of a symmetric arrow have scores."""
+        return self.symmetric and not self.is_grouped and any(port.kind != MATCH for port in self.targets)
+
+    @property
+    def keys(self) -> tuple[Port, ...]:
+        """Return the sources by which rows are compared: without hard negatives, and of a grouped arrow a row's own value."""
+        return self.sources if not self.symmetric else self.sources[:1] if self.is_grouped else self.sources[:2]
 
     @property
     def body(self) -> Arrow:
@@ -147,7 +171,22 @@ def _matching(queries: tuple[Port, ...], others: tuple[Port, ...], text: str) ->
             f"{text!r} has behind '<->' {', '.join(map(str, others))}; there is one value to match, and beside it either "
             "values of its kind that do not match, or one score"
         )
-    return Arrow((*queries, *matched), scores or (Port(MATCH),), symmetric=True)
+    arrow = Arrow((*queries, *matched), scores or (Port(MATCH),), symmetric=True)
+    if arrow.is_grouped:
+        _require_one_column(arrow, text)
+    return arrow
+
+
+def _require_one_column(arrow: Arrow, text: str) -> None:
+    """Raise ArrowError unless the sources of a grouped arrow can be one column. text: the arrow, for messages."""
+    names = list(dict.fromkeys(port.column for port in arrow.sources if port.column is not None))
+    if len(names) > 1 or len(arrow.sources) > 2 or len({port.kind for port in arrow.sources}) > 1:
+        raise ArrowError(
+            f"{text!r} groups values of one column that mean the same, as in 'text <-> text, topic:label' or "
+            "'set:text <-> set:text'; the score of a pair is a number, as in 'a:text <-> b:text, score:number'"
+        )
+    if any(port.kind not in (MATCH, GROUP) for port in arrow.targets):
+        raise ArrowError(f"{text!r} has a score, which is of two columns, and one column on both sides")
 
 
 def parse_ports(text: str) -> tuple[Port, ...]:

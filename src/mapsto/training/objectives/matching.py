@@ -3,7 +3,8 @@
 Each query is compared with the candidates of all rows of the step, and each passage with all queries: the symmetric cross-entropy
 over in-batch negatives (Henderson et al. 2017, https://arxiv.org/abs/1705.00652; Radford et al. 2021). Hard negatives are
 further candidates. A candidate is left out for a query if the training rows have the two as a pair, or if their texts are equal:
-it would be taught as wrong though it is right. With a score for each pair, the cosines learn the order of the scores instead.
+it would be taught as wrong though it is right. Of texts in groups, those of the query's group are left out. With a score for each
+pair, the cosines learn the order of the scores instead.
 
 Matryoshka learning (Kusupati et al. 2022, https://arxiv.org/abs/2205.13147) sums the loss over several sizes: the first numbers
 of each vector, scaled to length 1, are a shorter vector that can be searched as well.
@@ -21,13 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.data.examples import Examples
-from mapsto.data.rows import side_keys
+from mapsto.data.rows import link_rows, side_keys
 from mapsto.errors import UsageError
 from mapsto.metrics.ranking import Relevance, number_by_occurrence
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints
-from mapsto.task.arrow import MATCH
 from mapsto.training.objectives.gradient_cache import GradientCache
 
 
@@ -50,13 +50,15 @@ class Matching(GradientCache):
         assert examples.answers is not None, "pairs are read from a table"
         rows = examples.answers.rows
         # By number of the row, the score of its pair; None without scores.
-        self.scores = None if rows.arrow.targets[0].kind == MATCH else np.array(rows.targets[0], np.float32)
+        self.scores = np.array(rows.targets[0], np.float32) if rows.arrow.is_scored else None
         keys = side_keys(rows)
         # Equal texts have one number on all sides, (s, number of rows).
         self.texts = number_by_occurrence([key for side in keys for key in side]).reshape(len(keys), -1)
         # By number of a text that is a query, the numbers of the texts that are right for it.
         pairs = Relevance(number_by_occurrence(keys[0]), self.texts[1])
         self.right = dict(zip(self.texts[0, pairs.query_rows].tolist(), pairs.right, strict=True))
+        # By number of the row, its group and all groups with which that has texts in common; None for pairs.
+        self.groups = link_rows(rows) if rows.arrow.is_grouped else None
 
     def num_terms(self, mapping: Mapping) -> int:
         """Return 1: the loss of the pairs."""
@@ -108,6 +110,9 @@ class Matching(GradientCache):
 
         rows: (b,), the rows of the step. The candidates are their passages, then their hard negatives, column by column.
         """
+        if self.groups is not None:
+            same: NDArray[np.bool_] = self.groups[rows][:, None] == self.groups[rows]
+            return same & ~np.eye(len(rows), dtype=np.bool_)
         queries, candidates = self.texts[0, rows], self.texts[1:, rows].ravel()
         left_out: NDArray[np.bool_] = np.stack([np.isin(candidates, self.right[query]) for query in queries.tolist()])
         left_out |= queries[:, None] == candidates[None, :]

@@ -1,0 +1,71 @@
+"""The HTML page of `mapsto find`: for each query the most similar texts, with the words that they share with it marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mapsto.errors import places, shorten
+from mapsto.inference.find import Finder, Match
+from mapsto.report.page import Page, PageTable, Section, trusted_html
+from mapsto.text import cells
+from mapsto.text.pairs.common_words import Rarity, find_common_words
+
+# Queries on the page, and characters of a text and of a query in a title.
+MAX_QUERIES, MAX_CHARACTERS, MAX_TITLE = 50, 2000, 60
+# Texts of the table by which it is counted how rare a word is.
+MAX_COUNTED = 5000
+
+
+def find_page(finder: Finder, queries: Sequence[str], matches: Sequence[Sequence[Match]], model: str) -> Page:
+    """Return the page of the texts that were found for some queries. matches: of each query. model: its folder or hub name."""
+    rarity = _count_words(finder)
+    sections = [_section(finder, *pair, rarity) for pair in zip(queries[:MAX_QUERIES], matches, strict=False)]
+    subtitle = f"among {len(finder.candidates):,} different texts of {finder.table.name}"
+    headline = [_headline(queries, matches), _legend(len(queries))]
+    return Page(f"Found by {Path(model).name}", subtitle, headline, sections)
+
+
+def _headline(queries: Sequence[str], matches: Sequence[Sequence[Match]]) -> str:
+    """Return the sentence on the cosines of the best texts."""
+    scores = [match.score for matches_of_query in matches for match in matches_of_query[:1]]
+    if len(queries) == 1:
+        return f"The most similar text has a cosine of {scores[0]:.3f}."
+    return f"{len(queries):,} queries; the cosine of the most similar text is {min(scores):.3f} to {max(scores):.3f}."
+
+
+def _legend(num_queries: int) -> str:
+    text = (
+        "The cosine says how similar the model finds query and text, from −1 to 1. Words that a text shares with the query are "
+        "marked, darker the rarer they are in the table; the model finds texts without a common word too."
+    )
+    if num_queries > MAX_QUERIES:
+        text += f" The first {MAX_QUERIES} of {num_queries:,} queries are here; --out with a table has all of them."
+    return text
+
+
+def _count_words(finder: Finder) -> Rarity:
+    """Return the rarity of words among the searched texts, or among a regular sample of them."""
+    rows = [equal[0] for equal in finder.candidates]
+    step = -(-len(rows) // MAX_COUNTED)
+    return Rarity([finder.rows.sources[0][row] for row in rows[::step]])
+
+
+def _section(finder: Finder, query: str, matches: Sequence[Match], rarity: Rarity) -> Section:
+    """Return the section of one query: its words, and a table of the texts that were found."""
+    origins = places([finder.table.origin(match.row) for match in matches])
+    rows = []
+    for match, origin in zip(matches, origins, strict=True):
+        equal = f" and {match.count - 1:,} more" if match.count > 1 else ""
+        rows.append([origin + equal, trusted_html(_mark(query, finder.text(match), rarity)), f"{match.score:.4f}"])
+    title = shorten(query, MAX_TITLE)
+    text = [] if title == query else [query[:MAX_CHARACTERS]]
+    return Section(title, text, tables=[PageTable("The most similar texts", ["row", "text", "cosine"], rows, (1,))])
+
+
+def _mark(query: str, text: str, rarity: Rarity) -> str:
+    """Return a text as HTML with the words that the query has too marked. Long texts are cut with "…"."""
+    start = text[:MAX_CHARACTERS]
+    words = find_common_words(query, start, rarity)
+    marked = cells.highlight(start, [((word.start, word.end),) for word in words], [word.rarity for word in words])
+    return marked + "…" * (len(text) > len(start))
