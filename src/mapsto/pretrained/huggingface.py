@@ -39,6 +39,7 @@ from mapsto.pretrained.weight_names import (
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Spatial, linear_source
 from mapsto.task.target_capabilities import Classes
+from mapsto.text.spm import layouts
 from mapsto.zoo import Family
 
 WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -57,7 +58,10 @@ SOURCE_KEY = "mapsto_source"
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # The files that are downloaded from the hub.
-HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "chat_template.jinja", "1_Pooling/config.json"]
+HUB_FILES = [
+    *("*.json", "*.safetensors", "vocab.txt", "*.spm", *layouts.FILES),
+    *("chat_template.jinja", "1_Pooling/config.json"),
+]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
+from mapsto.text.spm import marian
 
 # The format of mapsto.json.
 FORMAT = 1
@@ -52,6 +53,7 @@ MODEL_FILES = (
     "special_tokens_map.json",
     "preprocessor_config.json",
     "generation_config.json",
+    *marian.FILES,
 )
 
 

@@ -13,6 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from mapsto.errors import shorten
+from mapsto.text.spm.marian import Pieces
 
 Ids = NDArray[np.int32]
 
@@ -31,7 +32,7 @@ class Encoded:
     words: (n,) int32, for each token the index of its word in the text, from 0 without gaps.
     """
 
-    def __init__(self, text: str, encoding: tokenizers.Encoding) -> None:
+    def __init__(self, text: str, encoding: tokenizers.Encoding | Pieces) -> None:
         self.text = text
         self._encoding = encoding
 
