@@ -8,6 +8,7 @@ Legend of shapes: b answers, n examples, k answers of an example, v vocabulary.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -377,7 +378,7 @@ class BeamSearch(Search):
 
     def _score(self, log_probability: float, length: int) -> float:
         """Return the score by which answers are compared. length: number of tokens, the end token included."""
-        return log_probability / (length + self.rules.num_forced) ** self.penalty
+        return log_probability / math.pow(length + self.rules.num_forced, self.penalty)
 
     def _finished(self, example: int) -> list[GeneratedAnswer]:
         """Return the answers of a complete example, the best first; at the limit without any, its beginnings as they are."""

@@ -36,6 +36,8 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
+from mapsto.task.generation import Prompted
+from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Spatial, linear_source
 from mapsto.task.target_capabilities import Classes
@@ -134,6 +136,8 @@ def open_pretrained(name: str) -> PretrainedModel:
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     _require_body(config, source, tensors, folder)
+    if isinstance(source, Prompted) and (config.answer_decoder is not None or config.transformer.causal):
+        notes += filter(None, [describe_unfollowed(source.generation)])
     restores |= any(name.startswith(f"{kinds.target(source.kind, restored=True).head_name}.") for name in tensors)
     return PretrainedModel(config, tensors, {source.kind: source}, labels, folder, tuple(notes), target_kind, restores)
 

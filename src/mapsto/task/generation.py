@@ -91,6 +91,9 @@ class GeneratedAnswer:
 class Prompted(Source):
     """A source that encodes a value in another form where the value is the prompt of a generated answer."""
 
+    # The content of the model's generation_config.json; None for no such file.
+    generation: Mapping[str, Any] | None = None
+
     @abstractmethod
     def encode_prompts(self, values: Sequence[Any], aligned: bool = False) -> list[Piece]:
         """Return a piece for each value of an arrow with `is_prompted`, as `encode` does for other arrows."""

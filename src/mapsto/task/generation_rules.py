@@ -93,7 +93,8 @@ class GenerationRules:
         """Return the tokens that cannot follow a context.
 
         context: the tokens before the next one, those of a prompt included. source: the tokens that an encoder has read.
-        answer: the tokens of the answer so far. num_forced: number of forced tokens before it. ends: the tokens that end an answer.
+        answer: the tokens of the answer so far. num_forced: number of forced tokens before it.
+        ends: the tokens that end an answer.
         """
         banned = set(self.suppress_tokens)
         banned.update(_continuations(context, context, self.no_repeat_ngram_size))
@@ -129,9 +130,21 @@ def read_rules(settings: Mapping[str, Any] | None, size: int) -> GenerationRules
     return GenerationRules(**values)
 
 
-def describe_unfollowed(settings: Mapping[str, Any] | None) -> str | None:
-    """Return a note on the settings of a generation_config.json that change answers and are not followed; None for none."""
+def settings_of_config(model_config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the settings of generation in a config.json, where older folders have them; None for none."""
+    names = {field.name for field in fields(GenerationRules)} | {"max_length", *OPTIONS, *NOT_FOLLOWED}
+    settings = {name: value for name, value in model_config.items() if name in names and value is not None}
+    return settings or None
+
+
+def describe_unfollowed(settings: Mapping[str, Any] | None, is_search_chosen: bool = False) -> str | None:
+    """Return a note on the settings of a generation_config.json that change answers and are not followed; None for none.
+
+    is_search_chosen: whether the user has chosen beams or samples, so that nothing need be said about these.
+    """
     stated = {name: value for name, value in (settings or {}).items() if value is not None}
+    if is_search_chosen:
+        stated = {name: value for name, value in stated.items() if name not in {**OPTIONS, **SAMPLING}}
     sampling = {**SAMPLING, **MORE_SAMPLING} if stated.get("do_sample") else {}
     names = [
         f"{name}={stated[name]!r}"

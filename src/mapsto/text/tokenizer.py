@@ -71,7 +71,8 @@ class Tokenizer:
     def open(cls, path: str | Path) -> Tokenizer:
         """Return the tokenizer in a model folder, or in one file.
 
-        path: the folder, or a tokenizer.json, a vocab.txt, or a model of sentencepiece (.model, .spm). Raises CheckpointError if no such file exists or one is damaged.
+        path: the folder, or a tokenizer.json, a vocab.txt, or a model of sentencepiece (.model, .spm).
+        Raises CheckpointError if no such file exists or one is damaged.
         """
         backend, config, marian = tokenizer_files.open_backend(Path(path))
         with tokenizer_files.refusing(path):
@@ -341,13 +342,7 @@ class Tokenizer:
     def _literal_copy(self) -> tokenizers.Tokenizer:
         """A copy of the library's tokenizer, to whose model no special token is a piece of text."""
         parts = json.loads(self.to_json())
-        if parts["model"]["type"] == "Unigram":
-            pieces = parts["model"]["vocab"]
-            special = [token for token in parts["added_tokens"] if token["special"] and token["id"] < len(pieces)]
-            for token in special:
-                # A piece that begins with a blank is in no text, whose blanks have become "▁".
-                pieces[token["id"]][0] = f" {token['content']}"
-            parts["added_tokens"] = [token for token in parts["added_tokens"] if token not in special]
+        tokenizer_files.hide_special(parts)
         return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
     def to_json(self) -> str:

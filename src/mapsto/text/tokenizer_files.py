@@ -140,6 +140,33 @@ def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
 
+def hide_special(parts: dict[str, Any]) -> None:
+    """Rename the special tokens among the pieces of a model, so that no text gives them, in the content of a tokenizer.json.
+
+    A Unigram model takes any piece for the text that it spells, and so does BPE that looks up words before it merges.
+    """
+    model = parts["model"]
+    is_unigram = model["type"] == "Unigram"
+    if not is_unigram and not model.get("ignore_merges"):
+        return
+    pieces = model["vocab"]
+    special = [
+        token
+        for token in parts["added_tokens"]
+        if token["special"] and (token["id"] < len(pieces) if is_unigram else token["content"] in pieces)
+    ]
+    for token in special:
+        # A piece that begins with a blank is in no text, whose blanks have become "▁" or "Ġ".
+        hidden = f" {token['content']}"
+        if is_unigram:
+            pieces[token["id"]][0] = hidden
+        else:
+            pieces[hidden] = pieces.pop(token["content"])
+        if model.get("unk_token") == token["content"]:
+            model["unk_token"] = hidden
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token not in special]
+
+
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Return the tokenizer of a vocab.txt, BERT's old format: the line with number i (from 0) is the token with id i.
 

@@ -7,6 +7,7 @@ scores. A text is normalised, a blank is put before it, and every blank becomes 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import tokenizers
@@ -120,6 +121,7 @@ def _normalizers(model: SpmModel) -> list[normalizers.Normalizer]:
         if "nfkc" in model.rules:
             # The library applies the rules to single characters where several make one, as in decomposed Korean.
             steps.append(normalizers.NFC())
+            steps += [normalizers.Replace(pair, character) for pair, character in _voiced_kana(model)]
         if model.rules.startswith("nmt") and not model.removes_blanks:
             steps.append(normalizers.Replace("\r\n", "  "))
         steps.append(normalizers.Precompiled(model.charsmap))
@@ -128,6 +130,15 @@ def _normalizers(model: SpmModel) -> list[normalizers.Normalizer]:
     if model.adds_prefix:
         steps.append(normalizers.Prepend(BLANK))
     return steps
+
+
+def _voiced_kana(model: SpmModel) -> list[tuple[str, str]]:
+    """Return (two half-width characters, the voiced Japanese one that they make), if the model tells these apart."""
+    if not model.byte_fallback and not any("ァ" <= character <= "ヿ" for p in model.pieces for character in p.text):
+        return []
+    pairs = [chr(base) + mark for base in range(0xFF66, 0xFF9E) for mark in "ﾞﾟ"]
+    voiced = [(pair, unicodedata.normalize("NFKC", pair)) for pair in pairs]
+    return [(pair, character) for pair, character in voiced if len(character) == 1]
 
 
 def _decoder(model: SpmModel) -> decoders.Decoder:

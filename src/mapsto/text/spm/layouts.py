@@ -37,13 +37,56 @@ FAIRSEQ_ROLES = {
 }
 # The languages of mBART-25, and those that mBART-50 has more, in the order of their ids.
 LANGUAGES = (
-    "ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja_XX kk_KZ ko_KR lt_LT lv_LV my_MM ne_NP nl_XX ro_RO "
-    "ru_RU si_LK tr_TR vi_VN zh_CN"
-).split()
+    *(
+        "ar_AR",
+        "cs_CZ",
+        "de_DE",
+        "en_XX",
+        "es_XX",
+        "et_EE",
+        "fi_FI",
+        "fr_XX",
+        "gu_IN",
+        "hi_IN",
+        "it_IT",
+        "ja_XX",
+        "kk_KZ",
+    ),
+    *("ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN"),
+)
 MORE_LANGUAGES = (
-    "af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE ta_IN te_IN "
-    "th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"
-).split()
+    *(
+        "af_ZA",
+        "az_AZ",
+        "bn_IN",
+        "fa_IR",
+        "he_IL",
+        "hr_HR",
+        "id_ID",
+        "ka_GE",
+        "km_KH",
+        "mk_MK",
+        "ml_IN",
+        "mn_MN",
+        "mr_IN",
+    ),
+    *(
+        "pl_PL",
+        "ps_AF",
+        "pt_XX",
+        "sv_SE",
+        "sw_KE",
+        "ta_IN",
+        "te_IN",
+        "th_TH",
+        "tl_XX",
+        "uk_UA",
+        "ur_PK",
+        "xh_ZA",
+        "gl_ES",
+    ),
+    "sl_SI",
+)
 DEFAULT_LANGUAGE = "en_XX"
 NUM_SENTINELS = 100
 # The stem of the tokenizer's class for each model_type.
@@ -116,11 +159,14 @@ def _open_t5(model: SpmModel, config: dict[str, Any], model_config: Mapping[str,
 
 
 def _open_fairseq(file: Path, model: SpmModel, config: dict[str, Any], stem: str) -> tokenizers.Tokenizer:
-    """Return the tokenizer of XLM-R ("XLMRoberta"), mBART-25 ("MBart") or mBART-50 ("MBart50"), whose ids are those of fairseq."""
+    """Return the tokenizer of XLM-R, mBART-25 or mBART-50, whose ids are those of fairseq.
+
+    stem: "XLMRoberta", "MBart" or "MBart50".
+    """
     if [piece.type for piece in model.pieces[:3]] != [PieceType.UNKNOWN, PieceType.CONTROL, PieceType.CONTROL]:
         raise CheckpointError(f"{file}: the first pieces of this family are <unk>, <s> and </s>")
     begin = [SpmPiece(name, 0.0, PieceType.UNKNOWN if name == "<unk>" else PieceType.CONTROL) for name in FAIRSEQ]
-    languages = {"MBart": LANGUAGES, "MBart50": [*LANGUAGES, *MORE_LANGUAGES]}.get(stem, [])
+    languages = {"MBart": LANGUAGES, "MBart50": (*LANGUAGES, *MORE_LANGUAGES)}.get(stem, ())
     renumbered = replace(model, pieces=(*begin, *model.pieces[3:]))
     backend = make_backend(_extended(renumbered, [*languages, MASK]), [*FAIRSEQ, *languages, MASK])
     _set_roles(config, FAIRSEQ_ROLES)

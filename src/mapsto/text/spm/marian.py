@@ -79,10 +79,11 @@ class Segmenter:
         """
         begin, shift = int(bool(code)), len(code)
         first = [self.languages.get(code, self.unknown)] * begin
+        words = [None if word is None else word + begin for word in encoding.word_ids]
         return Pieces(
             [*first, *(vocabulary.get(piece, self.unknown) for piece in encoding.tokens)],
             [(0, shift)] * begin + [(start + shift, end + shift) for start, end in encoding.offsets],
-            [0] * begin + [None if word is None else word + begin for word in encoding.word_ids],
+            [*([0] * begin), *words],
         )
 
 
