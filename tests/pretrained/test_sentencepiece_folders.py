@@ -97,7 +97,13 @@ def test_families_that_change_texts_before_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "spiece.model", train(), {"model_type": "albert"}, settings)
     with pytest.raises(CheckpointError, match=r"AlbertTokenizer change texts before .*save_pretrained"):
         Tokenizer.open(tmp_path)
-    write(tmp_path, "spiece.model", train(), {"model_type": "mbart"}, {"tokenizer_class": "MBartTokenizer", "src_lang": "en"})
+    write(
+        tmp_path,
+        "spiece.model",
+        train(),
+        {"model_type": "mbart"},
+        {"tokenizer_class": "MBartTokenizer", "src_lang": "en"},
+    )
     with pytest.raises(CheckpointError, match="src_lang of tokenizer_config.json is none of ar_AR"):
         Tokenizer.open(tmp_path)
 

@@ -81,7 +81,9 @@ WHOLE = piece(b"<unk>", 2) + piece(b"a") + piece("▁".encode())
 
 
 def test_a_model_is_read_from_its_bytes() -> None:
-    model = model_proto.parse_model(WHOLE + field(2, field(3, 2) + field(35, 1)) + field(3, field(3, 0) + field(1, b"x")))
+    model = model_proto.parse_model(
+        WHOLE + field(2, field(3, 2) + field(35, 1)) + field(3, field(3, 0) + field(1, b"x"))
+    )
     assert [(p.text, p.score) for p in model.pieces] == [("<unk>", -1.0), ("a", -1.0), ("▁", -1.0)]
     assert model.type == model_proto.ModelType.BPE and model.byte_fallback and model.rules == "x"
     assert not model.adds_prefix and model.removes_blanks and model.roles == (("unk_token", 0),)

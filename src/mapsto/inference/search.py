@@ -347,7 +347,11 @@ class BeamSearch(Search):
                 break
             tokens = self.drafts[example][parent].tokens
             if token not in self.ends:
-                beams.append((_Draft([*tokens, token], log_probability), parent))
+                draft = _Draft([*tokens, token], log_probability)
+                beams.append((draft, parent))
+                # An answer at its limit competes with those that have ended, as in other libraries.
+                if rank < self.width and len(draft.tokens) >= self.limits[example]:
+                    self._note(example, draft.finish(False), len(draft.tokens))
             elif rank < self.width:
                 self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)
             if len(beams) == self.width:
@@ -358,7 +362,7 @@ class BeamSearch(Search):
         return beams
 
     def _note(self, example: int, answer: GeneratedAnswer, length: int) -> None:
-        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and the end token."""
+        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and its end token, if any."""
         answers = self.ended[example]
         answers.append((self._score(answer.log_probability, length), answer))
         answers.sort(key=lambda entry: -entry[0])
@@ -381,7 +385,7 @@ class BeamSearch(Search):
         return log_probability / math.pow(length + self.rules.num_forced, self.penalty)
 
     def _finished(self, example: int) -> list[GeneratedAnswer]:
-        """Return the answers of a complete example, the best first; at the limit without any, its beginnings as they are."""
+        """Return the answers of a complete example, the best first; without any, its beginnings as they are."""
         answers = [answer for _, answer in self.ended[example]]
         drafts = self.drafts[example]
         return answers or [draft.finish(False) for draft in drafts if draft.log_probability > -torch.inf]
