@@ -121,10 +121,13 @@ def test_a_wide_beam_finds_the_likeliest_answer() -> None:
             scores = logits[0].float().log_softmax(0)
             start = log_probabilities.get(tokens, 0.0)
             log_probabilities |= {(*tokens, token): start + float(scores[token]) for token in allowed}
-    ended = {
-        tokens[:-1]: value / len(tokens) for tokens, value in log_probabilities.items() if tokens[-1] == target.ends[0]
+    # An answer at the limit counts without an end.
+    scores_of = {
+        tokens[:-1] if tokens[-1] == target.ends[0] else tokens: value / len(tokens)
+        for tokens, value in log_probabilities.items()
+        if tokens[-1] == target.ends[0] or len(tokens) == 2
     }
-    assert best.tokens == max(ended, key=ended.__getitem__)
+    assert best.tokens == max(scores_of, key=scores_of.__getitem__)
 
 
 def test_greedy_is_a_beam_of_one_and_streams_the_same_text() -> None:

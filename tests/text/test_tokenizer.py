@@ -558,13 +558,14 @@ def test_what_encoding_refuses(trained: dict[str, Tokenizer]) -> None:
 def test_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json is needed"):
         Tokenizer.open(tmp_path)
-    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"sentencepiece\.bpe\.model is an older layout.*save_pretrained"):
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"vocab\.json is an older layout.*save_pretrained"):
         Tokenizer.open(tmp_path)
     with pytest.raises(CheckpointError, match="no such folder"):
         Tokenizer.open(tmp_path / "nowhere")
+    (tmp_path / "merges").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no tokenizer"):
-        Tokenizer.open(tmp_path / "sentencepiece.bpe.model")
+        Tokenizer.open(tmp_path / "merges")
 
 
 PIECES = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}

@@ -183,12 +183,18 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     settings: device, precision, treatment of long rows, smallest confidence of an answer, smallest familiarity of a row, and
         settings of decoding, in this order.
     """
+    from mapsto.cli.output import print_note
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine
     from mapsto.pretrained.model_folder import load_mapping
 
     require_choice("engine", name, ENGINES)
-    return RayEngine(model, *settings) if name == "ray" else Predictor(load_mapping(model), *settings)
+    if name == "ray":
+        return RayEngine(model, *settings)
+    predictor = Predictor(load_mapping(model), *settings)
+    for note in predictor.notes:
+        print_note(note)
+    return predictor
 
 
 def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool) -> None:

@@ -19,13 +19,14 @@ from torch import Tensor
 from mapsto.errors import UsageError
 from mapsto.inference.constraints import Constraint
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
-from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search
+from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search, SearchRules
 from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import collate, make_batches
 from mapsto.sequence.piece import Piece
 from mapsto.task.generation import Decoding, Generated, GeneratedAnswer
+from mapsto.task.generation_rules import GenerationRules
 
 # How many answers are generated at the same time: more use the weights once for more tokens, and take more memory.
 ANSWERS_AT_ONCE = 128
@@ -111,7 +112,10 @@ class _Generator:
         target = mapping.targets[port]
         assert isinstance(target, Generated)
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
-        self.search = make_search(decoding, target.ends, constraint)
+        # A list of answers or a schema says all about the tokens of an answer.
+        self.rules = target.rules if constraint is None else GenerationRules()
+        rules = SearchRules(self.rules, target.ends, target.num_forced)
+        self.search = make_search(decoding, target.ends, constraint, rules)
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
         self.cache: KeyValueCache | None = None
@@ -177,15 +181,27 @@ class _Generator:
         states = hidden.flatten(0, 1)[questions.at]
         # An answer takes the places that the sources leave free.
         room = self.mapping.config.answer_stack.max_tokens - cache.lengths
-        limits = room.clamp(max=self.longest).tolist()
+        limits = room.clamp(max=max(1, self.longest - self.target.num_forced)).tolist()
         if min(limits) < 1:
             raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
-        self.search.admit(batch.rows.tolist(), limits)
+        self.search.admit(batch.rows.tolist(), limits, self._contexts(batch) if self.rules.changes_logits else None)
         cache = cache.repeat(self.search.width)
         self._compact()
         self.cache = cache if self.cache is None else self.cache.join(cache)
         self.states = torch.cat([self.states.to(states), states.repeat_interleave(self.search.width, 0)])
         self.places = torch.arange(len(self.states), device=self.device)
+
+    def _contexts(self, batch: Batch) -> list[tuple[list[int], list[int]]]:
+        """Return for each example the tokens that the writing stack reads before the answer, and those that an encoder reads."""
+        kind, opening = self.target.kind, list(self.target.opening)
+        # Values that are no tokens of the vocabulary, such as a picture, have none of it.
+        flat = torch.full((batch.segments.numel(),), -1, dtype=torch.long, device=batch.segments.device)
+        flat[batch.slots[kind]] = batch.tokens[kind].long()
+        sources = [
+            [token for token in flat[start : start + length].tolist() if token >= 0]
+            for start, length in zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)
+        ]
+        return [([*source, *opening] if self.target.shares_room else opening, source) for source in sources]
 
     def _compact(self) -> None:
         """Take the answers that have ended out of the cache."""
@@ -238,11 +254,14 @@ def _rest(piece: Piece, length: int) -> Piece:
     return replace(rest, positions=rest.positions - length)
 
 
-def make_search(decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> Search:
+def make_search(
+    decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None, rules: SearchRules | None = None
+) -> Search:
     """Return the search for answers that the settings of decoding describe.
 
     ends: the tokens that end an answer. constraint: the answers that are allowed; None for all.
+    rules: the rules of the model's generation_config.json; None for none.
     """
     if decoding.samples:
-        return Sampling(decoding, ends, constraint)
-    return BeamSearch(decoding, ends, constraint) if decoding.beams > 1 else Greedy(ends, constraint)
+        return Sampling(decoding, ends, constraint, rules)
+    return BeamSearch(decoding, ends, constraint, rules) if decoding.beams > 1 else Greedy(ends, constraint, rules)

@@ -41,7 +41,8 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
-from mapsto.task.generation import Decoding, Generated
+from mapsto.task.generation import Decoding, Generated, Prompted
+from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
 
@@ -162,6 +163,15 @@ class Predictor:
         other.constraints = _make_constraints(self.mapping, decoding)
         other.min_confidence, other.reject, other.decoding = min_confidence, reject, decoding
         return other
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what users should know about all answers: settings of the model by which other libraries answer otherwise."""
+        if not generated_ports(self.mapping, range(len(self.mapping.targets))):
+            return []
+        is_search_chosen = self.decoding is not None and (self.decoding.beams > 1 or self.decoding.samples > 0)
+        sources = (source for source in self.mapping.sources.values() if isinstance(source, Prompted))
+        return list(filter(None, (describe_unfollowed(source.generation, is_search_chosen) for source in sources)))
 
     @property
     def arrow(self) -> Arrow:

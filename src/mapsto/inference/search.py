@@ -8,6 +8,7 @@ Legend of shapes: b answers, n examples, k answers of an example, v vocabulary.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor
 from mapsto.inference.constraints import Constraint
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.generation import Decoding, GeneratedAnswer
+from mapsto.task.generation_rules import GenerationRules
 
 # Separates the random numbers of the samples of a row; no answer has so many tokens.
 MOST_STEPS = 2**20
@@ -44,6 +46,43 @@ class Choice:
     completed: list[tuple[int, list[GeneratedAnswer]]]
 
 
+@dataclass(frozen=True)
+class SearchRules:
+    """The rules of a model's generation_config.json in a search.
+
+    rules: the rules. ends: the tokens that end an answer. num_forced: number of forced tokens that begin every answer and
+    count as tokens of it.
+    """
+
+    rules: GenerationRules = GenerationRules()
+    ends: tuple[int, ...] = ()
+    num_forced: int = 0
+
+    def apply(
+        self, scores: Tensor, context: Sequence[int], source: Sequence[int], answer: Sequence[int], is_last: bool
+    ) -> None:
+        """Change in place the scores of the next token of one answer as the rules say.
+
+        scores: (v,), logits or log-probabilities. context, source, answer: as for `GenerationRules.banned_after`.
+        is_last: whether the answer reaches its maximum length with this token.
+        """
+        rules = self.rules
+        if rules.repetition_penalty != 1 and context:
+            repeated = torch.tensor(sorted(set(context)), device=scores.device)
+            values = scores[repeated]
+            scores[repeated] = torch.where(
+                values < 0, values * rules.repetition_penalty, values / rules.repetition_penalty
+            )
+        banned = rules.banned_after(context, source, answer, self.num_forced, self.ends)
+        if is_last and rules.forced_eos_token_id:
+            scores.fill_(-torch.inf)
+            # Certain, since no other token is possible.
+            scores[list(rules.forced_eos_token_id)] = 0.0
+            banned &= {*rules.suppress_tokens, *([] if answer else rules.begin_suppress_tokens)}
+        if banned:
+            scores[sorted(banned)] = -torch.inf
+
+
 @dataclass
 class _Draft:
     """An answer that is not complete: its tokens so far, and the sum of their log-probabilities."""
@@ -59,14 +98,22 @@ class Search(ABC):
     """The answers that are being generated, `width` of them for each example, in the order of the examples.
 
     ends: the tokens that end an answer. constraint: the tokens that an answer can have; None for all.
+    rules: the rules of the model's generation_config.json; None for none.
     """
 
     width: int = 1
+    # Whether rules change the log-probabilities of tokens; else their logits. The same in `transformers`.
+    is_probabilistic: bool = False
 
-    def __init__(self, ends: Collection[int], constraint: Constraint | None = None) -> None:
-        self.ends, self.constraint = frozenset(ends), constraint
+    def __init__(
+        self, ends: Collection[int], constraint: Constraint | None = None, rules: SearchRules | None = None
+    ) -> None:
+        self.ends, self.constraint, self.rules = frozenset(ends), constraint, rules or SearchRules()
         self.rows: list[int] = []
         self.limits: list[int] = []
+        self.model_logits = torch.zeros(0)
+        # For each example the tokens that the writing stack read before the answer, and those that an encoder read.
+        self.contexts: list[tuple[list[int], list[int]]] = []
         # For each example its `width` answers so far.
         self.drafts: list[list[_Draft]] = []
 
@@ -75,10 +122,20 @@ class Search(ABC):
         """Return the number of examples whose answers are being generated."""
         return len(self.rows)
 
-    def admit(self, rows: Sequence[int], limits: Sequence[int]) -> None:
-        """Add examples. rows: their row numbers. limits: the largest number of tokens of the answer of each."""
+    def admit(
+        self,
+        rows: Sequence[int],
+        limits: Sequence[int],
+        contexts: Sequence[tuple[list[int], list[int]]] | None = None,
+    ) -> None:
+        """Add examples.
+
+        rows: their row numbers. limits: the largest number of tokens of the answer of each.
+        contexts: for each the tokens before its answer, and those that an encoder read; needed if there are rules.
+        """
         self.rows += rows
         self.limits += limits
+        self.contexts += contexts or [([], [])] * len(rows)
         self._add(len(rows))
 
     def _add(self, count: int) -> None:
@@ -95,6 +152,10 @@ class Search(ABC):
         logits: (b, v); those of tokens that the constraint forbids are set to -inf.
         """
         normalizer = logits.logsumexp(dim=-1)
+        # Rules change copies.
+        self.model_logits = logits
+        if self.rules.rules.changes_logits:
+            logits = self._apply_rules(logits, normalizer)
         if self.constraint is not None:
             beginnings = (draft.tokens for drafts in self.drafts for draft in drafts)
             masks = np.stack([self.constraint.mask(tokens) for tokens in beginnings])
@@ -103,6 +164,20 @@ class Search(ABC):
         completed = [(self.rows[example], answers[example]) for example in answers]
         survivors = self._keep([i for i in range(self.num_examples) if i not in answers]) if answers else None
         return Choice(tokens, parents, survivors, completed)
+
+    def _apply_rules(self, logits: Tensor, normalizer: Tensor) -> Tensor:
+        """Return the logits (b, v), changed as the rules say. normalizer: (b,), of `_choose`."""
+        shift = normalizer[:, None] if self.is_probabilistic else 0.0
+        scores = logits - shift
+        for row, draft in enumerate(draft for drafts in self.drafts for draft in drafts):
+            before, source = self.contexts[row // self.width]
+            is_last = len(draft.tokens) + 1 >= self.limits[row // self.width]
+            self.rules.apply(scores[row], [*before, *draft.tokens], source, draft.tokens, is_last)
+        return scores + shift
+
+    def _log_probabilities(self, tokens: Tensor, normalizer: Tensor) -> Tensor:
+        """Return the model's own log-probabilities (b,) of tokens (b,), which no rule changes. normalizer: (b,)."""
+        return self.model_logits.gather(1, tokens[:, None])[:, 0] - normalizer
 
     @abstractmethod
     def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
@@ -115,6 +190,7 @@ class Search(ABC):
     def _keep(self, examples: Sequence[int]) -> Tensor:
         """Keep the examples at these indices; return the indices of their answers."""
         self.rows, self.limits = ([values[i] for i in examples] for values in (self.rows, self.limits))
+        self.contexts = [self.contexts[example] for example in examples]
         self.drafts = [self.drafts[example] for example in examples]
         first = torch.tensor(examples, dtype=torch.long)[:, None] * self.width
         return (first + torch.arange(self.width)).flatten()
@@ -124,17 +200,17 @@ class Greedy(Search):
     """A search that takes the likeliest token at every step."""
 
     def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
-        highest = logits.max(dim=-1)
-        log_probabilities = highest.values - normalizer
+        tokens = logits.argmax(dim=-1)
+        log_probabilities = self._log_probabilities(tokens, normalizer)
         answers: Answers = {}
-        steps = zip(self.drafts, highest.indices.tolist(), log_probabilities.tolist(), strict=True)
+        steps = zip(self.drafts, tokens.tolist(), log_probabilities.tolist(), strict=True)
         for example, ((draft,), token, log_probability) in enumerate(steps):
             draft.log_probability += log_probability
             if token not in self.ends:
                 draft.tokens.append(token)
             if token in self.ends or len(draft.tokens) >= self.limits[example]:
                 answers[example] = [draft.finish(token in self.ends)]
-        return highest.indices, None, answers
+        return tokens, None, answers
 
 
 class Sampling(Search):
@@ -143,8 +219,14 @@ class Sampling(Search):
     The random numbers are a function of the seed, the row, the sample and the step.
     """
 
-    def __init__(self, decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> None:
-        super().__init__(ends, constraint)
+    def __init__(
+        self,
+        decoding: Decoding,
+        ends: Collection[int],
+        constraint: Constraint | None = None,
+        rules: SearchRules | None = None,
+    ) -> None:
+        super().__init__(ends, constraint, rules)
         self.decoding, self.width = decoding, decoding.samples
         # For each example its complete samples, by their number.
         self.samples: list[dict[int, GeneratedAnswer]] = []
@@ -160,7 +242,7 @@ class Sampling(Search):
     def _choose(self, logits: Tensor, normalizer: Tensor) -> Step:
         sampled_tokens = self._draw(logits)
         tokens = sampled_tokens.tolist()
-        token_scores = (logits.gather(1, sampled_tokens[:, None])[:, 0] - normalizer).tolist()
+        token_scores = self._log_probabilities(sampled_tokens, normalizer).tolist()
         answers: Answers = {}
         for example, drafts in enumerate(self.drafts):
             for sample, draft in enumerate(drafts):
@@ -204,9 +286,19 @@ class BeamSearch(Search):
     answers as beams and no beginning can still score higher.
     """
 
-    def __init__(self, decoding: Decoding, ends: Collection[int], constraint: Constraint | None = None) -> None:
-        super().__init__(ends, constraint)
-        self.width, self.penalty = decoding.beams, decoding.length_penalty
+    is_probabilistic = True
+
+    def __init__(
+        self,
+        decoding: Decoding,
+        ends: Collection[int],
+        constraint: Constraint | None = None,
+        rules: SearchRules | None = None,
+    ) -> None:
+        super().__init__(ends, constraint, rules)
+        published = self.rules.rules
+        self.width, self.early_stopping = decoding.beams, published.early_stopping
+        self.penalty = published.length_penalty if decoding.length_penalty is None else decoding.length_penalty
         # For each example its ended answers with their scores, the best first, at most as many as beams.
         self.ended: list[list[tuple[float, GeneratedAnswer]]] = []
 
@@ -255,7 +347,11 @@ class BeamSearch(Search):
                 break
             tokens = self.drafts[example][parent].tokens
             if token not in self.ends:
-                beams.append((_Draft([*tokens, token], log_probability), parent))
+                draft = _Draft([*tokens, token], log_probability)
+                beams.append((draft, parent))
+                # An answer at its limit competes with those that have ended, as in other libraries.
+                if rank < self.width and len(draft.tokens) >= self.limits[example]:
+                    self._note(example, draft.finish(False), len(draft.tokens))
             elif rank < self.width:
                 self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)
             if len(beams) == self.width:
@@ -266,9 +362,9 @@ class BeamSearch(Search):
         return beams
 
     def _note(self, example: int, answer: GeneratedAnswer, length: int) -> None:
-        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and the end token."""
+        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and its end token, if any."""
         answers = self.ended[example]
-        answers.append((answer.log_probability / length**self.penalty, answer))
+        answers.append((self._score(answer.log_probability, length), answer))
         answers.sort(key=lambda entry: -entry[0])
         del answers[self.width :]
 
@@ -278,10 +374,18 @@ class BeamSearch(Search):
         if len(best.tokens) >= self.limits[example] or best.log_probability == -torch.inf:
             return True
         answers = self.ended[example]
-        return len(answers) == self.width and answers[-1][0] >= best.log_probability / len(best.tokens) ** self.penalty
+        if len(answers) < self.width or self.early_stopping is True:
+            return len(answers) == self.width
+        is_longest = self.early_stopping == "never" and self.penalty > 0
+        length = self.limits[example] if is_longest else len(best.tokens)
+        return answers[-1][0] >= self._score(best.log_probability, length)
+
+    def _score(self, log_probability: float, length: int) -> float:
+        """Return the score by which answers are compared. length: number of tokens, the end token included."""
+        return log_probability / math.pow(length + self.rules.num_forced, self.penalty)
 
     def _finished(self, example: int) -> list[GeneratedAnswer]:
-        """Return the answers of a complete example, the best first; at the limit without any, its beginnings as they are."""
+        """Return the answers of a complete example, the best first; without any, its beginnings as they are."""
         answers = [answer for _, answer in self.ended[example]]
         drafts = self.drafts[example]
         return answers or [draft.finish(False) for draft in drafts if draft.log_probability > -torch.inf]

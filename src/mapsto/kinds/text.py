@@ -24,6 +24,7 @@ from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden, hide_tokens, read_causally
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
 from mapsto.task.generation import Prompted
+from mapsto.task.generation_rules import FILE, settings_of_config
 from mapsto.task.source_capabilities import Describable, Explainable, Outlinable, Tokenized
 from mapsto.text import cells, perturb
 from mapsto.text.generated_text import GeneratedTextTarget
@@ -32,8 +33,6 @@ from mapsto.text.ngram_source import NgramSource
 from mapsto.text.pairs.chat_template import ChatTemplate
 from mapsto.text.pairs.dialogues import turns_of
 from mapsto.text.tokenizer import Tokenizer
-
-GENERATION = "generation_config.json"
 
 
 class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
@@ -89,7 +88,10 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
             raise CheckpointError(
                 f"{folder}: the tokenizer knows {tokenizer.size:,} tokens, the model only {vocabulary:,}"
             )
-        return cls(tokenizer, vocabulary, read_json(folder / GENERATION) if (folder / GENERATION).exists() else None)
+        if (folder / FILE).exists():
+            return cls(tokenizer, vocabulary, read_json(folder / FILE))
+        config = folder / "config.json"
+        return cls(tokenizer, vocabulary, settings_of_config(read_json(config)) if config.exists() else None)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
         """Return a source that reads each of `words` as one token, and {id of each new token: ids of the tokens it replaces}.
@@ -108,9 +110,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
         tokenizer = self.tokenizer
         tokenizer.save(folder, longest)
         if self.generation is not None:
-            write_atomic(
-                folder / GENERATION, (json.dumps(self.generation, ensure_ascii=False, indent=1) + "\n").encode()
-            )
+            write_atomic(folder / FILE, (json.dumps(self.generation, ensure_ascii=False, indent=1) + "\n").encode())
         return {"vocab_size": self.vocabulary, "pad_token_id": tokenizer.pad_id, **tokenizer.frame_ids}
 
     samples = staticmethod(cells.samples)

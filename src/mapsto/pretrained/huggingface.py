@@ -48,9 +48,12 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
+from mapsto.task.generation import Prompted
+from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Spatial, linear_source
 from mapsto.task.target_capabilities import Classes
+from mapsto.text.spm import layouts
 from mapsto.zoo import Family
 
 WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -71,7 +74,10 @@ SOURCE_KEY = "mapsto_source"
 HUB_PREFIX = "hf:"
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # The files that are downloaded from the hub.
-HUB_FILES = ["*.json", "*.safetensors", "vocab.txt", "chat_template.jinja", "1_Pooling/config.json"]
+HUB_FILES = [
+    *("*.json", "*.safetensors", "vocab.txt", "*.spm", *layouts.FILES),
+    *("chat_template.jinja", "1_Pooling/config.json"),
+]
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,8 @@ def open_folder(folder: Path) -> PretrainedModel:
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     _require_body(config, source, tensors, folder)
+    if isinstance(source, Prompted) and (config.answer_decoder is not None or config.transformer.causal):
+        notes += filter(None, [describe_unfollowed(source.generation)])
     restores |= any(name.startswith(f"{kinds.target(source.kind, restored=True).head_name}.") for name in tensors)
     return PretrainedModel(config, tensors, {source.kind: source}, labels, folder, tuple(notes), target_kind, restores)
 

@@ -37,6 +37,7 @@ from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
+from mapsto.text.spm import marian
 
 RUN_FILE, CARD_FILE = "run.json", "README.md"
 
@@ -53,6 +54,7 @@ MODEL_FILES = (
     "special_tokens_map.json",
     "preprocessor_config.json",
     "generation_config.json",
+    *marian.FILES,
 )
 # All files that mapsto.json lists, where a model has them.
 SAVED_FILES = (*MODEL_FILES, *sentence_transformers.SENTENCE_FILES, ROW_FILTERS_FILE, FAMILIARITY_FILE)

@@ -13,6 +13,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mapsto.errors import UsageError
+from mapsto.task.generation_rules import GenerationRules
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, Target
 
@@ -43,7 +44,8 @@ class Decoding:
     # Maximum number of tokens of an answer; None for the target's own limit.
     longest: int | None = None
     # A beam's score is its log-probability divided by its number of tokens to this power; above 1 long answers gain.
-    length_penalty: float = 1.0
+    # None for the one of the model's generation_config.json, or else 1.
+    length_penalty: float | None = None
     # Seed of the random numbers, with the row and the step.
     seed: int = 0
     # The texts that an answer can be; None for any.
@@ -89,6 +91,9 @@ class GeneratedAnswer:
 class Prompted(Source):
     """A source that encodes a value in another form where the value is the prompt of a generated answer."""
 
+    # The content of the model's generation_config.json; None for no such file.
+    generation: Mapping[str, Any] | None = None
+
     @abstractmethod
     def encode_prompts(self, values: Sequence[Any], aligned: bool = False) -> list[Piece]:
         """Return a piece for each value of an arrow with `is_prompted`, as `encode` does for other arrows."""
@@ -112,6 +117,8 @@ class Generated(Target):
     banned: tuple[int, ...]
     # Maximum number of tokens of an answer.
     longest: int
+    # The rules of the model's generation_config.json.
+    rules: GenerationRules = GenerationRules()
     # Whether answers lie behind their sources and take tokens of the same example; False for an encoder–decoder.
     shares_room: bool = True
     # Label smoothing (Szegedy et al. 2016): share of each label spread over the vocabulary. A training option, never saved.
@@ -121,6 +128,12 @@ class Generated(Target):
     @abstractmethod
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights."""
+
+    @property
+    def num_forced(self) -> int:
+        """Return the number of tokens at the end of `opening` that other libraries count as tokens of the answer: 0 or 1."""
+        forced = self.rules.forced_bos_token_id
+        return int(forced is not None and len(self.opening) > 1 and self.opening[-1] == forced)
 
     @classmethod
     @abstractmethod

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mapsto.errors import shorten
 from mapsto.text.characters import grapheme_starts, widen
+from mapsto.text.spm.marian import Pieces
 
 Ids = NDArray[np.int32]
 
@@ -32,7 +33,7 @@ class Encoded:
     words: (n,) int32, for each token the index of its word in the text, from 0 without gaps.
     """
 
-    def __init__(self, text: str, encoding: tokenizers.Encoding) -> None:
+    def __init__(self, text: str, encoding: tokenizers.Encoding | Pieces) -> None:
         self.text = text
         self._encoding = encoding
 

@@ -26,6 +26,7 @@ from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
 from mapsto.task.generation import Generated, GeneratedAnswer
+from mapsto.task.generation_rules import read_rules
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
@@ -131,6 +132,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
+        self.rules = read_rules(self.source.generation, self.source.vocabulary)
         tokenizer, (opening, ends, banned) = self.source.tokenizer, self.settings
         turn_end = self.source.turn_end
         ends = (tokenizer.end_id if turn_end is None else turn_end,) if ends is None else ends
@@ -148,15 +150,21 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         ends = settings.get("eos_token_id")
         ends = [ends] if isinstance(ends, int) else ends
         limit = settings.get("max_new_tokens")
+        if answer_start is not None and limit is None and isinstance(settings.get("max_length"), int):
+            # This one counts the token that begins an answer.
+            limit = settings["max_length"] - 1
         longest = limit if isinstance(limit, int) and limit > 0 else PUBLISHED_LIMIT
-        return cls(
-            opening=[] if answer_start is None else [answer_start], ends=ends or None, banned=[], longest=longest
-        )
+        # An encoder–decoder is told the tokens that begin its answers by `begin_with`.
+        return cls(opening=[] if answer_start is None else None, ends=ends or None, banned=[], longest=longest)
 
     def begin_with(self, tokens: Sequence[int]) -> None:
-        """Let every answer begin with these tokens, unless the target was opened with other ones."""
+        """Let every answer begin with these tokens, unless the target was opened with other ones.
+
+        Behind the token of an encoder–decoder stands the one that its generation_config.json forces, such as a language.
+        """
         if self.settings[0] is None:
-            self.opening = tuple(tokens)
+            forced = self.rules.forced_bos_token_id
+            self.opening = (*tokens, *([] if forced is None or not tokens else [forced]))
 
     @property
     def learning(self) -> Learning:

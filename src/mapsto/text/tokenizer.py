@@ -23,6 +23,7 @@ from mapsto.errors import CheckpointError, RunError, UsageError
 from mapsto.text import tokenizer_files, vocabulary
 from mapsto.text.encoding import Encoded, Ids, unspaced
 from mapsto.text.pairs.chat_template import ChatTemplate, find_template
+from mapsto.text.spm.marian import MarianVocabulary, Pieces
 from mapsto.text.vocabulary import OWN_SPECIAL, Style, invalid_text_error, template
 
 CHUNK = 4096  # number of texts that are encoded at once
@@ -52,8 +53,10 @@ class Tokenizer:
     Where a text contains the name of a special token, such as "[MASK]", this is read as that token, as in transformers.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-        self._backend = backend
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], marian: MarianVocabulary | None = None
+    ) -> None:
+        self._backend, self._marian = backend, marian
         self._config = dict(config)
         # Packing needs all tokens, and no padding.
         backend.no_truncation()
@@ -68,13 +71,14 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> Tokenizer:
-        """Return the tokenizer in a model folder, or in the file tokenizer.json or vocab.txt.
+        """Return the tokenizer in a model folder, or in one file.
 
-        path: the folder or the file. Raises CheckpointError if no such file exists or one is damaged.
+        path: the folder, or a tokenizer.json, a vocab.txt, or a model of sentencepiece (.model, .spm).
+        Raises CheckpointError if no such file exists or one is damaged.
         """
-        backend, config = tokenizer_files.open_backend(Path(path))
+        backend, config, marian = tokenizer_files.open_backend(Path(path))
         with tokenizer_files.refusing(path):
-            return cls(backend, config)
+            return cls(backend, config, marian)
 
     @classmethod
     def train(
@@ -99,6 +103,8 @@ class Tokenizer:
         Tokenizers with equal hashes give equal ids for a text.
         """
         decisive = {"roles": self._roles, "tokenizer": json.loads(self._backend.to_str())}
+        if self._marian is not None:
+            decisive |= {name: hashlib.sha256(content).hexdigest() for name, content in self._marian.files.items()}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -120,7 +126,7 @@ class Tokenizer:
         """
         texts = _checked(texts)
         try:
-            encodings = self._backend_of(texts).encode_batch(texts, add_special_tokens=False)
+            encodings = self._encode(texts)
         except TypeError as error:
             raise invalid_text_error(texts) from error
         return [Encoded(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
@@ -162,6 +168,8 @@ class Tokenizer:
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text, without special tokens; all texts are passed to the library whole and at once."""
+        if self._marian is not None:
+            return [pieces.ids for pieces in self._marian.source.encode_batch(texts)]
         encodings = self._backend_of(texts).encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -178,6 +186,13 @@ class Tokenizer:
         steps = [tokenizers.normalizers.NFC(), backend.normalizer]
         backend.normalizer = tokenizers.normalizers.Sequence([step for step in steps if step is not None])
         return backend
+
+    def _encode(self, texts: list[str], literally: bool = False) -> Sequence[tokenizers.Encoding | Pieces]:
+        """Return the encodings of texts, with offsets and words. literally: whether names of special tokens are other text."""
+        if self._marian is not None:
+            return self._marian.source.encode_batch(texts, literally)
+        backend = self._literal_backend() if literally else self._backend_of(texts)
+        return backend.encode_batch(texts, add_special_tokens=False)
 
     @cached_property
     def _is_splittable(self) -> bool:
@@ -214,7 +229,10 @@ class Tokenizer:
 
         The replaced tokens are those into which the word was split. A word that already is a single token gets no new id.
         A new word is recognised only between characters that are not letters; in scripts without spaces, anywhere.
+        Raises UsageError for the vocabulary of a Marian folder.
         """
+        if self._marian is not None:
+            raise UsageError("words cannot be added to the vocabulary of Marian, which two sentencepiece models share")
         unique_words = list(dict.fromkeys(words))
         old_tokens = {
             word: ids
@@ -262,7 +280,8 @@ class Tokenizer:
     def frame_ids(self) -> dict[str, int]:
         """Return the ids of the tokens that begin and end a text, by their names in config.json."""
         ids: dict[str, int] = {}
-        for role, alternative, frame in (("bos", "cls", self.opening[:1]), ("eos", "sep", self.closing[-1:])):
+        end = (self.end_id,) if self.closing else ()
+        for role, alternative, frame in (("bos", "cls", self.opening[:1]), ("eos", "sep", end)):
             ids |= {f"{name}_token_id": int(token) for name in (role, alternative) for token in frame}
             # Decoder-only models often have such tokens without adding them to every text.
             number = self._id_of(f"{role}_token")
@@ -277,13 +296,14 @@ class Tokenizer:
 
     @property
     def end_id(self) -> int:
-        """Return the id of the token that ends a text: the last one behind every text, or else the end-of-text token.
+        """Return the id of the token that ends a text: the end-of-text token if it, or nothing, stands behind every text.
 
+        Else it is the last token behind every text. (mBART has the language behind the end-of-text token.)
         Raises CheckpointError if the tokenizer has neither.
         """
-        if self.closing:
-            return self.closing[-1]
         number = self._id_of("eos_token")
+        if self.closing and number not in self.closing:
+            return self.closing[-1]
         if number is None:
             raise CheckpointError(
                 f"this tokenizer has no token that ends a text: name one as eos_token in {tokenizer_files.SPECIAL_FILE}"
@@ -319,14 +339,13 @@ class Tokenizer:
 
         sections: (text, whether the names of special tokens in it are read as these tokens; else they are encoded as other text).
         """
-        literal = self._literal_backend()
-        return [
-            Encoded(text, (self._backend_of([text]) if has_markers else literal).encode(text, add_special_tokens=False))
-            for text, has_markers in sections
-        ]
+        return [Encoded(text, self._encode([text], not has_markers)[0]) for text, has_markers in sections]
 
     def encode_literally(self, texts: Sequence[str]) -> list[Ids]:
-        """Return the token ids of each text, in which the name of a special token is text like any other."""
+        """Return the token ids of each text as an answer, in which the name of a special token is text like any other."""
+        if self._marian is not None:
+            answers = self._marian.target.encode_batch(_checked(texts), literally=True)
+            return [np.array(pieces.ids, dtype=np.int32) for pieces in answers]
         encodings = self._literal_backend().encode_batch_fast(_checked(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
@@ -338,8 +357,10 @@ class Tokenizer:
 
     @cached_property
     def _literal_copy(self) -> tokenizers.Tokenizer:
-        """A copy of the library's tokenizer, which composes texts."""
-        return tokenizers.Tokenizer.from_str(self._composing.to_str())
+        """A copy of the library's tokenizer that composes texts, and to whose model no special token is a piece of text."""
+        parts = json.loads(self._composing.to_str())
+        tokenizer_files.hide_special(parts)
+        return tokenizers.Tokenizer.from_str(json.dumps(parts))
 
     def to_json(self) -> str:
         """Return the content of a tokenizer.json, which other libraries read."""
@@ -358,15 +379,20 @@ class Tokenizer:
             if config.get(role)
         }
         files = {
-            tokenizer_files.TOKENIZER_FILE: self.to_json(),
-            tokenizer_files.CONFIG_FILE: tokenizer_files.format_json(config),
-            tokenizer_files.SPECIAL_FILE: tokenizer_files.format_json(special),
+            tokenizer_files.CONFIG_FILE: tokenizer_files.format_json(config).encode(),
+            tokenizer_files.SPECIAL_FILE: tokenizer_files.format_json(special).encode(),
+            # No tokenizer.json says what the files of Marian say.
+            **(
+                {tokenizer_files.TOKENIZER_FILE: self.to_json().encode()}
+                if self._marian is None
+                else self._marian.files
+            ),
         }
         target = Path(folder)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for name, text in files.items():
-                (target / name).write_bytes(text.encode())
+            for name, content in files.items():
+                (target / name).write_bytes(content)
         except OSError as error:
             raise RunError(f"{target}: the tokenizer cannot be saved here ({error.strerror or error})") from error
 

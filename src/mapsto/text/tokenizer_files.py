@@ -14,6 +14,7 @@ from tokenizers import models, normalizers
 from mapsto.errors import CheckpointError, MapstoError, shorten
 from mapsto.files import read_bytes
 from mapsto.text.proof.process import require_usable
+from mapsto.text.spm import layouts, marian
 from mapsto.text.vocabulary import bert_pipeline
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -21,6 +22,7 @@ CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 VOCABULARY_FILE = "vocab.txt"
 ADDED_FILE = "added_tokens.json"
+SPM_SUFFIXES = (".model", ".spm")
 # The chat template, which older folders have in the settings, by the same key.
 TEMPLATE_FILE, TEMPLATE_KEY = "chat_template.jinja", "chat_template"
 # Bytes; larger files are refused.
@@ -51,25 +53,32 @@ BERT_SETTINGS = {
 }
 
 
-def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """Return (tokenizer of the `tokenizers` library, its settings) from a model folder, or from a tokenizer.json or vocab.txt.
+def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], marian.MarianVocabulary | None]:
+    """Return (tokenizer of the `tokenizers` library, its settings, files of Marian) from a model folder, or from one file.
 
     The settings are those of special_tokens_map.json and tokenizer_config.json together, and the chat template.
+    path: the folder, or a tokenizer.json, vocab.txt or sentencepiece model.
     Raises CheckpointError if the folder or file does not exist, is damaged, or holds a tokenizer that cannot be used.
     """
     file = _find(path)
     config = _read_object(file.parent / SPECIAL_FILE) | _read_object(file.parent / CONFIG_FILE)
     if (file.parent / TEMPLATE_FILE).is_file():
         config[TEMPLATE_KEY] = _read_text(file.parent / TEMPLATE_FILE)
+    vocabulary = None
     with refusing(file):
-        if file.name.endswith(".json"):
+        if file.name == marian.SOURCE_FILE and (file.parent / marian.VOCABULARY_FILE).is_file():
+            vocabulary = marian.open_marian(file.parent, _read_object(file.parent / marian.VOCABULARY_FILE), config)
+            backend = vocabulary.backend
+        elif file.suffix in SPM_SUFFIXES:
+            backend = layouts.open_spm(file, config, _read_object(file.parent / "config.json"))
+        elif file.suffix == ".json":
             backend = from_parts(_read_object(file))
             _apply_bert_settings(backend, config)
         else:
             config.setdefault("tokenizer_class", "BertTokenizer")
             backend = _from_vocabulary(file, config)
         _check_usable(backend)
-    return backend, config
+    return backend, config, vocabulary
 
 
 def roles_of(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, str]:
@@ -136,6 +145,33 @@ def from_parts(parts: Mapping[str, Any]) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(plain_parts))
 
 
+def hide_special(parts: dict[str, Any]) -> None:
+    """Rename the special tokens among the pieces of a model, so that no text gives them, in the content of a tokenizer.json.
+
+    A Unigram model takes any piece for the text that it spells, and so does BPE that looks up words before it merges.
+    """
+    model = parts["model"]
+    is_unigram = model["type"] == "Unigram"
+    if not is_unigram and not model.get("ignore_merges"):
+        return
+    pieces = model["vocab"]
+    special = [
+        token
+        for token in parts["added_tokens"]
+        if token["special"] and (token["id"] < len(pieces) if is_unigram else token["content"] in pieces)
+    ]
+    for token in special:
+        # A piece that begins with a blank is in no text, whose blanks have become "▁" or "Ġ".
+        hidden = f" {token['content']}"
+        if is_unigram:
+            pieces[token["id"]][0] = hidden
+        else:
+            pieces[hidden] = pieces.pop(token["content"])
+        if model.get("unk_token") == token["content"]:
+            model["unk_token"] = hidden
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token not in special]
+
+
 def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """Return the tokenizer of a vocab.txt, BERT's old format: the line with number i (from 0) is the token with id i.
 
@@ -159,20 +195,25 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
 
 
 def _find(path: Path) -> Path:
-    """Return the path of the tokenizer file: in a folder tokenizer.json, else vocab.txt; for a file, `path` itself.
+    """Return the path of the tokenizer file: in a folder tokenizer.json, vocab.txt or a sentencepiece model; else `path` itself.
 
     Raises CheckpointError if there is no such file.
     """
     if path.is_file():
-        if path.suffix in (".json", ".txt"):
+        if path.suffix in (".json", ".txt", *SPM_SUFFIXES):
             return path
-        raise CheckpointError(f"{path}: no tokenizer; {TOKENIZER_FILE} or {VOCABULARY_FILE} is needed")
+        raise CheckpointError(
+            f"{path}: no tokenizer; {TOKENIZER_FILE}, {VOCABULARY_FILE} or a sentencepiece model is needed"
+        )
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
-    for name in (TOKENIZER_FILE, VOCABULARY_FILE):
+    for name in (TOKENIZER_FILE, VOCABULARY_FILE, marian.SOURCE_FILE, *layouts.FILES):
         if (path / name).exists():
             return path / name
-    needed = f"{path}: no tokenizer here; {TOKENIZER_FILE} is needed (or the {VOCABULARY_FILE} of a BERT)"
+    needed = (
+        f"{path}: no tokenizer here; {TOKENIZER_FILE} is needed (or a BERT's {VOCABULARY_FILE}, Marian's {marian.SOURCE_FILE}, "
+        f"or a sentencepiece model: {', '.join(layouts.FILES)})"
+    )
     older = sorted(file.name for file in path.iterdir() if file.suffix == ".model" or file.name == "vocab.json")
     if older:
         needed += (

@@ -13,11 +13,6 @@ from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig
 from mapsto.zoo import bart
 
-TOKENIZER = (
-    "the source.spm, target.spm and vocab.json of Marian are two tokenizers for one vocabulary; make a tokenizer.json from "
-    "source.spm (Unigram, with the ids of vocab.json) by the tokenizers library"
-)
-
 # Sines and cosines are computed, not read.
 POSITIONS = (r"model\.(en|de)coder\.embed_positions\.weight$",)
 
@@ -54,5 +49,4 @@ family = replace(
         "body": tuple(names for names in bart.family.weight_names["body"] if not names[0].endswith("position_table")),
     },
     ignored_weights=(*bart.family.ignored_weights, *POSITIONS),
-    required_files={"tokenizer.json": TOKENIZER},
 )
