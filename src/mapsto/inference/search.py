@@ -60,8 +60,8 @@ class SearchRules:
 
     def apply(
         self, scores: Tensor, context: Sequence[int], source: Sequence[int], answer: Sequence[int], is_last: bool
-    ) -> None:
-        """Change in place the scores of the next token of one answer as the rules say.
+    ) -> set[int]:
+        """Change in place the scores of the next token of one answer as the rules say, and return the tokens that are banned.
 
         scores: (v,), logits or log-probabilities. context, source, answer: as for `GenerationRules.banned_after`.
         is_last: whether the answer reaches its maximum length with this token.
@@ -73,14 +73,12 @@ class SearchRules:
             scores[repeated] = torch.where(
                 values < 0, values * rules.repetition_penalty, values / rules.repetition_penalty
             )
-        banned = rules.banned_after(context, source, answer, self.num_forced, self.ends)
         if is_last and rules.forced_eos_token_id:
             scores.fill_(-torch.inf)
             # Certain, since no other token is possible.
             scores[list(rules.forced_eos_token_id)] = 0.0
-            banned &= {*rules.suppress_tokens, *([] if answer else rules.begin_suppress_tokens)}
-        if banned:
-            scores[sorted(banned)] = -torch.inf
+            return {*rules.suppress_tokens, *([] if answer else rules.begin_suppress_tokens)}
+        return rules.banned_after(context, source, answer, self.num_forced, self.ends)
 
 
 @dataclass
@@ -169,10 +167,16 @@ class Search(ABC):
         """Return the logits (b, v), changed as the rules say. normalizer: (b,), of `_choose`."""
         shift = normalizer[:, None] if self.is_probabilistic else 0.0
         scores = logits - shift
+        banned: list[tuple[int, int]] = []
         for row, draft in enumerate(draft for drafts in self.drafts for draft in drafts):
             before, source = self.contexts[row // self.width]
             is_last = len(draft.tokens) + 1 >= self.limits[row // self.width]
-            self.rules.apply(scores[row], [*before, *draft.tokens], source, draft.tokens, is_last)
+            tokens = self.rules.apply(scores[row], [*before, *draft.tokens], source, draft.tokens, is_last)
+            banned += ((row, token) for token in tokens)
+        if banned:
+            # All at once, as a step for each answer would take longer than the rules.
+            rows, columns = torch.tensor(banned, device=scores.device).T
+            scores[rows, columns] = -torch.inf
         return scores + shift
 
     def _log_probabilities(self, tokens: Tensor, normalizer: Tensor) -> Tensor:
@@ -362,7 +366,7 @@ class BeamSearch(Search):
         return beams
 
     def _note(self, example: int, answer: GeneratedAnswer, length: int) -> None:
-        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and its end token, if any."""
+        """Add a complete answer of an example, unless as many have a higher score. length: its tokens, with its end."""
         answers = self.ended[example]
         answers.append((self._score(answer.log_probability, length), answer))
         answers.sort(key=lambda entry: -entry[0])
