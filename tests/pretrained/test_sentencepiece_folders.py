@@ -102,7 +102,10 @@ def test_tokens_that_were_added_to_the_vocabulary_keep_their_ids(tmp_path: Path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer.open(tmp_path)
     assert (tokenizer.id_of("Mühlrad"), tokenizer.pad_id, tokenizer.size) == (size, size + 1, size + 2)
-    assert {size, size + 1} <= {*tokenizer.encode_ids(["Mühlrad [PAD]"])[0].tolist()}
+    assert {size, size + 1} <= {*tokenizer.encode_ids(["am Mühlrad [PAD]"])[0].tolist()}
+    more, _ = tokenizer.extended(["Wehr", "水车"])
+    for text, word in (("am Wehr", "Wehr"), ("那水车好", "水车")):
+        assert more.id_of(word) in more.encode_ids([text])[0]
     assert size + 1 not in tokenizer.encode_literally(["Mühlrad [PAD]"])[0]
     (tmp_path / "added_tokens.json").write_text(json.dumps({"Mühlrad": size + 5}))
     with pytest.raises(CheckpointError, match=r"'\[PAD\]' cannot be token"):

@@ -200,13 +200,19 @@ def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, config: Mapping[str
     # The library numbers added tokens in the order of the calls.
     for content, number in sorted(added.items(), key=lambda item: str(item[1]).zfill(12)):
         if content not in properties:
-            backend.add_tokens([content])
+            backend.add_tokens([tokenizers.AddedToken(content, normalized=not marks_beginnings(backend))])
         elif backend.token_to_id(content) is None:
             options = ("lstrip", "rstrip", "single_word", "normalized", "special")
             settings = {name: bool(properties[content].get(name)) for name in options}
             backend.add_tokens([tokenizers.AddedToken(content, **settings)])
         if backend.token_to_id(content) != number:
             raise CheckpointError(f"{folder / ADDED_FILE}: {content!r} cannot be token {number} of this vocabulary")
+
+
+def marks_beginnings(backend: tokenizers.Tokenizer) -> bool:
+    """Return whether the normalizer puts "▁" before a text, so that it would put it before the name of an added token too."""
+    normalizer = backend.normalizer
+    return normalizer is not None and normalizer.normalize_str("a").startswith("▁")
 
 
 def _find(path: Path) -> Path:
