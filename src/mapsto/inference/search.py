@@ -179,6 +179,10 @@ class Search(ABC):
             scores[rows, columns] = -torch.inf
         return scores + shift
 
+    def _is_cut(self, example: int, draft: _Draft) -> bool:
+        """Return whether the next token ends an answer only because it is the last one that the limit allows."""
+        return bool(self.rules.rules.forced_eos_token_id) and len(draft.tokens) + 1 >= self.limits[example]
+
     def _log_probabilities(self, tokens: Tensor, normalizer: Tensor) -> Tensor:
         """Return the model's own log-probabilities (b,) of tokens (b,), which no rule changes. normalizer: (b,)."""
         return self.model_logits.gather(1, tokens[:, None])[:, 0] - normalizer
@@ -209,11 +213,12 @@ class Greedy(Search):
         answers: Answers = {}
         steps = zip(self.drafts, tokens.tolist(), log_probabilities.tolist(), strict=True)
         for example, ((draft,), token, log_probability) in enumerate(steps):
-            draft.log_probability += log_probability
+            is_cut = self._is_cut(example, draft)
+            draft.log_probability += 0.0 if is_cut else log_probability
             if token not in self.ends:
                 draft.tokens.append(token)
             if token in self.ends or len(draft.tokens) >= self.limits[example]:
-                answers[example] = [draft.finish(token in self.ends)]
+                answers[example] = [draft.finish(token in self.ends and not is_cut)]
         return tokens, None, answers
 
 
@@ -253,11 +258,12 @@ class Sampling(Search):
                 if sample in self.samples[example]:
                     continue
                 token = tokens[example * self.width + sample]
-                draft.log_probability += token_scores[example * self.width + sample]
+                is_cut = self._is_cut(example, draft)
+                draft.log_probability += 0.0 if is_cut else token_scores[example * self.width + sample]
                 if token not in self.ends:
                     draft.tokens.append(token)
                 if token in self.ends or len(draft.tokens) >= self.limits[example]:
-                    self.samples[example][sample] = draft.finish(token in self.ends)
+                    self.samples[example][sample] = draft.finish(token in self.ends and not is_cut)
             if len(self.samples[example]) == self.width:
                 answers[example] = [self.samples[example][sample] for sample in range(self.width)]
         return sampled_tokens, None, answers
@@ -357,7 +363,8 @@ class BeamSearch(Search):
                 if rank < self.width and len(draft.tokens) >= self.limits[example]:
                     self._note(example, draft.finish(False), len(draft.tokens))
             elif rank < self.width:
-                self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)
+                draft = _Draft(tokens, log_probability)
+                self._note(example, draft.finish(not self._is_cut(example, draft)), len(tokens) + 1)
             if len(beams) == self.width:
                 break
         # There may be fewer candidates than beams: with a tiny vocabulary, or with few allowed tokens.
