@@ -90,7 +90,11 @@ def answers_of(mapping: Mapping, rows: list[int], decoding: Decoding) -> dict[in
 def tokens_of(mapping: Mapping, answer: Any) -> list[int]:
     """Return the tokens of an answer as transformers writes them: with the forced one, and the end token."""
     target: Any = mapping.targets[0]
-    return [*target.opening[len(target.opening) - target.num_forced :], *answer.tokens, *[END] * answer.is_ended]
+    tokens = [*target.opening[len(target.opening) - target.num_forced :], *answer.tokens]
+    # An end that the limit forces is no end of the model's own.
+    is_cut = bool(target.rules.forced_eos_token_id) and len(tokens) == LONGEST - 1
+    assert not (is_cut and answer.is_ended)
+    return [*tokens, *[END] * (answer.is_ended or is_cut)]
 
 
 @pytest.mark.parametrize("name", RULES)

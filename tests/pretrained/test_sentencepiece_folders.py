@@ -92,6 +92,26 @@ def test_llama_begins_with_its_token(tmp_path: Path) -> None:
     assert (tokenizer.opening, tokenizer.closing) == ((1,), ())
 
 
+def test_tokens_that_were_added_to_the_vocabulary_keep_their_ids(tmp_path: Path) -> None:
+    content = train(model_type="bpe")
+    write(tmp_path, "tokenizer.model", content, {"model_type": "llama"}, {})
+    size = Tokenizer.open(tmp_path).size
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"Mühlrad": size}))
+    token = {"content": "[PAD]", "special": True, "normalized": False}
+    settings = {"pad_token": "[PAD]", "added_tokens_decoder": {"0": {"content": "<unk>"}, str(size + 1): token}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = Tokenizer.open(tmp_path)
+    assert (tokenizer.id_of("Mühlrad"), tokenizer.pad_id, tokenizer.size) == (size, size + 1, size + 2)
+    assert {size, size + 1} <= {*tokenizer.encode_ids(["am Mühlrad [PAD]"])[0].tolist()}
+    more, _ = tokenizer.extended(["Wehr", "水车"])
+    for text, word in (("am Wehr", "Wehr"), ("那水车好", "水车")):
+        assert more.id_of(word) in more.encode_ids([text])[0]
+    assert size + 1 not in tokenizer.encode_literally(["Mühlrad [PAD]"])[0]
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"Mühlrad": size + 5}))
+    with pytest.raises(CheckpointError, match=r"'\[PAD\]' cannot be token"):
+        Tokenizer.open(tmp_path)
+
+
 def test_families_that_change_texts_before_are_refused(tmp_path: Path) -> None:
     settings = {"tokenizer_class": "AlbertTokenizer"}
     write(tmp_path, "spiece.model", train(), {"model_type": "albert"}, settings)

@@ -60,8 +60,8 @@ class SearchRules:
 
     def apply(
         self, scores: Tensor, context: Sequence[int], source: Sequence[int], answer: Sequence[int], is_last: bool
-    ) -> None:
-        """Change in place the scores of the next token of one answer as the rules say.
+    ) -> set[int]:
+        """Change in place the scores of the next token of one answer as the rules say, and return the tokens that are banned.
 
         scores: (v,), logits or log-probabilities. context, source, answer: as for `GenerationRules.banned_after`.
         is_last: whether the answer reaches its maximum length with this token.
@@ -73,14 +73,12 @@ class SearchRules:
             scores[repeated] = torch.where(
                 values < 0, values * rules.repetition_penalty, values / rules.repetition_penalty
             )
-        banned = rules.banned_after(context, source, answer, self.num_forced, self.ends)
         if is_last and rules.forced_eos_token_id:
             scores.fill_(-torch.inf)
             # Certain, since no other token is possible.
             scores[list(rules.forced_eos_token_id)] = 0.0
-            banned &= {*rules.suppress_tokens, *([] if answer else rules.begin_suppress_tokens)}
-        if banned:
-            scores[sorted(banned)] = -torch.inf
+            return {*rules.suppress_tokens, *([] if answer else rules.begin_suppress_tokens)}
+        return rules.banned_after(context, source, answer, self.num_forced, self.ends)
 
 
 @dataclass
@@ -169,11 +167,21 @@ class Search(ABC):
         """Return the logits (b, v), changed as the rules say. normalizer: (b,), of `_choose`."""
         shift = normalizer[:, None] if self.is_probabilistic else 0.0
         scores = logits - shift
+        banned: list[tuple[int, int]] = []
         for row, draft in enumerate(draft for drafts in self.drafts for draft in drafts):
             before, source = self.contexts[row // self.width]
             is_last = len(draft.tokens) + 1 >= self.limits[row // self.width]
-            self.rules.apply(scores[row], [*before, *draft.tokens], source, draft.tokens, is_last)
+            tokens = self.rules.apply(scores[row], [*before, *draft.tokens], source, draft.tokens, is_last)
+            banned += ((row, token) for token in tokens)
+        if banned:
+            # All at once, as a step for each answer would take longer than the rules.
+            rows, columns = torch.tensor(banned, device=scores.device).T
+            scores[rows, columns] = -torch.inf
         return scores + shift
+
+    def _is_cut(self, example: int, draft: _Draft) -> bool:
+        """Return whether the next token ends an answer only because it is the last one that the limit allows."""
+        return bool(self.rules.rules.forced_eos_token_id) and len(draft.tokens) + 1 >= self.limits[example]
 
     def _log_probabilities(self, tokens: Tensor, normalizer: Tensor) -> Tensor:
         """Return the model's own log-probabilities (b,) of tokens (b,), which no rule changes. normalizer: (b,)."""
@@ -205,11 +213,12 @@ class Greedy(Search):
         answers: Answers = {}
         steps = zip(self.drafts, tokens.tolist(), log_probabilities.tolist(), strict=True)
         for example, ((draft,), token, log_probability) in enumerate(steps):
-            draft.log_probability += log_probability
+            is_cut = self._is_cut(example, draft)
+            draft.log_probability += 0.0 if is_cut else log_probability
             if token not in self.ends:
                 draft.tokens.append(token)
             if token in self.ends or len(draft.tokens) >= self.limits[example]:
-                answers[example] = [draft.finish(token in self.ends)]
+                answers[example] = [draft.finish(token in self.ends and not is_cut)]
         return tokens, None, answers
 
 
@@ -249,11 +258,12 @@ class Sampling(Search):
                 if sample in self.samples[example]:
                     continue
                 token = tokens[example * self.width + sample]
-                draft.log_probability += token_scores[example * self.width + sample]
+                is_cut = self._is_cut(example, draft)
+                draft.log_probability += 0.0 if is_cut else token_scores[example * self.width + sample]
                 if token not in self.ends:
                     draft.tokens.append(token)
                 if token in self.ends or len(draft.tokens) >= self.limits[example]:
-                    self.samples[example][sample] = draft.finish(token in self.ends)
+                    self.samples[example][sample] = draft.finish(token in self.ends and not is_cut)
             if len(self.samples[example]) == self.width:
                 answers[example] = [self.samples[example][sample] for sample in range(self.width)]
         return sampled_tokens, None, answers
@@ -353,7 +363,8 @@ class BeamSearch(Search):
                 if rank < self.width and len(draft.tokens) >= self.limits[example]:
                     self._note(example, draft.finish(False), len(draft.tokens))
             elif rank < self.width:
-                self._note(example, _Draft(tokens, log_probability).finish(True), len(tokens) + 1)
+                draft = _Draft(tokens, log_probability)
+                self._note(example, draft.finish(not self._is_cut(example, draft)), len(tokens) + 1)
             if len(beams) == self.width:
                 break
         # There may be fewer candidates than beams: with a tiny vocabulary, or with few allowed tokens.
@@ -362,7 +373,7 @@ class BeamSearch(Search):
         return beams
 
     def _note(self, example: int, answer: GeneratedAnswer, length: int) -> None:
-        """Add a complete answer of an example, unless as many have a higher score. length: its tokens and its end token, if any."""
+        """Add a complete answer of an example, unless as many have a higher score. length: its tokens, with its end."""
         answers = self.ended[example]
         answers.append((self._score(answer.log_probability, length), answer))
         answers.sort(key=lambda entry: -entry[0])

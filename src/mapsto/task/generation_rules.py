@@ -170,7 +170,8 @@ def _continuations(tokens: Sequence[int], context: Sequence[int], size: int) -> 
     return {
         tokens[start + size - 1]
         for start in range(len(tokens) - size + 1)
-        if list(tokens[start : start + size - 1]) == beginning
+        # The first token alone rules most places out.
+        if size == 1 or (tokens[start] == beginning[0] and list(tokens[start : start + size - 1]) == beginning)
     }
 
 

@@ -241,8 +241,12 @@ class Tokenizer:
         }
         # A copy, as the library adds tokens in place.
         backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        is_normalized = not tokenizer_files.marks_beginnings(backend)
         backend.add_tokens(
-            [tokenizers.AddedToken(w, single_word=not unspaced(w).any(), normalized=True) for w in old_tokens]
+            [
+                tokenizers.AddedToken(word, single_word=not unspaced(word).any(), normalized=is_normalized)
+                for word in old_tokens
+            ]
         )
         token_ids = backend.get_vocab(with_added_tokens=True)
         return Tokenizer(backend, self._config), {token_ids[word]: ids for word, ids in old_tokens.items()}

@@ -71,6 +71,7 @@ def open_backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any], mari
             backend = vocabulary.backend
         elif file.suffix in SPM_SUFFIXES:
             backend = layouts.open_spm(file, config, _read_object(file.parent / "config.json"))
+            _add_tokens(backend, file.parent, config)
         elif file.suffix == ".json":
             backend = from_parts(_read_object(file))
             _apply_bert_settings(backend, config)
@@ -185,13 +186,38 @@ def _from_vocabulary(file: Path, config: Mapping[str, Any]) -> tokenizers.Tokeni
         raise CheckpointError(f"{file}: the unknown token ([UNK]) is not among its {len(lines)} lines")
     backend = bert_pipeline(models.WordPiece(vocab=vocabulary, unk_token=roles["unk_token"]), config)
     backend.add_special_tokens(list(roles.values()))
-    added = _read_object(file.parent / ADDED_FILE)
-    # The library numbers added tokens in the order of the calls.
-    for token, number in sorted(added.items(), key=lambda item: str(item[1]).zfill(12)):
-        backend.add_tokens([token])
-        if backend.token_to_id(token) != number:
-            raise CheckpointError(f"{file.parent / ADDED_FILE}: {token!r} cannot be token {number} of this vocabulary")
+    _add_tokens(backend, file.parent, {})
     return backend
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, folder: Path, config: Mapping[str, Any]) -> None:
+    """Add the tokens of added_tokens.json, and of added_tokens_decoder in a tokenizer's settings, which its vocabulary lacks.
+
+    Raises CheckpointError if a token cannot have the id that the files give it.
+    """
+    added: dict[str, Any] = dict(_read_object(folder / ADDED_FILE))
+    properties: dict[str, dict[str, Any]] = {}
+    for number, token in dict(config.get("added_tokens_decoder") or {}).items():
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not str(number).isdecimal():
+            raise CheckpointError(f"{folder / CONFIG_FILE}: added_tokens_decoder has no token for {number!r}")
+        properties[token["content"]] = token
+        added[token["content"]] = int(number)
+    # The library numbers added tokens in the order of the calls.
+    for content, number in sorted(added.items(), key=lambda item: str(item[1]).zfill(12)):
+        if content not in properties:
+            backend.add_tokens([tokenizers.AddedToken(content, normalized=not marks_beginnings(backend))])
+        elif backend.token_to_id(content) is None:
+            options = ("lstrip", "rstrip", "single_word", "normalized", "special")
+            settings = {name: bool(properties[content].get(name)) for name in options}
+            backend.add_tokens([tokenizers.AddedToken(content, **settings)])
+        if backend.token_to_id(content) != number:
+            raise CheckpointError(f"{folder / ADDED_FILE}: {content!r} cannot be token {number} of this vocabulary")
+
+
+def marks_beginnings(backend: tokenizers.Tokenizer) -> bool:
+    """Return whether the normalizer puts "▁" before a text, so that it would put it before the name of an added token too."""
+    normalizer = backend.normalizer
+    return normalizer is not None and normalizer.normalize_str("a").startswith("▁")
 
 
 def _find(path: Path) -> Path:

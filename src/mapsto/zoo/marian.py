@@ -19,9 +19,10 @@ POSITIONS = (r"model\.(en|de)coder\.embed_positions\.weight$",)
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
     """Return the ModelConfig that `raw`, a parsed config.json, describes. Raises CheckpointError for unsupported settings."""
-    if raw.get("share_encoder_decoder_embeddings", True) is False:
+    sizes = {raw.get("vocab_size"), raw.get("decoder_vocab_size") or raw.get("vocab_size")}
+    if raw.get("share_encoder_decoder_embeddings", True) is False or len(sizes) > 1:
         raise CheckpointError(
-            "config.json: vocabularies of two languages (share_encoder_decoder_embeddings) are not supported"
+            "config.json: vocabularies of two languages (share_encoder_decoder_embeddings, decoder_vocab_size) are not supported"
         )
     # The files of Marian state that the embeddings are not normalised, as is always so here.
     config = bart.read_stacks({**raw, "normalize_embedding": True}, 512)

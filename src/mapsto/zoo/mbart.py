@@ -1,7 +1,7 @@
 """mBART (Liu et al. 2020): the names of BART, with pre-norm layers and a norm behind the last one.
 
 Starting models are facebook/mbart-large-cc25, mbart-large-50 and others of this family. Their tokenizers mark the language of
-a text by a special token, of which answers have none here.
+a text by a special token; that of an answer is forced_bos_token_id in generation_config.json, or the token that begins it.
 """
 
 from __future__ import annotations
