@@ -58,9 +58,13 @@ def irregular(path: Path, kind: str) -> None:
         path.symlink_to(kind)
 
 
-@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "/dev/zero", "/dev/null", "/nowhere", "/etc/passwd", "/proc/self/mem"])
+@pytest.mark.parametrize(
+    "kind", ["fifo", "socket", "folder", "/dev/zero", "/dev/null", "/nowhere", "/etc/passwd", "/proc/self/mem"]
+)
 @pytest.mark.parametrize("name", READ)
-def test_only_regular_files_within_the_folder_are_read(copy: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_regular_files_within_the_folder_are_read(
+    copy: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(copy)
     irregular(copy / name, kind)
     if name == "mapsto.json" and kind == "/nowhere":
@@ -155,13 +159,23 @@ def test_tensors_are_those_of_the_library(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         opened = files.open_tensors(tmp_path / name)
         assert opened.keys() == tensors.keys()
-        assert all(opened[key].dtype == tensor.dtype and torch.equal(opened[key], tensor) for key, tensor in tensors.items())
+        assert all(
+            opened[key].dtype == tensor.dtype and torch.equal(opened[key], tensor) for key, tensor in tensors.items()
+        )
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 @pytest.mark.parametrize(
     "content",
-    [b"[" * 200_000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b" " * (65 * 2**20), b"", b"[]", b"\xff\xfe", b'{"a": 1'],
+    [
+        b"[" * 200_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b" " * (65 * 2**20),
+        b"",
+        b"[]",
+        b"\xff\xfe",
+        b'{"a": 1',
+    ],
     ids=["brackets", "objects", "large", "empty", "list", "bytes", "cut"],
 )
 def test_hostile_json_is_one_clear_error(published: Path, name: str, content: bytes) -> None:

@@ -13,8 +13,10 @@ import torch
 from mappings import small_mapping
 from typer.testing import CliRunner
 
+from mapsto.api import Model
 from mapsto.cli.app import app
 from mapsto.errors import CheckpointError
+from mapsto.inference.predictor import NOT_FINITE
 from mapsto.pretrained import huggingface, model_folder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "4d" * 32 + "\nsize 1234567\n"
@@ -36,7 +38,11 @@ def put(folder: Path, **contents: str | bytes) -> None:
 
 
 def adapter(folder: Path, plain: Path) -> None:
-    put(folder, adapter_config__json=json.dumps({"base_model_name_or_path": "user/base"}), adapter_model__safetensors=b"x")
+    put(
+        folder,
+        adapter_config__json=json.dumps({"base_model_name_or_path": "user/base"}),
+        adapter_model__safetensors=b"x",
+    )
 
 
 def adapter_with_config(folder: Path, plain: Path) -> None:
@@ -157,11 +163,15 @@ def test_the_error_says_what_a_file_is(name: str, content: bytes, message: str, 
 def rename(plain: Path, folder: Path, change: Callable[[str], str]) -> Path:
     shutil.copytree(plain, folder)
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
-    safetensors.torch.save_file({change(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    safetensors.torch.save_file(
+        {change(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors"
+    )
     return folder
 
 
-@pytest.mark.parametrize("prefix", ["model.", "module.", "_orig_mod.", "module._orig_mod.", "model.model.", "net.backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["model.", "module.", "_orig_mod.", "module._orig_mod.", "model.model.", "net.backbone."]
+)
 def test_a_prefix_of_all_names_is_taken_off_with_a_note(prefix: str, plain: Path, tmp_path: Path) -> None:
     original = huggingface.open_pretrained(str(plain))
     renamed = huggingface.open_pretrained(str(rename(plain, tmp_path / "renamed", lambda name: prefix + name)))
@@ -178,11 +188,23 @@ def test_an_adapter_that_is_not_merged_is_named(mark: str, plain: Path, tmp_path
         model_folder.load_mapping(folder)
 
 
-NAMES = ["runs/basee", "basee", "user/model", "bert-base-chinese", "./x", "../up", "/nowhere/at/all", "~/no-such-model", "runs/base/x"]
+NAMES = [
+    "runs/basee",
+    "basee",
+    "user/model",
+    "bert-base-chinese",
+    "./x",
+    "../up",
+    "/nowhere/at/all",
+    "~/no-such-model",
+    "runs/base/x",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_without_hf_is_never_asked_of_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_without_hf_is_never_asked_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "base").mkdir(parents=True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("the network was asked"))
@@ -228,10 +250,8 @@ def test_large_finite_weights_are_no_alarm(plain: Path, tmp_path: Path) -> None:
     tensors = {name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()}
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     loaded = model_folder.load_mapping(folder)
-    from mapsto.inference.predictor import NOT_FINITE, Predictor
-
     # What overflows in the forward pass is no answer, and never written.
-    assert Predictor(loaded, "cpu", "fp32").predict(["good words"]) == [{"error": NOT_FINITE}]
+    assert Model(loaded, "cpu", "fp32").predict(["good words"]) == [{"error": NOT_FINITE}]
 
 
 def test_the_command_line_names_the_folder(tmp_path: Path) -> None:

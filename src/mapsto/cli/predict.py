@@ -191,9 +191,7 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     return RayEngine(model, *settings) if name == "ray" else Predictor(load_mapping(model), *settings)
 
 
-def _write(
-    engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool
-) -> None:
+def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool) -> None:
     """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
     out: the table file or folder; None for the screen. json: print JSON lines on the screen, not csv.

@@ -111,7 +111,9 @@ class _Values:
             batch = readable[start : start + ROWS_AT_ONCE]
             parts = [kind.sketch_batch([values[index] for index in batch]) for kind, values in columns]
             # Of several sources, all hashes of a row stand together.
-            order = np.argsort(np.concatenate([np.repeat(np.arange(len(batch)), counts) for _, counts in parts]), kind="stable")
+            order = np.argsort(
+                np.concatenate([np.repeat(np.arange(len(batch)), counts) for _, counts in parts]), kind="stable"
+            )
             hashes = np.concatenate([hashes for hashes, _ in parts])
             counts = np.sum([counts for _, counts in parts], axis=0)
             yield HashBatch(np.array(batch), hashes[order] if len(parts) > 1 else hashes, counts)

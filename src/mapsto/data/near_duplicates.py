@@ -96,7 +96,9 @@ def find_near_duplicates(
             if similarity < 1 and (new := _jaccard(recent_hashes(query), reference_hashes(reference))) > similarity:
                 best[query] = (new, reference)
     return [
-        (query, reference, similarity) for query, (similarity, reference) in sorted(best.items()) if similarity >= threshold
+        (query, reference, similarity)
+        for query, (similarity, reference) in sorted(best.items())
+        if similarity >= threshold
     ]
 
 

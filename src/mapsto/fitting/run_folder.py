@@ -123,7 +123,9 @@ def locked(folder: Path | None, say: Callable[[str], None]) -> Iterator[None]:
         stream = os.fdopen(files.open_lock_file(folder / LOCK), "r+")
     except OSError as error:
         path = folder / LOCK
-        reason = f"{LOCK} in it is no file of mapsto" if os.path.lexists(path) and not _is_regular(path) else error.strerror
+        reason = (
+            f"{LOCK} in it is no file of mapsto" if os.path.lexists(path) and not _is_regular(path) else error.strerror
+        )
         raise RunError(f"{folder} cannot be written: {reason}") from error
     with stream:
         _lock(folder, stream, say)

@@ -79,7 +79,9 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
         if not math.isfinite(number):
             raise BadCell("the number is not finite")
         if abs(number) > MAX_MAGNITUDE:
-            raise BadCell(f"the number is too large: its square is not finite, and at most {MAX_MAGNITUDE:g} can be learnt")
+            raise BadCell(
+                f"the number is too large: its square is not finite, and at most {MAX_MAGNITUDE:g} can be learnt"
+            )
         return number
 
     @staticmethod

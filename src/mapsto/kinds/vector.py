@@ -95,7 +95,10 @@ class Vector(LinearProbe, Mixable, Standardised):
             return []
         columns = np.array([answers[index] for index in indices]).T
         return [
-            (indices[row], f"number {number} of the vector is so far from all others that it alone makes their deviation")
+            (
+                indices[row],
+                f"number {number} of the vector is so far from all others that it alone makes their deviation",
+            )
             for number, column in enumerate(columns, 1)
             for row in lone_rows(column)
         ]

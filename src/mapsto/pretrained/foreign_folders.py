@@ -104,7 +104,11 @@ def explain_missing(name: str) -> CheckpointError:
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    part = path.parts[len(existing.parts)] if existing.parts != path.parts and len(path.parts) > len(existing.parts) else ""
+    part = (
+        path.parts[len(existing.parts)]
+        if existing.parts != path.parts and len(path.parts) > len(existing.parts)
+        else ""
+    )
     hint = ""
     try:
         siblings = [entry.name for entry in existing.iterdir() if entry.is_dir()] if existing.is_dir() else []
@@ -112,13 +116,19 @@ def explain_missing(name: str) -> CheckpointError:
         siblings = []
     if matches := difflib.get_close_matches(part, siblings, n=1, cutoff=0.6):
         hint = f"; the nearest is {existing.joinpath(matches[0], *path.parts[len(existing.parts) + 1 :])}"
-    hub = f"; a model of the Hugging Face hub is named hf:{name}" if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) else ""
+    hub = (
+        f"; a model of the Hugging Face hub is named hf:{name}"
+        if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
+        else ""
+    )
     return CheckpointError(f"there is no folder {name}{hint}{hub}")
 
 
 def refuse_adapter_weights(folder: Path, names: Collection[str]) -> None:
     """Raise CheckpointError if weights have the names of a model into which peft has put an adapter that is not merged."""
-    mark = next((mark for mark in (".lora_", ".base_layer.", ".modules_to_save.") for name in names if mark in name), None)
+    mark = next(
+        (mark for mark in (".lora_", ".base_layer.", ".modules_to_save.") for name in names if mark in name), None
+    )
     if mark is not None:
         raise CheckpointError(
             f"{folder} holds a model with an adapter of peft that is not merged (weights named *{mark}*): open it with peft, "

@@ -44,7 +44,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     manifest = files.read_sealed(path, files.MAX_CONFIG_BYTES)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {manifest.get('format')!r}; this version reads {FORMAT}")
-    _require_parts(path, "", manifest, {name: PARTS[name] for name in PARTS if name in manifest or name not in OPTIONAL})
+    _require_parts(
+        path, "", manifest, {name: PARTS[name] for name in PARTS if name in manifest or name not in OPTIONAL}
+    )
     for name, parts in ENTRIES.items():
         for number, entry in enumerate(manifest.get(name, ())):
             _require_parts(path, f"{name}, entry {number + 1}, ", entry, parts)
@@ -67,7 +69,9 @@ def _require_parts(path: Path, stem: str, record: Any, parts: Dict[str, type | t
         raise CheckpointError(f"{path}: {stem.rstrip(', ') or 'it'} is no object, but {record!r:.60}")
     for name, kind in parts.items():
         if name not in record:
-            raise CheckpointError(f"{path} lacks {stem}{name}: it was changed since it was saved; save or fetch it again")
+            raise CheckpointError(
+                f"{path} lacks {stem}{name}: it was changed since it was saved; save or fetch it again"
+            )
         # True is an int to Python, but no number here.
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise CheckpointError(f"{path}: {stem}{name} is of another type than was saved: {record[name]!r:.60}")

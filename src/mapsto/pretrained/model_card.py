@@ -129,7 +129,9 @@ def _use(mapping: Mapping) -> list[str]:
         lines.append("It gives each value a vector; the cosine of two vectors says how well the values match.")
     for target, port in zip(mapping.targets, mapping.arrow.targets, strict=True):
         if isinstance(target, Classes) and target.exclusive:
-            lines.append(f"It answers one of {len(target.classes):,} classes: {', '.join(map(plain, target.classes[:20]))}.")
+            lines.append(
+                f"It answers one of {len(target.classes):,} classes: {', '.join(map(plain, target.classes[:20]))}."
+            )
         elif port.restores is None and not mapping.arrow.symmetric:
             lines.append(f"It answers {target.kind}.")
     if mapping.arrow.corrupted or not mapping.targets:

@@ -67,6 +67,8 @@ def _prove(content: bytes, samples: list[str]) -> None:
     try:
         reason = json.loads(outcome.stdout)["reason"]
     except ValueError as error:  # the child was ended by a limit, or crashed
-        raise ValueError(f"opening and using it takes more than {SECONDS} s or {MEMORY // 2**20:,} MB, or crashes") from error
+        raise ValueError(
+            f"opening and using it takes more than {SECONDS} s or {MEMORY // 2**20:,} MB, or crashes"
+        ) from error
     if reason is not None:
         raise ValueError(shorten(reason, 200))

@@ -35,7 +35,7 @@ KNOWN_PATTERNS = frozenset(
 MOST_STEPS, MOST_ADDED, MOST_PIECES, LONGEST_WORD, LONGEST_STRING = 32, 20_000, 64, 1_000, 1_000
 ORDINARY_GROWTH = 4.0
 # A text that may become longer than this many times is refused.
-MOST_GROWTH = 1_000.0
+MOST_GROWTH = 100.0
 
 
 def growth(parts: Mapping[str, Any]) -> float:
