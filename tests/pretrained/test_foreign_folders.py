@@ -1,4 +1,4 @@
-"""Folders and names that are nearly a model: the error says what they are and what to do; the hub is asked for hf: names alone."""
+"""Folders and names that are nearly a model: the error says what they are and what to do; only hf: names reach the hub."""
 
 from __future__ import annotations
 

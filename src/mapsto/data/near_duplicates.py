@@ -32,7 +32,8 @@ Ints = NDArray[np.int64]
 class HashBatch:
     """The hashes of a batch of values.
 
-    rows: (n,), the number of each value. hashes: (h,), those of the first value, then those of the second, and so on, in any order.
+    rows: (n,), the number of each value.
+    hashes: (h,), those of the first value, then those of the second, and so on, each in any order.
     counts: (n,), the number of hashes of each value.
     """
 

@@ -14,9 +14,39 @@ from typing import Any
 STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
 # Types of steps and models whose cost is in proportion to the text, whatever their settings.
 PLAIN_TYPES = frozenset(
-    "BertNormalizer NFC NFD NFKC NFKD Lowercase StripAccents Strip Nmt Precompiled ByteLevel BertPreTokenizer Whitespace "
-    "WhitespaceSplit Metaspace Punctuation Digits CharDelimiterSplit UnicodeScripts BertProcessing RobertaProcessing "
-    "TemplateProcessing WordPiece BPEDecoder CTC Fuse ByteFallback Prepend Replace Split Sequence".split()
+    [
+        "BertNormalizer",
+        "NFC",
+        "NFD",
+        "NFKC",
+        "NFKD",
+        "Lowercase",
+        "StripAccents",
+        "Strip",
+        "Nmt",
+        "Precompiled",
+        "ByteLevel",
+        "BertPreTokenizer",
+        "Whitespace",
+        "WhitespaceSplit",
+        "Metaspace",
+        "Punctuation",
+        "Digits",
+        "CharDelimiterSplit",
+        "UnicodeScripts",
+        "BertProcessing",
+        "RobertaProcessing",
+        "TemplateProcessing",
+        "WordPiece",
+        "BPEDecoder",
+        "CTC",
+        "Fuse",
+        "ByteFallback",
+        "Prepend",
+        "Replace",
+        "Split",
+        "Sequence",
+    ]
 )
 MODEL_TYPES = frozenset(["WordPiece", "WordLevel", "BPE", "Unigram"])
 # Regular expressions of widely used tokenizers (GPT-2, GPT-4 and those that follow them, sentencepiece), known to be harmless.
