@@ -64,7 +64,7 @@ mapsto.fit("text -> label", rows, clf, start=base, test=[{{"text": "new words", 
 model = mapsto.load(clf)
 model.predict(["good"]), model.evaluate(rows), model.explain("good words"), model.embed(["good"])
 try:
-    mapsto.load("nobody/has-this-model")
+    mapsto.load("hf:nobody/has-this-model")
     raise SystemExit("a model that is nowhere was opened")
 except mapsto.MapstoError:
     pass

@@ -247,7 +247,7 @@ class Model:
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Open a model from a folder, or from the Hugging Face hub by its name.
+    """Open a model from a folder, or from the Hugging Face hub by its name (`hf:user/name`).
 
     Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
     """

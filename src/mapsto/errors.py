@@ -108,7 +108,8 @@ def shorten(text: str, limit: int = 60) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
-# Characters that move the cursor, colour, hide or reorder text where it is printed, and halves of characters; not tab and line feed.
+# Characters that move the cursor, colour, hide or reorder text where it is printed, and halves of characters. Tab and line feed
+# are not among them.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

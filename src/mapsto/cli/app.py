@@ -68,14 +68,16 @@ Input = Annotated[
     typer.Argument(help="A table with the columns that the model reads, or a file or folder of pictures or videos."),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
-Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or a hub name.")]
+Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or hf:user/name of the hub.")]
 
 # Options that several commands have.
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run in it is resumed.")]
 Test = Annotated[Path | None, typer.Option(help="Rows to score at the end; training never sees them.")]
 Start = Annotated[
     str | None,
-    typer.Option(help="The starting model, whose weights to begin with: a run, a model folder, or a hub name."),
+    typer.Option(
+        help="The starting model, whose weights to begin with: a run, a model folder, or hf:user/name of the hub."
+    ),
 ]
 Like = Annotated[
     str | None, typer.Option(help="Take the shape and the tokenizer of this model, and begin with random weights.")

@@ -24,7 +24,10 @@ def compare(
     options: Options,
     test: Annotated[Path | None, typer.Option(help="Rows to score on; by default a fifth of the data.")] = None,
     starts: Annotated[
-        str, typer.Option(help="Starting models, separated by commas: folders, hub names, and scratch: random weights.")
+        str,
+        typer.Option(
+            help="Starting models, separated by commas: folders, hf:user/name of the hub, and scratch: random weights."
+        ),
     ] = "scratch",
     labels: Annotated[
         str, typer.Option(help="Numbers of labelled rows to fit to, separated by commas, and all.")

@@ -9,7 +9,7 @@ from typing import Any
 from mapsto.data.table import Table, read_table
 from mapsto.errors import printable
 from mapsto.pretrained import manifest
-from mapsto.pretrained.huggingface import find_folder
+from mapsto.pretrained.location import find_folder
 
 
 def print_json(record: Any) -> None:

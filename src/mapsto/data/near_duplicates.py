@@ -21,8 +21,8 @@ from mapsto.task.shingles import Hashes
 MIN_HASHES = 16
 # The minima of 96 permutations are grouped into bands of 4. Values that agree in a whole band are compared.
 NUM_BANDS, BAND_SIZE = 24, 4
-# Queries compared with a reference per band, and references compared with a query in all. Without limits, boilerplate shared by
-# many values would make the search quadratic.
+# Queries compared with a reference per band, and references compared with a query, for each band that they share. Without limits,
+# boilerplate shared by many values would make the search quadratic.
 MAX_BUCKET, MAX_COMPARED = 50, 1000
 
 Ints = NDArray[np.int64]
@@ -32,7 +32,8 @@ Ints = NDArray[np.int64]
 class HashBatch:
     """The hashes of a batch of values.
 
-    rows: (n,), the number of each value. hashes: (h,), those of the first value, then those of the second, and so on, in any order.
+    rows: (n,), the number of each value.
+    hashes: (h,), those of the first value, then those of the second, and so on, each in any order.
     counts: (n,), the number of hashes of each value.
     """
 
@@ -66,8 +67,9 @@ class _Index:
                 offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
                 queries = self.queries[band][np.repeat(first[matches], counts) + offsets]
                 pairs.append(np.stack([np.repeat(rows[matches], counts), queries], axis=1))
-        unique = np.unique(np.concatenate(pairs), axis=0)
-        unique = unique[self.num_compared[unique[:, 1]] < MAX_COMPARED]
+        # Near-duplicates share many bands; pairs that share one are many, and most of them by chance.
+        unique, num_shared = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
+        unique = unique[self.num_compared[unique[:, 1]] < MAX_COMPARED * num_shared]
         np.add.at(self.num_compared, unique[:, 1], 1)
         return unique
 

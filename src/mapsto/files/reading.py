@@ -17,6 +17,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mapsto.errors import CheckpointError
 
 # The most bytes that are read into memory from a JSON file; from one that describes a model; from a file of any type.
@@ -32,7 +34,7 @@ KINDS_OF_FILES = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
 }
-Content = bytearray
+Content = memoryview
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,16 @@ def _require_regular(path: Path, mode: int) -> None:
         raise CheckpointError(f"{path} is {kind}, and only regular files are read")
 
 
-def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Content:
-    """Return the bytes of a regular file.
+def read_bytes(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the bytes of a regular file, a copy of those that are kept within `reading_folder`.
+
+    Raises CheckpointError as `read_content`.
+    """
+    return bytes(read_content(path, max_bytes))
+
+
+def read_content(path: Path, max_bytes: int = MAX_FILE_BYTES) -> Content:
+    """Return the bytes of a regular file as writable memory.
 
     Raises CheckpointError when it cannot be read, has more than `max_bytes`, or is a link out of the folder that is being read.
     """
@@ -124,15 +134,13 @@ def _too_large(path: Path, size: int, max_bytes: int) -> CheckpointError:
 
 def _read_stream(stream: FileIO, digest: Any) -> Content:
     """Return the bytes of an open file up to the size that it has now, hashed by `digest` while they are read."""
-    content = bytearray(os.fstat(stream.fileno()).st_size)
-    view, position = memoryview(content), 0
-    while count := stream.readinto(view[position : position + CHUNK_BYTES]):
+    # Memory that is not filled with zeros first, which would take as long as reading.
+    content, position = np.empty(os.fstat(stream.fileno()).st_size, np.uint8).data, 0
+    while count := stream.readinto(content[position : position + CHUNK_BYTES]):
         if digest is not None:
-            digest.update(view[position : position + count])
+            digest.update(content[position : position + count])
         position += count
-    view.release()
-    del content[position:]
-    return content
+    return content[:position]
 
 
 def _require_within(path: Path, folder: Path) -> None:
@@ -186,7 +194,7 @@ def read_any_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     return parse_json(path, read_bytes(path, max_bytes))
 
 
-def parse_json(path: Path, content: Content) -> Any:
+def parse_json(path: Path, content: bytes) -> Any:
     """Return the JSON value that is the content of the file `path`. Raises CheckpointError if it is none, or nested too deep."""
     try:
         return json.loads(content)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mapsto.errors import CheckpointError
-from mapsto.files.reading import Content, parse_json, read_bytes
+from mapsto.files.reading import Content, parse_json, read_content
 
 # The most bytes of a safetensors header, and tensors in one file.
 MAX_HEADER_BYTES = 16 * 2**20
@@ -59,16 +59,16 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     if path.suffix in PICKLED:
         raise CheckpointError(f"{path}: {CONVERT}")
-    content = read_bytes(path)
-    start = bytes(content[:9])
+    content = read_content(path)
+    start = bytes(content[:64])
     # A safetensors file begins with the size of its header, which may have the bytes of a pickle, and then the header's brace.
-    if start[8:] != b"{" and start.startswith(PICKLE_STARTS):
+    if start[8:9] != b"{" and start.startswith(PICKLE_STARTS):
         raise CheckpointError(f"{path} is a pickle under another name; {CONVERT}")
-    if content.startswith(POINTER_START):
+    if start.startswith(POINTER_START):
         raise CheckpointError(
             f"{path} is a pointer of Git LFS, and the weights were not fetched: run `git lfs pull` in its folder"
         )
-    if content.startswith(b"GGUF"):
+    if start.startswith(b"GGUF"):
         raise CheckpointError(f"{path} is a GGUF under another name; mapsto reads safetensors")
     try:
         return _parse(path, content)
@@ -86,7 +86,7 @@ def _parse(path: Path, content: Content) -> dict[str, torch.Tensor]:
         raise ValueError(f"its header says {size:,} bytes of {len(content):,}")
     if size > MAX_HEADER_BYTES:
         raise CheckpointError(f"{path} has a header of {size:,} bytes; at most {MAX_HEADER_BYTES:,} are read")
-    header = parse_json(path, content[8 : 8 + size])
+    header = parse_json(path, bytes(content[8 : 8 + size]))
     header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise CheckpointError(f"{path} has {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
@@ -117,5 +117,5 @@ def _tensor(name: str, entry: dict[str, Any], content: Content, start: int, num_
     if count == 0:
         return torch.empty(shape, dtype=dtype)
     if start % dtype.itemsize:  # a copy, as numbers in memory begin at multiples of their size
-        return torch.frombuffer(content[start : start + num_bytes], dtype=dtype).reshape(shape)
+        return torch.frombuffer(bytearray(content[start : start + num_bytes]), dtype=dtype).reshape(shape)
     return torch.frombuffer(content, dtype=dtype, count=count, offset=start).reshape(shape)

@@ -88,7 +88,10 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
     def find_outliers(answers: Sequence[Any]) -> list[tuple[int, str]]:
         indices = [index for index, answer in enumerate(answers) if answer is not None]
         values = np.array([answers[index] for index in indices], np.float64)
-        reason = "so far from all other numbers that it alone makes their deviation: is it a typing error, or does it stand for nothing?"
+        reason = (
+            "so far from all other numbers that it alone makes their deviation: is it a typing error, "
+            "or does it stand for nothing?"
+        )
         return [(indices[row], reason) for row in lone_rows(values)]
 
     def learn(self, answers: Sequence[float], balance: bool = False) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ from mapsto.files import (
     CONVERT,
     MAX_CONFIG_BYTES,
     PICKLED,
-    open_regular,
     open_tensors,
     read_json,
     reading_folder,
@@ -39,7 +37,8 @@ from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.transformer import Transformer, make_norm
 from mapsto.pretrained import sentence_transformers
-from mapsto.pretrained.foreign_folders import NO_CONFIG, explain_file, explain_folder, explain_missing
+from mapsto.pretrained.foreign_folders import NO_CONFIG, explain_folder
+from mapsto.pretrained.location import find_folder
 from mapsto.pretrained.weight_names import (
     all_weights,
     can_save_decoder,
@@ -53,7 +52,6 @@ from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Spatial, linear_source
 from mapsto.task.target_capabilities import Classes
-from mapsto.text.spm import layouts
 from mapsto.zoo import Family
 
 WEIGHTS_FILE, INDEX_FILE, CONFIG_FILE = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -69,15 +67,6 @@ DECODER_SIZES = {"width": "width", "layers": "layers", "heads": "heads", "feed_f
 ANSWER_DECODER_KEY = "mapsto_answer_layers"
 # Key of config.json for the source kind, if it is not the family's.
 SOURCE_KEY = "mapsto_source"
-
-# The prefix of the names of models that are asked of the hub.
-HUB_PREFIX = "hf:"
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-# The files that are downloaded from the hub.
-HUB_FILES = [
-    *("*.json", "*.safetensors", "vocab.txt", "*.spm", *layouts.FILES),
-    *("chat_template.jinja", "1_Pooling/config.json"),
-]
 
 
 @dataclass(frozen=True)
@@ -224,46 +213,6 @@ def make_answer_decoder(shape: TransformerConfig, layers: int) -> TransformerCon
     return replace(
         shape, layers=layers, embedding_width=None, vector_norm=False, token_types=0, window=None, cross_attention=True
     )
-
-
-def find_folder(name: str) -> Path:
-    """Return the folder of a model, by its path; for `hf:user/name` that of the hub's model, downloaded if needed.
-
-    The hub is asked for names with HUB_PREFIX alone, never for a path with a typing error.
-    Raises CheckpointError if there is no such folder, or the hub has no such model.
-    """
-    if name.startswith(HUB_PREFIX):
-        return _download(name.removeprefix(HUB_PREFIX))
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if os.path.lexists(path) and not path.is_file():
-        open_regular(path).close()  # raises the error that names what it is
-    if path.is_file():
-        raise CheckpointError(f"{name} is a file, and a model is a folder. It is {explain_file(path)}")
-    raise explain_missing(name)
-
-
-def _download(name: str) -> Path:
-    """Return the folder in the cache to which the hub's model `name` is downloaded, unless it is there.
-
-    Raises CheckpointError if the hub has no such model or cannot be reached, or the name is none.
-    """
-    if not HUB_NAME.fullmatch(name):
-        raise CheckpointError(f"{HUB_PREFIX}{name} names no model of the hub; a name is {HUB_PREFIX}user/name")
-    from huggingface_hub import errors, snapshot_download  # takes half a second, and local folders do not need it
-
-    hub_errors = (
-        errors.HfHubHTTPError,
-        errors.HFValidationError,
-        errors.LocalEntryNotFoundError,
-        errors.OfflineModeIsEnabled,
-    )
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except (*hub_errors, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"the hub did not give {name}: {reason}") from error
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:

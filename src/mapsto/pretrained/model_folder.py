@@ -30,6 +30,7 @@ from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
+from mapsto.pretrained.location import find_folder
 from mapsto.pretrained.manifest import FORMAT, MANIFEST_FILE, read_manifest
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
@@ -170,11 +171,11 @@ def _read_whole(name: str | Path, read: Callable[[Path], Content]) -> Content:
     The files may be replaced by another save meanwhile. Then they are read again: the old model is returned, or the new one.
     """
     try:
-        path = huggingface.find_folder(str(name))
+        path = find_folder(str(name))
     except CheckpointError:
         # Between two renames, the old folder is away and the new one is not there yet.
         time.sleep(MOMENT)
-        path = huggingface.find_folder(str(name))
+        path = find_folder(str(name))
     tries = MAX_TRIES
     while True:
         before, tries = _signature(path), tries - 1

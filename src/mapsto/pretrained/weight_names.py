@@ -32,9 +32,6 @@ OWN_PREFIX = "mapsto."
 # Factor of the attention's output in the mean layer. The residual that is added to it is lost in rounding (fp32).
 MEAN_SCALE = 1e6
 
-# Wrappers of torch, which may stand in front of further prefixes.
-WRAPPER = re.compile(r"module|_orig_mod|model")
-
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -196,17 +193,17 @@ def _without_shared_prefix(
     def count_known(tensors: Dict[str, Tensor]) -> int:
         return len(known_names & _normalise_names(family, tensors).keys())
 
-    tensors, prefix = published, ""
+    shared, prefix, best = "", "", published
+    tensors, most_known = published, count_known(published)
     while len(parts := {name.partition(".")[0] for name in tensors}) == 1 and all("." in name for name in tensors):
         (part,) = parts
-        shorter = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()}
-        if count_known(shorter) <= count_known(tensors) and not WRAPPER.fullmatch(part):
-            break
-        tensors, prefix = shorter, f"{prefix}{part}."
-    if count_known(tensors) <= count_known(published):
-        return published
-    notes.append(f"all weights were named {prefix}…; the names were read without it")
-    return tensors
+        tensors = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()}
+        shared += f"{part}."
+        if (num_known := count_known(tensors)) > most_known:
+            prefix, best, most_known = shared, tensors, num_known
+    if prefix:
+        notes.append(f"all weights were named {prefix}…; the names were read without it")
+    return best
 
 
 def _require_finite(family: Family, published: Dict[str, Tensor], folder: Path) -> None:

@@ -169,7 +169,8 @@ def draw_chart(label: str) -> Iterator[Chart]:
         "svg.fonttype": "none", "svg.hashsalt": "mapsto", "font.family": "sans-serif", "font.size": 10,
         "text.color": INK, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "xtick.color": QUIET, "ytick.color": QUIET,
         "grid.color": LINE, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False,
-        "text.parse_math": False, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+        "text.parse_math": False,
+        "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
     }  # fmt: skip
     with matplotlib.rc_context():
         # The settings of the package itself, not those of a matplotlibrc in the working directory or the home.
