@@ -463,3 +463,12 @@ def test_ctrl_c_between_steps_is_said(invoke: Invoke, tmp_path: Path, monkeypatc
 def test_json_errors_are_json(invoke: Invoke, tmp_path: Path) -> None:
     status, _, said = invoke("evaluate", tmp_path / "nothing", tmp_path / "a.csv", "--json")
     assert status == 1 and "error" in json.loads(said.splitlines()[-1])
+
+
+def test_check_names_every_answer_that_fit_would_refuse_as_too_long(invoke: Invoke, tmp_path: Path) -> None:
+    rows = [{"q": f"问题 {n}", "t": "word " * (900 if n in (3, 8) else 4) + str(n)} for n in range(12)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    status, out, _ = invoke("check", "q:text -> t:text", data)
+    lines = [line for line in out.splitlines() if "tokens, and the model writes at most" in line]
+    assert status == 1 and ["row 4" in lines[0], "row 9" in lines[1], len(lines)] == [True, True, 2]

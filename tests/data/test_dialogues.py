@@ -143,11 +143,13 @@ def test_turns_without_an_answer_are_counted_once_for_a_file(tmp_path: Path, mon
     rows = [{"messages": messages(*TURNS, ("user", "bye"))}, {"messages": messages(("assistant", "hi"), *TURNS)}] * 2
     rows = [{"messages": messages(*TURNS)}, *rows]
     tables = list(stream_tables(write(tmp_path / "chat.jsonl", rows)))
-    assert [len(table) for table in tables] == [2] * 5
+    # An answered dialogue has two answers; a last question is a row of its own.
+    assert [len(table) for table in tables] == [2, 3, 2, 3, 2]
     assert [[remark.reason for remark in table.remarks] for table in tables] == [
         *([[]] * 4),
         [
-            "dialogues that end with a turn of another than the assistant, which is left out as it has no answer: 2",
+            "dialogues that end with a turn of another than the assistant: it is no example to learn or to score, "
+            "but predict answers it: 2",
             "dialogues that begin with a turn of the assistant, which answers nothing: 2",
         ],
     ]
@@ -177,12 +179,42 @@ def test_dialogues_without_any_answer_are_rows_to_answer(tmp_path: Path) -> None
         read_table(write(tmp_path / "bad.jsonl", [{"messages": messages(("user", ""))}]))
 
 
-def test_calls_of_tools_are_the_text_of_a_turn_without_one() -> None:
+@pytest.mark.parametrize("content", [None, "", " "])
+def test_calls_of_tools_are_read_but_are_no_answers(content: str | None) -> None:
     call = {"function": {"name": "weather", "arguments": '{"city": "北京"}'}}
-    turns = [*messages(("user", "?")), {"role": "assistant", "content": None, "tool_calls": [call]}]
-    table = read_table([{"messages": [*turns, *messages(("tool", "sunny"), ("assistant", "It is sunny."))]}])
-    assert json.loads(table.data["answer"][0]) == [call]
-    assert table.data["prompt"][1].endswith("\nTool: sunny")
+    turns = [*messages(("user", "?")), {"role": "assistant", "content": content, "tool_calls": [call]}]
+    table = read_table(
+        [{"system": "Be brief.", "messages": [*turns, *messages(("tool", "sunny"), ("assistant", "It is sunny."))]}]
+    )
+    assert table.data["answer"] == ["It is sunny."]
+    assert json.loads(table.data["messages"][0][2]["content"]) == [call]
+    assert table.data["prompt"][0].endswith("\nTool: sunny")
+    assert [remark.reason for remark in table.remarks] == [
+        "turns that call a tool, which later turns read, but which are not learnt as answers: 1"
+    ]
+
+
+def test_calls_in_sharegpt_are_no_answers_either() -> None:
+    turns = [("human", "a?"), ("function_call", "{}"), ("observation", "1"), ("gpt", "one"), ("human", "b?")]
+    rows = [
+        {"conversations": [{"from": role, "value": value} for role, value in turns[:count]]} for count in (4, 2, 3, 5)
+    ]
+    table = read_table(rows)
+    # The second ends with a call, to which a program answers; the others end with an answer, or wait for one.
+    assert [(table.origin(row)[1], answer) for row, answer in enumerate(table.data["answer"])] == [
+        (1, "one"),
+        (3, None),
+        (4, "one"),
+        (4, None),
+    ]
+
+
+@pytest.mark.parametrize("arrow", ["text -> text", "prompt:text -> answer:label"])
+def test_last_questions_of_a_mixed_file_are_predicted_and_not_learnt(arrow: str) -> None:
+    table = read_table([{"messages": messages(*TURNS)}, {"messages": messages(("user", "still open"))}])
+    learnt = load_rows(parse(arrow), table, keep_unreadable=True)
+    assert not learnt.faults and learnt.sources[0] == ["你好", "User: 你好\nAssistant: 您好！\nUser: 1 + 1?"]
+    assert load_rows(parse(arrow), table, answers=False).sources[0][-1] == "still open"
 
 
 def test_turns_of_a_dialogue_are_on_one_side_of_a_split() -> None:

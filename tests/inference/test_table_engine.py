@@ -19,7 +19,7 @@ from mapsto.data.table import read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.evaluation.evaluate import evaluate
 from mapsto.inference.forward import prefetch
-from mapsto.inference.table_engine import AnsweredRows, answer_all
+from mapsto.inference.table_engine import AnsweredRows, answer_all, is_stopped
 from mapsto.progress import Progress
 
 
@@ -230,3 +230,13 @@ def test_a_fault_in_the_next_part_comes_when_that_is_asked_for() -> None:
     assert next(parts) == 3
     with pytest.raises(DataError, match="three has gone"):
         next(parts)
+
+
+def test_answers_that_were_stopped_are_told_from_finished_ones() -> None:
+    stopped, finished = {"text": "{", "ended": "limit"}, {"text": "{}", "ended": "end"}
+    assert is_stopped(stopped) and is_stopped({"a": finished, "b": stopped})
+    assert (
+        not is_stopped(finished)
+        and not is_stopped({"error": "limit"})
+        and not is_stopped({"a": finished, "label": "x"})
+    )

@@ -14,7 +14,7 @@ from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
 from mapsto.data.writers import defuse, to_text_cells
 from mapsto.errors import DataError, UsageError, place, printable
-from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_withheld
+from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_stopped, is_withheld
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
 
@@ -42,11 +42,12 @@ class InputRows:
 
 
 class RowCounts(NamedTuple):
-    """The number of input rows, and the numbers of those that could not be answered and whose answer is left blank."""
+    """The number of input rows, and of those without an answer, with a blank one, and with one stopped at the longest length."""
 
     num_rows: int
     num_failed: int
     num_withheld: int = 0
+    num_stopped: int = 0
 
 
 def require_folder(out: Path | None) -> Path:
@@ -78,14 +79,15 @@ def write_answers(
 
 def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
     """Answer every input row, and print each answer, or the reason why there is none, as a line of JSON."""
-    num_rows = num_failed = num_withheld = 0
+    num_rows = num_failed = num_withheld = num_stopped = 0
     # Plain lines of progress, since a live line would be redrawn between the answers.
     for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, Lines()):
         for answer in answers:
             print_json(answer)
         num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
         num_withheld += sum(map(is_withheld, answers))
-    return RowCounts(num_rows, num_failed, num_withheld)
+        num_stopped += sum(map(is_stopped, answers))
+    return RowCounts(num_rows, num_failed, num_withheld, num_stopped)
 
 
 def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool, csv_safe: bool) -> RowCounts:
@@ -106,7 +108,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
         for row in map(to_text_cells, rows):
             writer.writerow({name: _screen_cell(cell, csv_safe) for name, cell in row.items()})
     # Rows are answered while they are written, so their numbers are known only now.
-    return RowCounts(rows.num_rows, rows.num_failed, rows.num_withheld)
+    return RowCounts(rows.num_rows, rows.num_failed, rows.num_withheld, rows.num_stopped)
 
 
 def _screen_cell(cell: Any, csv_safe: bool) -> Any:
@@ -140,6 +142,11 @@ def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
         print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered; their cell says why")
     if counts.num_withheld:
         print_note(f"{counts.num_withheld} of {counts.num_rows} answers are left blank (--min-confidence, --reject)")
+    if counts.num_stopped:
+        print_note(
+            f"{counts.num_stopped} of {counts.num_rows} answers were stopped at their longest length (--longest) and are "
+            "unfinished; with --schema, they are no whole JSON"
+        )
     if num_cut:
         print_note(f"{num_cut} rows are longer than the model takes and were cut{hint}")
     if counts.num_rows == counts.num_failed:

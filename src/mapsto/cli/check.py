@@ -16,6 +16,8 @@ from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError
 if TYPE_CHECKING:
     from mapsto.data.rows import Rows
     from mapsto.data.table import Table
+    from mapsto.fitting.starting_model import StartingModel
+    from mapsto.task.source import Source
 
 
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
@@ -55,7 +57,7 @@ def check(
     if test_table is not None and test_rows is not None:
         errors += [*test_table.rejected, *test_rows.faults]
     errors += report.errors
-    notes = _describe_lengths(rows, table, start) if len(rows.readable()) else []
+    notes = _describe_lengths(rows, table, start, errors) if len(rows.readable()) else []
     if json:
         print_json(
             {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
@@ -118,10 +120,28 @@ def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
             yield f"… and {count - SHOWN_FINDINGS:,} more rows{place} (--json lists them all): {reason}"
 
 
-def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
+def _find_long_answers(rows: Rows, sources: dict[str, Source], start: StartingModel) -> list[Finding]:
+    """Return a finding for each answer that has more tokens than the model writes, which `fit` refuses.
+
+    sources: by kind. start: the starting model.
+    """
+    from mapsto.data.encoding import find_long_answers
+    from mapsto.fitting.run_data import bind_targets, length_limits, make_targets
+    from mapsto.options import Options
+
+    options, arrow = Options(), rows.arrow
+    targets = make_targets(arrow, options)
+    config = bind_targets(arrow, sources, targets, start, options)
+    for target, answers in zip(targets, rows.targets, strict=True):
+        target.learn(answers, options.balance)
+    return list(find_long_answers(rows, targets, length_limits(options, config, False, sources).longest))
+
+
+def _describe_lengths(rows: Rows, table: Table, start: str | None, errors: list[Finding]) -> list[str]:
     """Return notes on text that the tokenizer loses, if it is much, and on how many rows are longer than the model's token limit.
 
     rows: the table's rows. start: the starting model, whose tokenizer and limit are used; None for those of a new model.
+    errors: gets a finding for each answer that is longer than the model writes.
     """
     from mapsto import kinds
     from mapsto.data.encoding import describe_dropped, encode_rows, encode_sides
@@ -129,12 +149,14 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
     from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources
     from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
+    from mapsto.task.generation import Generated
     from mapsto.task.target_capabilities import Composed
 
     arrow = rows.arrow
     beginning = open_start(start, None)
-    # Without targets, rows with an unreadable label count too.
-    source_rows = load_rows(replace(arrow, targets=()), table)
+    is_generated = not arrow.corrupted and any(issubclass(target, Generated) for target in kinds.answering(arrow))
+    # Without targets, rows with an unreadable label count too. The vocabulary of generated answers is made from them as well.
+    source_rows = rows.readable() if is_generated else load_rows(replace(arrow, targets=()), table)
     sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
     config = make_config(beginning, Options(), arrow.corrupted, sources)
     max_tokens = config.transformer.max_tokens
@@ -145,6 +167,8 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None) -> list[str]:
         encoded = encode_rows(source_rows, sources, max_tokens, "cut")
     limit = f"the {max_tokens} tokens that {start or 'a new model'} takes"
     unknown = list(filter(None, [encoded.describe_unknown_tokens(sources), describe_dropped(source_rows, sources)]))
+    if is_generated:
+        errors += _find_long_answers(source_rows, sources, beginning)
     if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
     if any(issubclass(target, Composed) for target in kinds.answering(arrow)):

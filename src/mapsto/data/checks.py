@@ -34,6 +34,9 @@ from mapsto.task.target_capabilities import (
 # Rows whose hashes are in memory at a time.
 ROWS_AT_ONCE = 2048
 
+# What speaks for two scales: so many scores between 0 and 1, the smallest maximum of the others, the end of the gap from 1 on.
+MIN_SHARES, LARGE_SCORE, GAP = 3, 10.0, 5.0
+
 
 @dataclass
 class DataReport:
@@ -143,6 +146,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
         report.warnings += _lone_texts(checked) if arrow.is_grouped else _pairs(checked)
+        report.warnings += _mixed_scales(checked) if arrow.is_scored else []
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
         report.warnings += _pair_faults(checked)
@@ -323,6 +327,24 @@ def _lone_texts(rows: Rows) -> list[Finding]:
         for row in range(len(rows.table))
         if row not in used and rows.table.origin(row) not in bad
     ]
+
+
+def _mixed_scales(rows: Rows) -> list[Finding]:
+    """Return a warning if scores of pairs are probably in two scales: some from 0 to 1, others from 0 to 10 or 100.
+
+    A sign is a gap: several scores lie between 0 and 1, others are at least 10, and none lies between 1 and 5.
+    """
+    scores = np.array([np.nan if score is None else score for score in rows.targets[0]], np.float64)
+    shares, large = (scores > 0) & (scores < 1), scores > 1
+    if shares.sum() < MIN_SHARES or not large.any() or np.nanmax(scores) < LARGE_SCORE or (scores[large] < GAP).any():
+        return []
+    rare = shares if shares.sum() < large.sum() else large
+    row = int(np.flatnonzero(rare)[0])
+    reason = (
+        f"scores in two scales: {int(shares.sum()):,} lie between 0 and 1, {int(large.sum()):,} between {GAP:g} and "
+        f"{np.nanmax(scores):g}, none between; a score counts by its place in the order of all"
+    )
+    return [Finding(*rows.origin(row), rows.arrow.targets[0].column, f"{scores[row]:g}", reason)]
 
 
 def _pairs(rows: Rows) -> list[Finding]:

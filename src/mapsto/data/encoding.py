@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mapsto.data.rows import Rows
-from mapsto.errors import DataError, UsageError, place
+from mapsto.errors import DataError, Finding, UsageError, place
 from mapsto.model.config import SentenceConfig
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
@@ -144,6 +144,16 @@ def _room_for_answers(targets: Sequence[Target], max_tokens: int) -> int:
 def require_short_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) -> None:
     """Raise DataError if an answer in `rows` has more tokens than the model writes: an answer that is learnt is never cut.
 
+    max_tokens: as for `find_long_answers`.
+    """
+    first = next(find_long_answers(rows, targets, max_tokens), None)
+    if first is not None:
+        raise DataError(f"{place(first.file, first.row)}, column {first.column!r}: {first.reason}")
+
+
+def find_long_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) -> Iterator[Finding]:
+    """Yield a finding for each answer in `rows` that has more tokens than the model writes.
+
     max_tokens: largest number of tokens of an example. Answers behind their sources may take half of it.
     """
     for target, port, answers in zip(targets, rows.arrow.targets, rows.targets, strict=True):
@@ -155,10 +165,11 @@ def require_short_answers(rows: Rows, targets: Sequence[Target], max_tokens: int
             size = len(target.encode(answer, ()).values)
             if size > limit:
                 longer = size * (1 + target.shares_room)
-                raise DataError(
-                    f"{place(*rows.origin(row))}, column {port.column!r}: the answer has {size} tokens, and the model writes "
-                    f"at most {limit}; shorten it, or let a new model take longer examples with --length {longer}"
+                reason = (
+                    f"the answer has {size} tokens, and the model writes at most {limit}; shorten it, or let a new model take "
+                    f"longer examples with --length {longer}"
                 )
+                yield Finding(*rows.origin(row), port.column, None, reason)
 
 
 def encode_rows(

@@ -111,8 +111,8 @@ def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:
 
     Translations as Hugging Face has them, {"en": …, "de": …} in one column, get a column for each language.
     Alpaca's rows get the columns "prompt" and "answer". A dialogue becomes a row for each turn of the assistant, which all have
-    its row number, with "messages" (the turns before), "prompt" (the same as text), "answer" and "dialogue" (its name). If no
-    dialogue ends with a turn of the assistant, each is a row without an answer, as for prediction.
+    its row number, with "messages" (the turns before), "prompt" (the same as text), "answer" and "dialogue" (its name). A
+    last turn of the user is a row without an answer, for prediction; where no dialogue ends with an answer, each is one row.
     """
     pairing: _DialoguePairing | None = None
     has_instructions = False
@@ -166,13 +166,15 @@ class _DialoguePairing:
     """The conversion of the dialogues of a file to rows, with the counts that are reported at its end.
 
     column: the column with the dialogues.
-    num_open: dialogues that end with a turn to which there is no answer. num_greetings: those that begin with the assistant's.
+    num_open: dialogues that end with a turn of another than the assistant. num_greetings: those that begin with the assistant's.
+    num_calls: turns of the assistant that call a tool.
     num_unanswered: dialogues in parts where none ends with an answer. has_answers: whether one did in an earlier part.
     """
 
     column: str
     num_open: int = 0
     num_greetings: int = 0
+    num_calls: int = 0
     num_unanswered: int = 0
     has_answers: bool = False
 
@@ -185,10 +187,13 @@ class _DialoguePairing:
         sound = [(index, value) for index, value in enumerate(values) if not value.faults]
         self.has_answers = self.has_answers or any(value.is_answered for _, value in sound)
         self.num_greetings += sum(value.begins_with_answer for _, value in sound)
-        examples: list[tuple[int, dialogues.Turns, str | None]]
+        self.num_calls += sum(len(value.calls) for _, value in sound)
+        examples: list[tuple[int, dialogues.Turns, str | None]] = []
         if self.has_answers:
             self.num_open += sum(not value.is_answered for _, value in sound)
-            examples = [(index, *example) for index, value in sound for example in value.examples()]
+            for index, value in sound:
+                examples += [(index, *example) for example in value.examples()]
+                examples += [(index, value.turns, None)] if value.is_question else []
         else:
             self.num_unanswered += len(sound)
             examples = [(index, value.turns, None) for index, value in sound]
@@ -226,8 +231,10 @@ class _DialoguePairing:
         counts = (
             (
                 self.num_open,
-                "dialogues that end with a turn of another than the assistant, which is left out as it has no answer",
+                "dialogues that end with a turn of another than the assistant: it is no example to learn or to score, "
+                "but predict answers it",
             ),
+            (self.num_calls, "turns that call a tool, which later turns read, but which are not learnt as answers"),
             (self.num_greetings, "dialogues that begin with a turn of the assistant, which answers nothing"),
             (
                 self.num_unanswered,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import chain
@@ -24,7 +24,7 @@ from mapsto.task.label_spelling import merged_spellings
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Located, is_located, located_port
-from mapsto.text.pairs.dialogues import ANSWER, MESSAGES, PROMPT
+from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 from mapsto.text.pairs.groups import Partners, number_components, pair_in_rings
 
 # Number of cells by which it is decided what kinds a column can hold.
@@ -224,16 +224,23 @@ class _Reader:
     faults: dict[int, list[Finding]] = field(default_factory=dict)
 
     def column(
-        self, port: Port, kind: type[Source] | type[Target], prepare: Callable[[object], object] = lambda cell: cell
+        self,
+        port: Port,
+        kind: type[Source] | type[Target],
+        prepare: Callable[[object], object] = lambda cell: cell,
+        skipped: Collection[int] = (),
     ) -> list[Any]:
         """Return the values in a port's column; None for each unreadable cell, about which a finding is added.
 
-        kind: the kind as which cells are read. prepare: changes each cell before.
+        kind: the kind as which cells are read. prepare: changes each cell before. skipped: rows that get None without a finding.
         """
         assert port.column is not None
-        values = []
+        values: list[Any] = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
         for row, cell in enumerate(self.table.column(port.column)):
+            if row in skipped:
+                values.append(None)
+                continue
             try:
                 values.append(kind.read(prepare(cell) if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
@@ -319,8 +326,11 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
 
     sources = [read_source(port) for port in arrow.sources]
     answer_ports = list(zip(arrow.targets, kinds.answering(arrow), strict=True)) if answers else []
+    questions = _find_questions(arrow, table) if answers else set()
     targets = [
-        [None] * len(table) if port.restores is not None or port.column is None else reader.column(port, target)
+        [None] * len(table)
+        if port.restores is not None or port.column is None
+        else reader.column(port, target, skipped=questions)
         for port, target in answer_ports
     ]
     # An answer in raw coordinates can only be checked together with the source value that it refers to.
@@ -331,7 +341,16 @@ def load_rows(arrow: Arrow, table: Table, answers: bool = True, keep_unreadable:
             values = sources[located_port(target, [source.kind for source in arrow.sources])]
             reader.place_answers(port, target, column, values)
     rows = Rows(arrow, table, sources, targets, np.arange(len(table)), reader.all_faults())
+    if questions:
+        rows = rows.select(np.array([row for row in range(len(table)) if row not in questions], np.int64))
     return rows if keep_unreadable or not rows.faults else rows.readable()
+
+
+def _find_questions(arrow: Arrow, table: Table) -> set[int]:
+    """Return the rows of a table that are the last turn of a dialogue without an answer, which only prediction reads."""
+    if not {ANSWER, MESSAGES, DIALOGUE} <= set(table.columns) or all(port.column != ANSWER for port in arrow.targets):
+        return set()
+    return {row for row, answer in enumerate(table.column(ANSWER)) if answer is None}
 
 
 def _load_groups(arrow: Arrow, table: Table, answers: bool) -> Rows:

@@ -290,8 +290,8 @@ def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
 
 def _table(part: FilePart, names: Iterable[str]) -> Table:
     """Return a part of a file as a table with the columns `names`; a column that the part lacks is filled with None."""
-    data = {name: part.column(name) for name in names}
-    return Table(data, [(part.file, row) for row in part.rows], part.rejected, names_columns=part.names_columns)
+    data, origins = {name: part.column(name) for name in names}, [(part.file, row) for row in part.rows]
+    return Table(data, origins, part.rejected, part.remarks, names_columns=part.names_columns)
 
 
 def _require_once(names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from mapsto.data.table import Table, stream_tables
 from mapsto.errors import DataError, Finding
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
+from mapsto.text.generated_text import LIMIT
 
 
 class Engine(Protocol):
@@ -84,7 +85,7 @@ class AnsweredRows:
         nested: bool = False,
     ) -> None:
         self.source, self.encoding = source, encoding
-        self.num_rows = self.num_failed = self.num_withheld = 0
+        self.num_rows = self.num_failed = self.num_withheld = self.num_stopped = 0
         self._file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
         # Dicts without values: sets that keep the order.
         row_columns: dict[str, None] = {}
@@ -99,6 +100,7 @@ class AnsweredRows:
                 self._file.write(json.dumps(cells) + "\n")
                 self.num_failed += "error" in answer
                 self.num_withheld += is_withheld(answer)
+                self.num_stopped += is_stopped(answer)
             self.num_rows += len(answers)
         # Later tables of a source may have further columns, so names are final only now.
         self._row_columns = list(row_columns)
@@ -133,6 +135,12 @@ class AnsweredRows:
 def is_withheld(answer: dict[str, Any]) -> bool:
     """Return whether an answer, or one of several in it, is blank because it is too unsure or its row too unfamiliar."""
     return any(is_withheld(value) if isinstance(value, dict) else value is None for value in answer.values())
+
+
+def is_stopped(answer: dict[str, Any]) -> bool:
+    """Return whether an answer, or one of several in it, was stopped at the maximum number of tokens."""
+    parts = [part for part in answer.values() if isinstance(part, dict)]
+    return answer.get("ended") == LIMIT or any(map(is_stopped, parts))
 
 
 def _to_cell(value: Any) -> Any:

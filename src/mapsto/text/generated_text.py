@@ -37,6 +37,8 @@ from mapsto.text.pairs.differences import find_differences, mark_runs
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 from mapsto.text.pairs.unsupported import Unsupported, find_unsupported, share, unsupported_counts
 
+# The reason why an answer ended that was stopped at the maximum number of tokens.
+LIMIT = "limit"
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
 # That of a published model whose folder states none.
@@ -245,7 +247,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
                 self.kind: answer.text,
                 "probability": answer.mean_probability,
                 "log_probability": answer.log_probability,
-                "ended": "end" if answer.is_ended else "limit",
+                "ended": "end" if answer.is_ended else LIMIT,
             }
             for answer in _unpack(output)
         ]

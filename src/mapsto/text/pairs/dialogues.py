@@ -1,8 +1,8 @@
 """Read dialogues and instructions with their answers, in the forms in which data sets for chat models are published.
 
 A dialogue is a list of turns: {"role", "content"} (the messages of OpenAI and of Hugging Face data sets) or {"from", "value"}
-(ShareGPT). Each turn of the assistant is an example of its own, which is answered from all turns before it. Alpaca's rows have
-an instruction, an input, which may be empty, and an output.
+(ShareGPT). Each turn of the assistant is an example of its own, which is answered from all turns before it; a call of a tool is
+read by later turns, but is no answer. Alpaca's rows have an instruction, an input, which may be empty, and an output.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ PROMPT, MESSAGES, ANSWER, DIALOGUE = "prompt", "messages", "answer", "dialogue"
 INSTRUCTION, INPUT, OUTPUT = "instruction", "input", "output"
 # A column with the instructions to the assistant, which some data sets keep apart from the turns.
 SYSTEM = "system"
+# The name of a turn in which the assistant calls a tool. It is not learnt: it is a command to a program, and no answer to anyone.
+CALL = "function_call"
 # The roles in a chat template by the names that data sets have for them.
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "bing", "bard", "function_call"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "bing", "bard", CALL), "assistant"),
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("tool", "function", "observation", "ipython"), "tool"),
 }
+# The roles after whose turn the assistant is to answer.
+ASKING = ("user", "tool")
 # The keys of a turn's role and of its text.
 KEYS = (("role", "content"), ("from", "value"))
 # Begins a turn in the text of a dialogue.
@@ -58,15 +62,22 @@ class Dialogue:
     """The turns of a dialogue, each {"role", "content"} with a role among the values of ROLES.
 
     faults: the reasons, in words, why it cannot be used; empty for a sound dialogue.
+    calls: the indices of the turns in which the assistant calls a tool.
     """
 
     turns: Turns
     faults: tuple[str, ...] = ()
+    calls: frozenset[int] = frozenset()
 
     @property
     def is_answered(self) -> bool:
-        """Return whether the last turn is the assistant's."""
-        return bool(self.turns) and self.turns[-1]["role"] == "assistant"
+        """Return whether the last turn is an answer of the assistant."""
+        return bool(self.turns) and self.turns[-1]["role"] == "assistant" and len(self.turns) - 1 not in self.calls
+
+    @property
+    def is_question(self) -> bool:
+        """Return whether the assistant is to answer the last turn, which is the user's or a tool's."""
+        return bool(self.turns) and self.turns[-1]["role"] in ASKING
 
     @property
     def begins_with_answer(self) -> bool:
@@ -78,7 +89,9 @@ class Dialogue:
         return [
             (self.turns[:index], turn["content"])
             for index, turn in enumerate(self.turns)
-            if turn["role"] == "assistant" and any(earlier["role"] == "user" for earlier in self.turns[:index])
+            if turn["role"] == "assistant"
+            and index not in self.calls
+            and any(earlier["role"] == "user" for earlier in self.turns[:index])
         ]
 
 
@@ -97,6 +110,7 @@ def read_dialogue(cell: Any, instructions: str | None = None) -> Dialogue:
         forms = " or ".join(f'{{"{role}": …, "{content}": …}}' for role, content in KEYS)
         return Dialogue([], (f"a dialogue is a list of turns, each {forms}",))
     turns: Turns = []
+    calls: list[int] = []
     faults: list[str] = []
     for number, turn in enumerate(_turns(cell), 1):
         role_key, content_key = _keys(turn) or KEYS[0]
@@ -108,10 +122,13 @@ def read_dialogue(cell: Any, instructions: str | None = None) -> Dialogue:
             faults.append(f"turn {number} is a system message in the middle of the dialogue; it belongs in front")
         elif fault:
             faults.append(f"turn {number}, of the {role}, {fault}")
+        if str(turn[role_key]).strip().lower() == CALL or (_is_empty(turn[content_key]) and _has_calls(turn)):
+            calls.append(len(turns))
         turns.append({"role": role or "", "content": content})
     if instructions and turns[0]["role"] != SYSTEM:
         turns.insert(0, {"role": SYSTEM, "content": instructions})
-    return Dialogue(turns, tuple(faults))
+        calls = [index + 1 for index in calls]
+    return Dialogue(turns, tuple(faults), frozenset(calls))
 
 
 def to_text(turns: Sequence[Mapping[str, str]]) -> str:
@@ -147,13 +164,24 @@ def _keys(turn: Mapping[str, Any]) -> tuple[str, str] | None:
     return next((keys for keys in KEYS if set(keys) <= turn.keys()), None)
 
 
+def _has_calls(turn: Mapping[str, Any]) -> bool:
+    """Return whether a turn has calls of tools beside its text."""
+    calls = turn.get("tool_calls")
+    return calls is not None and len(calls) > 0
+
+
+def _is_empty(content: Any) -> bool:
+    """Return whether the text of a turn is missing or blank."""
+    return content is None or (isinstance(content, str) and not content.strip())
+
+
 def _read_content(content: Any, tool_calls: Any) -> tuple[str, str]:
     """Return the text of a turn, and its fault in words or "".
 
     content: a text, or a list of parts {"type": "text", "text": …}. tool_calls: the calls of tools in a turn without text, which
     become its text as JSON; else None.
     """
-    if content is None and tool_calls is not None and len(tool_calls):
+    if _is_empty(content) and tool_calls is not None and len(tool_calls):
         return json.dumps(list(tool_calls), ensure_ascii=False, default=str), ""
     if isinstance(content, list | tuple | np.ndarray):
         for part in content:
