@@ -439,3 +439,17 @@ def test_compare_has_a_baseline_without_a_network(tmp_path: Path) -> None:
     found = mapsto.compare("text -> tags", make_rows(60), test=make_rows(30, 5), out=tmp_path, **options)
     text = (tmp_path / "results.json").read_text(encoding="utf-8")
     assert "the commonest tag of each word" in text and "found" in text and found is not None
+
+
+def test_the_calibration_error_is_that_of_predicted_spans() -> None:
+    target = Tags(["O", "B-x", "I-x"])
+    # Two rows: one right span at 0.9 and one wrong at 0.7, and a row without any.
+    output = target.pad(
+        [
+            torch.tensor([[-1.0, -1, -1, 0.8], [0, 3, 0, 0.9], [4, 6, 0, 0.7]]),
+            torch.tensor([[-1.0, -1, -1, 0.6]]),
+        ]
+    )
+    metric, *arrays = target.metrics(output, [(Span(0, 3, "x"),), (Span(0, 3, "x"),)])["calibration_error"]
+    assert metric(*arrays) == pytest.approx((0.1 + 0.7) / 2)
+    assert metric(*(array[1:] for array in arrays)) == 0, "without a predicted span nothing is claimed"

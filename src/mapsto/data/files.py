@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data import readers
+from mapsto.data import conll, readers
 from mapsto.errors import DataError, Finding
 from mapsto.task.target_capabilities import Located
 from mapsto.text.pairs import parallel_lines
@@ -184,7 +184,8 @@ def _list_brat(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | 
     if num_left_out:
         names = ", ".join(f"{count:,} {name}" for name, count in num_left_out.most_common())
         remarks.append(Finding(str(path), None, None, None, f"left out, since they are no tags: {names}"))
-    data = {"text": [document.text for document in documents], "tags": [document.cell for document in documents]}
+    cells = ([document.text for document in documents], [document.cell for document in documents])
+    data: dict[str, list[Any]] = dict(zip(conll.COLUMNS, cells, strict=True))
     return FileListing(texts, data, remarks, names_columns=False)
 
 

@@ -437,8 +437,8 @@ class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the gaps between probability and correctness of the predicted spans of each row, see `calibration_gaps`."""
         spans = [
-            (row, probability, span in set(answer))
-            for row, (row_output, answer) in enumerate(zip(output, answers, strict=True))
+            (row, probability, span in true_spans)
+            for row, (row_output, true_spans) in enumerate(zip(output, map(set, answers), strict=True))
             for span, probability in self._predicted(row_output)
         ]
         rows, probabilities, is_right = np.array(spans, np.float64).reshape(-1, 3).T
