@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 MAX_BYTES = 2**28
 
 # Pixels that are converted to RGB at once, so that no second copy of a large image is made.
-BAND_PIXELS = 2**18
+BAND_PIXELS = 2**19
 
 # The colours of boxes drawn into an image, one for each class.
 BOX_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
@@ -70,10 +70,7 @@ def decode_image(content: bytes) -> Pixels:
     pillow = load_pillow()
     with _explaining_damage():
         plain = _sized_picture(content)
-        image = pillow.Image.open(io.BytesIO(plain.content), formats=[plain.format])
-        if image.size != (plain.width, plain.height):
-            raise Unreadable("the picture is damaged: its headers state different sizes")
-        return turn(_load_pixels(pillow, image), plain.orientation)
+        return turn(_decode(pillow, plain), plain.orientation)
 
 
 def read_frame(path: str | Path) -> tuple[int, int, int]:
@@ -87,6 +84,14 @@ def read_frame(path: str | Path) -> tuple[int, int, int]:
     is_transposed = plain.orientation >= FIRST_TRANSPOSED
     width, height = (plain.height, plain.width) if is_transposed else (plain.width, plain.height)
     return width, height, plain.orientation
+
+
+def _decode(pillow: Any, plain: PlainPicture) -> Pixels:
+    """Return the pixels (h, w, 3) of an image as they are stored. Pillow's own are freed before they are turned."""
+    image = pillow.Image.open(io.BytesIO(plain.content), formats=[plain.format])
+    if image.size != (plain.width, plain.height):
+        raise Unreadable("the picture is damaged: its headers state different sizes")
+    return _load_pixels(pillow, image)
 
 
 def _sized_picture(content: bytes) -> PlainPicture:
