@@ -37,6 +37,7 @@ from mapsto.options import Options
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import parse
 from mapsto.vision import augmentation, image_io, image_value, resize
+from mapsto.vision.decoding import budget
 from mapsto.vision.image_value import ImageValue
 from mapsto.vision.patch_embedding import HEADER_BYTES
 from mapsto.vision.resize import Resizer
@@ -112,7 +113,7 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "empty.png").touch()
     with (tmp_path / "large.png").open("wb") as stream:
         stream.truncate(image_io.MAX_BYTES + 1)
-    monkeypatch.setattr(image_io, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(budget, "MAX_PIXELS", 5000)
     for cell, said in (
         (b"plain text", "no picture of a known format"),
         (str(tmp_path / "cut.jpg"), "damaged"),

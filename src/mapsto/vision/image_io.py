@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from mapsto.task.source_capabilities import FAINTEST_SHADE
-from mapsto.vision.decoding.budget import MAX_PIXELS
+from mapsto.vision.decoding import budget
 from mapsto.vision.decoding.orientation import FIRST_TRANSPOSED, ORIENTATION, TURNS, exif_orientation, turn
-from mapsto.vision.decoding.plain import plain_picture
+from mapsto.vision.decoding.plain import PlainPicture, plain_picture
 from mapsto.vision.pixels import BACKGROUND, Pixels, Unreadable, load_pillow
 from mapsto.vision.resize import Resizer
 
@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 MAX_BYTES = 2**28
 
 # Pixels that are converted to RGB at once, so that no second copy of a large image is made.
-BAND_PIXELS = 2**20
+BAND_PIXELS = 2**19
 
 # The colours of boxes drawn into an image, one for each class.
 BOX_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d", "#0e7490")
@@ -69,12 +69,8 @@ def decode_image(content: bytes) -> Pixels:
     """
     pillow = load_pillow()
     with _explaining_damage():
-        plain = plain_picture(content)
-        _require_small(plain.width, plain.height)
-        image = pillow.Image.open(io.BytesIO(plain.content), formats=[plain.format])
-        if plain.width is not None and image.size != (plain.width, plain.height):
-            raise Unreadable("the picture is damaged: its headers state different sizes")
-        return turn(_load_pixels(pillow, image), plain.orientation)
+        plain = _sized_picture(content)
+        return turn(_decode(pillow, plain), plain.orientation)
 
 
 def read_frame(path: str | Path) -> tuple[int, int, int]:
@@ -84,13 +80,30 @@ def read_frame(path: str | Path) -> tuple[int, int, int]:
     """
     content = read_image_bytes(path)
     with _explaining_damage():
-        plain = plain_picture(content)
-        _require_small(plain.width, plain.height)
-    if not plain.width or not plain.height:
-        raise Unreadable("the picture is damaged: its headers state no size")
+        plain = _sized_picture(content)
     is_transposed = plain.orientation >= FIRST_TRANSPOSED
     width, height = (plain.height, plain.width) if is_transposed else (plain.width, plain.height)
     return width, height, plain.orientation
+
+
+def _decode(pillow: Any, plain: PlainPicture) -> Pixels:
+    """Return the pixels (h, w, 3) of an image as they are stored. Pillow's own are freed before they are turned."""
+    image = pillow.Image.open(io.BytesIO(plain.content), formats=[plain.format])
+    if image.size != (plain.width, plain.height):
+        raise Unreadable("the picture is damaged: its headers state different sizes")
+    return _load_pixels(pillow, image)
+
+
+def _sized_picture(content: bytes) -> PlainPicture:
+    """Return an encoded image without its metadata.
+
+    Raises Unreadable if its headers state no size, or if it takes too much time or memory to decode.
+    """
+    plain = plain_picture(content)
+    if not plain.width or not plain.height:
+        raise Unreadable("the picture is damaged: its headers state no size")
+    budget.require_few_pixels(plain.width, plain.height)
+    return plain
 
 
 def is_pillow_image(value: object) -> bool:
@@ -105,7 +118,7 @@ def pillow_pixels(image: Any) -> Pixels:
     """
     pillow = load_pillow()
     with _explaining_damage():
-        _require_small(*image.size)
+        budget.require_few_pixels(*image.size)
         pixels = _load_pixels(pillow, image)
         return turn(pixels, _pillow_orientation(image))
 
@@ -122,12 +135,6 @@ def _explaining_damage() -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(f"the picture is damaged: {str(error) or type(error).__name__}") from error
-
-
-def _require_small(width: int | None, height: int | None) -> None:
-    """Raise Unreadable if an image has more pixels than are read. Checked before decoding, which would take the memory."""
-    if width is not None and height is not None and width * height > MAX_PIXELS:
-        raise Unreadable(f"{width:,} × {height:,} pixels are more than the {MAX_PIXELS:,} that are read")
 
 
 def _pillow_orientation(image: Any) -> int:

@@ -10,11 +10,11 @@ from mapsto.vision.pixels import Unreadable
 # Bytes that decoding may take beyond three a pixel.
 MAX_EXTRA_BYTES = 256_000_000
 
-# The largest picture in pixels.
+# The largest picture in pixels. Pillow holds four bytes for each, beside the three of the decoded one.
 MAX_PIXELS = 64_000_000
 
-# JPEG: coefficients that are held until the last scan of a progressive file, two bytes each.
-MAX_COEFFICIENTS = MAX_EXTRA_BYTES // 2
+# JPEG: coefficients of a progressive file, which are held until its last scan, and bytes of its scans and of others.
+MAX_COEFFICIENTS, MAX_PROGRESSIVE_BYTES, MAX_JPEG_BYTES = 75_000_000, 40_000_000, 96_000_000
 # Coefficients times scans; a usual progressive file has 10 scans.
 MAX_SCANNED, USUAL_SCANS = 1_500_000_000, 16
 # Samples of a JPEG with arithmetic coding, which is some times as slow as Huffman coding.
@@ -26,16 +26,29 @@ WEBP_BYTES = 16
 # BMP with run lengths is decoded by Python, run by run and in parts pixel by pixel.
 MAX_RUN_PIXELS, MAX_RUN_BYTES = 8_000_000, 2_000_000
 
-# TIFF: samples of LZMA, and the number of its compression.
-MAX_LZMA, LZMA = 24_000_000, 34925
+# TIFF: samples of LZMA, and the numbers of its compression and of JPEG's.
+MAX_LZMA, LZMA, JPEG = 24_000_000, 34925, (6, 7)
 
 
-def require_cheap_coefficients(samples: float) -> None:
-    """Raise Unreadable if the coefficients of a progressive JPEG take too much memory. samples: of all components."""
-    if samples > MAX_COEFFICIENTS:
+def require_few_pixels(width: int, height: int) -> None:
+    """Raise Unreadable if a picture has more pixels than are read."""
+    if width * height > MAX_PIXELS:
+        raise Unreadable(f"{width:,} × {height:,} pixels are more than the {MAX_PIXELS:,} that are read")
+
+
+def require_cheap_progressive(samples: float, size: int) -> None:
+    """Raise Unreadable if a progressive JPEG takes too much time or memory. samples: of all components. size: its bytes."""
+    if samples > MAX_COEFFICIENTS or size > MAX_PROGRESSIVE_BYTES:
         raise Unreadable(
-            f"a progressive JPEG of {samples:,.0f} samples takes {2 * samples / 1e6:,.0f} MB to decode; save it as baseline"
+            f"a progressive JPEG has at most {MAX_COEFFICIENTS:,} samples in {MAX_PROGRESSIVE_BYTES:,} bytes; "
+            f"this has {samples:,.0f} in {size:,}: save it as baseline"
         )
+
+
+def require_cheap_jpeg(size: int) -> None:
+    """Raise Unreadable if the scans of JPEG in a file have too many bytes, each of which takes some 15 ns. size: their bytes."""
+    if size > MAX_JPEG_BYTES:
+        raise Unreadable(f"{size:,} bytes of JPEG are more than the {MAX_JPEG_BYTES:,} that are decoded")
 
 
 def require_cheap_arithmetic(samples: float) -> None:
@@ -72,11 +85,14 @@ def require_small_strips(pixels: int, strip_bytes: int) -> None:
         raise Unreadable(f"a strip of this TIFF takes {strip_bytes / 1e6:,.0f} MB to decode; save it in smaller strips")
 
 
-def require_cheap_tiff(compression: int, strip_samples: int, scans: int, samples: int) -> None:
+def require_cheap_tiff(compression: int, size: int, strip_samples: int, scans: int, samples: int) -> None:
     """Raise Unreadable if decoding a TIFF takes too long.
 
-    strip_samples, samples: of the largest strip or tile, and of the picture. scans: an upper bound of the scans of JPEG in it.
+    compression: its number. size: bytes of the file. strip_samples, samples: of the largest strip or tile, and of the picture.
+    scans: an upper bound of the scans of JPEG in it.
     """
+    if compression in JPEG:
+        require_cheap_jpeg(size)
     if compression == LZMA and samples > MAX_LZMA:
         raise Unreadable(f"a TIFF with LZMA has at most {MAX_LZMA:,} samples; this has {samples:,}")
     if scans * strip_samples > max(MAX_SCANNED, USUAL_SCANS * samples):

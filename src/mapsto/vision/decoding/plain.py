@@ -6,6 +6,7 @@ are cut out before, of each format that is read. This costs a scan of the header
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 import zlib
@@ -21,7 +22,7 @@ from mapsto.vision.pixels import Unreadable
 MAX_PARTS = 200_000
 
 # JPEG: markers without a segment, the start of a scan, frames, and those frames whose coefficients come in many scans.
-ALONE, START_OF_SCAN = {0x01, *range(0xD0, 0xD9)}, 0xDA
+ALONE, START_OF_SCAN = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}, 0xDA
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE, ARITHMETIC = {0xC2, 0xC6, 0xCA, 0xCE}, {*range(0xC9, 0xD0)}
 APP0, APP1, APP14, COMMENT = 0xE0, 0xE1, 0xEE, 0xFE
@@ -42,14 +43,14 @@ WEBP_CHUNKS, WEBP_FLAGS = {b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"}
 class PlainPicture:
     """A picture without metadata.
 
-    format: Pillow's name of the format. content: the file. width, height: of the stored pixels; None where the headers are
+    format: Pillow's name of the format. content: the file. width, height: of the stored pixels; 0 where the headers are
     damaged. orientation: the value of EXIF's tag, 1 if it has none.
     """
 
     format: str
     content: bytes
-    width: int | None
-    height: int | None
+    width: int
+    height: int
     orientation: int = 1
 
 
@@ -89,25 +90,23 @@ def _require_few(count: int, noun: str) -> None:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of each segment of a JPEG up to the first scan; the last one begins at what is not understood.
+    """Yield (marker, start, end) of each segment of a JPEG up to the first scan; the last one is the rest of the file.
 
-    The start is that of the marker.
+    The start is that of the marker. Bytes between segments are skipped, as decoders do.
     """
-    position = count = 0
-    while position + 4 <= len(content) and content[position] == 0xFF:
-        marker, start = content[position + 1], position
-        if marker == 0xFF or marker in ALONE:
-            position += 1 if marker == 0xFF else 2
-        else:
-            position += 2 + int.from_bytes(content[position + 2 : position + 4])
-        is_short = marker not in {0xFF, *ALONE} and position < start + 4
-        if marker == START_OF_SCAN or position > len(content) or is_short:
-            position = start
-            break
-        count += 1
+    position = 0
+    for count in itertools.count():
         _require_few(count, "segments")
-        yield marker, start, position
-    yield START_OF_SCAN, position, len(content)
+        start = content.find(b"\xff", position)
+        marker = content[start + 1] if 0 <= start < len(content) - 1 else START_OF_SCAN
+        # Of two bytes 0xFF the second one begins the next marker.
+        size = 0 if marker in ALONE else int.from_bytes(content[start + 2 : start + 4])
+        end = start + 1 if marker == 0xFF else start + 2 + size
+        if marker == START_OF_SCAN or end > len(content) or (marker not in ALONE and size < 2):
+            yield START_OF_SCAN, max(start, position), len(content)
+            return
+        yield marker, start, end
+        position = end
 
 
 def _strip_jpeg(content: bytes) -> PlainPicture:
@@ -128,7 +127,7 @@ def _strip_jpeg(content: bytes) -> PlainPicture:
             frame = marker, body
     plain = _join(content, extents)
     if frame is None:
-        return PlainPicture("JPEG", plain, None, None, exif or xmp or 1)
+        return PlainPicture("JPEG", plain, 0, 0, exif or xmp or 1)
     height, width = struct.unpack_from(">HH", frame[1], 1)
     first_scan = len(plain) - (extents[-1][1] - extents[-1][0])
     _require_cheap_jpeg(plain, first_scan, frame, width * height)
@@ -144,11 +143,12 @@ def _require_cheap_jpeg(content: bytes, first_scan: int, frame: tuple[int, bytes
     num_components = body[5]
     factors = [(sampling >> 4) * (sampling & 15) for sampling in body[7 : 6 + 3 * num_components : 3]]
     samples = pixels * sum(factors) / max(1, *factors)
+    budget.require_cheap_jpeg(len(content) - first_scan)
     if marker in ARITHMETIC:
         budget.require_cheap_arithmetic(samples)
     # One scan of all components is decoded row by row, and what follows it is not read.
     if marker in PROGRESSIVE or content[first_scan + 4 : first_scan + 5] != bytes([num_components]):
-        budget.require_cheap_coefficients(samples)
+        budget.require_cheap_progressive(samples, len(content) - first_scan)
         most = budget.most_scans(samples)
         # The count of the two bytes is quick and never too low, but includes what follows the picture.
         if content.count(b"\xff\xda") > most and _num_scans(content, first_scan, most) > most:
@@ -186,7 +186,7 @@ def _strip_png(content: bytes) -> PlainPicture:
         position = end
         if kind == b"IEND":
             break
-    width, height = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (None, None)
+    width, height = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
     return PlainPicture("PNG", _join(content, extents), width, height, orientation or 1)
 
 
@@ -230,7 +230,7 @@ def _strip_webp(content: bytes) -> PlainPicture:
         count += 1
         _require_few(count, "chunks")
         position = end
-    width, height = size or (None, None)
+    width, height = size or (0, 0)
     if size:
         budget.require_small_webp(size[0] * size[1])
     plain = _join(content, extents)
@@ -260,7 +260,7 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
 def _strip_gif(content: bytes) -> PlainPicture:
     """Return a GIF without the comments and extensions before its first picture, but for those that control how it is shown."""
     if len(content) < 13:
-        return PlainPicture("GIF", content, None, None)
+        return PlainPicture("GIF", content, 0, 0)
     width, height, flags = struct.unpack_from("<HHB", content, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     extents, count = [(0, position)], 0
@@ -284,11 +284,11 @@ def _strip_gif(content: bytes) -> PlainPicture:
 
 def _read_bmp(content: bytes) -> PlainPicture:
     """Return a BMP, which has no metadata."""
-    if len(content) < 34:
-        return PlainPicture("BMP", content, None, None)
+    if len(content) < 26:
+        return PlainPicture("BMP", content, 0, 0)
     (header,) = struct.unpack_from("<I", content, 14)
     width, height = struct.unpack_from("<HH" if header == 12 else "<ii", content, 18)
-    (compression,) = struct.unpack_from("<I", content, 30)
+    compression = int.from_bytes(content[30:34], "little")
     if header > 12 and compression in (1, 2):
         budget.require_cheap_runs(abs(width * height), len(content))
     return PlainPicture("BMP", content, abs(width), abs(height))

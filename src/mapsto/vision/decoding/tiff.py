@@ -33,7 +33,7 @@ PIXEL_TAGS = {
 
 # Bytes of a value by its type, and the types of whole numbers for numpy.
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-WHOLE_TYPES = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8"}
+WHOLE_TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "u1", 8: "u2", 9: "u4", 13: "u4", 16: "u8", 17: "u8"}
 
 # The most strips or tiles, and the most bytes of any other tag (a palette of 16 bits has 384 KiB).
 MAX_STRIPS, MAX_TAG_BYTES = 100_000, 2**20
@@ -89,7 +89,7 @@ class _Directory:
                 raise Unreadable(f"{count:,} values of the tag {tag} are more than are read")
 
 
-def plain_tiff(content: bytes) -> tuple[bytes, int | None, int | None, int]:
+def plain_tiff(content: bytes) -> tuple[bytes, int, int, int]:
     """Return (content, width, height, orientation) of a TIFF with the tags of the pixels of its first picture alone.
 
     Raises Unreadable if decoding it would take too much time or memory.
@@ -99,7 +99,7 @@ def plain_tiff(content: bytes) -> tuple[bytes, int | None, int | None, int]:
         (start,) = struct.unpack_from(order + ("Q" if is_big else "I"), content, 8 if is_big else 4)
         (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), content, start)
     except (struct.error, OverflowError):
-        return content, None, None, 1  # Pillow says what is wrong with it
+        return content, 0, 0, 1  # Pillow says what is wrong with it
     head, width = (8, 20) if is_big else (2, 12)
     first = start + head
     count = min(count, 2**16 - 1, max(0, len(content) - first) // width)
@@ -114,7 +114,7 @@ def plain_tiff(content: bytes) -> tuple[bytes, int | None, int | None, int]:
     plain = content
     if len(directory.entries) < len(entries) or content[first + width * count :][: 8 if is_big else 4].strip(b"\0"):
         plain = _rewrite(directory, start, head, first + width * count)
-    return plain, directory.value(WIDTH, 0) or None, directory.value(HEIGHT, 0) or None, orientation
+    return plain, directory.value(WIDTH, 0), directory.value(HEIGHT, 0), orientation
 
 
 def _orientation(directory: _Directory) -> int:
@@ -144,17 +144,18 @@ def _rewrite(directory: _Directory, start: int, head: int, end: int) -> bytes:
 def _require_cheap(directory: _Directory) -> None:
     """Raise Unreadable if decoding the picture takes too much time or memory."""
     width, height = directory.value(WIDTH, 0), directory.value(HEIGHT, 0)
+    budget.require_few_pixels(width, height)
     is_tiled = TILE_OFFSETS in directory.entries
     across = directory.value(TILE_WIDTH, width) if is_tiled else width
     down = directory.value(TILE_HEIGHT, height) if is_tiled else min(height, directory.value(STRIP_ROWS, height))
     bits, samples = directory.value(BITS, 1), directory.value(SAMPLES, 1)
-    # Pillow decodes a strip to its own samples, or to four bytes a pixel.
-    strip_bytes = across * down * max(4, -(-bits * samples // 8))
     compression, content = directory.value(COMPRESSION, 1), directory.content
-    budget.require_small_strips(width * height, 0 if compression == 1 else strip_bytes)
+    # A strip of JPEG is decoded to four bytes a pixel; what is not compressed is not held twice.
+    pixel_bytes = 4 if compression in budget.JPEG else -(-bits * samples // 8)
+    budget.require_small_strips(width * height, 0 if compression == 1 else across * down * pixel_bytes)
     # Strips that share their bytes would be read again and again.
     sizes = directory.values(TILE_SIZES if is_tiled else STRIP_SIZES)
     if int(sizes.sum()) > 2 * len(content) and len(sizes) > 1:
         raise Unreadable("the strips of this TIFF have more bytes than the file")
-    scans = content.count(b"\xff\xda") if compression in (6, 7) else 0
-    budget.require_cheap_tiff(compression, across * down * samples, scans, width * height * samples)
+    scans = content.count(b"\xff\xda") if compression in budget.JPEG else 0
+    budget.require_cheap_tiff(compression, len(content), across * down * samples, scans, width * height * samples)
