@@ -109,13 +109,13 @@ def _describe_generation(mapping: Mapping, target: Target) -> dict[str, Any]:
     token_bytes = cache_bytes(stack)
     longest = min(target.longest, stack.max_tokens)
     # Source tokens take as much in the cache of cross-attention, or of the stack that reads both.
-    most = ANSWERS_AT_ONCE * (longest + mapping.config.max_tokens) * token_bytes
+    num_bytes = ANSWERS_AT_ONCE * (longest + mapping.config.max_tokens) * token_bytes
     decoder = (
         {} if mapping.config.answer_decoder is None else {"decoder": f"{stack.layers} layers with cross-attention"}
     )
     return decoder | {
         "longest answer": f"{longest} tokens",
-        "memory of decoding": f"{token_bytes / 1024:,.1f} KB a token, at most {most / 2**20:,.0f} MB",
+        "memory of decoding": f"{token_bytes / 1024:,.1f} KB a token, at most {num_bytes / 2**20:,.0f} MB",
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -98,19 +97,17 @@ def keep_head(target: Target, start: StartingModel, answers: Sequence[Any], say:
     if not published or not isinstance(target, Classes) or target.classes:
         return
     target.classes = list(published)
-    names, answered = (
-        list(target.known_names),
-        Counter(name for answer in answers for name in target.class_names(answer)),
-    )
-    if unknown := [name for name in answered if name not in names]:
+    names = list(target.known_names)
+    labels = dict.fromkeys(name for answer in answers for name in target.class_names(answer))
+    if unknown := [label for label in labels if label not in names]:
         target.classes = []
         say(
-            f"note: the head of the start is not used: it answers {_listed(names)}, and the rows have {_listed(unknown)}; "
-            "labels written as the head's keep it"
+            f"note: the head of the start is not used: it answers {_quote_first(names)}, and the rows have "
+            f"{_quote_first(unknown)}; labels written as the head's keep it"
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quote_first(names: Sequence[str]) -> str:
     """Return the first few of several names, quoted, for a message."""
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 

@@ -310,9 +310,9 @@ class Predictor:
             self.mapping, examples, port, self.device, self.decoding, constraint=self.constraints[port]
         )
         for row, alternatives in generated:
-            best, *others = target.decode(target.pack(alternatives))
+            best, *further = target.decode(target.pack(alternatives))
             is_sampled = self.decoding is not None and self.decoding.samples > 1
-            answers[row] = {**best, "others": others} if is_sampled else best
+            answers[row] = {**best, "others": further} if is_sampled else best
         return answers
 
     def _decode_pairs(self, examples: Sequence[Example]) -> list[dict[str, Any]]:

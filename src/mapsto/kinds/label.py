@@ -330,10 +330,10 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
         return {"classes": self.classes, "weights": self.weights, **({"folds": True} if self.folds else {})}
 
 
-def _is_same_number(one: str, other: str) -> bool:
+def _is_same_number(first: str, second: str) -> bool:
     """Return whether two texts are the same number, such as "1" and "1.0"."""
     try:
-        return float(one) == float(other)
+        return float(first) == float(second)
     except ValueError:
         return False
 
