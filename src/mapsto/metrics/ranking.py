@@ -67,7 +67,8 @@ class Relevance:
 class GroupRelevance(Relevance):
     """The relevance of texts to each other: all other texts of a text's groups are right for it.
 
-    group_of_row: (n,), the number of the group of each row. self_candidates: (q,), the number of the candidate that is the query itself, or
+    group_of_row: (n,), the number of the group of each row.
+    self_candidates: (q,), the number of the candidate that is the query itself, or
     −1.
     """
 
