@@ -103,15 +103,15 @@ class GroupRelevance(Relevance):
         for query, group in zip(self.query_of_row.tolist(), self.group_of_row.tolist(), strict=True):
             groups_of[query].add(group)
         return [
-            np.setdiff1d(np.concatenate([members[group] for group in sorted(groups)]), self_candidates)
-            for groups, self_candidates in zip(groups_of, self.self_candidates.tolist(), strict=True)
+            np.setdiff1d(np.concatenate([members[group] for group in sorted(groups)]), candidate)
+            for groups, candidate in zip(groups_of, self.self_candidates.tolist(), strict=True)
         ]
 
     def without_itself(self, scores: NDArray[Any], start: int) -> NDArray[Any]:
-        self_candidates = self.self_candidates[start : start + len(scores)]
-        rows = np.flatnonzero(self_candidates >= 0)
+        candidates = self.self_candidates[start : start + len(scores)]
+        rows = np.flatnonzero(candidates >= 0)
         scores = scores.copy()
-        scores[rows, self_candidates[rows]] = -np.inf
+        scores[rows, candidates[rows]] = -np.inf
         return scores
 
 
