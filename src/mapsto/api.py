@@ -275,7 +275,7 @@ def fit(
     data: a path, a DataFrame, a list of dicts or a Hugging Face data set.
     test: rows in one of the same forms that training never sees; the model is scored on them at the end.
     out: the run's folder; an unfinished run in it is resumed, bit for bit.
-    start: the starting model: a folder, a hub name or a Model; None for random weights.
+    start: the starting model: a folder, `hf:user/name` of the hub, or a Model; None for random weights.
     like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
     search: the number of hyperparameter trials on held-out rows before the fit.
     search_minutes: no trial begins after this many minutes.
@@ -343,7 +343,7 @@ def compare(
 
     out: a folder for the finished fits, report.html and results.json.
     test: rows to score on; by default a fifth of the data is set apart.
-    starts: starting models, as folders or hub names, and "scratch" for random weights.
+    starts: starting models, as folders or `hf:user/name` of the hub, and "scratch" for random weights.
     labels: numbers of labelled rows, or "all". seeds: how many random samples of each number are fitted.
     methods: how each model is fitted: "full" (all weights), "probe" (linear probe), "contrast" (contrastive, then a probe).
     shift: further rows to score on, from another source (distribution shift).

@@ -117,3 +117,15 @@ def test_a_log_is_not_appended_to_what_a_link_leads_to(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         files.open_for_appending(tmp_path / "log")
     assert (tmp_path / "victim").read_text() == "content"
+
+
+def test_a_folder_of_outputs_has_one_writer(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with files.writing_alone(folder):
+        with pytest.raises(RunError, match="another process or thread is writing"), files.writing_alone(folder):
+            pass
+        with pytest.raises(RunError, match="another process or thread is writing"), files.writing_alone(folder):
+            pass
+    with files.writing_alone(folder):
+        assert os.listdir(folder) == [".unfinished-lock"]
+    assert not os.listdir(folder)

@@ -31,6 +31,7 @@ from mapsto.files.writing import (
     sync_folder,
     write_atomic,
     write_synced,
+    writing_alone,
 )
 
 __all__ = [
@@ -61,4 +62,5 @@ __all__ = [
     "verify",
     "write_atomic",
     "write_synced",
+    "writing_alone",
 ]

@@ -122,6 +122,36 @@ def locked_folder(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+@contextmanager
+def writing_alone(folder: Path) -> Iterator[None]:
+    """Keep other writers out of a folder of outputs, which is made if there is none, during the `with` block.
+
+    Raises RunError if another process or thread writes to it, or it cannot be written.
+    """
+    path = folder / f"{TEMPORARY_PREFIX}lock"
+    with explaining_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = open_lock_file(path)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who ends deletes its lock file, and the next one makes and locks another.
+                is_locked = os.path.samestat(os.fstat(descriptor), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                is_locked = False
+            except OSError:
+                is_locked = True  # the file system knows no locks
+            if not is_locked:
+                raise RunError(f"another process or thread is writing to {folder}; name another folder, or wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
 def open_lock_file(path: Path) -> int:
     """Return the descriptor of a lock file, made if there is none; its content is never changed, and no link is followed.
 
