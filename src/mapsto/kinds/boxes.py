@@ -99,7 +99,7 @@ def _parse_box(entry: object) -> Box:
         raise BadCell("a box has a label, which is text or a number, and a list of four sides")
     try:
         left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadCell('a box has four sides: "box": [left, top, right, bottom]') from error
     if "box" not in entry:
         right, bottom = left + right, top + bottom
@@ -563,7 +563,7 @@ def _parse_list(cell: object) -> list[Any]:
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadCell("the boxes are no JSON") from error
     if isinstance(cell, dict) and _is_fault(cell):
         raise BadCell(str(cell["fault"]))
