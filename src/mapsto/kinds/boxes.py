@@ -99,7 +99,7 @@ def _parse_box(entry: object) -> Box:
         raise BadCell("a box has a label, which is text or a number, and a list of four sides")
     try:
         left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadCell('a box has four sides: "box": [left, top, right, bottom]') from error
     if "box" not in entry:
         right, bottom = left + right, top + bottom

@@ -205,7 +205,7 @@ def _turn(frame: Any) -> tuple[int, bool]:
     quarters = round(angle / QUARTER_TURN)
     # The second column of a rotation is the first one, a quarter further.
     is_turn = all(
-        abs(math.remainder(other - QUARTER_TURN * quarters, 360)) <= TOLERANCE
-        for other in (angle, math.degrees(math.atan2(c, d)))
+        abs(math.remainder(direction - QUARTER_TURN * quarters, 360)) <= TOLERANCE
+        for direction in (angle, math.degrees(math.atan2(c, d)))
     )
     return (quarters % 4, is_mirrored) if is_turn and (a or b) and (c or d) else (0, False)

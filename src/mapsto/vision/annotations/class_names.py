@@ -80,7 +80,7 @@ def _read(file: Path) -> ClassNames | None:
     try:
         text = _read_text(file)
         if not is_yaml:
-            return ClassNames(_listed(text), file)
+            return ClassNames(_names_by_line(text), file)
         # A YAML file of another name may be about anything.
         return _yaml_names(text, file) if is_usual or re.search(r"^names[ \t]*:", text, re.MULTILINE) else None
     except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def _read_text(file: Path) -> str:
     return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _listed(text: str) -> dict[int, str]:
+def _names_by_line(text: str) -> dict[int, str]:
     """Return the class names of a text with a name on each line; the number of a class is that of its line, from 0."""
     return {number: line.strip() for number, line in enumerate(text.split("\n")) if line.strip()}
 

@@ -191,7 +191,7 @@ def turn_box(box: Sequence[float], width: int, height: int, orientation: int) ->
     box: left, top, right, bottom. width, height: size of the turned picture.
     orientation: the value of EXIF's tag, from 5 to 8, which exchange rows and columns.
     """
-    left, top, right, bottom = box
-    xs = [top, bottom] if orientation in (5, 8) else [width - bottom, width - top]
-    ys = [left, right] if orientation in (5, 6) else [height - right, height - left]
+    x0, y0, x1, y1 = box
+    xs = [y0, y1] if orientation in (5, 8) else [width - y1, width - y0]
+    ys = [x0, x1] if orientation in (5, 6) else [height - x1, height - x0]
     return [xs[0], ys[0], xs[1], ys[1]]

@@ -123,8 +123,8 @@ def _cell(file: Path, image: Path, classes: ClassNames) -> BoxCell:
         for line in _lines(read_text(file)):
             line_number += 1
             if line.strip():
-                class_number, left, top, right, bottom = parse_line(line, classes.keypoints)
-                box = [left * width, top * height, right * width, bottom * height]
+                class_number, x0, y0, x1, y1 = parse_line(line, classes.keypoints)
+                box = [x0 * width, y0 * height, x1 * width, y1 * height]
                 boxes.append({"label": classes.label(class_number), "box": box})
     except Unreadable:
         return []  # reading the picture itself reports what is wrong with it
