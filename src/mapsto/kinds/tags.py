@@ -275,7 +275,7 @@ class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
     def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy of logits (m, c), divided by a temperature, summed over words, without label smoothing.
 
-        Of all words: those inside of predicted spans alone gave a lower temperature, and a larger calibration error of spans.
+        Of all words: those inside of predicted spans alone gave no better confidence of spans in the one run that was tried.
         """
         return F.cross_entropy(output, values, reduction="sum")
 
