@@ -34,6 +34,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
 
+# Names for delimiters that a shell does not pass easily.
+DELIMITERS = {"tab": "\t", "\\t": "\t"}
+
 # The values of --augment: augmentations of single rows, and methods of mixing a row with others.
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop")
 MIXTURES = ("mixup", "cutmix", "mosaic")
@@ -68,6 +71,30 @@ def splits_into_heads(width: int, heads: int) -> bool:
 def _option(default: Any, text: str) -> Any:
     """Declare a dataclass field with its default and its help text for the command line."""
     return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How text files are read, where the user says it.
+
+    encoding: the encoding of text files; None for the one that a byte order mark names, or else UTF-8.
+    delimiter: the character between the cells of csv and tsv files, or "tab"; None for the one that the file itself names
+        (`sep=;`, its header, or its suffix).
+    Raises UsageError for a delimiter of other than one character.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter is None:
+            return
+        delimiter = DELIMITERS.get(self.delimiter, self.delimiter)
+        if len(delimiter) != 1 or delimiter in "\"\r\n\0":
+            raise UsageError(
+                f"--delimiter is one character, such as ';', or tab, and no quote or line end, not {delimiter!r}"
+            )
+        object.__setattr__(self, "delimiter", delimiter)
 
 
 @cache
@@ -216,9 +243,16 @@ class DataOptions(OptionGroup):
         None, "Share of the rows held out from training, to choose the best weights by and to score at the end."
     )
     encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
+    delimiter: str | None = _option(None, "The character between the cells of csv files, such as ';', or tab.")
+
+    @property
+    def text_format(self) -> TextFormat:
+        """Return how the text files of the run are read."""
+        return TextFormat(self.encoding, self.delimiter)
 
     def _check(self) -> None:
         super()._check()
+        TextFormat(self.encoding, self.delimiter)
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
         names = self.augment.split("+")
@@ -403,6 +437,7 @@ class OptionFields(TypedDict, total=False):
     augment: str
     hold_out: float | None
     encoding: str | None
+    delimiter: str | None
     objective: ObjectiveName
     hide: float | None
     shape: MaskShape

@@ -14,6 +14,7 @@ from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
 from mapsto.data.writers import to_text_cells
 from mapsto.errors import DataError, UsageError, place
+from mapsto.options import TextFormat
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_withheld
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
@@ -24,12 +25,12 @@ class InputRows:
     """The input of a prediction command: either a table, or texts from the command line.
 
     data: path of the table. texts: the texts. Raises UsageError unless exactly one of the two is given.
-    encoding: encoding of text files; None for UTF-8, or UTF-16 with a byte order mark.
+    text_format: how text files are read, where the user says it.
     """
 
     data: Path | None
     texts: list[str] | None
-    encoding: str | None
+    text_format: TextFormat
 
     def __post_init__(self) -> None:
         if (self.data is None) == (not self.texts):
@@ -73,7 +74,7 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
     """Answer every input row, and print each answer, or the reason why there is none, as a line of JSON."""
     num_rows = num_failed = num_withheld = 0
     # Plain lines of progress, since a live line would be redrawn between the answers.
-    for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, Lines()):
+    for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.text_format, Lines()):
         for answer in answers:
             print_json(answer)
         num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
@@ -88,7 +89,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
     """
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
-    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
+    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.text_format, choose_progress(), folder, keep_lists)
     if out is not None:
         print_status(f"wrote {write_rows(out, rows.columns, rows)} rows to {out}")
     else:
@@ -106,7 +107,7 @@ def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
     """
     num_rows = num_failed = 0
     progress = choose_progress()
-    for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, progress):
+    for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.text_format, progress):
         for row, answer in zip(part.in_order(), answers, strict=True):
             if isinstance(row, int) and "error" in answer:
                 progress.say(f"note: {place(*part.origin(row))}: {answer['error']}")

@@ -57,15 +57,17 @@ app = typer.Typer(
 # Arguments that several commands have.
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
 Data = Annotated[
-    Path,
+    list[Path],
     typer.Argument(
-        help="A table: csv, tsv, jsonl, parquet, txt or conll, also gzipped; texts with one value on a line, as a.en,a.de; "
-        "or a folder of tables, pictures or videos."
+        help="A table: csv, tsv, jsonl, json, parquet, xlsx, txt or conll, texts also gzipped; several tables with the same columns, "
+        "also as 'part-*.csv'; texts with one value on a line, as a.en,a.de; or a folder of tables, pictures or videos."
     ),
 ]
 Input = Annotated[
-    Path | None,
-    typer.Argument(help="A table with the columns that the model reads, or a file or folder of pictures or videos."),
+    list[Path] | None,
+    typer.Argument(
+        help="Tables with the columns that the model reads, or a file or folder of pictures or videos."
+    ),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
 Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or a hub name.")]
@@ -86,6 +88,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print progress and results a
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, bf16 or fp32.")]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that are neither UTF-8 nor UTF-16.")]
+Delimiter = Annotated[
+    str | None, typer.Option(help="The character between the cells of csv files, such as ';', or tab.")
+]
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Arrow, Data, Encoding, Json, app
+from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, app
 from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.data.rows import Rows
@@ -33,17 +34,20 @@ def check(
         ),
     ] = None,
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
 ) -> None:
     """Find all problems of a table at once. The exit status is 1 when there are errors to fix."""
     from mapsto.cli.output import print_json
     from mapsto.data.checks import check_rows
+    from mapsto.data.files import join_paths
     from mapsto.data.rows import load_rows
     from mapsto.data.table import read_table
     from mapsto.task.arrow import parse
 
-    table = read_table(data, encoding=encoding)
-    test_table = None if test is None else read_table(test, encoding=encoding)
+    text_format = TextFormat(encoding, delimiter)
+    table = read_table(join_paths(data), text_format)
+    test_table = None if test is None else read_table(test, text_format)
     # Unreadable cells are reported together with all other problems.
     rows = load_rows(parse(arrow), table, keep_unreadable=True)
     # The arrow is bound now, so the test table is read by the same columns.

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Device, Encoding, Json, Model, Precision, app
+from mapsto.cli.app import Delimiter, Device, Encoding, Json, Model, Precision, app
 from mapsto.errors import UsageError
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.inference.find import Finder, Match
@@ -41,6 +42,7 @@ def find(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
 ) -> None:
     """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
@@ -59,11 +61,12 @@ def find(
     require_output_path(out)
     if out is not None:
         require_writable(out)
-    table = read_table_with_notes(among, encoding)
+    text_format = TextFormat(encoding, delimiter)
+    table = read_table_with_notes(among, text_format)
     predictor = Predictor(load_mapping(model), device, precision)
     texts = query or []
     if queries is not None:
-        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, encoding), query_column)
+        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, text_format), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
     settings = SearchSettings(index or index_folder(among), column, size)

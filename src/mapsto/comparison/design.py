@@ -242,7 +242,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     options = request.options
     _check_arguments(request)
     parsed = parse(request.arrow)
-    table = read_table(request.data, encoding=options.encoding)
+    table = read_table(request.data, options.text_format)
     arrow = bind_to(parsed, table)
     if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
         raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
@@ -258,7 +258,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
     else:
-        test_table = read_table(request.test, encoding=options.encoding)
+        test_table = read_table(request.test, options.text_format)
     # Rows that are also in the pool would make the scores too good.
     test_table_left, findings = check_data(pool, test_table, options, progress.say)
     assert test_table_left is not None
@@ -450,7 +450,7 @@ def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) 
     Raises DataError if there is such a row, unless `--bad-rows skip` allows to leave it out.
     """
     options = request.options
-    table = read_table(request.shift, encoding=options.encoding)
+    table = read_table(request.shift, options.text_format)
     rows = load_rows(arrow, table)
     require_readable(rows, options.bad_rows)
     table_left = drop_leaks(find_leaks([pool], rows), table, options, progress.say, "--shift")

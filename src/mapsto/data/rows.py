@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import reduce
 from itertools import chain
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
+from mapsto.data.file_part import UnreadableCell
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import require_choice
@@ -29,7 +31,7 @@ FITTING_SAMPLE = 2000
 # The largest share of rows that `--bad-rows skip` may drop.
 MAX_SKIPPED = 0.01
 # Types of cells that a message can quote.
-QUOTABLE = str | int | float
+QUOTABLE = str | int | float | Decimal
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
@@ -48,7 +50,8 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
         side: "source" or "target", the place of the port in the arrow.
         """
-        values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
+        sample = table.column(column)[:FITTING_SAMPLE]
+        values = samples.setdefault(column, [None if isinstance(cell, UnreadableCell) else cell for cell in sample])
         # Names of media files are also texts, so without this test two ports could take the column.
         if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
             return False
@@ -132,10 +135,13 @@ class _Reader:
         locate = kind.locate if issubclass(kind, FileBacked) else None
         for row, cell in enumerate(self.table.column(port.column)):
             try:
+                if isinstance(cell, UnreadableCell):
+                    raise BadCell(cell.reason)
                 values.append(kind.read(prepare(cell) if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
                 # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
-                quoted = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, QUOTABLE) else None
+                text = cell.text if isinstance(cell, UnreadableCell) else cell
+                quoted = str(text).encode(errors="backslashreplace").decode() if isinstance(text, QUOTABLE) else None
                 self.add_fault(row, port.column, quoted, error)
                 values.append(None)
         return values

@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from mapsto.data.file_part import UnreadableCell
 from mapsto.data.readers import file_format
 from mapsto.errors import UsageError
 from mapsto.files import replacing
@@ -99,8 +101,16 @@ def _nested_to_json(cell: Any) -> Any:
 
 
 def _to_builtin(value: Any) -> Any:
-    """Return a NumPy array as a list, or a NumPy number as a Python number. `json.dumps` calls this for what it cannot write."""
-    return value.tolist()
+    """Return a value that JSON does not have: NumPy's as Python's, a decimal as a number, a set as a list, all others as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes | UnreadableCell):
+        return _describe_file(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _describe_file(cell: Any) -> Any:
@@ -108,6 +118,8 @@ def _describe_file(cell: Any) -> Any:
 
     Any other cell is returned unchanged.
     """
+    if isinstance(cell, UnreadableCell):
+        return cell.text
     if isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes):
         return cell.get("path") or _describe_file(cell["bytes"])
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mapsto.data.files import parallel_files
+from mapsto.data.files import listed_files
 from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import split_rows
 from mapsto.data.table import read_table
@@ -43,10 +43,10 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
     if record.file is None:
         raise DataError("the model does not name the file of its training rows")
     name, options = record.file.name, record.options
-    if not record.file.exists() and not parallel_files(record.file):
+    if not record.file.exists() and not listed_files(record.file):
         raise DataError(f"its training file {name} is not where it was")
     try:
-        rows = load_rows(arrow, read_table(record.file, encoding=options.encoding))
+        rows = load_rows(arrow, read_table(record.file, options.text_format))
         require_readable(rows, options.bad_rows)
     # The list of everything that is wrong with the file has no place beside scores.
     except MapstoError as error:

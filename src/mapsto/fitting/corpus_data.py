@@ -52,7 +52,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
     """
     options, say, test = request.options, request.say, None
     if request.test is not None:
-        test = read_table(request.test, encoding=options.encoding)
+        test = read_table(request.test, options.text_format)
     require_choice("bad_rows", options.bad_rows)
     # The main process writes the shards; the others open them, and do not read the corpus.
     shards = (
@@ -121,7 +121,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
 
 def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
     """Return an iterator over the rows of the corpus `data` as tables of a limited number of rows, to bound memory."""
-    return stream_tables(data, options.encoding)
+    return stream_tables(data, options.text_format)
 
 
 def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundShards | None) -> CorpusShards:
@@ -150,6 +150,7 @@ def _shards_key(
         "tokenizer": None if sources is None else {kind: source.fingerprint for kind, source in sources.items()},
         "--vocabulary": options.vocabulary,
         "--encoding": options.encoding,
+        "--delimiter": options.delimiter,
         "--length": limits.longest,
         "--long": limits.long,
         "--shape": "words" if limits.units else "tokens",

@@ -41,8 +41,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     Raises UsageError for options that do not suit the arrow or the model, DataError for rows that cannot be used.
     """
     options, say = request.options, request.say
-    test = None if request.test is None else read_table(request.test, encoding=options.encoding)
-    table = read_table(request.data, encoding=options.encoding)
+    test = None if request.test is None else read_table(request.test, options.text_format)
+    table = read_table(request.data, options.text_format)
     arrow = _bind(request.arrow, table, options)
     require_useful_options(arrow, options)
     targets = make_targets(arrow, options)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from mapsto.data.table import Table, stream_tables
 from mapsto.errors import DataError, Finding
+from mapsto.options import TextFormat
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
 
@@ -36,11 +37,11 @@ class Engine(Protocol):
 
 
 def answer_all(
-    engine: Engine, source: Any, encoding: str | None = None, progress: Progress | None = None
+    engine: Engine, source: Any, text_format: TextFormat = TextFormat(), progress: Progress | None = None
 ) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
     """Yield the tables of a source, in order, each with its answers (one dict per row).
 
-    source, encoding: anything that `stream_tables` takes, such as the path of a table.
+    source, text_format: anything that `stream_tables` takes, such as the path of a table.
     progress: shows the number of answered rows, and notes on rows and files that cannot be read.
     Raises UsageError for a missing column, DataError for a file that cannot be read, and RunError if the engine breaks
     down.
@@ -48,7 +49,7 @@ def answer_all(
     progress, num_answered = progress or Progress(), 0
 
     def read_tables() -> Iterator[Table]:
-        for table in stream_tables(source, encoding):
+        for table in stream_tables(source, text_format):
             for finding in (*table.remarks_on(), *table.rejected):
                 progress.say(f"note: {finding}")
             yield table
@@ -78,18 +79,18 @@ class AnsweredRows:
         self,
         engine: Engine,
         source: Any,
-        encoding: str | None = None,
+        text_format: TextFormat = TextFormat(),
         progress: Progress | None = None,
         folder: Path | None = None,
         nested: bool = False,
     ) -> None:
-        self.source, self.encoding = source, encoding
+        self.source, self.text_format = source, text_format
         self.num_rows = self.num_failed = self.num_withheld = 0
         self._file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
         # Dicts without values: sets that keep the order.
         row_columns: dict[str, None] = {}
         answer_columns: dict[str, None] = {}
-        for table, answers in answer_all(engine, source, encoding, progress):
+        for table, answers in answer_all(engine, source, text_format, progress):
             row_columns |= dict.fromkeys(table.columns)
             for answer in answers:
                 cells = {
@@ -115,7 +116,7 @@ class AnsweredRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield each row with its answer as one dict. Raises DataError if rows were added to the source in the meantime."""
         self._file.seek(0)
-        for table in stream_tables(self.source, self.encoding):
+        for table in stream_tables(self.source, self.text_format):
             for row in table.in_order():
                 # The file has one line per row, also for unreadable rows.
                 line = self._file.readline()

@@ -30,6 +30,7 @@ from mapsto.metrics.intervals import Score, mean_score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.printed_lists import parse_list
 from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
@@ -536,15 +537,15 @@ class _Words:
 def _read_list(cell: object) -> list[Any]:
     """Return one entry for each span in a cell. Raises BadCell if the cell holds no such list.
 
-    cell: a list, a list as JSON, or {"entities": list} (spaCy).
+    cell: a list, a list as JSON or as Python prints it, or {"entities": list} (spaCy).
     """
     if _is_fault(cell):
         raise BadCell(str(cell["fault"]))  # type: ignore[index]
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise BadCell(f"the tags are no JSON; {SPAN_FORM}") from error
+            cell = parse_list(cell)
+        except ValueError as error:
+            raise BadCell(f"the tags are no list: {error}; {SPAN_FORM}") from error
     if isinstance(cell, dict) and "entities" in cell:
         cell = cell["entities"]
     if not isinstance(cell, list | tuple | np.ndarray):
