@@ -32,7 +32,7 @@ from mapsto.inference import embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
-from mapsto.options import OptionFields, Options
+from mapsto.options import MAX_SKIPPED, OptionFields, Options, RowPolicy, TextFormat
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.selection.search import search_and_fit
@@ -115,12 +115,23 @@ class Model:
         """
         return self.predictor.complete(values, hide, seed, mask)
 
-    def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
+    def evaluate(
+        self,
+        data: Any,
+        bad_rows: str = "stop",
+        most_skipped: float = MAX_SKIPPED,
+        unlabelled: str = "stop",
+        encoding: str | None = None,
+        delimiter: str | None = None,
+    ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
-        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out unless they are more than 1 % of all.
+        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out, up to the share `most_skipped` of all rows.
+        unlabelled: "drop" leaves rows without a label out, "stop" takes them for unreadable.
+        encoding, delimiter: of text files, where they do not tell it themselves.
         """
-        return evaluate_mapping(self.predictor.mapping, read_table(data), self.predictor.device, bad_rows)
+        table, policy = read_table(data, TextFormat(encoding, delimiter)), RowPolicy(bad_rows, most_skipped, unlabelled)
+        return evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
         """Return one vector for each value, (n, d).

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 # The most findings that an error message lists.
@@ -113,6 +114,13 @@ class DataError(MapstoError, ValueError):
         if total > SHOWN_FINDINGS:
             lines.append(f"  … and {total - SHOWN_FINDINGS} more")
         super().__init__("\n".join(lines))
+
+
+def free_name(name: str, columns: Collection[str]) -> str:
+    """Return a name for a new column that no column of a table has: `name`, or with a number behind it, such as "row_2"."""
+    return next(
+        candidate for number in count(1) if (candidate := name if number == 1 else f"{name}_{number}") not in columns
+    )
 
 
 def shorten(text: str, limit: int = 60) -> str:

@@ -13,8 +13,8 @@ import pytest
 
 import mapsto
 from mapsto.data.table import file_signatures, fingerprint_source, is_table_name, read_table, stream_tables
-from mapsto.options import TextFormat
 from mapsto.errors import DataError, UsageError
+from mapsto.options import TextFormat
 from mapsto.text.pairs.parallel_lines import find_divergence, side_name
 
 ENGLISH, GERMAN = "A man.\nA dog.\n", "Ein Mann.\nEin Hund.\n"

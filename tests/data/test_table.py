@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mapsto.data import file_part, readers, sampling, writers
-from mapsto.data.table import Table, read_table, write_rows
 from mapsto.data.formats import separated
 from mapsto.data.rows import load_rows
+from mapsto.data.table import Table, read_table, write_rows
 from mapsto.errors import DataError, MapstoError, UsageError, places
 from mapsto.options import TextFormat
 from mapsto.task.arrow import parse
@@ -128,7 +128,9 @@ def test_utf_8_and_marked_utf_16_need_no_encoding(tmp_path: Path, encode: str) -
 @pytest.mark.parametrize("encoding", ["cp1252", "gb18030", "shift_jis", "utf-16-le"])
 def test_other_encodings_are_read_when_named(tmp_path: Path, encoding: str) -> None:
     text = "café" if encoding == "cp1252" else "日本"
-    assert readers.read_file(put(tmp_path, "a.txt", f"{text}\nb".encode(encoding)), TextFormat(encoding)).data["text"] == [
+    assert readers.read_file(put(tmp_path, "a.txt", f"{text}\nb".encode(encoding)), TextFormat(encoding)).data[
+        "text"
+    ] == [
         text,
         "b",
     ]

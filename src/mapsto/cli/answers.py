@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapsto.cli.output import print_json, print_note, print_status
+from mapsto.data.files import list_files
 from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
-from mapsto.data.writers import to_text_cells
+from mapsto.data.writers import style_of, to_text_cells
 from mapsto.errors import DataError, UsageError, place
-from mapsto.options import TextFormat
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_withheld
+from mapsto.options import TextFormat
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
 
@@ -87,17 +88,30 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
 
     keep_lists: whether an answer that is a list stays a list; if False it becomes JSON text.
     """
+    if out is not None:
+        _require_no_input(out, inputs.data)
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
     rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.text_format, choose_progress(), folder, keep_lists)
     if out is not None:
-        print_status(f"wrote {write_rows(out, rows.columns, rows)} rows to {out}")
+        style = style_of(inputs.data, inputs.text_format)
+        print_status(f"wrote {write_rows(out, rows.columns, rows, style)} rows to {out}")
     else:
         writer = csv.DictWriter(sys.stdout, rows.columns)
         writer.writeheader()
         writer.writerows(map(to_text_cells, rows))
     # Rows are answered while they are written, so their numbers are known only now.
     return RowCounts(rows.num_rows, rows.num_failed, rows.num_withheld)
+
+
+def _require_no_input(out: Path, data: Path | None) -> None:
+    """Raise UsageError if the output is one of the input's files, which it would replace."""
+    if (
+        data is not None
+        and out.exists()
+        and any(file.samefile(out) for file in list_files(data).files if file.exists())
+    ):
+        raise UsageError(f"--out {out} is the input itself; name another file")
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:

@@ -119,7 +119,7 @@ def predict(
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
-    inputs = InputRows(data and join_paths(data), text, TextFormat(encoding, delimiter))
+    inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     # Checked before the model is opened, so that a wrong path costs no time.
     require_output_path(out)
     require_output_path(draw)
@@ -253,7 +253,7 @@ def embed(
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
-    inputs = InputRows(data and join_paths(data), text, TextFormat(encoding, delimiter))
+    inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     if out is not None:
         require_writable(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)

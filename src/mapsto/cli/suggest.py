@@ -46,7 +46,9 @@ def suggest(
     loaded = api.load(model, device)
     text_format = TextFormat(encoding, delimiter)
     labelled_rows = None if labelled is None else read_table_with_notes(labelled, text_format)
-    suggestions = loaded.suggest(read_table_with_notes(join_paths(pool), text_format), n, labelled_rows, num_fitted, seed)
+    suggestions = loaded.suggest(
+        read_table_with_notes(join_paths(pool), text_format), n, labelled_rows, num_fitted, seed
+    )
     print_note(f"chosen from {suggestions.num_candidates:,} different rows without a label")
     if suggestions.num_unreadable:
         print_note(f"{suggestions.num_unreadable:,} rows cannot be read and were left out")

@@ -29,8 +29,8 @@ MIN_DIALOGUES = 0.5
 # Number of cells at the beginning of a column, of which one must be a dialogue.
 NUM_SNIFFED = 100
 
-# (row number, cells, number of characters) of a row, the cells by column or in the order of the columns; for an unreadable row the
-# findings about it.
+# (row number, cells, number of characters) of a row, the cells by column or in the order of the columns; for an unreadable row
+# the findings about it.
 Row = tuple[int, Any, int] | list[Finding]
 # A function such as `from_records`, which makes a part of a file's name, numbered rows, findings and names of columns.
 BuildPart = Callable[[str, Sequence[tuple[int, Any]], list[Finding], Sequence[str]], "FilePart"]
@@ -101,10 +101,10 @@ def from_cells(
     file: str, records: Sequence[tuple[int, Sequence[str]]], rejected: list[Finding], names: Sequence[str]
 ) -> FilePart:
     """Build a part from rows that are lists of texts, one for each of `names`; see `from_records`."""
-    columns: Iterable[Sequence[str]] = zip(*(cells for _, cells in records), strict=True) if records else [()] * len(names)
-    data = {
-        name: share_texts([cell or None for cell in column]) for name, column in zip(names, columns, strict=True)
-    }
+    columns: Iterable[Sequence[str]] = (
+        zip(*(cells for _, cells in records), strict=True) if records else [()] * len(names)
+    )
+    data = {name: share_texts([cell or None for cell in column]) for name, column in zip(names, columns, strict=True)}
     return FilePart(file, data, [row for row, _ in records], rejected)
 
 

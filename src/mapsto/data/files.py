@@ -54,6 +54,11 @@ class FolderTree:
     empty: list[Path]
 
 
+def is_path(source: Any) -> bool:
+    """Return whether `source`, from which a table is to be read, is a path (str or PathLike) and no Python object of rows."""
+    return isinstance(source, str | os.PathLike)
+
+
 def list_files(path: Path) -> FileListing:
     """Return the files that `path` stands for: a file, a folder of tables or of media files, a list as "a.en,a.de" or
     "a.csv,b.csv", or a pattern as "part-*.csv".
@@ -174,7 +179,9 @@ def _saved_dataset(path: Path) -> list[Path]:
     """
     if (path / "dataset_dict.json").is_file():
         splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").is_file())
-        raise DataError(f"{path} holds the splits {', '.join(splits)}: name one, such as {path / (splits or ['train'])[0]}")
+        raise DataError(
+            f"{path} holds the splits {', '.join(splits)}: name one, such as {path / (splits or ['train'])[0]}"
+        )
     if not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
         return []
     state = read_json(path / "state.json")
@@ -201,7 +208,12 @@ def parallel_files(path: Path) -> list[Path]:
     names = str(path).split(",")
     first = Path(names[0])
     if _exists(path) or len(names) == 1 or any(name != name.strip() or not name for name in names):
-        is_side = _exists(path) and path.is_file() and readers.file_format(path) is None and parallel_lines.side_name(path) is not None
+        is_side = (
+            _exists(path)
+            and path.is_file()
+            and readers.file_format(path) is None
+            and parallel_lines.side_name(path) is not None
+        )
         return [path] if is_side else []
     files = [path if (path := Path(name)).exists() else first.parent / name for name in names[1:]]
     return [first, *files] if any(file.is_file() for file in (first, *files)) else []

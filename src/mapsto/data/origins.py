@@ -28,19 +28,18 @@ class Origins(Sequence[tuple[str, int]]):
         parts = list(parts)
         if not all(isinstance(part, Origins) for part in parts):
             return list(chain.from_iterable(parts))
-        joined = cls(())
-        joined._set_runs([run for part in parts if isinstance(part, Origins) for run in part._runs])
-        return joined
+        origins = cls(())
+        origins._set_runs([run for part in parts if isinstance(part, Origins) for run in part._runs])
+        return origins
 
     def _set_runs(self, runs: list[tuple[str, Numbers]]) -> None:
         merged: list[tuple[str, Numbers]] = []
         for file, rows in runs:
-            last = merged[-1] if merged else None
-            if last is not None and last[0] == file and isinstance(last[1], range) and isinstance(rows, range):
-                if last[1].stop == rows.start:
-                    merged[-1] = file, range(last[1].start, rows.stop)
-                    continue
-            merged.append((file, rows))
+            previous = merged[-1][1] if merged and merged[-1][0] == file else None
+            if isinstance(previous, range) and isinstance(rows, range) and previous.stop == rows.start:
+                merged[-1] = file, range(previous.start, rows.stop)
+            else:
+                merged.append((file, rows))
         self._runs = merged
         self._starts = [0, *accumulate(len(rows) for _, rows in merged)]
 

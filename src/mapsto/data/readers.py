@@ -18,7 +18,7 @@ from mapsto.data.formats.parquet import stream_arrow, stream_parquet
 from mapsto.data.formats.separated import stream_separated
 from mapsto.data.text_lines import nonblank_lines
 from mapsto.errors import DataError, Finding, near
-from mapsto.options import TextFormat
+from mapsto.options import DEFAULT_FORMAT, TextFormat
 
 ARROW_SUFFIXES = ("arrow", "feather")
 # Formats that compress themselves and are read out of order, so that they are not gzipped.
@@ -35,7 +35,7 @@ def file_format(path: Path) -> str | None:
     return None if name not in READERS or (packed and name in NEVER_GZIPPED) else name
 
 
-def read_file(path: Path, text_format: TextFormat = TextFormat()) -> FilePart:
+def read_file(path: Path, text_format: TextFormat = DEFAULT_FORMAT) -> FilePart:
     """Return all rows of a file as one part.
 
     text_format: how a text file is read, where the user says it.
@@ -53,7 +53,7 @@ def read_file(path: Path, text_format: TextFormat = TextFormat()) -> FilePart:
     )
 
 
-def stream_file(path: Path, text_format: TextFormat = TextFormat()) -> Iterator[FilePart]:
+def stream_file(path: Path, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[FilePart]:
     """Yield the rows of a file in parts of at most PART_ROWS rows.
 
     text_format: how a text file is read, where the user says it.

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from mapsto.data import conll, readers, writers
 from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answers
-from mapsto.data.files import FileListing, join_paths, list_files, listed_files, table_files
+from mapsto.data.files import FileListing, is_path, join_paths, list_files, listed_files
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
 from mapsto.data.formats.columns import require_few_columns, select_named
 from mapsto.data.origins import Origins
 from mapsto.data.text_lines import stream_parallel
+from mapsto.data.writers import PLAIN_STYLE, TextStyle
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
-from mapsto.options import TextFormat
+from mapsto.options import DEFAULT_FORMAT, TextFormat
 
 T = TypeVar("T")
 Int64s = NDArray[np.int64]
@@ -145,7 +146,7 @@ class Table:
         return digest.hexdigest()
 
 
-def read_table(source: Any, text_format: TextFormat = TextFormat()) -> Table:
+def read_table(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Table:
     """Return the rows of a file, of a folder's files or of a Python object as one table.
 
     source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, list of paths, or Table. Parallel
@@ -206,14 +207,9 @@ def _arrow_cells(source: Any) -> dict[str, list[Any]]:
 
 def _name_classes(source: Any, column: str) -> list[Any]:
     """Return the cells of a column of a Hugging Face data set, with the names that it has for the numbers of classes."""
-    features = getattr(source, "features", None)
+    features: Any = getattr(source, "features", None)
     described = features.to_dict() if hasattr(features, "to_dict") else {}
     return name_classes(list(source[column]), described.get(column))
-
-
-def is_path(source: Any) -> bool:
-    """Return whether `source`, from which a table is to be read, is a path (str or PathLike) and no Python object of rows."""
-    return isinstance(source, str | os.PathLike)
 
 
 def is_table_name(text: str, folders: bool = False) -> bool:
@@ -231,7 +227,7 @@ def is_table_name(text: str, folders: bool = False) -> bool:
         return False
 
 
-def stream_tables(source: Any, text_format: TextFormat = TextFormat()) -> Iterator[Table]:
+def stream_tables(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Table]:
     """Yield the rows of a path in order, as tables that fit into memory; yield a Python object as one table.
 
     source, text_format: as for `read_table`. Each table has at least the columns of the tables before it.
@@ -283,7 +279,7 @@ def _stream_files(
 
 
 def _limit_memory(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:
-    """Yield the parts of a file. Raises DataError if its rows hardly share their columns, and would take far more than its text."""
+    """Yield the parts of a file. Raises DataError if the rows hardly share columns, and so take far more than their text."""
     columns: dict[str, None] = {}
     num_rows = size = 0
     for part in parts:
@@ -393,10 +389,13 @@ def _concatenate(parts: list[Table]) -> Table:
     return Table(data, origins, rejected, remarks)
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl or parquet. Return the number of rows.
+def write_rows(
+    path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], style: TextStyle = PLAIN_STYLE
+) -> int:
+    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl, parquet or xlsx. Return the number of rows.
 
     columns: the columns to write. rows: the cells of each row by column; iterated twice for parquet, else once.
+    style: how a csv or tsv file is written.
     Raises UsageError for any other suffix, RunError if the file cannot be written.
     """
-    return writers.write_file(path, columns, rows)
+    return writers.write_file(path, columns, rows, style)

@@ -114,9 +114,9 @@ class _LimitedLines(io.BufferedIOBase):
         return self.read1(-1 if size is None else size)
 
 
-def _limit(stream: BinaryIO, path: Path) -> io.BufferedIOBase:
+def _limit(stream: BinaryIO, path: Path) -> BinaryIO:
     """Return a stream that refuses lines of more than LONGEST_LINE bytes."""
-    return _LimitedLines(stream, path)
+    return cast(BinaryIO, _LimitedLines(stream, path))
 
 
 def _unmarked_encoding(path: Path) -> str | None:

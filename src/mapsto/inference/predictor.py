@@ -37,7 +37,7 @@ from mapsto.inference.generation import generate_answers, stream_text
 from mapsto.inference.reconstruct import reconstruct
 from mapsto.inference.row_outputs import generated_ports
 from mapsto.model.mapping import Mapping
-from mapsto.options import TextFormat, require_choice
+from mapsto.options import DEFAULT_FORMAT, TextFormat, require_choice
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Decoding, Generated
@@ -327,7 +327,7 @@ class Predictor:
                 answers[row] += target.decode(output)
         return [{target.kind: answer} for answer in answers]
 
-    def stream(self, source: Any, text_format: TextFormat = TextFormat()) -> Iterator[Iterator[str]]:
+    def stream(self, source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Iterator[str]]:
         """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
 
         source, text_format: anything that `stream_tables` takes. The iterator of a row that cannot be read raises UsageError.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from mapsto.data.table import Table, stream_tables
 from mapsto.errors import DataError, Finding
-from mapsto.options import TextFormat
+from mapsto.options import DEFAULT_FORMAT, TextFormat
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
 
@@ -37,7 +38,7 @@ class Engine(Protocol):
 
 
 def answer_all(
-    engine: Engine, source: Any, text_format: TextFormat = TextFormat(), progress: Progress | None = None
+    engine: Engine, source: Any, text_format: TextFormat = DEFAULT_FORMAT, progress: Progress | None = None
 ) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
     """Yield the tables of a source, in order, each with its answers (one dict per row).
 
@@ -79,7 +80,7 @@ class AnsweredRows:
         self,
         engine: Engine,
         source: Any,
-        text_format: TextFormat = TextFormat(),
+        text_format: TextFormat = DEFAULT_FORMAT,
         progress: Progress | None = None,
         folder: Path | None = None,
         nested: bool = False,
@@ -103,13 +104,13 @@ class AnsweredRows:
             self.num_rows += len(answers)
         # Later tables of a source may have further columns, so names are final only now.
         self._row_columns = list(row_columns)
-        self._answer_names = {name: f"predicted_{name}" if name in row_columns else name for name in answer_columns}
+        self._answer_names = name_answers(row_columns, answer_columns)
 
     @property
     def columns(self) -> list[str]:
         """Return the columns of the rows, then those of the answers.
 
-        An answer column with the name of a row column gets the prefix "predicted_".
+        An answer column with the name of a row column gets another one, see `name_answers`.
         """
         return list(dict.fromkeys([*self._row_columns, *self._answer_names.values()]))
 
@@ -124,6 +125,26 @@ class AnsweredRows:
                     raise DataError(f"{self.source} changed while it was read")
                 cells = {} if isinstance(row, Finding) else {name: table.data[name][row] for name in table.columns}
                 yield cells | {self._answer_names[name]: value for name, value in json.loads(line).items()}
+
+
+def name_answers(row_columns: Collection[str], answer_columns: Collection[str]) -> dict[str, str]:
+    """Return the name of the column in which each answer is written, so that no column of the rows is changed.
+
+    An answer with the name of a row column gets the prefix "predicted_". If a row column has that name too, as where an earlier
+    output is answered again, all answers get it with a number behind it, the same one for all: predicted_label_2, probability_2.
+    """
+    for number in count(1):
+        suffix = "" if number == 1 else f"_{number}"
+        prefixed = {name for name in answer_columns if name in row_columns}
+        names = {
+            name: f"predicted_{name}{suffix}" if name in prefixed else f"{name}{suffix}" for name in answer_columns
+        }
+        if number > 1:
+            # Of an earlier output only the column of the true answers made the prefix necessary.
+            names |= {name: f"{name}{suffix}" for name in prefixed if f"predicted_{name}" not in row_columns}
+        if not set(names.values()) & set(row_columns):
+            break
+    return names
 
 
 def is_withheld(answer: dict[str, Any]) -> bool:

@@ -178,8 +178,10 @@ def _decimal_point_hint(text: str) -> str:
     # The last mark is that of the fraction, unless it groups thousands: 1,234,567 and 1,234.5.
     last = max(digits.rfind(","), digits.rfind("."))
     groups_only = len({mark for mark in digits if mark in ",."}) == 1 and digits.count(digits[last]) > 1
-    whole = digits if groups_only else digits[:last]
-    point = "".join(mark for mark in whole if mark not in ",. ") + ("" if groups_only else f".{digits[last + 1 :]}")
+    integer_part = digits if groups_only else digits[:last]
+    point = "".join(mark for mark in integer_part if mark not in ",. ") + (
+        "" if groups_only else f".{digits[last + 1 :]}"
+    )
     return f": write it with a decimal point and without other marks, as {point}"
 
 

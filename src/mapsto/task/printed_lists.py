@@ -68,7 +68,9 @@ class _Parser:
         match = TOKEN.match(self.text, self.position)
         if match is None:
             rest = self.text[self.position :].split(None, 1)
-            raise self._error(f"{rest[0][:20]!r} is no value in quotes and no number" if rest else "the list does not end")
+            raise self._error(
+                f"{rest[0][:20]!r} is no value in quotes and no number" if rest else "the list does not end"
+            )
         self.position = match.end()
         assert match.lastgroup is not None
         return match.lastgroup, match[match.lastgroup]

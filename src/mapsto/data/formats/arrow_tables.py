@@ -30,7 +30,13 @@ def read_cells(column: Any) -> list[Any]:
             texts = dict(enumerate(read_cells(values)))
         return [None if index is None else texts[index] for index in indices.to_pylist()]
     try:
-        return [clean_cell(value) for value in column.to_pylist()]
+        cells: list[Any] = column.to_pylist()
+        # Most columns are of types with little or nothing to clean.
+        if pyarrow.types.is_integer(column.type) or pyarrow.types.is_boolean(column.type):
+            return cells
+        if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+            return [cell or None for cell in cells]
+        return [clean_cell(cell) for cell in cells]
     # Each type fails with an error of its own: of Python, of Arrow, of pandas.
     except Exception:
         return [_read_cell(value) for value in column]
@@ -102,7 +108,9 @@ def _list_namer(feature: Any) -> Callable[[Any], Any] | None:
     if namer is None:
         return None
     # A sequence of dicts is stored as a dict of lists.
-    lists = {key: inner for key, value in feature.items() if (inner := _list_namer(value))} if _is_struct(feature) else {}
+    lists = (
+        {key: inner for key, value in feature.items() if (inner := _list_namer(value))} if _is_struct(feature) else {}
+    )
 
     def name(cell: Any) -> Any:
         if isinstance(cell, dict):

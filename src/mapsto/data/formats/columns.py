@@ -40,11 +40,9 @@ def select_named(file: str | Path, names: Sequence[str]) -> tuple[list[int], lis
         raise DataError(f"{file}: the header names {', '.join(map(repr, duplicates))} more than once")
     if not unnamed:
         return indices, []
-    listed = ", ".join(map(str, unnamed[:MAX_LISTED])) + (", …" if len(unnamed) > MAX_LISTED else "")
+    numbers = ", ".join(map(str, unnamed[:MAX_LISTED])) + (", …" if len(unnamed) > MAX_LISTED else "")
     plural = "s" if len(unnamed) > 1 else ""
-    reason = (
-        f"column{plural} {listed} without a name: left aside (pandas writes its index so; to_csv(index=False) does not)"
-    )
+    reason = f"column{plural} {numbers} without a name: left aside (pandas writes its index so; to_csv(index=False) does not)"
     return indices, [Finding(str(file), None, None, None, reason)]
 
 

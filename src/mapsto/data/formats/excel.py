@@ -29,7 +29,7 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
     text_format: unused; all readers have this parameter.
     Raises DataError if the file is damaged, too large, protected by a password or without rows, UsageError without the extra.
     """
-    name, rows, others = _read_sheet(path)
+    name, rows, unread_sheets = _read_sheet(path)
     start = next((index for index, cells in enumerate(rows) if any(cell != "" for cell in cells)), None)
     if start is None:
         raise DataError(f"{path} is empty")
@@ -37,8 +37,8 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
     require_few_columns(path, len(names))
     indices, remarks = select_named(path, names)
     columns = [names[index] for index in indices]
-    if others:
-        reason = f"only the sheet {name!r} is read, not {', '.join(map(repr, others[:5]))}"
+    if unread_sheets:
+        reason = f"only the sheet {name!r} is read, not {', '.join(map(repr, unread_sheets[:5]))}"
         remarks.insert(0, Finding(str(path), None, None, None, reason))
 
     def numbered() -> Iterator[Row]:
@@ -68,19 +68,19 @@ def _read_sheet(path: Path) -> tuple[str, list[list[Any]], list[str]]:
     _require_small(path)
     try:
         with python_calamine.CalamineWorkbook.from_path(path) as book:
-            shown = [
+            visible_names = [
                 sheet.name
                 for sheet in book.sheets_metadata
                 if sheet.typ == python_calamine.SheetTypeEnum.WorkSheet
                 and sheet.visible == python_calamine.SheetVisibleEnum.Visible
             ]
-            sheets = [sheet for sheet in map(book.get_sheet_by_name, shown) if sheet.total_height]
+            sheets = [sheet for sheet in map(book.get_sheet_by_name, visible_names) if sheet.total_height]
             if not sheets:
                 return "", [], []
             rows = sheets[0].to_python(skip_empty_area=False)
-            for (top, left), (bottom, right) in sheets[0].merged_cell_ranges or ():
+            for (top, first_column), (bottom, right) in sheets[0].merged_cell_ranges or ():
                 for row in rows[top : bottom + 1]:
-                    row[left : right + 1] = [rows[top][left]] * len(row[left : right + 1])
+                    row[first_column : right + 1] = [rows[top][first_column]] * len(row[first_column : right + 1])
             return sheets[0].name, rows, [sheet.name for sheet in sheets[1:]]
     except python_calamine.PasswordError as error:
         raise DataError(f"{path} is protected by a password; save it without one") from error

@@ -28,25 +28,58 @@ MAX_DEPTH = 100
 LARGEST_JSON = 2**30
 
 
+class RepeatedKeyError(ValueError):
+    """The error for a JSON object in which a key stands twice."""
+
+
+class RepeatedKeys(dict[str, Any]):
+    """A JSON object in which a key stands twice."""
+
+
+def _mark_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict, as RepeatedKeys if a key occurs twice."""
+    record = dict(pairs)
+    return record if len(record) == len(pairs) else RepeatedKeys(record)
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs of a JSON object as a dict. Raises ValueError if a key occurs twice, as one value would be lost."""
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for index, key in enumerate(keys) if key in keys[:index])
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise RepeatedKeyError(f"the key {twice!r} stands twice in one object")
     return record
+
+
+def _holds_repeated(value: Any) -> bool:
+    """Return whether an object in a JSON value, or the value itself, has a key that stands twice."""
+    level = [value]
+    while level:
+        if any(isinstance(item, RepeatedKeys) for item in level):
+            return True
+        items = chain.from_iterable(
+            item.values() if isinstance(item, dict) else item for item in level if isinstance(item, list | dict)
+        )
+        level = [item for item in items if isinstance(item, list | dict)]
+    return False
+
+
+def _repeated_keys(file: str, number: int, record: Any) -> list[Finding]:
+    """Return the finding about a row in which a key stands twice."""
+    return [Finding(file, number, None, json.dumps(record)[:1000], "a key stands twice in one object of this row")]
 
 
 # NaN and Infinity, which Python writes though they are no JSON, become empty cells. One decoder for all lines, as making one
 # takes as long as reading a line.
 DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=lambda name: None)
+MARKING_DECODER = json.JSONDecoder(object_pairs_hook=_mark_repeated, parse_constant=lambda name: None)
 
 
-def _decode(text: str) -> Any:
+def _decode(text: str, decoder: json.JSONDecoder = DECODER) -> Any:
     """Return a JSON value. Raises ValueError, with the reason in words."""
     try:
-        return DECODER.decode(text)
+        return decoder.decode(text)
     except RecursionError as error:
         raise ValueError(f"lists and objects are nested more than {MAX_DEPTH} deep") from error
 
@@ -131,8 +164,13 @@ def _with_remark(path: Path, parts: Iterable[FilePart], reason: str) -> Iterator
 def _stream_value(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
     """Yield the rows of a file that is one JSON value in parts."""
     text = read_text(path, text_format.encoding, LARGEST_JSON)
+    has_repeats = False
     try:
-        value = _decode(text)
+        try:
+            value = _decode(text)
+        except RepeatedKeyError:
+            # It costs its row only, which another decoder marks.
+            value, has_repeats = _decode(text, MARKING_DECODER), True
     except ValueError as error:
         raise DataError(f"{path} is no JSON: {error}") from error
     if squad.is_squad(value):
@@ -147,7 +185,9 @@ def _stream_value(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
     parts = group_rows(
         path,
         (
-            _check_record(str(path), number, record, size, has_nested and _is_deep(record))
+            _repeated_keys(str(path), number, record)
+            if has_repeats and _holds_repeated(record)
+            else _check_record(str(path), number, record, size, has_nested and _is_deep(record))
             for number, record in enumerate(records, 1)
         ),
     )
@@ -170,7 +210,9 @@ def _to_records(path: Path, value: Any) -> tuple[list[Any], list[str]]:
         tables = [name for name, cell in value.items() if cell and _are_records(cell)]
         if len(tables) == 1:
             rest = [name for name in value if name != tables[0]]
-            return _without_index(value, value[tables[0]]), [f"the rows are those of the key {tables[0]!r}, beside {rest}"]
+            return _without_index(value, value[tables[0]]), [
+                f"the rows are those of the key {tables[0]!r}, beside {rest}"
+            ]
     if not isinstance(value, list):
         raise DataError(f"{path} holds neither a list of objects nor an object of columns")
     if value and all(isinstance(row, list) and _name_cells(row) is row for row in value):
@@ -220,7 +262,9 @@ def _without_index(value: Mapping[str, Any], records: list[dict[str, Any]]) -> l
     schema = value.get("schema")
     keys = schema.get("primaryKey", []) if isinstance(schema, dict) else []
     index = set(keys if isinstance(keys, list) else [keys])
-    return [{name: cell for name, cell in record.items() if name not in index} for record in records] if index else records
+    return (
+        [{name: cell for name, cell in record.items() if name not in index} for record in records] if index else records
+    )
 
 
 def _without_unnamed(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:

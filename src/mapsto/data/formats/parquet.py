@@ -54,7 +54,8 @@ def _plan_reading(path: Path, metadata: Any) -> tuple[list[str], int]:
     size = sum(group.total_byte_size for group in groups)
     # The average size of a row gives the number of rows that fit into a part.
     batch_size = max(1, min(file_part.PART_ROWS, 4 * file_part.PART_CHARACTERS * metadata.num_rows // max(1, size)))
-    short, long = [], []
+    short: list[str] = []
+    long: list[str] = []
     for index in range(len(metadata.schema) if groups else 0):
         chunks = [group.column(index) for group in groups]
         if chunks[0].physical_type == "BYTE_ARRAY" and any(chunk.has_dictionary_page for chunk in chunks):
@@ -66,8 +67,11 @@ def _plan_reading(path: Path, metadata: Any) -> tuple[list[str], int]:
         with pyarrow.parquet.ParquetFile(path, read_dictionary=long) as file:
             for index in range(len(groups)):
                 for batch in file.iter_batches(1, row_groups=[index], columns=long):
-                    lengths = [pyarrow.compute.binary_length(column.dictionary) for column in batch.columns
-                               if isinstance(column, pyarrow.DictionaryArray)]
+                    lengths = [
+                        pyarrow.compute.binary_length(column.dictionary)
+                        for column in batch.columns
+                        if isinstance(column, pyarrow.DictionaryArray)
+                    ]
                     longest = max([longest, *(pyarrow.compute.max(array).as_py() or 0 for array in lengths)])
                     break
     return short, max(1, min(batch_size, BATCH_BYTES // max(1, longest)))

@@ -19,7 +19,7 @@ from pathlib import Path
 from mapsto.data.file_part import FilePart, Row, from_cells, group_rows
 from mapsto.data.formats.columns import require_few_columns, select_named
 from mapsto.data.text_lines import read_lines
-from mapsto.errors import DataError, Finding, LineNumber
+from mapsto.errors import DataError, Finding, LineNumber, place
 from mapsto.options import TextFormat
 
 # Number of unclosed quotes after which the rest of a file is not read.
@@ -48,19 +48,19 @@ class Layout:
     remarks: list[Finding]
 
 
-def find_layout(path: Path, lines: Sequence[str], usual: str, chosen: str | None) -> Layout:
+def find_layout(path: Path, lines: Sequence[str], default: str, option: str | None) -> Layout:
     """Return the layout of a csv file.
 
-    lines: the first lines of the file. usual: the delimiter of the format. chosen: the one of `--delimiter`; None if not set.
+    lines: the first lines of the file. default: the delimiter of the format. option: the one of `--delimiter`; None if not set.
     """
     line = SEPARATOR_LINE.fullmatch(lines[0]) if lines else None
-    if chosen is not None or line is not None:
-        return Layout(chosen or (line["delimiter"] if line else usual), line is not None, [])
-    other = next((mark for mark in OTHER_DELIMITERS if mark != usual and _is_separated(lines, mark)), None)
-    if other is None or max(_count_cells(lines, usual)[:1], default=0) > 1:
-        return Layout(usual, False, [])
-    reason = f"the cells are separated by {NAMES[other]}, as the header shows (--delimiter says it for sure)"
-    return Layout(other, False, [Finding(str(path), None, None, None, reason)])
+    if option is not None or line is not None:
+        return Layout(option or (line["delimiter"] if line else default), line is not None, [])
+    alternative = next((mark for mark in OTHER_DELIMITERS if mark != default and _is_separated(lines, mark)), None)
+    if alternative is None or max(_count_cells(lines, default)[:1], default=0) > 1:
+        return Layout(default, False, [])
+    reason = f"the cells are separated by {NAMES[alternative]}, as the header shows (--delimiter says it for sure)"
+    return Layout(alternative, False, [Finding(str(path), None, None, None, reason)])
 
 
 def _is_separated(lines: Sequence[str], delimiter: str) -> bool:
@@ -76,26 +76,28 @@ def _count_cells(lines: Sequence[str], delimiter: str) -> list[int]:
     return [len(cells) for cells in csv.reader(lines, delimiter=delimiter) if cells]
 
 
-def stream_separated(path: Path, text_format: TextFormat, usual: str) -> Iterator[FilePart]:
+def stream_separated(path: Path, text_format: TextFormat, default: str) -> Iterator[FilePart]:
     """Yield the rows of a csv or tsv file, whose first line is the header, in parts.
 
-    usual: the delimiter of the format: a comma or a tab.
+    default: the delimiter of the format: a comma or a tab.
     Raises DataError if the file or its header cannot be read; a bad row only becomes a finding.
     """
     # Python's own limit of 131,072 characters is too small for long documents.
     csv.field_size_limit(LARGEST_CELL)
     lines = read_lines(path, text_format.encoding)
     first_lines = list(islice(lines, NUM_SNIFFED))
-    layout = find_layout(path, first_lines, usual, text_format.delimiter)
+    layout = find_layout(path, first_lines, default, text_format.delimiter)
     delimiter = layout.delimiter
-    records = _records(chain(first_lines, lines), delimiter)
+    records = _records(path, chain(first_lines, lines), delimiter)
     if layout.has_separator_line:
         next(records)
     _, header, fault = next(records, (1, [], None))
     if not header:
         raise DataError(f"{path} is empty")
     if fault is not None:
-        raise DataError(f"{path}: the header cannot be read: {fault}; --delimiter names another delimiter than {delimiter!r}")
+        raise DataError(
+            f"{path}: the header cannot be read: {fault}; --delimiter names another delimiter than {delimiter!r}"
+        )
     require_few_columns(path, len(header))
     names = [name.strip() for name in header]
     indices, remarks = select_named(path, names)
@@ -120,13 +122,13 @@ def stream_separated(path: Path, text_format: TextFormat, usual: str) -> Iterato
         yield part if index else replace(part, remarks=[*layout.remarks, *remarks, *part.remarks])
 
 
-def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
+def _records(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
     """Yield (line number, cells, fault) for each record of a csv or tsv file; blank lines are skipped.
 
     The line number is that of the record's first line, as a LineNumber where it differs from the number of the record.
     fault: the reason, in words, why the record is invalid; None for a valid one.
     A quote that never closes would swallow the rest of the file. So its line is reported as a fault, and reading continues
-    at the next line.
+    at the next line. Raises DataError for a cell of more than LARGEST_CELL characters.
     """
     pending: deque[str] = deque()  # lines to read before the next ones of the file
     record_lines: list[str] = []  # lines of the record at hand
@@ -155,12 +157,15 @@ def _records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[s
                 num_spanned += num_lines - 1
             return
         except csv.Error as error:
-            is_too_large = "field larger" in str(error)
-            endless = "unexpected end" in str(error) or is_too_large
+            # Such a cell may hold millions of lines, each of which would be a fault of its own.
+            if "field larger" in str(error):
+                raise DataError(
+                    f"{place(path, number(line_number + 1))}: a cell of more than {LARGEST_CELL:,} characters, or a quote that is "
+                    "never closed"
+                ) from error
+            endless = "unexpected end" in str(error)
             unclosed += endless
             reason = "a quote is opened and never closed" if endless else f"broken quotes: {error}"
-            if is_too_large:
-                reason = f"a cell of more than {LARGEST_CELL:,} characters, or a quote that is never closed"
             # Report the first line of the record, and read the others again.
             quoted = record_lines.pop(0)
             line_number += 1
