@@ -306,9 +306,11 @@ def require_few_bad_rows(
     num_skipped = num_bad - num_unlabelled if num_bad > num_unlabelled else num_bad
     is_too_many = num_bad > policy.most_skipped * num_rows
     options = []
-    if num_unlabelled and policy.is_set_by_user and num_unlabelled < num_rows:
+    # Where no row is good, no option helps.
+    can_help = policy.is_set_by_user and num_bad < num_rows
+    if can_help and num_unlabelled:
         options.append(f"--unlabelled drop leaves out the {num_unlabelled:,} rows without a label")
-    if policy.is_set_by_user and num_bad < num_rows and num_unlabelled < num_bad:
+    if can_help and num_unlabelled < num_bad:
         # After the unlabelled rows are dropped, the same number of bad rows is a larger share.
         share = num_skipped / (num_rows - num_unlabelled)
         limit = "" if share <= policy.most_skipped else f" --most-skipped {math.ceil(100 * share) / 100:g}"

@@ -260,9 +260,9 @@ def stream_tables(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iter
         if has_rows:
             file_columns = [*file_columns[:1], (str(path), found_columns)]
         # Columns only grow, so comparing the first and the newest file with all columns is enough.
-        for file, names in file_columns:
-            if missing := sorted(columns.keys() - names):
-                raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
+        differences = [(file, sorted(columns.keys() - names)) for file, names in file_columns]
+        if missing := [f"{file} has no column {', '.join(map(repr, names))}" for file, names in differences if names]:
+            raise DataError(f"{'; '.join(missing)}, which other files have")
     if not file_columns:
         raise DataError(f"{path} has no rows", rejected)
 

@@ -255,9 +255,7 @@ def _write_excel(path: Path, stream: BinaryIO, columns: Sequence[str], rows: Ite
     def cell(value: Any) -> Any:
         value = _nested_to_json(_describe_file(value))
         if not isinstance(value, bool | int | float | Decimal | date | time | timedelta | NoneType):
-            text = ESCAPED_IN_SHEETS.sub(
-                lambda match: match[0].encode("ascii", "backslashreplace").decode(), str(value)
-            )
+            text = ESCAPED_IN_SHEETS.sub(lambda match: f"\\u{ord(match[0]):04x}", str(value))
             if len(text) > MAX_SHEET_CELL:
                 raise UsageError(
                     f"{path.name}: a cell of a sheet holds {MAX_SHEET_CELL:,} characters; write csv or jsonl"

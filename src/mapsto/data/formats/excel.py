@@ -74,7 +74,7 @@ def _read_sheet(path: Path) -> tuple[str, list[list[Any]], list[str]]:
                 if sheet.typ == python_calamine.SheetTypeEnum.WorkSheet
                 and sheet.visible == python_calamine.SheetVisibleEnum.Visible
             ]
-            sheets = [sheet for sheet in map(book.get_sheet_by_name, visible_names) if sheet.total_height]
+            sheets = [sheet for sheet in map(book.get_sheet_by_name, visible_names) if sheet.height]
             if not sheets:
                 return "", [], []
             rows = sheets[0].to_python(skip_empty_area=False)

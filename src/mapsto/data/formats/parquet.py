@@ -145,6 +145,8 @@ def _stream_batches(
                 f"{path.stat().st_size:,} bytes; write the text that many rows repeat once"
             )
         part = _build_part(path, batch, columns, refused, features, num_read + 1)
+        # As text an empty cell takes a delimiter.
+        size += len(batch) * len(columns)
         yield replace(part, remarks=[] if num_read else remarks, size=size)
         num_read += len(batch)
     if not num_read:

@@ -160,8 +160,8 @@ def _records(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple
             # Such a cell may hold millions of lines, each of which would be a fault of its own.
             if "field larger" in str(error):
                 raise DataError(
-                    f"{place(path, number(line_number + 1))}: a cell of more than {LARGEST_CELL:,} characters, or a quote that is "
-                    "never closed"
+                    f"{place(path, number(line_number + 1))}: a cell of more than {LARGEST_CELL:,} characters, or a quote "
+                    "that is never closed"
                 ) from error
             endless = "unexpected end" in str(error)
             unclosed += endless
