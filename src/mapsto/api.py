@@ -79,7 +79,13 @@ class Model:
         return self._predictor
 
     def predict(
-        self, data: Any, min_confidence: float = 0.0, reject: float = 0.0, decoding: Decoding | None = None
+        self,
+        data: Any,
+        min_confidence: float = 0.0,
+        reject: float = 0.0,
+        decoding: Decoding | None = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return one answer (a dict) for each row of a table or value of a list, in order.
 
@@ -89,11 +95,12 @@ class Model:
             rows.
         decoding: how generated answers are searched for, such as `mapsto.Decoding(beams=4)`; None for the likeliest token at each
             step.
+        encoding, delimiter: of text files, where they do not tell it themselves.
 
         Raises UsageError if the model gives no probability, keeps no training rows to compare with, or generates nothing.
         """
         predictor = self.predictor.with_settings(min_confidence, reject, decoding)
-        return list(predictor.answer(read_table(self._rows(data))))
+        return list(predictor.answer(read_table(self._rows(data), TextFormat(encoding, delimiter))))
 
     def stream(self, *values: object, decoding: Decoding | None = None) -> Iterator[str]:
         """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
@@ -290,6 +297,8 @@ def fit(
     >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
     """
     run = _options(fit, options, fields)
+    if run.unlabelled == "predict" and out is None:
+        raise UsageError('unlabelled="predict" writes the answers to the folder of the run: name it with out=')
     mapping = search_and_fit(
         arrow, data, out, search=search, search_minutes=search_minutes, start=_mapping_of(start), like=like, test=test,
         options=run, progress=progress or Progress(), overwrite=overwrite,

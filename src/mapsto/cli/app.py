@@ -6,6 +6,7 @@ Command modules import torch, pyarrow and scikit-learn inside their functions, s
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import sys
 import time
@@ -139,6 +140,9 @@ def _typer_option(name: str, text: str, hint: Any) -> Any:
 
 def main() -> None:
     """Run the command line. A MapstoError or OSError ends the program with one message and an exit status, no traceback."""
+    # A name of a file in bytes that are no UTF-8 cannot be printed as it is.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run()
     except SystemExit as end:

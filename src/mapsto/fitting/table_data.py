@@ -49,8 +49,6 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     Raises UsageError for options that do not suit the arrow or the model, DataError for rows that cannot be used.
     """
     options, say = request.options, request.say
-    if options.unlabelled == "predict" and request.folder is None:
-        raise UsageError("--unlabelled predict writes the answers to the folder of the run: name one with --out")
     test = None if request.test is None else read_table(request.test, options.text_format)
     table = read_table(request.data, options.text_format)
     arrow = _bind(request.arrow, table, options)
