@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Device, Encoding, Json, Model, Precision, app
+from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Json, Model, Precision, app
 from mapsto.errors import UsageError
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.inference.find import Finder, Match
@@ -44,6 +45,7 @@ def find(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
 ) -> None:
@@ -64,11 +66,12 @@ def find(
     is_page = out is not None and out.suffix == ".html"
     if out is not None:
         require_folder(out) if is_page else require_writable(out)
-    table = read_table_with_notes(among, encoding)
+    text_format = TextFormat(encoding, delimiter)
+    table = read_table_with_notes(among, text_format)
     predictor = Predictor(load_mapping(model), device, precision)
     texts = query or []
     if queries is not None:
-        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, encoding), query_column)
+        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, text_format), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
     settings = SearchSettings(index or index_folder(among), column, size)
@@ -109,6 +112,7 @@ def _write_matches(
     """
     from mapsto.cli.output import print_json, print_status
     from mapsto.data.table import write_rows
+    from mapsto.data.writers import TextStyle
 
     records = [
         {
@@ -120,7 +124,7 @@ def _write_matches(
         for rank, match in enumerate(matches_of_query, 1)
     ]
     if out is not None:
-        print_status(f"wrote {write_rows(out, list(records[0]), records, csv_safe)} rows to {out}")
+        print_status(f"wrote {write_rows(out, list(records[0]), records, TextStyle(csv_safe=csv_safe))} rows to {out}")
         return
     for record in records:
         print_json(record)

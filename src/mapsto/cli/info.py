@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import Arrow, Data, Encoding, Json, Model, app
+from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, Model, app
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.model.mapping import Mapping
@@ -38,12 +39,14 @@ def trace(
     start: Annotated[str | None, typer.Option(help="The model to trace; by default a small new one.")] = None,
     row: Annotated[int, typer.Option(help="The number of the row, from 1.")] = 1,
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Show one example after every stage, from the cell of the table to the loss."""
     from mapsto.cli.output import print_text
+    from mapsto.data.files import join_paths
     from mapsto.fitting.trace import trace as trace_stages
 
-    for line in trace_stages(arrow, data, start, row, encoding):
+    for line in trace_stages(arrow, join_paths(data), start, row, TextFormat(encoding, delimiter)):
         print_text(line)
 
 

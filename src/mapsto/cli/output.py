@@ -8,6 +8,7 @@ from typing import Any
 
 from mapsto.data.table import Table, read_table
 from mapsto.errors import printable
+from mapsto.options import TextFormat
 from mapsto.pretrained import manifest
 from mapsto.pretrained.location import find_folder
 
@@ -33,13 +34,13 @@ def print_note(text: object) -> None:
     print_status(f"note: {text}")
 
 
-def read_table_with_notes(source: Any, encoding: str | None, answers: bool = False) -> Table:
+def read_table_with_notes(source: Any, text_format: TextFormat, answers: bool = False) -> Table:
     """Read a table, and print a note on each file or folder that was left out.
 
-    source: a path or a Python object with rows. encoding: encoding of text files; None for UTF-8 or UTF-16 with a mark.
+    source: a path or a Python object with rows. text_format: how text files are read, where the user says it.
     answers: True for a table with labels, to also print the notes on single columns.
     """
-    table = read_table(source, encoding=encoding)
+    table = read_table(source, text_format)
     for remark in table.remarks_on(table.columns if answers else ()):
         print_note(remark)
     return table

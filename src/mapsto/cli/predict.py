@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
 from mapsto.errors import UsageError, printable
-from mapsto.options import require_choice
+from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
     from mapsto.cli.answers import InputRows
@@ -61,6 +61,7 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
     long: Long = "auto",
@@ -111,6 +112,7 @@ def predict(
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows
     from mapsto.cli.fill_in import fill_in
+    from mapsto.data.files import join_paths
     from mapsto.data.writers import require_output_path
     from mapsto.device import keep_memory
     from mapsto.files import read_json
@@ -118,7 +120,7 @@ def predict(
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
-    inputs = InputRows(data, text, encoding)
+    inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     # Checked before the model is opened, so that a wrong path costs no time.
     require_output_path(out)
     require_output_path(draw)
@@ -165,7 +167,7 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
 
     if not isinstance(engine, Predictor):
         raise UsageError("--stream is for --engine local")
-    for row in engine.stream(inputs.source(engine.arrow), inputs.encoding):
+    for row in engine.stream(inputs.source(engine.arrow), inputs.text_format):
         try:
             for part in row:
                 typer.echo(printable(part), nl=False)
@@ -251,18 +253,20 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
     from mapsto.cli.answers import InputRows, report_counts, write_answers
+    from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.embedder import Embedder
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
-    inputs = InputRows(data, text, encoding)
+    inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     if out is not None:
         require_writable(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)

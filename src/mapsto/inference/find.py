@@ -18,7 +18,7 @@ import torch
 from mapsto import __version__, files
 from mapsto.data.rows import Rows, load_rows, require_any_readable, row_keys
 from mapsto.data.table import Table
-from mapsto.errors import CheckpointError, Finding, UsageError
+from mapsto.errors import CheckpointError, Finding, UsageError, free_name
 from mapsto.inference.embedder import bind_side, embed
 from mapsto.inference.vector_index import VectorIndex, unit
 from mapsto.model.mapping import Mapping
@@ -89,8 +89,10 @@ class Finder:
         answer: dict[str, Any] = {"score": match.score, "row": number}
         if self.has_files:
             answer["file"] = file
+        reserved = {*answer, *names}
         for name in self.table.columns:
-            answer[f"found_{name}" if name in (*answer, *names) else name] = self.table.column(name)[match.row]
+            cell = self.table.column(name)[match.row]
+            answer[free_name(f"found_{name}", self.table.columns) if name in reserved else name] = cell
         return answer
 
     def find(self, queries: Sequence[str], top: int) -> list[list[Match]]:
