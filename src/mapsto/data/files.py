@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data import conll, readers
+from mapsto.data import readers
+from mapsto.data.formats import conll
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import read_json
 from mapsto.task.target_capabilities import Located

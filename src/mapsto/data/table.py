@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.data import conll, readers, writers
+from mapsto.data import readers, writers
 from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answers
 from mapsto.data.files import FileListing, is_path, join_paths, list_files, listed_files
+from mapsto.data.formats import conll
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
 from mapsto.data.formats.columns import require_few_columns, select_named
 from mapsto.data.origins import Origins
