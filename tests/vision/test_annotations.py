@@ -195,6 +195,17 @@ def test_the_layout_of_roboflow(place: str, tmp_path: Path, monkeypatch: pytest.
     assert set(labels_of(Path())) == {"no"}, "also from within the folder"
 
 
+def test_parts_that_are_read_as_one_are_said(tmp_path: Path) -> None:
+    root = tmp_path / "birds"
+    root.mkdir()
+    layout_of_roboflow(root, root / "data.yaml")
+    (remark,) = (remark.reason for remark in read_table(root).remarks if "parts" in remark.reason)
+    assert "train, valid are read as one" in remark
+    assert not [remark for remark in read_table(root / "train").remarks if "parts" in remark.reason]
+    with pytest.raises(DataError, match=r"name the folder of a part: train \(../train/images\), val"):
+        read_table(root / "data.yaml")
+
+
 def test_an_unrelated_yaml_above_names_no_classes(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("path: elsewhere\ntrain: x\nnames: [a, b, c]\n")
     assert labels_of(write_yolo(tmp_path / "set", {}, (2,))) == ["2"]
