@@ -283,6 +283,26 @@ def test_a_line_that_is_no_box_costs_its_picture(line: str, tmp_path: Path) -> N
     assert len(Boxes.read(cells["p0.png"])) == len(Boxes.read(cells["p2.png"])) == 1
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<a>" * 400_000,
+        "<annotation>" + "x" * 2**22 + "</annotation>",
+        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>',
+        f"<!DOCTYPE a [<!ENTITY x0 '{'y' * 99}'>"
+        + "".join(f"<!ENTITY x{n} '{f'&x{n - 1};' * 10}'>" for n in range(1, 10))
+        + "]><annotation>&x9;</annotation>",
+    ],
+    ids=["open", "large", "external", "nested"],
+)
+def test_hostile_xml_costs_its_picture(content: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.xml").write_text(voc(f"{name}.png") if name == "a" else content)
+    cells = cells_of(tmp_path)
+    assert "b.xml cannot be read as Pascal VOC's" in cells["b.png"]["fault"] and len(Boxes.read(cells["a.png"])) == 1
+
+
 @pytest.mark.parametrize("sides", [("", 1, 2, 3), ("a", 1, 2, 3), ("1,5", 1, 2, 3), ("inf", 1, 2, 3), (5, 5, 5, 5)])
 def test_a_box_of_voc_without_numbers_costs_its_picture(sides: tuple[object, ...], tmp_path: Path) -> None:
     for name in ("a", "b"):
@@ -510,6 +530,19 @@ def test_the_table_of_tensorflow_is_read(header: str, place: str, tmp_path: Path
     cells = cells_of(tmp_path / "_annotations.csv" if place == "file" else tmp_path)
     assert [(box.label, box.left) for box in Boxes.read(cells["a.png"])] == [("no", 1), ("1.0", 3.5)]
     assert cells["b.png"] == []
+
+
+@pytest.mark.parametrize("folder", ["data", "images", "annotations"])
+def test_a_table_beside_the_folders_of_its_pictures(folder: str, tmp_path: Path) -> None:
+    """Pictures of one name are told apart by the name of the table."""
+    for part in ("train", "test"):
+        write_picture(tmp_path / "images" / part / "a.png")
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{part}_labels.csv").write_text(f"{HEADER}\na.png,48,32,{part},1,2,11,12")
+    for part in ("train", "test"):
+        table = read_table(tmp_path / folder / f"{part}_labels.csv")
+        assert labels_of(tmp_path / folder / f"{part}_labels.csv") == [part]
+        assert table.column("image") == [str(tmp_path / "images" / part / "a.png")]
 
 
 @pytest.mark.parametrize(

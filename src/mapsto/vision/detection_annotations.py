@@ -53,8 +53,8 @@ def _read_file(path: Path, list_files: Callable[[Path], Sequence[Path]]) -> BoxC
     coco, is_table = read_coco(path), is_tensorflow(path)
     if coco is None and not is_table:
         return {}
-    # Such a file is often in a folder `annotations` beside the folders of its pictures.
-    root = path.parent.parent if path.parent.name.lower() in SPLIT_FOLDERS else path.parent
+    # Such a file is often in a folder `annotations` or `data` beside the folders of its pictures.
+    root = path.parent.parent if path.parent.name.lower() in {*SPLIT_FOLDERS, "data"} else path.parent
     pictures = PictureSet((root,), list_files(root))
     return picture_set.join(table_cells(path, pictures)) if coco is None else coco_cells(path, coco, pictures)
 
