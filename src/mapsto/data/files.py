@@ -22,6 +22,7 @@ from mapsto.task.target_capabilities import Located
 from mapsto.text.pairs import parallel_lines
 from mapsto.text.tagging import brat
 from mapsto.vision import detection_annotations
+from mapsto.vision.annotations.class_names import PART_FOLDER
 
 LABEL = "label"  # the column that takes the names of folders
 MAX_SHOWN = 5  # number of names that a remark lists
@@ -375,7 +376,21 @@ def _build_listing(
     if any(inner):
         data[LABEL] = [next(iter(parts), None) for parts in inner]
     data |= {target_kind: [values.get(file) for file in files] for target_kind, values in annotations.items()}
-    return FileListing(list(map(Path, files)), data, [*remarks, *_describe_nesting(root, inner)])
+    parts = _describe_parts(root, inner) if annotations else []
+    return FileListing(list(map(Path, files)), data, [*remarks, *parts, *_describe_nesting(root, inner)])
+
+
+def _describe_parts(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
+    """Return a list of one remark if annotated files are in several parts of a data set, such as train and valid, else [].
+
+    inner: for each file the names of its folders below `root`, the outermost first.
+    """
+    outer = dict.fromkeys(parts[0] for parts in inner if parts)
+    parts = [name for name in outer if PART_FOLDER.fullmatch(name)]
+    if len(parts) < 2:
+        return []
+    reason = f"the parts {_shorten_list(parts)} are read as one; name one of them to keep them separate"
+    return [Finding(str(root), None, None, None, reason)]
 
 
 def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:

@@ -152,7 +152,7 @@ def _read(cell: object) -> Video:
         return Video.from_file(path, content)
     except Unreadable as error:
         raise BadCell(str(error)) from error
-    except (OSError, ValueError) as error:  # a ValueError is that of a name that no file can have
+    except (OSError, UnicodeError) as error:  # a UnicodeError is that of a name that no file can have
         raise BadCell(f"the video cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

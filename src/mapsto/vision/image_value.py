@@ -147,7 +147,7 @@ def read_image(cell: object) -> ImageValue:
         return ImageValue.from_bytes(content or image_io.read_image_bytes(str(path)), path)
     except Unreadable as error:
         raise BadCell(str(error)) from error
-    except (OSError, ValueError) as error:  # a ValueError is that of a name that no file can have
+    except (OSError, UnicodeError) as error:  # a UnicodeError is that of a name that no file can have
         raise BadCell(f"the picture cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -152,6 +152,17 @@ def _refers_to(file: Path, root: Path) -> bool:
     return any(Path(part).is_relative_to(real) or (part != above and Path(real).is_relative_to(part)) for part in parts)
 
 
+def parts_of_data_set(file: Path) -> dict[str, str]:
+    """Return the entries train, val and test of a YAML file that names YOLO's classes; empty for any other file.
+
+    Raises DataError if the names cannot be read.
+    """
+    if file.suffix.lower() not in YAML_SUFFIXES or not file.is_file() or _read(file) is None:
+        return {}
+    entries = {key: node for key, node, _ in _entries(_root_node(_read_text(file)))}
+    return {part: str(entries[part].value) for part in ("train", "val", "test") if _is_scalar(entries.get(part))}
+
+
 def _root_node(text: str) -> Any:
     """Return the node at the root of a YAML text, whose scalars stay as they are written; None for an empty text.
 

@@ -31,7 +31,7 @@ Annotation = tuple[Path, str, BoxCell]
 SPLIT_FOLDERS = {"annotations", "jpegimages", "images", "labels", "xmls", "xml"}
 
 # The most bytes of the annotation file of one picture.
-MAX_ANNOTATION_BYTES = 16 * 2**20
+MAX_ANNOTATION_BYTES = 4 * 2**20
 
 # A number as formats of boxes write it; Python itself would also read 1_0, ٣ and infinity.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -137,7 +137,7 @@ def join(annotations: Iterable[Annotation]) -> BoxCells:
     return cells
 
 
-def read_text(file: Path) -> bytes:
+def read_annotation_bytes(file: Path) -> bytes:
     """Return the content of the annotation file of one picture. Raises OSError, and ValueError if it is too large."""
     if (size := os.stat(file).st_size) > MAX_ANNOTATION_BYTES:
         raise ValueError(f"{size:,} bytes are more than the {MAX_ANNOTATION_BYTES:,} that are read")

@@ -83,6 +83,8 @@ def _candidates(file: Path, name: str, pictures: PictureSet) -> list[Path]:
     for narrower in (
         [image for image in candidates if image == file.parent / path],
         [image for image in candidates if image.as_posix().endswith(f"/{path}")],
+        # As train_labels.csv lies beside the folders train and test.
+        [image for image in candidates if image.parent.name in file.stem],
     ):
         candidates = narrower if len(candidates) > 1 and narrower else candidates
     return candidates
