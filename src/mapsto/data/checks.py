@@ -6,7 +6,6 @@ training row (near-duplicates) are found by MinHash.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
+from mapsto.data.label_hints import are_ids, label_hints
 from mapsto.data.near_duplicates import find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
@@ -23,12 +23,6 @@ from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
 from mapsto.task.target_capabilities import Classes, Located, Paired, has_exclusive_classes, is_located, located_port
-
-# From this number of rows, and with more than this share of different ones, labels are ids.
-MIN_IDS, ID_SHARE = 10, 0.9
-MAX_COLUMNS_SHOWN = 10
-# A label that is a number.
-NUMERAL = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
 @dataclass
@@ -255,35 +249,12 @@ def _labels(values: _Values) -> list[Finding]:
         spellings = ", ".join(f"{label!r} ({counts[label]:,} rows)" for label in group)
         reason = f"labels that differ by case or spaces alone: {spellings}"
         findings.append(values.finding(first[rare], reason, of_label=True))
-    findings += _label_hints(values, counts)
+    findings += label_hints(counts, values.rows.table, values.label_column)
     single = [label for label, count in counts.items() if count == 1]
     # One warning says it for all.
-    if _are_ids(counts):
+    if are_ids(counts):
         return findings
     return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
-
-
-def _are_ids(counts: Counter[str]) -> bool:
-    """Return whether nearly every row has a label of its own, as an id is. counts: the number of rows of each label."""
-    return counts.total() >= MIN_IDS and len(counts) > ID_SHARE * counts.total()
-
-
-def _label_hints(values: _Values, counts: Counter[str]) -> list[Finding]:
-    """Return warnings on labels that are probably no classes: ids, and decimal numbers. counts: the rows of each label."""
-    file, column = values.rows.table.origin(0)[0], values.label_column
-    if len(counts) > 2 and all(map(NUMERAL.fullmatch, counts)) and any("." in label for label in counts):
-        reason = (
-            f"{len(counts):,} decimal numbers as classes, of which each is as far from all others; if they are a quantity, learn "
-            f"it as `-> {column}:number`"
-        )
-        return [Finding(file, None, column, None, reason)]
-    if _are_ids(counts):
-        reason = (
-            f"{len(counts):,} different labels in {counts.total():,} rows, as an id has; name the column of the labels in the "
-            f"arrow, such as `-> COLUMN:label`; there are {', '.join(map(repr, values.rows.table.columns[:MAX_COLUMNS_SHOWN]))}"
-        )
-        return [Finding(file, None, column, None, reason)]
-    return []
 
 
 def _repeated(values: _Values) -> list[Finding]:
