@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mapsto.data import text_lines
-from mapsto.data.formats import json_tables, separated
+from mapsto.data.formats import json_tables, separated, text_lines
 from mapsto.data.origins import Origins
 from mapsto.data.table import read_table
 from mapsto.errors import DataError, LineNumber

@@ -155,7 +155,7 @@ def make_decoding(**settings: Any) -> Decoding | None:
 
 def _read_answers(path: Path, encoding: str | None) -> list[str]:
     """Return the lines of a file with the allowed answers. Raises DataError for a file that cannot be decoded, or is empty."""
-    from mapsto.data.text_lines import read_lines
+    from mapsto.data.formats.text_lines import read_lines
 
     return [line.strip() for line in read_lines(path, encoding)]
 

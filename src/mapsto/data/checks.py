@@ -6,7 +6,6 @@ training row (near-duplicates) are found by MinHash.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
+from mapsto.data.label_hints import are_ids, label_hints
 from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
@@ -37,12 +37,6 @@ ROWS_AT_ONCE = 2048
 
 # What speaks for two scales: so many scores between 0 and 1, the smallest maximum of the others, the end of the gap from 1 on.
 MIN_SHARES, LARGE_SCORE, GAP = 3, 10.0, 5.0
-
-# From this number of rows, and with more than this share of different ones, labels are ids.
-MIN_IDS, ID_SHARE = 10, 0.9
-MAX_COLUMNS_SHOWN = 10
-# A label that is a number.
-NUMERAL = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
 @dataclass
@@ -289,35 +283,12 @@ def _labels(values: _Values) -> list[Finding]:
         # The rarest spelling is the likely mistake, so the finding points to its first row.
         rare = min(group, key=lambda label: counts[label])
         findings.append(values.finding(first[rare], _describe_alike(group, counts, " rows"), of_label=True))
-    findings += _label_hints(values, counts)
+    findings += label_hints(counts, values.rows.table, values.label_column)
     single = [label for label, count in counts.items() if count == 1]
     # One warning says it for all.
-    if _are_ids(counts):
+    if are_ids(counts):
         return findings
     return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
-
-
-def _are_ids(counts: Counter[str]) -> bool:
-    """Return whether nearly every row has a label of its own, as an id is. counts: the number of rows of each label."""
-    return counts.total() >= MIN_IDS and len(counts) > ID_SHARE * counts.total()
-
-
-def _label_hints(values: _Values, counts: Counter[str]) -> list[Finding]:
-    """Return warnings on labels that are probably no classes: ids, and decimal numbers. counts: the rows of each label."""
-    file, column = values.rows.table.origin(0)[0], values.label_column
-    if len(counts) > 2 and all(map(NUMERAL.fullmatch, counts)) and any("." in label for label in counts):
-        reason = (
-            f"{len(counts):,} decimal numbers as classes, of which each is as far from all others; if they are a quantity, learn "
-            f"it as `-> {column}:number`"
-        )
-        return [Finding(file, None, column, None, reason)]
-    if _are_ids(counts):
-        reason = (
-            f"{len(counts):,} different labels in {counts.total():,} rows, as an id has; name the column of the labels in the "
-            f"arrow, such as `-> COLUMN:label`; there are {', '.join(map(repr, values.rows.table.columns[:MAX_COLUMNS_SHOWN]))}"
-        )
-        return [Finding(file, None, column, None, reason)]
-    return []
 
 
 def _repeated(values: _Values) -> list[Finding]:

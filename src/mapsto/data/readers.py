@@ -15,7 +15,7 @@ from mapsto.data.formats import conll, excel
 from mapsto.data.formats.json_tables import stream_json, stream_jsonl
 from mapsto.data.formats.parquet import stream_arrow, stream_parquet
 from mapsto.data.formats.separated import stream_separated
-from mapsto.data.text_lines import nonblank_lines
+from mapsto.data.formats.text_lines import nonblank_lines
 from mapsto.errors import DataError, Finding, near
 from mapsto.options import DEFAULT_FORMAT, TextFormat
 

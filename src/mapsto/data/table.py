@@ -20,9 +20,10 @@ from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answe
 from mapsto.data.files import FileListing, is_path, join_paths, list_files, listed_files
 from mapsto.data.formats import conll
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
-from mapsto.data.formats.columns import require_few_columns, select_named
+from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.sparse_rows import limit_memory
+from mapsto.data.formats.text_lines import stream_parallel
 from mapsto.data.origins import Origins
-from mapsto.data.text_lines import stream_parallel
 from mapsto.data.writers import PLAIN_STYLE, TextStyle
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
@@ -32,9 +33,6 @@ T = TypeVar("T")
 Int64s = NDArray[np.int64]
 # Largest number of media files in one table of a stream.
 FILES_AT_ONCE = 1024
-# Memory of a table's cells in bytes for each character of its files, beyond SPARSE_BYTES. Only rows that hardly share their
-# columns take more, as each lacks the cells of all others.
-BYTES_PER_CHARACTER, SPARSE_BYTES, BYTES_PER_CELL = 12, 2**26, 8
 
 
 @dataclass(frozen=True)
@@ -254,7 +252,7 @@ def stream_tables(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iter
     for path, file_parts in _stream_files(Path(source), listing, text_format):
         found_columns: set[str] = set()
         has_rows = False
-        for part in _restructure(_limit_memory(path, file_parts)):
+        for part in _restructure(limit_memory(path, file_parts)):
             found_columns |= set(part.data)
             columns |= dict.fromkeys(part.data)
             has_rows = has_rows or bool(part.rows)
@@ -280,22 +278,6 @@ def _stream_files(
     else:
         for path in listing.files:
             yield path, readers.stream_file(path, text_format)
-
-
-def _limit_memory(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:
-    """Yield the parts of a file. Raises DataError if the rows hardly share columns, and so take far more than their text."""
-    columns: dict[str, None] = {}
-    num_rows = size = 0
-    for part in parts:
-        columns |= dict.fromkeys(part.data)
-        require_few_columns(path, len(columns))
-        num_rows, size = num_rows + len(part.rows), size + part.size
-        if BYTES_PER_CELL * num_rows * len(columns) > BYTES_PER_CHARACTER * size + SPARSE_BYTES:
-            raise DataError(
-                f"{path}: the first {num_rows:,} rows have {len(columns):,} different columns, nearly all of them empty; write "
-                "keys that only a few rows have as one object in a column"
-            )
-        yield part
 
 
 def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:

@@ -21,8 +21,8 @@ import numpy as np
 from mapsto.data.file_part import UnreadableCell
 from mapsto.data.files import is_path, list_files
 from mapsto.data.formats.separated import NUM_SNIFFED, find_layout
+from mapsto.data.formats.text_lines import encoding_of_mark, read_lines
 from mapsto.data.readers import file_format
-from mapsto.data.text_lines import encoding_of_mark, read_lines
 from mapsto.errors import UsageError, printable
 from mapsto.files import replacing
 from mapsto.options import TextFormat

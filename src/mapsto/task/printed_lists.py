@@ -19,7 +19,7 @@ OPENING = r"(?:(?:np\.|numpy\.)?array|tensor|set|frozenset|list|tuple|Index|Seri
 WRAPPED = r"(?:np\.|numpy\.)?(?:float|int|uint|str|bool|bytes)_?\d*\(|Decimal\("
 TOKEN = re.compile(
     rf"""\s*(?:(?P<open>{OPENING}|[\[({{])|(?P<wrap>{WRAPPED})|(?P<close>[\])}}])|(?P<comma>,)|(?P<colon>:)
-    |(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    |(?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
     |(?P<numeral>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
     |(?P<word>(?:np\.)?(?:True|False|None|nan|NaN|NA|NaT|null|true|false|[-+]?inf))\b
     |(?P<setting>(?:dtype|device|name|shape|requires_grad)=(?:'[^']*'|"[^"]*"|[\w.<>|]+|\([^()]*\)))
@@ -89,7 +89,7 @@ class _Parser:
                 raise self._error("a bracket does not close")
             is_number = isinstance(value, str) and "str" not in text and "bytes" not in text
             return float(value) if is_number else value
-        if kind == "string":
+        if kind == "quoted":
             return str(ast.literal_eval(text))
         if kind == "numeral":
             return int(text) if re.fullmatch(r"[-+]?\d{1,4000}", text) else float(text)

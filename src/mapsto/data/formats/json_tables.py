@@ -15,7 +15,7 @@ from typing import Any
 from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.formats import conll
 from mapsto.data.formats.columns import select_named
-from mapsto.data.text_lines import nonblank_lines, read_text
+from mapsto.data.formats.text_lines import nonblank_lines, read_text
 from mapsto.errors import DataError, Finding
 from mapsto.options import TextFormat
 from mapsto.text import label_studio, squad

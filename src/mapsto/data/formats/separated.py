@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mapsto.data.file_part import FilePart, Row, from_cells, group_rows
 from mapsto.data.formats.columns import require_few_columns, select_named
-from mapsto.data.text_lines import read_lines
+from mapsto.data.formats.text_lines import read_lines
 from mapsto.errors import DataError, Finding, LineNumber, place
 from mapsto.options import TextFormat
 
