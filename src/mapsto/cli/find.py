@@ -18,6 +18,7 @@ SHOWN_CHARACTERS = 100  # of a text, on the screen
 
 @app.command(epilog="Example: mapsto find runs/pairs 'Where is my card?' --among passages.csv --top 5")
 def find(
+    context: typer.Context,
     model: Model,
     query: Annotated[list[str] | None, typer.Argument(help="One or more queries, in place of --queries.")] = None,
     among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
@@ -45,7 +46,7 @@ def find(
     csv_safe: CsvSafe = False,
 ) -> None:
     """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
-    from mapsto.cli.output import print_note, print_status, read_table_with_notes
+    from mapsto.cli.output import announce_output, print_note, print_status, read_table_with_notes
     from mapsto.data.writers import require_output_path, require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries
@@ -60,6 +61,7 @@ def find(
     require_output_path(out)
     if out is not None:
         require_writable(out)
+    announce_output(context, out)
     table = read_table_with_notes(among, encoding)
     predictor = Predictor(load_mapping(model), device, precision)
     texts = query or []
