@@ -46,6 +46,27 @@ def test_of_several_writers_the_last_wins_and_the_others_are_told(tmp_path: Path
         assert os.listdir(tmp_path) == ["out.csv"]
 
 
+def test_who_announces_to_write_is_seen_by_who_writes_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with files.announcing(path):
+        thread_errors: list[RunError] = []
+
+        def write() -> None:
+            try:
+                files.write_atomic(path, b"of another command")
+            except RunError as error:
+                thread_errors.append(error)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        assert len(thread_errors) == 1 and path.read_bytes() == b"of another command"
+        files.write_atomic(path, b"of this command")
+    assert path.read_bytes() == b"of this command" and os.listdir(tmp_path) == ["out.csv"]
+    with files.announcing(None):
+        files.write_atomic(path, b"again")
+
+
 def test_writers_of_different_files_do_not_meet(tmp_path: Path) -> None:
     with files.replacing(tmp_path / "a") as first, files.replacing(tmp_path / "a-12345678") as second:
         first.write(b"1")

@@ -20,6 +20,7 @@ COLUMNS = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "
 
 @app.command(epilog="Example: mapsto explain runs/clf '今天天气真好！' --sample test.csv")
 def explain(
+    context: typer.Context,
     model: Model,
     what: Annotated[
         str,
@@ -45,7 +46,7 @@ def explain(
 ) -> None:
     """Highlight the parts of a value that decided the answer, and measure how reliable the highlighting is."""
     from mapsto import api, progress
-    from mapsto.cli.output import print_json, print_note, print_text, read_table_with_notes
+    from mapsto.cli.output import announce_output, print_json, print_note, print_text, read_table_with_notes
     from mapsto.metrics.intervals import to_json
 
     # Checked before the model is opened, so that a wrong path costs no time.
@@ -60,6 +61,7 @@ def explain(
     sample_rows = None if sample is None else read_table_with_notes(sample, text_format)
     chosen_token = int(token) if token is not None and token.isdecimal() else token
     choice = progress.choose_progress(as_json=json)
+    announce_output(context, out)
     explanations = loaded.explain(values, method, sample_rows, steps, choice, chosen_token)
     if faults := explanations.faults:
         print_note(f"{len(faults):,} rows cannot be read and have no explanation; the first: {faults[0]}")

@@ -19,6 +19,7 @@ SHOWN_CHARACTERS = 100  # of a text, on the screen
 
 @app.command(epilog="Example: mapsto find runs/pairs 'Where is my card?' --among passages.csv --top 5")
 def find(
+    context: typer.Context,
     model: Model,
     query: Annotated[list[str] | None, typer.Argument(help="One or more queries, in place of --queries.")] = None,
     among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
@@ -50,7 +51,7 @@ def find(
     csv_safe: CsvSafe = False,
 ) -> None:
     """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
-    from mapsto.cli.output import print_note, print_status, read_table_with_notes
+    from mapsto.cli.output import announce_output, print_note, print_status, read_table_with_notes
     from mapsto.data.writers import require_folder, require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries
@@ -66,6 +67,7 @@ def find(
     is_page = out is not None and out.suffix == ".html"
     if out is not None:
         require_folder(out) if is_page else require_writable(out)
+    announce_output(context, out)
     text_format = TextFormat(encoding, delimiter)
     table = read_table_with_notes(among, text_format)
     predictor = Predictor(load_mapping(model), device, precision)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
+
+import typer
 
 from mapsto.data.table import Table, read_table
 from mapsto.errors import printable
+from mapsto.files import announcing
 from mapsto.options import TextFormat
 from mapsto.pretrained import manifest
 from mapsto.pretrained.location import find_folder
@@ -32,6 +36,15 @@ def print_status(text: str) -> None:
 def print_note(text: object) -> None:
     """Print a line that begins with "note:", about something that affects the result, to standard error."""
     print_status(f"note: {text}")
+
+
+def announce_output(context: typer.Context, out: Path | None) -> None:
+    """Announce that a command writes the file `out`, from now to the command's end: who writes it meanwhile is told.
+
+    Nothing is announced for None and for a folder.
+    """
+    if out is not None and out.suffix and not out.is_dir() and out.parent.is_dir():
+        context.with_resource(announcing(out))
 
 
 def read_table_with_notes(source: Any, text_format: TextFormat, answers: bool = False) -> Table:

@@ -47,6 +47,7 @@ Schema = Annotated[
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
+    context: typer.Context,
     model: Model,
     data: Input = None,
     text: Texts = None,
@@ -112,6 +113,7 @@ def predict(
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows
     from mapsto.cli.fill_in import fill_in
+    from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_output_path
     from mapsto.device import keep_memory
@@ -124,6 +126,7 @@ def predict(
     # Checked before the model is opened, so that a wrong path costs no time.
     require_output_path(out)
     require_output_path(draw)
+    announce_output(context, out)
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     if hide is not None or mask is not None:
@@ -235,6 +238,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
 
 @app.command(epilog="Example: mapsto embed runs/base texts.csv --out vectors.parquet")
 def embed(
+    context: typer.Context,
     model: Model,
     data: Input = None,
     text: Texts = None,
@@ -259,6 +263,7 @@ def embed(
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
     from mapsto.cli.answers import InputRows, report_counts, write_answers
+    from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.device import keep_memory
@@ -269,6 +274,7 @@ def embed(
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     if out is not None:
         require_writable(out)
+    announce_output(context, out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
     counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
     report_counts(counts, embedder.cut_rows)
