@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import numpy as np
@@ -22,6 +25,23 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
+# Held by the thread that trains: torch's random generator is one for the whole process.
+TRAINING_TURN = threading.RLock()
+
+
+def _prepare_forked_child() -> None:
+    """Let a forked child compute with one thread, and take no notice of a training in another thread of its parent.
+
+    OpenMP's threads do not exist in the child, and torch would wait for them for ever.
+    """
+    global TRAINING_TURN
+    TRAINING_TURN = threading.RLock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_prepare_forked_child)
+
 
 def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.device:
     """Return the device called `name`: "cuda", "mps", "cpu", or for "auto" the first of them that this machine has.
@@ -34,6 +54,11 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
         name = next(device for device, available in is_available.items() if available)
     if name not in is_available:
         raise UsageError(f"no device {name!r}; there are: auto, {', '.join(is_available)}")
+    if name == "cuda" and torch.cuda._is_in_bad_fork():
+        raise UsageError(
+            "a forked process cannot use the GPU that its parent has used; start processes by spawn: "
+            "multiprocessing.set_start_method('spawn')"
+        )
     if not is_available[name]:
         raise UsageError(f"this machine or this build of torch has no {name}; use --device auto or cpu")
     if local_rank is None or name == "cpu":
@@ -88,6 +113,23 @@ def seed_all(*key: int) -> None:
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     torch.manual_seed(seed)
     random.seed(seed)
+
+
+@contextmanager
+def training_turn(say: Callable[[str], None]) -> Iterator[None]:
+    """Let one thread of this process train at a time during the `with` block, since all share torch's random generator.
+
+    Other threads wait, and so get the weights of a training alone. A training within a training is of the same turn.
+    say: prints a note before waiting.
+    """
+    turn = TRAINING_TURN
+    if not turn.acquire(blocking=False):
+        say("note: another thread of this process trains; this fit begins when that one has ended")
+        turn.acquire()
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,8 +5,10 @@ Training steps, counts of rows, messages and final scores are all shown by one `
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -46,8 +48,18 @@ class StepReport:
     )  # metrics of the held-out rows, where this step scored them
 
 
+# The signals of a pipe without a reader and of a closed terminal, by the error of writing there.
+HANG_UPS = {errno.EPIPE: "SIGPIPE", errno.EIO: "SIGHUP"}
+
+
 class Progress:
-    """Base class of progress outputs; it prints nothing, and subclasses override its methods to print."""
+    """Base class of progress outputs; it prints nothing, and subclasses override its methods to print.
+
+    hang_up: 0, or the number of the signal (SIGPIPE, SIGHUP) for which a run should save and stop, because the pipe or the
+        terminal that the progress is printed to was closed. Nothing is printed from then on.
+    """
+
+    hang_up: int = 0
 
     def say(self, text: str) -> None:
         """Print a message."""
@@ -85,7 +97,7 @@ class Lines(Progress):
         self.origin: tuple[int, float] | None = None
 
     def say(self, text: str) -> None:
-        print(printable(text), file=self.stream, flush=True)
+        self._print(text, "\n")
 
     def step(self, report: StepReport) -> None:
         speed = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.seconds else ""
@@ -131,6 +143,10 @@ class Lines(Progress):
     def _clear(self) -> None:
         """Erase the line that `Live` redraws; do nothing in this class, which redraws none."""
 
+    def _print(self, text: str, end: str = "") -> None:
+        """Print a text to the stream, with its control characters escaped; do nothing once its reader has gone."""
+        self.hang_up = self.hang_up or print_or_hang_up(printable(text) + end, self.stream)
+
 
 class Live(Lines):
     """A progress output that redraws one line of a terminal and prints messages above this line."""
@@ -144,18 +160,18 @@ class Live(Lines):
 
     def show(self, text: str) -> None:
         self._clear()
-        print(printable(text), end="", file=self.stream, flush=True)
+        self._print(text)
         self.is_drawn = True
 
     def close(self) -> None:
         if self.is_drawn:
-            print(file=self.stream, flush=True)
+            self._print("", "\n")
         self.is_drawn = False
         super().close()
 
     def _clear(self) -> None:
         if self.is_drawn:
-            print("\r\x1b[2K", end="", file=self.stream)  # the ANSI code that erases a line
+            self._print("", "\r\x1b[2K")  # the ANSI code that erases a line
         self.is_drawn = False
 
 
@@ -167,6 +183,11 @@ class PartProgress(Progress):
 
     def __init__(self, total_progress: Progress, label: str) -> None:
         self.total_progress, self.label = total_progress, label
+
+    @property
+    def hang_up(self) -> int:  # type: ignore[override]
+        """The signal of the whole work's output."""
+        return self.whole.hang_up
 
     def step(self, report: StepReport) -> None:
         self.total_progress.rows(self.label, report.step, report.last_step, "steps")
@@ -208,7 +229,24 @@ class JsonLines(Progress):
             self._write(record | ({"mark": mark.strip(" –")} if mark else {}))
 
     def _write(self, record: dict[str, object]) -> None:
-        print(printable(json.dumps(record, ensure_ascii=False)), file=sys.stderr, flush=True)
+        line = printable(json.dumps(record, ensure_ascii=False)) + "\n"
+        self.hang_up = self.hang_up or print_or_hang_up(line, sys.stderr)
+
+
+def print_or_hang_up(text: str, stream: TextIO) -> int:
+    """Print a text at once and return 0; if the reader of the stream has gone, return the number of the signal for that.
+
+    Raises OSError for other errors, such as a full disk.
+    """
+    try:
+        print(text, end="", file=stream, flush=True)
+    except OSError as error:
+        name = HANG_UPS.get(error.errno or 0)
+        # Windows has neither signal.
+        if name is None or not hasattr(signal, name):
+            raise
+        return int(getattr(signal, name))
+    return 0
 
 
 def choose_progress(quiet: bool = False, as_json: bool = False) -> Progress:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -35,14 +37,31 @@ class Stopped(MapstoError):
     exit_status = 130
 
 
+class UnreadOutput(MapstoError):
+    """The error when the reader of standard output or standard error, such as `head`, has ended. It is not printed.
+
+    The exit status is that of a program which SIGPIPE ends: 128 + 13.
+    """
+
+    exit_status = 141
+
+
 class CommandGroup(TyperGroup):
-    """The group of all commands. On Ctrl-C it raises Stopped, so that an error is printed, where Typer would end silently."""
+    """The group of all commands, which raises errors of mapsto where Typer would end silently.
+
+    These are Stopped on Ctrl-C, and UnreadOutput when the reader of a pipe has ended.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # What is still buffered fails here, and not when Python exits, which would print an error.
+            sys.stdout.flush()
+            return result
         except KeyboardInterrupt as interrupt:
             raise Stopped("stopped by SIGINT") from interrupt
+        except BrokenPipeError as error:
+            raise UnreadOutput from error
 
 
 app = typer.Typer(
@@ -171,12 +190,11 @@ def _run() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         app()
+    except UnreadOutput as error:
+        _discard_output()
+        sys.exit(error.exit_status)
     except MapstoError as error:
         _fail(str(error), error.exit_status, error.reporter)
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has ended; Python would print an error about it on exit.
-        sys.stderr.close()
-        sys.exit(1)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
 
@@ -190,8 +208,16 @@ def _fail(text: str, status: int, reporter: int = 0) -> None:
     if read_ranks().rank != reporter:
         time.sleep(SECONDS_TO_PRINT)
         sys.exit(status)
-    if "--json" in sys.argv:
-        print(printable(json.dumps({"error": text}, ensure_ascii=False)), file=sys.stderr)
-    else:
-        print(f"error: {printable(text)}", file=sys.stderr)
+    line = json.dumps({"error": text}, ensure_ascii=False) if "--json" in sys.argv else f"error: {text}"
+    try:
+        print(printable(line), file=sys.stderr, flush=True)
+    except OSError:  # the terminal or the reader of the pipe has gone, so the exit status says it alone
+        _discard_output()
     sys.exit(status)
+
+
+def _discard_output() -> None:
+    """Send what is still buffered for standard output and standard error nowhere; Python would print an error on exit."""
+    with open(os.devnull, "w") as nowhere, suppress(OSError, ValueError):
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())

@@ -16,6 +16,7 @@ from typing import Any
 
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
+from mapsto.device import training_turn
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
 from mapsto.fitting import run_folder
@@ -137,6 +138,7 @@ def fit_request(request: FitRequest, data: RunData | None = None) -> Mapping:
     with ExitStack() as stack:
         # The main process holds the lock for all processes of the run.
         ranks.run_on_main(lambda: stack.enter_context(run_folder.locked(folder, say)))
+        stack.enter_context(training_turn(say))
         # Prepared before anything is deleted: an error in data or options must not cost the former run.
         run = _prepare(request) if data is None else build_run(request, data)
         if folder is not None and request.overwrite:

@@ -191,7 +191,7 @@ class Tokenizer:
         """Return the encodings of texts, with offsets and words. literally: whether names of special tokens are other text."""
         if self._marian is not None:
             return self._marian.source.encode_batch(texts, literally)
-        backend = self._literal_backend() if literally else self._backend_of(texts)
+        backend = self._literal_copy if literally else self._backend_of(texts)
         return backend.encode_batch(texts, add_special_tokens=False)
 
     @cached_property
@@ -350,21 +350,22 @@ class Tokenizer:
         if self._marian is not None:
             answers = self._marian.target.encode_batch(_checked(texts), literally=True)
             return [np.array(pieces.ids, dtype=np.int32) for pieces in answers]
-        encodings = self._literal_backend().encode_batch_fast(_checked(texts), add_special_tokens=False)
+        encodings = self._literal_copy.encode_batch_fast(_checked(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-
-    def _literal_backend(self) -> tokenizers.Tokenizer:
-        """Return a copy of the library's tokenizer to which the names of special tokens are text."""
-        # Set anew each time, because the library loses the setting when it copies a tokenizer.
-        self._literal_copy.encode_special_tokens = True
-        return self._literal_copy
 
     @cached_property
     def _literal_copy(self) -> tokenizers.Tokenizer:
-        """A copy of the library's tokenizer that composes texts, and to whose model no special token is a piece of text."""
+        """A copy of the library's tokenizer that composes texts, and to which the names of special tokens are text."""
         parts = json.loads(self._composing.to_str())
         tokenizer_files.hide_special(parts)
-        return tokenizers.Tokenizer.from_str(json.dumps(parts))
+        backend = tokenizers.Tokenizer.from_str(json.dumps(parts))
+        # Set before any thread encodes: the library refuses changes meanwhile.
+        backend.encode_special_tokens = True
+        return backend
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The library loses `encode_special_tokens` when it copies a tokenizer, so a copy makes this one anew.
+        return {name: value for name, value in self.__dict__.items() if name != "_literal_copy"}
 
     def to_json(self) -> str:
         """Return the content of a tokenizer.json, which other libraries read."""

@@ -34,6 +34,11 @@ class Logger:
     def note(self, text: str) -> None:
         """Record a message about the run, such as a skipped update, for people to read."""
 
+    @property
+    def hang_up(self) -> int:
+        """Return 0, or the number of the signal for which the run should save and stop, as nobody reads its progress."""
+        return 0
+
     def close(self) -> None:
         """Close open files and end the line of live progress on the terminal; called once, also after an error."""
 
@@ -56,6 +61,10 @@ class Loggers(Logger):
         for logger in self.loggers:
             logger.note(text)
 
+    @property
+    def hang_up(self) -> int:
+        return max((logger.hang_up for logger in self.loggers), default=0)
+
     def close(self) -> None:
         for logger in self.loggers:
             logger.close()
@@ -72,6 +81,10 @@ class ProgressLogger(Logger):
 
     def note(self, text: str) -> None:
         self.progress.say(text)
+
+    @property
+    def hang_up(self) -> int:
+        return self.progress.hang_up
 
     def close(self) -> None:
         self.progress.close()

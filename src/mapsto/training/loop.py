@@ -56,8 +56,9 @@ CHECKPOINT_PARTS = ("model", "optimizer", "average", "best")
 
 
 class Interrupted(RunError):
-    """The error of a run that SIGINT or SIGTERM stopped, after the current step was finished and a checkpoint written.
+    """The error of a run that a signal stopped, after the current step was finished and a checkpoint written.
 
+    signum: number of the signal: SIGINT, SIGTERM, SIGHUP, or SIGPIPE where the reader of the progress has gone.
     folder: the run's folder; None for a run in memory, which has no checkpoint and cannot be resumed.
     """
 
@@ -127,7 +128,7 @@ class Training:
                     self.state.seconds = seconds_before + time.monotonic() - started
                     self.logger.step(self._report(loss, learning_rate))
                     # All processes must stop after the same step, so they share the signal that any of them received.
-                    if signum := self.ranks.maximum(signals[0] if signals else 0):
+                    if signum := self.ranks.maximum(signals[0] if signals else self.logger.hang_up):
                         self.save()
                         raise Interrupted(signum, self.state.step, self.folder)
                     if self._is_due(self.plan.save_every):
@@ -324,7 +325,7 @@ class Training:
 
 @contextmanager
 def _collected_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT during the `with` block instead of stopping, so that the loop can finish its step.
+    """Collect SIGTERM, SIGINT and SIGHUP during the `with` block instead of stopping, so that the loop can finish its step.
 
     Yields the list of signal numbers received so far, which grows. A second Ctrl-C stops at once. Outside the main
     thread the list stays empty, because Python handles signals in the main thread only.
@@ -339,7 +340,11 @@ def _collected_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(signum)
 
-    previous_handlers = {number: signal.signal(number, collect) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # The signal of a closed terminal, unless `nohup` has asked to ignore it. Windows has none.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous_handlers = {number: signal.signal(number, collect) for number in numbers}
     try:
         yield received
     finally:

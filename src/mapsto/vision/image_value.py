@@ -7,6 +7,7 @@ Legend of shapes: h rows, w columns of pixels.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -57,6 +58,15 @@ class PixelCache:
 
 
 PIXEL_CACHE = PixelCache(PIXEL_CACHE_BYTES)
+
+
+def _unlock_forked_cache() -> None:
+    """Give a forked child a lock of its own: a thread of the parent that held the old one does not exist in the child."""
+    PIXEL_CACHE.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_unlock_forked_cache)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,15 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, count: int) -> V
 
 
 DECODER = DecoderProcess()
+
+
+def _renew_forked_decoder() -> None:
+    """Let a forked child start a decoder of its own: answers of the parent's would reach whichever of the two reads first."""
+    DECODER.lock, DECODER.process = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_forked_decoder)
 atexit.register(DECODER.close)
 
 
