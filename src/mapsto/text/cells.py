@@ -42,14 +42,15 @@ def fits(values: Sequence[object]) -> bool:
 
 def read(cell: object) -> str:
     """Return the text in a cell, unchanged. Raises BadCell if it is blank, not a string, or has invalid characters."""
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None:
         raise BadCell("the text is blank")
-    if isinstance(cell, str) and not has_visible(cell) and "\0" not in cell:
-        raise BadCell("the text is blank: it holds nothing but characters that cannot be seen")
     if not isinstance(cell, str):
         raise BadCell(f"text was expected, not {type(cell).__name__}")
     if (problem := find_invalid_character(cell)) is not None:
         raise BadCell(f"the text holds {problem}")
+    if not has_visible(cell):
+        detail = ": it holds nothing but characters that cannot be seen" if cell.strip() else ""
+        raise BadCell(f"the text is blank{detail}")
     return cell
 
 

@@ -45,6 +45,9 @@ def find_invalid_character(text: str) -> str | None:
 
 def has_visible(text: str) -> bool:
     """Return whether a text has a character that can be seen: no space, control or format character, and none without ink."""
+    # Nearly every text begins with a letter or a digit.
+    if text[:1].isalnum() and text[0] not in WITHOUT_INK:
+        return True
     return any(unicodedata.category(character) not in INVISIBLE and character not in WITHOUT_INK for character in text)
 
 
