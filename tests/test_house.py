@@ -34,6 +34,7 @@ KIND_PACKAGES = ("kinds", "vision", "text", "zoo", "demo")
 
 # Strings that equal the name of a kind but mean something else: file or folder, string, and what it means.
 NOT_KINDS = {
+    ("task/arrow.py", "label"): "port of `<->` by which rows are grouped: a part of the notation",
     ("active_learning.py", "label"): "column of the rows that suggest writes",
     ("active_learning.py", "labels"): "key and type of spans in tasks of Label Studio",
     ("active_learning.py", "text"): "key of a text in tasks of Label Studio",
@@ -46,12 +47,12 @@ NOT_KINDS = {
     ("options.py", "span"): "shape of hidden tokens: runs of words",
     ("sequence/corruption.py", "span"): "shape of hidden tokens: runs of words",
     ("comparison", "labels"): "entry and column of results: number of labelled rows",
-    ("data/conll.py", "text"): "column of the texts of sentences",
-    ("data/conll.py", "tags"): "column of the spans of sentences",
+    ("data/formats/conll.py", "text"): "column of the texts of sentences",
+    ("data/formats/conll.py", "tags"): "column of the spans of sentences",
     ("data/files.py", "label"): "column that holds the names of class folders",
     ("data/readers.py", "text"): "column that holds the lines of a plain text file",
-    ("data/readers.py", "labels"): "key of the label of a span in exports of Label Studio",
-    ("data/readers.py", "number"): "key of an answer in exports of Label Studio",
+    ("data/formats/label_studio.py", "labels"): "key of the label of a span in exports of Label Studio",
+    ("data/formats/label_studio.py", "number"): "key of an answer in exports of Label Studio",
     ("evaluation/report.py", "label"): "heading of a column of true answers",
     ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",

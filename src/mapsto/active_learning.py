@@ -27,8 +27,8 @@ from mapsto.data import sampling
 from mapsto.data.encoding import encode_to_answer
 from mapsto.data.rows import Rows, load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
-from mapsto.data.writers import require_writable
-from mapsto.errors import DataError, UsageError
+from mapsto.data.writers import TextStyle, require_writable
+from mapsto.errors import DataError, UsageError, free_name
 from mapsto.inference.forward import RowReader, port_reader, question_examples, read_rows
 from mapsto.inference.generation import generate_rows
 from mapsto.inference.predictor import Predictor
@@ -101,7 +101,7 @@ class Suggestions:
     @property
     def draft_column(self) -> str:
         """Return the column of the texts that the model generates, for a person to correct."""
-        return f"{self.column}_draft"
+        return free_name(f"{self.column}_draft", self.pool.columns)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield each suggested row as {column: cell}, with None in the column of the labels, and a generated text as a draft."""
@@ -138,7 +138,7 @@ class Suggestions:
             content = json.dumps(self.tasks(), ensure_ascii=False, indent=1, default=str)
             files.write_atomic(path, content.encode())
             return len(self.suggestions)
-        return write_rows(path, self.columns, list(self.rows()), csv_safe)
+        return write_rows(path, self.columns, list(self.rows()), TextStyle(csv_safe=csv_safe))
 
 
 @dataclass(frozen=True)

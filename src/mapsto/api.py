@@ -32,7 +32,7 @@ from mapsto.inference import embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
-from mapsto.options import OptionFields, Options
+from mapsto.options import MAX_SKIPPED, OptionFields, Options, RowPolicy, TextFormat
 from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.selection.search import search_and_fit
@@ -79,7 +79,13 @@ class Model:
         return self._predictor
 
     def predict(
-        self, data: Any, min_confidence: float = 0.0, reject: float = 0.0, decoding: Decoding | None = None
+        self,
+        data: Any,
+        min_confidence: float = 0.0,
+        reject: float = 0.0,
+        decoding: Decoding | None = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return one answer (a dict) for each row of a table or value of a list, in order.
 
@@ -89,11 +95,12 @@ class Model:
             rows.
         decoding: how generated answers are searched for, such as `mapsto.Decoding(beams=4)`; None for the likeliest token at each
             step.
+        encoding, delimiter: of text files, where they do not tell it themselves.
 
         Raises UsageError if the model gives no probability, keeps no training rows to compare with, or generates nothing.
         """
         predictor = self.predictor.with_settings(min_confidence, reject, decoding)
-        return list(predictor.answer(read_table(self._rows(data))))
+        return list(predictor.answer(read_table(self._rows(data), TextFormat(encoding, delimiter))))
 
     def stream(self, *values: object, decoding: Decoding | None = None) -> Iterator[str]:
         """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
@@ -115,12 +122,23 @@ class Model:
         """
         return self.predictor.complete(values, hide, seed, mask)
 
-    def evaluate(self, data: Any, bad_rows: str = "stop") -> Evaluation:
+    def evaluate(
+        self,
+        data: Any,
+        bad_rows: str = "stop",
+        most_skipped: float = MAX_SKIPPED,
+        unlabelled: str = "stop",
+        encoding: str | None = None,
+        delimiter: str | None = None,
+    ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
-        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out unless they are more than 1 % of all.
+        bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out, up to the share `most_skipped` of all rows.
+        unlabelled: "drop" leaves rows without a label out, "stop" takes them for unreadable.
+        encoding, delimiter: of text files, where they do not tell it themselves.
         """
-        return evaluate_mapping(self.predictor.mapping, read_table(data), self.predictor.device, bad_rows)
+        table, policy = read_table(data, TextFormat(encoding, delimiter)), RowPolicy(bad_rows, most_skipped, unlabelled)
+        return evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
         """Return one vector for each value, (n, d).
@@ -275,7 +293,7 @@ def fit(
     data: a path, a DataFrame, a list of dicts or a Hugging Face data set.
     test: rows in one of the same forms that training never sees; the model is scored on them at the end.
     out: the run's folder; an unfinished run in it is resumed, bit for bit.
-    start: the starting model: a folder, a hub name or a Model; None for random weights.
+    start: the starting model: a folder, `hf:user/name` of the hub, or a Model; None for random weights.
     like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
     search: the number of hyperparameter trials on held-out rows before the fit.
     search_minutes: no trial begins after this many minutes.
@@ -288,6 +306,8 @@ def fit(
     >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
     """
     run = _options(fit, options, fields)
+    if run.unlabelled == "predict" and out is None:
+        raise UsageError('unlabelled="predict" writes the answers to the folder of the run: name it with out=')
     mapping = search_and_fit(
         arrow, data, out, search=search, search_minutes=search_minutes, start=_mapping_of(start), like=like, test=test,
         options=run, progress=progress or Progress(), overwrite=overwrite,
@@ -343,7 +363,7 @@ def compare(
 
     out: a folder for the finished fits, report.html and results.json.
     test: rows to score on; by default a fifth of the data is set apart.
-    starts: starting models, as folders or hub names, and "scratch" for random weights.
+    starts: starting models, as folders or `hf:user/name` of the hub, and "scratch" for random weights.
     labels: numbers of labelled rows, or "all". seeds: how many random samples of each number are fitted.
     methods: how each model is fitted: "full" (all weights), "probe" (linear probe), "contrast" (contrastive, then a probe).
     shift: further rows to score on, from another source (distribution shift).

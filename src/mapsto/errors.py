@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 # The most findings that an error message lists.
@@ -48,8 +49,30 @@ class RunError(MapstoError):
     """The error for a run that cannot start or continue: a full disk, a folder in use, a loss that is not finite."""
 
 
+class LineNumber(int):
+    """The line at which a record of a csv file begins, where quoted cells before it hold line ends, so that it is not its number.
+
+    record: the number of the record, the header included, which is the row number that a spreadsheet shows.
+    """
+
+    record: int
+
+    def __new__(cls, line: int, record: int) -> LineNumber:
+        number = super().__new__(cls, line)
+        number.record = record
+        return number
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]  # for copies, and for other processes
+        return int(self), self.record
+
+
 def place(file: str | Path, row: int | None) -> str:
-    """Return a row of a file in words: "train.csv, row 3"; for a row of None or 0 the file name alone."""
+    """Return a row of a file in words: "train.csv, row 3"; for a row of None or 0 the file name alone.
+
+    Where the line and the number of the record differ, both are named: "train.csv, line 612, record 468".
+    """
+    if isinstance(row, LineNumber):
+        return f"{file}, line {int(row)}, record {row.record}"
     return f"{file}, row {row}" if row else str(file)
 
 
@@ -97,6 +120,13 @@ class DataError(MapstoError, ValueError):
         if total > SHOWN_FINDINGS:
             lines.append(f"  … and {total - SHOWN_FINDINGS} more")
         super().__init__("\n".join(lines))
+
+
+def free_name(name: str, columns: Collection[str]) -> str:
+    """Return a name for a new column that no column of a table has: `name`, or with a number behind it, such as "row_2"."""
+    return next(
+        candidate for number in count(1) if (candidate := name if number == 1 else f"{name}_{number}") not in columns
+    )
 
 
 def shorten(text: str, limit: int = 60) -> str:

@@ -18,6 +18,7 @@ from mapsto.errors import UsageError, near
 
 Long = Literal["auto", "cut", "window", "error"]
 BadRows = Literal["stop", "skip"]
+Unlabelled = Literal["stop", "drop", "predict"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast", "linear"]
 Optimizer = Literal["auto", "adamw", "muon"]
 MaskShape = Literal["token", "word", "span", "block"]
@@ -27,12 +28,19 @@ ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
     "bad_rows": ("stop", "skip"),
+    "unlabelled": ("stop", "drop", "predict"),
     "method": ("auto", "full", "probe", "probe+full", "contrast", "linear"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
     "architecture": ("auto", "prefix", "encoder-decoder"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
+
+# Names for delimiters that a shell does not pass easily.
+DELIMITERS = {"tab": "\t", "\\t": "\t"}
+
+# The largest share of rows that `--bad-rows skip` drops by default.
+MAX_SKIPPED = 0.01
 
 # The values of --augment: augmentations of single rows, and methods of mixing a row with others.
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop")
@@ -75,6 +83,60 @@ def splits_into_heads(width: int, heads: int) -> bool:
 def _option(default: Any, text: str) -> Any:
     """Declare a dataclass field with its default and its help text for the command line."""
     return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """Describe how text files are read, where the user says it.
+
+    encoding: the encoding of text files; None for the one that a byte order mark names, or else UTF-8.
+    delimiter: the character between the cells of csv and tsv files, or "tab"; None for the one that the file itself names
+        (`sep=;`, its header, or its suffix).
+    Raises UsageError for a delimiter of other than one character.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter is None:
+            return
+        delimiter = DELIMITERS.get(self.delimiter, self.delimiter)
+        if len(delimiter) != 1 or delimiter in '"\r\n\0':
+            raise UsageError(
+                f"--delimiter is one character, such as ';', or tab, and no quote or line end, not {delimiter!r}"
+            )
+        object.__setattr__(self, "delimiter", delimiter)
+
+
+# A file is read as it says itself.
+DEFAULT_FORMAT = TextFormat()
+
+
+@dataclass(frozen=True)
+class RowPolicy:
+    """Say which rows are left out, where the user allows it. Raises UsageError for a value that an option cannot have.
+
+    bad_rows: "stop" raises an error for an unreadable row, "skip" leaves it out. most_skipped: the largest share of skipped rows.
+    unlabelled: what happens to rows without a label: "stop" takes them for unreadable ones, "drop" leaves them out, "predict"
+        leaves them out and answers them at the end.
+    is_set_by_user: whether the command has these options, so that messages can name them.
+    """
+
+    bad_rows: str = "stop"
+    most_skipped: float = MAX_SKIPPED
+    unlabelled: str = "stop"
+    is_set_by_user: bool = True
+
+    def __post_init__(self) -> None:
+        require_choice("bad_rows", self.bad_rows)
+        require_choice("unlabelled", self.unlabelled)
+        if not 0 < self.most_skipped <= 1:
+            raise UsageError(f"--most-skipped is a share above 0 and up to 1, not {self.most_skipped}")
+
+
+# Any unreadable row is an error.
+STOP_AT_BAD_ROWS = RowPolicy()
 
 
 @cache
@@ -210,7 +272,13 @@ class DataOptions(OptionGroup):
 
     long: Long = _option("auto", "What happens to longer examples: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option(
-        "stop", "Stop before the first step, or skip unreadable rows (at most 1 %) and list them in rejected.csv."
+        "stop",
+        "Stop before the first step, or skip unreadable rows (see --most-skipped) and list them in rejected.csv.",
+    )
+    most_skipped: float = _option(MAX_SKIPPED, "Largest share of the rows that --bad-rows skip leaves out.")
+    unlabelled: Unlabelled = _option(
+        "stop",
+        "Rows without a label: stop, drop (they are counted), or predict (after the fit they are answered in unlabelled.csv).",
     )
     augment: str = _option(
         "auto",
@@ -226,9 +294,22 @@ class DataOptions(OptionGroup):
         False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
     )
     encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
+    delimiter: str | None = _option(None, "The character between the cells of csv files, such as ';', or tab.")
+
+    @property
+    def text_format(self) -> TextFormat:
+        """Return how the text files of the run are read."""
+        return TextFormat(self.encoding, self.delimiter)
+
+    @property
+    def row_policy(self) -> RowPolicy:
+        """Return which rows of the run's data are left out."""
+        return RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled)
 
     def _check(self) -> None:
         super()._check()
+        TextFormat(self.encoding, self.delimiter)
+        RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled)
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
         names = self.augment.split("+")
@@ -410,10 +491,13 @@ class OptionFields(TypedDict, total=False):
     size: int | None
     long: Long
     bad_rows: BadRows
+    most_skipped: float
+    unlabelled: Unlabelled
     augment: str
     hold_out: float | None
     fold_labels: bool
     encoding: str | None
+    delimiter: str | None
     objective: ObjectiveName
     hide: float | None
     shape: MaskShape

@@ -178,11 +178,11 @@ class Live(Lines):
 class PartProgress(Progress):
     """The progress of a fit that is part of a larger work: its steps are counted, its messages and scores are not shown.
 
-    whole: the progress output of the larger work. label: the name of the part in it.
+    total_progress: the progress output of the larger work. label: the name of the part in it.
     """
 
-    def __init__(self, whole: Progress, label: str) -> None:
-        self.whole, self.label = whole, label
+    def __init__(self, total_progress: Progress, label: str) -> None:
+        self.total_progress, self.label = total_progress, label
 
     @property
     def hang_up(self) -> int:  # type: ignore[override]
@@ -190,10 +190,10 @@ class PartProgress(Progress):
         return self.whole.hang_up
 
     def step(self, report: StepReport) -> None:
-        self.whole.rows(self.label, report.step, report.last_step, "steps")
+        self.total_progress.rows(self.label, report.step, report.last_step, "steps")
 
     def close(self) -> None:
-        self.whole.close()
+        self.total_progress.close()
 
 
 class JsonLines(Progress):

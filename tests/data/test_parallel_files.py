@@ -14,6 +14,7 @@ import pytest
 import mapsto
 from mapsto.data.table import file_signatures, fingerprint_source, is_table_name, read_table, stream_tables
 from mapsto.errors import DataError, UsageError
+from mapsto.options import TextFormat
 from mapsto.text.pairs.parallel_lines import find_divergence, side_name
 
 ENGLISH, GERMAN = "A man.\nA dog.\n", "Ein Mann.\nEin Hund.\n"
@@ -51,7 +52,7 @@ def test_other_names_of_columns(tmp_path: Path) -> None:
 def test_compressed_files_and_encodings(tmp_path: Path) -> None:
     (tmp_path / "a.en.gz").write_bytes(gzip.compress(ENGLISH.encode()))
     (tmp_path / "a.zh-CN").write_bytes("一个人。\n一只狗。\n".encode("gb18030"))
-    table = read_table(f"{tmp_path}/a.en.gz,a.zh-CN", encoding="gb18030")
+    table = read_table(f"{tmp_path}/a.en.gz,a.zh-CN", TextFormat("gb18030"))
     assert table.data == {"en": ["A man.", "A dog."], "zh-CN": ["一个人。", "一只狗。"]}
     with pytest.raises(DataError, match=r"a\.zh-CN, row 1.*no utf-8"):
         read_table(f"{tmp_path}/a.en.gz,a.zh-CN")

@@ -46,6 +46,27 @@ def test_of_several_writers_the_last_wins_and_the_others_are_told(tmp_path: Path
         assert os.listdir(tmp_path) == ["out.csv"]
 
 
+def test_who_announces_to_write_is_seen_by_who_writes_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    with files.announcing(path):
+        thread_errors: list[RunError] = []
+
+        def write() -> None:
+            try:
+                files.write_atomic(path, b"of another command")
+            except RunError as error:
+                thread_errors.append(error)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+        assert len(thread_errors) == 1 and path.read_bytes() == b"of another command"
+        files.write_atomic(path, b"of this command")
+    assert path.read_bytes() == b"of this command" and os.listdir(tmp_path) == ["out.csv"]
+    with files.announcing(None):
+        files.write_atomic(path, b"again")
+
+
 def test_writers_of_different_files_do_not_meet(tmp_path: Path) -> None:
     with files.replacing(tmp_path / "a") as first, files.replacing(tmp_path / "a-12345678") as second:
         first.write(b"1")
@@ -117,3 +138,15 @@ def test_a_log_is_not_appended_to_what_a_link_leads_to(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         files.open_for_appending(tmp_path / "log")
     assert (tmp_path / "victim").read_text() == "content"
+
+
+def test_a_folder_of_outputs_has_one_writer(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with files.writing_alone(folder):
+        with pytest.raises(RunError, match="another process or thread is writing"), files.writing_alone(folder):
+            pass
+        with pytest.raises(RunError, match="another process or thread is writing"), files.writing_alone(folder):
+            pass
+    with files.writing_alone(folder):
+        assert os.listdir(folder) == [".unfinished-lock"]
+    assert not os.listdir(folder)

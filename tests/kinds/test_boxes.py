@@ -243,6 +243,8 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
         ({"bbox": [[1, 1, 5, 5]], "category": []}, "not as many"),
         ({"bbox": None, "category": None}, "not as many"),
         ([{"label": "a", "box": [0, 0, float("inf"), 4]}], "without an area"),
+        ([{"label": "a", "box": [0, 0, 10**400, 4]}], "four sides"),
+        ("[" * 100_000, "no JSON"),
     ],
 )
 def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:

@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -178,16 +179,18 @@ def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 first, *bombs = sorted(Path(sys.argv[1]).iterdir(), key=lambda path: path.name != "fine.png")
 read(str(first))
 for path in bombs:
-    before = peak()
+    before, is_whole = peak(), False
     try:
         read(str(path))
-        raise SystemExit(f"{path} was read")
+        is_whole = True
     except BadCell:
-        assert peak() - before < 256, path
+        pass
+    # Metadata are not unpacked, so bombs there cost a picture nothing.
+    assert is_whole == (path.name in ("text.png", "profile.png")) and peak() - before < 256, path
 """
 
 
-def test_small_files_that_become_huge_are_refused_in_little_memory(tmp_path: Path) -> None:
+def test_small_files_that_become_huge_take_little_memory(tmp_path: Path) -> None:
     for name, content in {**bombs(), "fine.png": encode_image(two_coloured_image((60, 60)))}.items():
         (tmp_path / name).write_bytes(content)
         assert len(content) < 700_000
@@ -391,7 +394,8 @@ def test_what_cannot_be_read_beside_the_pixels_is_no_news(tmp_path: Path) -> Non
     for at, label in enumerate("abab"):
         (tmp_path / label).mkdir(exist_ok=True)
         (tmp_path / label / f"{at}.jpg").write_bytes(encode_image(two_coloured_image((16, 9 + at)), "JPEG", exif=exif))
-    with pytest.warns(UserWarning, match="EXIF"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         image_io.decode_image((tmp_path / "a" / "0.jpg").read_bytes())
     done = run("check", "image -> label", str(tmp_path))
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr

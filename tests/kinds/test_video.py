@@ -206,6 +206,46 @@ def test_what_is_no_video_is_said(tmp_path: Path) -> None:
             read(cell)
 
 
+def fuzz(count: int, tmp_path: Path) -> int:
+    """Read `count` videos with some bytes changed, most near the start; return how many are still videos."""
+    rng, whole = np.random.default_rng(22), 0
+    endings = (
+        ("mp4", "mpeg4"),
+        ("mkv", "ffv1"),
+        ("avi", "mpeg4"),
+        ("mpg", "mpeg2video"),
+        ("mov", "mpeg4"),
+        ("webm", "libvpx"),
+    )
+    files = [
+        write_clip(tmp_path / f"a.{end}", clip(0, frames=4, side=16)[0], codec=codec).read_bytes()
+        for end, codec in endings
+    ]
+    for number in range(count):
+        edited = bytearray(files[number % len(files)])
+        for _ in range(rng.integers(1, 6)):
+            at = int(len(edited) * rng.random() ** 2)
+            edited[at : at + int(rng.integers(4))] = rng.bytes(int(rng.integers(1, 4)))
+        try:
+            value = read(bytes(edited))
+        except BadCell:
+            continue
+        assert value.sample(3).shape[1:3] == (value.info.height, value.info.width)
+        whole += 1
+    return whole
+
+
+@DECODES
+def test_mutated_videos_raise_nothing_but_bad_cells(tmp_path: Path) -> None:
+    assert 0 < fuzz(36, tmp_path) < 36
+
+
+@DECODES
+@pytest.mark.slow
+def test_2_000_mutated_videos_raise_nothing_but_bad_cells(tmp_path: Path) -> None:
+    assert 0 < fuzz(2000, tmp_path) < 2000
+
+
 @DECODES
 @pytest.mark.parametrize(
     ("name", "message"),

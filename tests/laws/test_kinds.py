@@ -109,9 +109,9 @@ def test_a_temperature_makes_up_for_logits_that_are_too_large(arrow: str, port: 
     outputs = collect_evidence(mapping.eval(), scoring_examples(examples), CPU, of_windows=True)[port]
     values, num_logits = outputs.values, outputs.evidence.shape[1]
     if values.ndim == 1:
-        right = torch.nn.functional.one_hot(values.long(), num_logits)
+        right = 2.0 * torch.nn.functional.one_hot(values.long(), num_logits)
     else:
-        right = 2.0 * values - 1 if values.shape == outputs.evidence.shape else values[:, :num_logits]
+        right = 2.0 * values - 1 if values.shape == outputs.evidence.shape else 2.0 * values[:, :num_logits]
     # Right for the most part, with errors.
     logits = right + torch.from_numpy(np.random.default_rng(0).normal(size=outputs.evidence.shape))
 

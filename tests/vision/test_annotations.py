@@ -195,6 +195,17 @@ def test_the_layout_of_roboflow(place: str, tmp_path: Path, monkeypatch: pytest.
     assert set(labels_of(Path())) == {"no"}, "also from within the folder"
 
 
+def test_parts_that_are_read_as_one_are_said(tmp_path: Path) -> None:
+    root = tmp_path / "birds"
+    root.mkdir()
+    layout_of_roboflow(root, root / "data.yaml")
+    (remark,) = (remark.reason for remark in read_table(root).remarks if "parts" in remark.reason)
+    assert "train, valid are read as one" in remark
+    assert not [remark for remark in read_table(root / "train").remarks if "parts" in remark.reason]
+    with pytest.raises(DataError, match=r"name the folder of a part: train \(../train/images\), val"):
+        read_table(root / "data.yaml")
+
+
 def test_an_unrelated_yaml_above_names_no_classes(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("path: elsewhere\ntrain: x\nnames: [a, b, c]\n")
     assert labels_of(write_yolo(tmp_path / "set", {}, (2,))) == ["2"]
@@ -270,6 +281,26 @@ def test_a_line_that_is_no_box_costs_its_picture(line: str, tmp_path: Path) -> N
     cells = cells_of(folder)
     assert "p1.txt, line 2" in cells["p1.png"]["fault"]
     assert len(Boxes.read(cells["p0.png"])) == len(Boxes.read(cells["p2.png"])) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<a>" * 400_000,
+        "<annotation>" + "x" * 2**22 + "</annotation>",
+        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>',
+        f"<!DOCTYPE a [<!ENTITY x0 '{'y' * 99}'>"
+        + "".join(f"<!ENTITY x{n} '{f'&x{n - 1};' * 10}'>" for n in range(1, 10))
+        + "]><annotation>&x9;</annotation>",
+    ],
+    ids=["open", "large", "external", "nested"],
+)
+def test_hostile_xml_costs_its_picture(content: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.xml").write_text(voc(f"{name}.png") if name == "a" else content)
+    cells = cells_of(tmp_path)
+    assert "b.xml cannot be read as Pascal VOC's" in cells["b.png"]["fault"] and len(Boxes.read(cells["a.png"])) == 1
 
 
 @pytest.mark.parametrize("sides", [("", 1, 2, 3), ("a", 1, 2, 3), ("1,5", 1, 2, 3), ("inf", 1, 2, 3), (5, 5, 5, 5)])
@@ -499,6 +530,19 @@ def test_the_table_of_tensorflow_is_read(header: str, place: str, tmp_path: Path
     cells = cells_of(tmp_path / "_annotations.csv" if place == "file" else tmp_path)
     assert [(box.label, box.left) for box in Boxes.read(cells["a.png"])] == [("no", 1), ("1.0", 3.5)]
     assert cells["b.png"] == []
+
+
+@pytest.mark.parametrize("folder", ["data", "images", "annotations"])
+def test_a_table_beside_the_folders_of_its_pictures(folder: str, tmp_path: Path) -> None:
+    """Pictures of one name are told apart by the name of the table."""
+    for part in ("train", "test"):
+        write_picture(tmp_path / "images" / part / "a.png")
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{part}_labels.csv").write_text(f"{HEADER}\na.png,48,32,{part},1,2,11,12")
+    for part in ("train", "test"):
+        table = read_table(tmp_path / folder / f"{part}_labels.csv")
+        assert labels_of(tmp_path / folder / f"{part}_labels.csv") == [part]
+        assert table.column("image") == [str(tmp_path / "images" / part / "a.png")]
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,13 @@ def test_whatever_a_decoder_raises_is_the_rows_fault(error: type[Exception], mon
             read(cell)
 
 
+@pytest.mark.parametrize("name", ["\ud800.png", "a" * 5000 + ".png", "a/\udcff.png", "a\0.png"])
+def test_names_that_no_file_can_have_are_the_rows_fault(name: str) -> None:
+    for kind in ("image", "video"):
+        with pytest.raises(BadCell):
+            kinds.source(kind).read(name.replace("png", "mp4") if kind == "video" else name)
+
+
 def test_warnings_that_are_errors_cost_no_picture() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -323,6 +330,10 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         "JPEG scans of this TIFF",
     ),
     "a tag of many values": (lambda: tiff(8, 8, t320=[7] * 600_000, t273=[8]), "values of the tag 320"),
+    "a long side": (
+        lambda: PNG_HEAD + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 10**7, 8, 2, 0, 0, 0)),
+        "have a side of more",
+    ),
     "pixels of TIFF": (lambda: tiff(80_000, 80_000, t273=[8]), "pixels are more than"),
 }
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapsto.cli.output import print_json, print_note, print_status
+from mapsto.data.files import list_files
 from mapsto.data.readers import file_format
 from mapsto.data.table import write_rows
-from mapsto.data.writers import defuse, to_text_cells
+from mapsto.data.writers import defuse, style_of, to_text_cells
 from mapsto.errors import DataError, UsageError, place, printable
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_stopped, is_withheld
+from mapsto.options import TextFormat
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
 
@@ -24,12 +26,12 @@ class InputRows:
     """The input of a prediction command: either a table, or texts from the command line.
 
     data: path of the table. texts: the texts. Raises UsageError unless exactly one of the two is given.
-    encoding: encoding of text files; None for UTF-8, or UTF-16 with a byte order mark.
+    text_format: how text files are read, where the user says it.
     """
 
     data: Path | None
     texts: list[str] | None
-    encoding: str | None
+    text_format: TextFormat
 
     def __post_init__(self) -> None:
         if (self.data is None) == (not self.texts):
@@ -81,7 +83,7 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
     """Answer every input row, and print each answer, or the reason why there is none, as a line of JSON."""
     num_rows = num_failed = num_withheld = num_stopped = 0
     # Plain lines of progress, since a live line would be redrawn between the answers.
-    for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, Lines()):
+    for _, answers in answer_all(engine, inputs.source(engine.arrow), inputs.text_format, Lines()):
         for answer in answers:
             print_json(answer)
         num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
@@ -96,12 +98,14 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
     keep_lists: whether an answer that is a list stays a list; if False it becomes JSON text.
     csv_safe: whether csv is written so that a spreadsheet computes nothing.
     """
+    if out is not None:
+        _require_no_input(out, inputs.data)
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
-    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.encoding, choose_progress(), folder, keep_lists)
+    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.text_format, choose_progress(), folder, keep_lists)
     if out is not None:
-        num_written = write_rows(out, rows.columns, rows, csv_safe, escaped=rows.answer_columns)
-        print_status(f"wrote {num_written} rows to {out}")
+        style = replace(style_of(inputs.data, inputs.text_format), csv_safe=csv_safe, escaped=rows.answer_columns)
+        print_status(f"wrote {write_rows(out, rows.columns, rows, style)} rows to {out}")
     else:
         writer = csv.DictWriter(sys.stdout, rows.columns)
         writer.writerow({name: _screen_cell(name, csv_safe) for name in rows.columns})
@@ -116,6 +120,16 @@ def _screen_cell(cell: Any, csv_safe: bool) -> Any:
     return defuse(cell) if csv_safe else printable(cell) if isinstance(cell, str) else cell
 
 
+def _require_no_input(out: Path, data: Path | None) -> None:
+    """Raise UsageError if the output is one of the input's files, which it would replace."""
+    if (
+        data is not None
+        and out.exists()
+        and any(file.samefile(out) for file in list_files(data).files if file.exists())
+    ):
+        raise UsageError(f"--out {out} is the input itself; name another file")
+
+
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
     """Answer every input row with an engine that itself writes each answer to a file; return the counts of rows.
 
@@ -123,7 +137,7 @@ def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
     """
     num_rows = num_failed = 0
     progress = choose_progress()
-    for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.encoding, progress):
+    for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.text_format, progress):
         for row, answer in zip(part.in_order(), answers, strict=True):
             if isinstance(row, int) and "error" in answer:
                 progress.say(f"note: {place(*part.origin(row))}: {answer['error']}")

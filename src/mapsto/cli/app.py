@@ -6,6 +6,7 @@ Command modules import torch, pyarrow and scikit-learn inside their functions, s
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import sys
@@ -76,15 +77,15 @@ app = typer.Typer(
 # Arguments that several commands have.
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
 Data = Annotated[
-    Path,
+    list[Path],
     typer.Argument(
-        help="A table: csv, tsv, jsonl, parquet, txt or conll, also gzipped; texts with one value on a line, as a.en,a.de; "
-        "or a folder of tables, pictures or videos."
+        help="A table: csv, tsv, jsonl, json, parquet, xlsx, txt or conll, texts also gzipped; several tables with the same "
+        "columns, also as 'part-*.csv'; texts with one value on a line, as a.en,a.de; or a folder of tables, pictures or videos."
     ),
 ]
 Input = Annotated[
-    Path | None,
-    typer.Argument(help="A table with the columns that the model reads, or a file or folder of pictures or videos."),
+    list[Path] | None,
+    typer.Argument(help="Tables with the columns that the model reads, or a file or folder of pictures or videos."),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
 Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or hf:user/name of the hub.")]
@@ -113,6 +114,9 @@ CsvSafe = Annotated[
     ),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that are neither UTF-8 nor UTF-16.")]
+Delimiter = Annotated[
+    str | None, typer.Option(help="The character between the cells of csv files, such as ';', or tab.")
+]
 
 
 def with_options(refused: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -170,6 +174,9 @@ def _typer_option(name: str, text: str, hint: Any, hidden: bool) -> Any:
 
 def main() -> None:
     """Run the command line. A MapstoError or OSError ends the program with one message and an exit status, no traceback."""
+    # A name of a file in bytes that are no UTF-8 cannot be printed as it is.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run()
     except SystemExit as end:

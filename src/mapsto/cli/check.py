@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Arrow, Data, Encoding, Json, app
+from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, app
 from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError
+from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
     from mapsto.data.rows import Rows
     from mapsto.data.table import Table
     from mapsto.fitting.starting_model import StartingModel
+    from mapsto.task.arrow import Arrow as BoundArrow
     from mapsto.task.source import Source
 
 
@@ -34,21 +36,30 @@ def check(
             help="Write the table to this new file (csv, tsv or jsonl) with tags moved where a warning says that they fit."
         ),
     ] = None,
+    unlabelled: Annotated[str, typer.Option(help="Rows without a label: stop (an error each), or drop.")] = "stop",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
 ) -> None:
     """Find all problems of a table at once. The exit status is 1 when there are errors to fix."""
     from mapsto.cli.output import print_json, print_text
     from mapsto.data.checks import check_rows
-    from mapsto.data.rows import load_rows
+    from mapsto.data.files import join_paths
+    from mapsto.data.rows import bind_to, load_rows
     from mapsto.data.table import read_table
     from mapsto.task.arrow import parse
 
-    table = read_table(data, encoding=encoding)
-    test_table = None if test is None else read_table(test, encoding=encoding)
+    text_format = TextFormat(encoding, delimiter)
+    table = read_table(join_paths(data), text_format)
+    test_table = None if test is None else read_table(test, text_format)
     # Unreadable cells are reported together with all other problems.
-    rows = load_rows(parse(arrow), table, keep_unreadable=True)
+    bound = bind_to(parse(arrow), table)
+    table, num_unlabelled = _drop_unlabelled(bound, table, unlabelled)
+    rows = load_rows(bound, table, keep_unreadable=True)
     # The arrow is bound now, so the test table is read by the same columns.
+    if test_table is not None:
+        test_table, num_unlabelled_test = _drop_unlabelled(bound, test_table, unlabelled)
+        num_unlabelled += num_unlabelled_test
     test_rows = None if test_table is None else load_rows(rows.arrow, test_table, keep_unreadable=True)
     report = check_rows(rows, test_rows)
     if repair is not None:
@@ -58,6 +69,7 @@ def check(
         errors += [*test_table.rejected, *test_rows.faults]
     errors += report.errors
     notes = _describe_lengths(rows, table, start, errors) if len(rows.readable()) else []
+    notes += [f"{num_unlabelled:,} rows have no label"] if num_unlabelled else []
     if json:
         print_json(
             {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
@@ -73,6 +85,15 @@ def check(
         print_text(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
     if errors:
         raise DataError(f"{_count(len(errors), 'error')} to fix")
+
+
+def _drop_unlabelled(arrow: BoundArrow, table: Table, unlabelled: str) -> tuple[Table, int]:
+    """Return (table without the rows that have no label, their number). Raises UsageError for other values than stop and drop."""
+    from mapsto.data.rows import set_aside_unlabelled
+
+    require_choice("unlabelled", unlabelled, ("stop", "drop"))
+    labelled, rest = set_aside_unlabelled(arrow, table, unlabelled)
+    return labelled, 0 if rest is None else len(rest)
 
 
 def _write_repaired(rows: Rows, path: Path) -> None:

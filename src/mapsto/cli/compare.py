@@ -51,11 +51,12 @@ def compare(
     """Compare starting models: fit each with few and with many labels, and report which differences are significant."""
     from mapsto import api, device, progress
     from mapsto.cli.output import print_json, print_text
+    from mapsto.data.files import join_paths
 
     device.keep_memory()
     comparison = api.compare(
         arrow,
-        data,
+        join_paths(data),
         out,
         test=test,
         starts=_split(starts),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Data, Device, Encoding, Json, Model, Precision, app
+from mapsto.cli.app import Data, Delimiter, Device, Encoding, Json, Model, Precision, app
 from mapsto.errors import UsageError
+from mapsto.options import MAX_SKIPPED, RowPolicy, TextFormat
 
 if TYPE_CHECKING:
     from mapsto.evaluation.evaluate import Evaluation
@@ -31,13 +32,19 @@ def evaluate(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     bad_rows: Annotated[
-        str, typer.Option(help="stop, or skip: leave out rows that cannot be read, at most 1 %.")
+        str, typer.Option(help="stop, or skip: leave out rows that cannot be read (see --most-skipped).")
     ] = "stop",
+    most_skipped: Annotated[
+        float, typer.Option(help="Largest share of the rows that --bad-rows skip leaves out.")
+    ] = MAX_SKIPPED,
+    unlabelled: Annotated[str, typer.Option(help="Rows without a label: stop, or drop (they are counted).")] = "stop",
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
     from mapsto.cli.output import print_json, read_table_with_notes
+    from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
     from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
@@ -49,24 +56,33 @@ def evaluate(
 
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
+    policy = RowPolicy(bad_rows, most_skipped, unlabelled)
     mapping = load_mapping(model)
     if suspects is not None:
         require_writable(suspects)
         require_exclusive_classes(mapping.targets)
     predictor = Predictor(mapping, device, precision)
-    table = read_table_with_notes(data, encoding, answers=True)
+    path = join_paths(data)
+    table = read_table_with_notes(path, TextFormat(encoding, delimiter), answers=True)
     evaluation = evaluate_mapping(
-        predictor.mapping, table, predictor.device, bad_rows, progress=choose_progress(as_json=json)
+        predictor.mapping, table, predictor.device, policy, progress=choose_progress(as_json=json)
     )
     # Explanations of mistakes cost time and do not fit on the screen.
     is_explained = out is not None or json
     analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)
     if out is not None:
         # The command shows only flags that differ from their defaults.
-        settings = {"device": (device, "auto"), "precision": (precision, "auto"), "bad-rows": (bad_rows, "stop")}
+        settings = {
+            "device": (device, "auto"),
+            "precision": (precision, "auto"),
+            "bad-rows": (bad_rows, "stop"),
+            "most-skipped": (most_skipped, MAX_SKIPPED),
+            "unlabelled": (unlabelled, "stop"),
+        }
         flags = [f"--{name}={value}" for name, (value, default) in settings.items() if value != default]
         flags += [] if encoding is None else [f"--encoding={encoding}"]
-        command = shlex.join(["mapsto", "evaluate", model, str(data), *flags, "--out", str(out)])
+        flags += [] if delimiter is None else [f"--delimiter={delimiter}"]
+        command = shlex.join(["mapsto", "evaluate", model, str(path), *flags, "--out", str(out)])
         _write_report(out, evaluation, analyses, f"How good is {Path(model).name}?", command)
     if json:
         print_json(evaluation_record(evaluation, analyses))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import Device, Encoding, Json, Model, app
+from mapsto.cli.app import Delimiter, Device, Encoding, Json, Model, app
 from mapsto.errors import UsageError
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.explain.faithfulness import Explanations
@@ -19,6 +20,7 @@ COLUMNS = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "
 
 @app.command(epilog="Example: mapsto explain runs/clf '今天天气真好！' --sample test.csv")
 def explain(
+    context: typer.Context,
     model: Model,
     what: Annotated[
         str,
@@ -39,11 +41,12 @@ def explain(
     ] = None,
     device: Device = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
 ) -> None:
     """Highlight the parts of a value that decided the answer, and measure how reliable the highlighting is."""
     from mapsto import api, progress
-    from mapsto.cli.output import print_json, print_note, print_text, read_table_with_notes
+    from mapsto.cli.output import announce_output, print_json, print_note, print_text, read_table_with_notes
     from mapsto.metrics.intervals import to_json
 
     # Checked before the model is opened, so that a wrong path costs no time.
@@ -52,11 +55,13 @@ def explain(
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
     loaded = api.load(model, device)
+    text_format = TextFormat(encoding, delimiter)
     # Anything but the name of a table is itself the value to explain.
-    values: Any = read_table_with_notes(what, encoding) if loaded.is_table_name(what) else [what]
-    sample_rows = None if sample is None else read_table_with_notes(sample, encoding)
+    values: Any = read_table_with_notes(what, text_format) if loaded.is_table_name(what) else [what]
+    sample_rows = None if sample is None else read_table_with_notes(sample, text_format)
     chosen_token = int(token) if token is not None and token.isdecimal() else token
     choice = progress.choose_progress(as_json=json)
+    announce_output(context, out)
     explanations = loaded.explain(values, method, sample_rows, steps, choice, chosen_token)
     if faults := explanations.faults:
         print_note(f"{len(faults):,} rows cannot be read and have no explanation; the first: {faults[0]}")

@@ -31,7 +31,7 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
     folder = require_folder(out) if issubclass(kinds.source(port.kind), FileBacked) else None
     if folder is None and out is not None:
         require_writable(out)
-    table = read_table_with_notes(inputs.source(predictor.arrow), inputs.encoding)
+    table = read_table_with_notes(inputs.source(predictor.arrow), inputs.text_format)
     rows = load_rows(predictor.arrow.body, table)
     faults = require_any_readable(rows)
     masks = None if mask is None else _find_masks(mask, port.kind, rows.sources[0])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Device, Encoding, Json, Model, Precision, app
+from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Json, Model, Precision, app
 from mapsto.errors import UsageError
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.inference.find import Finder, Match
@@ -18,6 +19,7 @@ SHOWN_CHARACTERS = 100  # of a text, on the screen
 
 @app.command(epilog="Example: mapsto find runs/pairs 'Where is my card?' --among passages.csv --top 5")
 def find(
+    context: typer.Context,
     model: Model,
     query: Annotated[list[str] | None, typer.Argument(help="One or more queries, in place of --queries.")] = None,
     among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
@@ -44,11 +46,12 @@ def find(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
 ) -> None:
     """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
-    from mapsto.cli.output import print_note, print_status, read_table_with_notes
+    from mapsto.cli.output import announce_output, print_note, print_status, read_table_with_notes
     from mapsto.data.writers import require_folder, require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries
@@ -64,11 +67,13 @@ def find(
     is_page = out is not None and out.suffix == ".html"
     if out is not None:
         require_folder(out) if is_page else require_writable(out)
-    table = read_table_with_notes(among, encoding)
+    announce_output(context, out)
+    text_format = TextFormat(encoding, delimiter)
+    table = read_table_with_notes(among, text_format)
     predictor = Predictor(load_mapping(model), device, precision)
     texts = query or []
     if queries is not None:
-        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, encoding), query_column)
+        texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, text_format), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
     settings = SearchSettings(index or index_folder(among), column, size)
@@ -109,6 +114,7 @@ def _write_matches(
     """
     from mapsto.cli.output import print_json, print_status
     from mapsto.data.table import write_rows
+    from mapsto.data.writers import TextStyle
 
     records = [
         {
@@ -120,7 +126,7 @@ def _write_matches(
         for rank, match in enumerate(matches_of_query, 1)
     ]
     if out is not None:
-        print_status(f"wrote {write_rows(out, list(records[0]), records, csv_safe)} rows to {out}")
+        print_status(f"wrote {write_rows(out, list(records[0]), records, TextStyle(csv_safe=csv_safe))} rows to {out}")
         return
     for record in records:
         print_json(record)

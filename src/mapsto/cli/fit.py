@@ -26,13 +26,14 @@ def pretrain(
 ) -> None:
     """Pretrain a model on data without labels: hide parts of your texts or pictures and learn to fill them in."""
     from mapsto import device, progress
+    from mapsto.data.files import join_paths
     from mapsto.fitting.fit import pretrain_mapping
 
     # A setting for the whole process, which only a program may make and not the library.
     device.keep_memory()
     pretrain_mapping(
         what,
-        data,
+        join_paths(data),
         out,
         start=start,
         like=like,
@@ -64,12 +65,13 @@ def fit(
 ) -> None:
     """Fit a model to a table with labels, from a starting model or from random weights."""
     from mapsto import device, progress
+    from mapsto.data.files import join_paths
     from mapsto.selection.search import search_and_fit
 
     device.keep_memory()
     search_and_fit(
         arrow,
-        data,
+        join_paths(data),
         out,
         search=search,
         search_minutes=search_minutes,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import Arrow, Data, Encoding, Json, Model, app
+from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, Model, app
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.model.mapping import Mapping
@@ -38,12 +39,14 @@ def trace(
     start: Annotated[str | None, typer.Option(help="The model to trace; by default a small new one.")] = None,
     row: Annotated[int, typer.Option(help="The number of the row, from 1.")] = 1,
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Show one example after every stage, from the cell of the table to the loss."""
     from mapsto.cli.output import print_text
+    from mapsto.data.files import join_paths
     from mapsto.fitting.trace import trace as trace_stages
 
-    for line in trace_stages(arrow, data, start, row, encoding):
+    for line in trace_stages(arrow, join_paths(data), start, row, TextFormat(encoding, delimiter)):
         print_text(line)
 
 
@@ -109,13 +112,13 @@ def _describe_generation(mapping: Mapping, target: Target) -> dict[str, Any]:
     token_bytes = cache_bytes(stack)
     longest = min(target.longest, stack.max_tokens)
     # Source tokens take as much in the cache of cross-attention, or of the stack that reads both.
-    most = ANSWERS_AT_ONCE * (longest + mapping.config.max_tokens) * token_bytes
+    num_bytes = ANSWERS_AT_ONCE * (longest + mapping.config.max_tokens) * token_bytes
     decoder = (
         {} if mapping.config.answer_decoder is None else {"decoder": f"{stack.layers} layers with cross-attention"}
     )
     return decoder | {
         "longest answer": f"{longest} tokens",
-        "memory of decoding": f"{token_bytes / 1024:,.1f} KB a token, at most {most / 2**20:,.0f} MB",
+        "memory of decoding": f"{token_bytes / 1024:,.1f} KB a token, at most {num_bytes / 2**20:,.0f} MB",
     }
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
+
+import typer
 
 from mapsto.data.table import Table, read_table
 from mapsto.errors import printable
+from mapsto.files import announcing
+from mapsto.options import TextFormat
 from mapsto.pretrained import manifest
 from mapsto.pretrained.location import find_folder
 
@@ -33,13 +38,22 @@ def print_note(text: object) -> None:
     print_status(f"note: {text}")
 
 
-def read_table_with_notes(source: Any, encoding: str | None, answers: bool = False) -> Table:
+def announce_output(context: typer.Context, out: Path | None) -> None:
+    """Announce that a command writes the file `out`, from now to the command's end: who writes it meanwhile is told.
+
+    Nothing is announced for None and for a folder.
+    """
+    if out is not None and out.suffix and not out.is_dir() and out.parent.is_dir():
+        context.with_resource(announcing(out))
+
+
+def read_table_with_notes(source: Any, text_format: TextFormat, answers: bool = False) -> Table:
     """Read a table, and print a note on each file or folder that was left out.
 
-    source: a path or a Python object with rows. encoding: encoding of text files; None for UTF-8 or UTF-16 with a mark.
+    source: a path or a Python object with rows. text_format: how text files are read, where the user says it.
     answers: True for a table with labels, to also print the notes on single columns.
     """
-    table = read_table(source, encoding=encoding)
+    table = read_table(source, text_format)
     for remark in table.remarks_on(table.columns if answers else ()):
         print_note(remark)
     return table

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
 from mapsto.errors import UsageError, printable
-from mapsto.options import require_choice
+from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
     from mapsto.cli.answers import InputRows
@@ -47,6 +47,7 @@ Schema = Annotated[
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
+    context: typer.Context,
     model: Model,
     data: Input = None,
     text: Texts = None,
@@ -61,6 +62,7 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
     long: Long = "auto",
@@ -111,6 +113,8 @@ def predict(
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows
     from mapsto.cli.fill_in import fill_in
+    from mapsto.cli.output import announce_output
+    from mapsto.data.files import join_paths
     from mapsto.data.writers import require_output_path
     from mapsto.device import keep_memory
     from mapsto.files import read_json
@@ -118,10 +122,11 @@ def predict(
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
-    inputs = InputRows(data, text, encoding)
+    inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     # Checked before the model is opened, so that a wrong path costs no time.
     require_output_path(out)
     require_output_path(draw)
+    announce_output(context, out)
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     if hide is not None or mask is not None:
@@ -153,7 +158,7 @@ def make_decoding(**settings: Any) -> Decoding | None:
 
 def _read_answers(path: Path, encoding: str | None) -> list[str]:
     """Return the lines of a file with the allowed answers. Raises DataError for a file that cannot be decoded, or is empty."""
-    from mapsto.data.text_lines import read_lines
+    from mapsto.data.formats.text_lines import read_lines
 
     return [line.strip() for line in read_lines(path, encoding)]
 
@@ -165,7 +170,7 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
 
     if not isinstance(engine, Predictor):
         raise UsageError("--stream is for --engine local")
-    for row in engine.stream(inputs.source(engine.arrow), inputs.encoding):
+    for row in engine.stream(inputs.source(engine.arrow), inputs.text_format):
         try:
             for part in row:
                 typer.echo(printable(part), nl=False)
@@ -233,6 +238,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
 
 @app.command(epilog="Example: mapsto embed runs/base texts.csv --out vectors.parquet")
 def embed(
+    context: typer.Context,
     model: Model,
     data: Input = None,
     text: Texts = None,
@@ -251,20 +257,24 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
     from mapsto.cli.answers import InputRows, report_counts, write_answers
+    from mapsto.cli.output import announce_output
+    from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.embedder import Embedder
     from mapsto.pretrained.model_folder import load_mapping
 
     keep_memory()
-    inputs = InputRows(data, text, encoding)
+    inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     if out is not None:
         require_writable(out)
+    announce_output(context, out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
     counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
     report_counts(counts, embedder.cut_rows)

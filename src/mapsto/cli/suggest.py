@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Data, Device, Encoding, Model, app
+from mapsto.cli.app import CsvSafe, Data, Delimiter, Device, Encoding, Model, app
+from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
     from mapsto.active_learning import Suggestions
@@ -29,6 +30,7 @@ def suggest(
     ] = None,
     device: Device = "auto",
     encoding: Encoding = None,
+    delimiter: Delimiter = None,
     csv_safe: CsvSafe = False,
     seed: Annotated[int, typer.Option(help="Everything random is a function of it.")] = 0,
 ) -> None:
@@ -36,14 +38,18 @@ def suggest(
     from mapsto import api
     from mapsto.active_learning import require_new
     from mapsto.cli.output import print_note, read_manifest, read_table_with_notes
+    from mapsto.data.files import join_paths
 
     # Checked first: an existing file may hold labels, and suggesting takes time.
     if out is not None:
         require_new(out)
     num_fitted = read_manifest(model).get("provenance", {}).get("rows", 0)
     loaded = api.load(model, device)
-    labelled_rows = None if labelled is None else read_table_with_notes(labelled, encoding)
-    suggestions = loaded.suggest(read_table_with_notes(pool, encoding), n, labelled_rows, num_fitted, seed)
+    text_format = TextFormat(encoding, delimiter)
+    labelled_rows = None if labelled is None else read_table_with_notes(labelled, text_format)
+    suggestions = loaded.suggest(
+        read_table_with_notes(join_paths(pool), text_format), n, labelled_rows, num_fitted, seed
+    )
     print_note(f"chosen from {suggestions.num_candidates:,} different rows without a label")
     if suggestions.num_unreadable:
         print_note(f"{suggestions.num_unreadable:,} rows cannot be read and were left out")

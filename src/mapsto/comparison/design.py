@@ -22,7 +22,15 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.comparison.start_overlap import OVERLAP_MARK, StartOverlap, find_start_overlaps
 from mapsto.data.checks import find_leaks
-from mapsto.data.rows import Rows, bind_to, fingerprint_rows, fold_labels, load_rows, require_readable
+from mapsto.data.rows import (
+    Rows,
+    bind_to,
+    fingerprint_rows,
+    fold_labels,
+    load_rows,
+    require_readable,
+    set_aside_unlabelled,
+)
 from mapsto.data.split import check_data, drop_leaks, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
@@ -239,16 +247,21 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     options = request.options
     _check_arguments(request)
     parsed = parse(request.arrow)
-    table = read_table(request.data, encoding=options.encoding)
+    table = read_table(request.data, options.text_format)
     arrow = bind_to(parsed, table)
+    table = _drop_unlabelled(arrow, table, options, "", progress)
     if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
         raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
     targets = make_targets(arrow, options)
-    test_table = None if request.test is None else read_table(request.test, encoding=options.encoding)
+    test_table = None
+    if request.test is not None:
+        test_table = _drop_unlabelled(
+            arrow, read_table(request.test, options.text_format), options, "--test: ", progress
+        )
     if options.fold_labels:
         table, test_table = fold_labels(arrow, table, test_table, progress.say)
     pool = load_rows(arrow, table)
-    require_readable(pool, options.bad_rows)
+    require_readable(pool, options.row_policy)
     # A dry run: labels that nothing can be learnt from fail here, and not after an hour of fits.
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
@@ -286,6 +299,16 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     design = _drop_unused_candidates(design, progress)
     fingerprints = {name: start.fingerprint for name, start in starts.items()}
     return design, _facts(design, fingerprints)
+
+
+def _drop_unlabelled(arrow: Arrow, table: Table, options: Options, name: str, progress: Progress) -> Table:
+    """Return a table without the rows that have no label, and print their number. name: the option of the table, for the line."""
+    if options.unlabelled == "predict":
+        raise UsageError("a comparison answers no rows without a label: --unlabelled is stop or drop here")
+    labelled, rest = set_aside_unlabelled(arrow, table, options.unlabelled)
+    if rest is not None:
+        progress.say(f"note: {name}{len(rest):,} rows have no label and are left out")
+    return labelled
 
 
 def _check_arguments(request: Request) -> None:
@@ -449,12 +472,12 @@ def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) 
     Raises DataError if there is such a row, unless `--bad-rows skip` allows to leave it out.
     """
     options = request.options
-    table = read_table(request.shift, encoding=options.encoding)
+    table = _drop_unlabelled(arrow, read_table(request.shift, options.text_format), options, "--shift: ", progress)
     if options.fold_labels:
         _, folded = fold_labels(arrow, pool.table, table, progress.say)
         table = table if folded is None else folded
     rows = load_rows(arrow, table)
-    require_readable(rows, options.bad_rows)
+    require_readable(rows, options.row_policy)
     table_left = drop_leaks(find_leaks([pool], rows), table, options, progress.say, "--shift")
     if table_left is table:
         return rows

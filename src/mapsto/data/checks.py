@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
+from mapsto.data.label_hints import are_ids, label_hints
 from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
@@ -282,7 +283,11 @@ def _labels(values: _Values) -> list[Finding]:
         # The rarest spelling is the likely mistake, so the finding points to its first row.
         rare = min(group, key=lambda label: counts[label])
         findings.append(values.finding(first[rare], _describe_alike(group, counts, " rows"), of_label=True))
+    findings += label_hints(counts, values.rows.table, values.label_column)
     single = [label for label, count in counts.items() if count == 1]
+    # One warning says it for all.
+    if are_ids(counts):
+        return findings
     return findings + [values.finding(first[label], "the only row of its class", of_label=True) for label in single]
 
 

@@ -28,6 +28,7 @@ from mapsto.data.rows import load_rows, require_few_bad_rows
 from mapsto.data.shards import Arrays, CorpusShards, concatenate
 from mapsto.data.table import Int64s, Table
 from mapsto.errors import BadCell, DataError, Finding, UsageError
+from mapsto.options import RowPolicy
 from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.source_capabilities import Tokenized
@@ -205,16 +206,16 @@ class Corpus:
 
     source: the tokenized source that encoded the corpus.
     limits: the length limit with which the corpus was encoded.
-    bad_rows: "stop" or "skip" (`--bad-rows`).
+    policy: which rows may be skipped.
     Raises DataError for bad rows unless "skip" allows them, and for rows above the limit if `limits.long` is "error".
     """
 
-    def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, bad_rows: str) -> None:
+    def __init__(self, shards: CorpusShards, source: Tokenized, limits: ExampleLimits, policy: RowPolicy) -> None:
         self.shards, self.source, self.limits = shards, source, limits
         self.rows, self.long, bad = shards.total("rows"), shards.total("long"), shards.total("bad")
         # There may be millions of findings, of which the message lists few.
         findings = [finding for finding, _ in zip(self.faults(), range(MAX_SHOWN), strict=False)]
-        require_few_bad_rows(findings, shards.total("faults"), bad, self.rows + bad, bad_rows)
+        require_few_bad_rows(findings, shards.total("faults"), bad, self.rows + bad, policy)
         if self.long and limits.long == "error":
             raise DataError(
                 f"{self.long} rows are longer than {limits.longest} tokens (--long cut or --long window go on)"

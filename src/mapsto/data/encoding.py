@@ -308,14 +308,14 @@ def _overlapping_windows(
     The other pieces are cut if they take more than half of `max_tokens`, but not below 4 tokens each (MIN_PIECE).
     sources: the sources by kind.
     """
-    others = (*example[:windowed], *example[windowed + 1 :])
+    other_pieces = (*example[:windowed], *example[windowed + 1 :])
     # No piece is cut below MIN_PIECE tokens.
-    limit = max(max_tokens // 2, MIN_PIECE * len(others))
-    if sum(map(len, others)) > limit:
-        others = _cut(others, sources, limit)
-    room = max_tokens - sum(map(len, others))
+    limit = max(max_tokens // 2, MIN_PIECE * len(other_pieces))
+    if sum(map(len, other_pieces)) > limit:
+        other_pieces = _cut(other_pieces, sources, limit)
+    room = max_tokens - sum(map(len, other_pieces))
     windows = sources[example[windowed].kind].windows(example[windowed], room, OVERLAP)
-    return [(*others[:windowed], window, *others[windowed:]) for window in windows]
+    return [(*other_pieces[:windowed], window, *other_pieces[windowed:]) for window in windows]
 
 
 def _num_lost(example: tuple[Piece, ...], part: tuple[Piece, ...], windowed: int) -> int:

@@ -6,7 +6,7 @@ Rows that are instructions or dialogues (see text/pairs/dialogues.py) become pai
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,19 @@ from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 TRANSLATION = "translation"
 # Largest number of rows and of characters of a part.
 PART_ROWS, PART_CHARACTERS = 4096, 2**20
+# Number of cells from which a part whose rows hardly share their columns is split, as most of its cells would be empty.
+SPARSE_CELLS = 2**20
 
 # The share of the cells that are dialogues from which a column has dialogues; its other cells are faulty.
 MIN_DIALOGUES = 0.5
 # Number of cells at the beginning of a column, of which one must be a dialogue.
 NUM_SNIFFED = 100
 
-# (row number, cells by column, number of characters) of a row; for an unreadable row the findings about it.
-Row = tuple[int, Mapping[str, Any], int] | list[Finding]
+# (row number, cells, number of characters) of a row, the cells by column or in the order of the columns; for an unreadable row
+# the findings about it.
+Row = tuple[int, Any, int] | list[Finding]
+# A function such as `from_records`, which makes a part of a file's name, numbered rows, findings and names of columns.
+BuildPart = Callable[[str, Sequence[tuple[int, Any]], list[Finding], Sequence[str]], "FilePart"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class FilePart:
     rows: the number of each row of `data` in the file: the line where it begins, or for json and parquet its number from 1.
     rejected: findings about rows of this part that could not be read. These rows are not in `data`.
     remarks: notes on the whole file, such as on the way in which it was read.
+    size: number of characters that the rows take in the file; 0 where that is not known.
     """
 
     file: str
@@ -48,10 +54,22 @@ class FilePart:
     remarks: list[Finding] = field(default_factory=list)
     # False if the file names no columns, as one of words and tags; then a model's columns are found by their kinds.
     names_columns: bool = True
+    size: int = field(default=0, compare=False)
 
     def column(self, name: str) -> list[Any]:
         """Return the cells of column `name`, one for each row; all None if this part does not have the column."""
         return self.data.get(name) or [None] * len(self.rows)
+
+
+@dataclass(frozen=True)
+class UnreadableCell:
+    """A cell that has no Python value, such as a date beyond the year 9999. It is a fault only where its column is used.
+
+    text: the cell as text; None if it cannot be printed. reason: the fault in words.
+    """
+
+    text: str | None
+    reason: str
 
 
 def clean_cell(value: Any) -> Any:
@@ -77,17 +95,38 @@ def from_records(
     names: columns that come first, even if no row has them.
     """
     columns = dict.fromkeys([*names, *(str(name) for _, record in records for name in record)])
-    data = {name: [clean_cell(record.get(name)) for _, record in records] for name in columns}
+    data = {name: share_texts([clean_cell(record.get(name)) for _, record in records]) for name in columns}
     return FilePart(file, data, [row for row, _ in records], rejected)
 
 
-def group_rows(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> Iterator[FilePart]:
+def from_cells(
+    file: str, records: Sequence[tuple[int, Sequence[str]]], rejected: list[Finding], names: Sequence[str]
+) -> FilePart:
+    """Build a part from rows that are lists of texts, one for each of `names`; see `from_records`."""
+    columns: Iterable[Sequence[str]] = (
+        zip(*(cells for _, cells in records), strict=True) if records else [()] * len(names)
+    )
+    data = {name: share_texts([cell or None for cell in column]) for name, column in zip(names, columns, strict=True)}
+    return FilePart(file, data, [row for row, _ in records], rejected)
+
+
+def share_texts(cells: list[Any]) -> list[Any]:
+    """Return the cells of a column with one object for equal texts, if most repeat others, as labels do: they take no memory."""
+    texts = {cell: cell for cell in cells if type(cell) is str}
+    if 2 * len(texts) > len(cells):
+        return cells
+    return [texts[cell] if type(cell) is str else cell for cell in cells]
+
+
+def group_rows(
+    path: Path, rows: Iterable[Row], names: Sequence[str] = (), build: BuildPart = from_records
+) -> Iterator[FilePart]:
     """Group rows into parts of at most PART_ROWS rows, and about PART_CHARACTERS characters; yield the parts.
 
     A file without rows gives one empty part, which carries the names of its columns.
-    names: the columns of the file's header, if it has one.
+    names: the columns of the file's header, if it has one. build: makes a part of rows.
     """
-    good: list[tuple[int, Mapping[str, Any]]] = []
+    good: list[tuple[int, Any]] = []
     bad: list[Finding] = []
     size = count = 0
     has_parts = False
@@ -100,10 +139,28 @@ def group_rows(path: Path, rows: Iterable[Row], names: Sequence[str] = ()) -> It
             good.append(row[:2])
             size += row[2]
         if count >= PART_ROWS or size >= PART_CHARACTERS:
-            yield from_records(str(path), good, bad, names)
+            yield from _build_parts(path, good, bad, names, build, size)
             good, bad, size, count, has_parts = [], [], 0, 0, True
     if count or not has_parts:
-        yield from_records(str(path), good, bad, names)
+        yield from _build_parts(path, good, bad, names, build, size)
+
+
+def _build_parts(
+    path: Path,
+    rows: Sequence[tuple[int, Any]],
+    bad: list[Finding],
+    names: Sequence[str],
+    build: BuildPart,
+    size: int,
+) -> Iterator[FilePart]:
+    """Yield rows as one part, or as several if they hardly share their columns. size: number of characters of the rows."""
+    num_columns = 0 if names else len(set().union(*(record for _, record in rows)))
+    if num_columns * len(rows) <= SPARSE_CELLS or len(rows) < 2:
+        yield replace(build(str(path), rows, bad, names), size=size)
+        return
+    middle = len(rows) // 2
+    yield from _build_parts(path, rows[:middle], bad, names, build, size // 2)
+    yield from _build_parts(path, rows[middle:], [], names, build, size - size // 2)
 
 
 def pair_answers(parts: Iterable[FilePart]) -> Iterator[FilePart]:

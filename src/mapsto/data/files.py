@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -12,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data import conll, readers
-from mapsto.errors import DataError, Finding
+from mapsto.data import readers
+from mapsto.data.formats import conll
+from mapsto.errors import DataError, Finding, UsageError
+from mapsto.files import read_json
 from mapsto.task.target_capabilities import Located
 from mapsto.text.pairs import parallel_lines
 from mapsto.text.tagging import brat
 from mapsto.vision import detection_annotations
+from mapsto.vision.annotations.class_names import PART_FOLDER
 
 LABEL = "label"  # the column that takes the names of folders
 MAX_SHOWN = 5  # number of names that a remark lists
@@ -55,16 +60,26 @@ class FolderTree:
     empty: list[Path]
 
 
+def is_path(source: Any) -> bool:
+    """Return whether `source`, from which a table is to be read, is a path (str or PathLike) and no Python object of rows."""
+    return isinstance(source, str | os.PathLike)
+
+
 def list_files(path: Path) -> FileListing:
-    """Return the files that `path` stands for: a file, a folder of tables or of media files, or a list as "a.en,a.de".
+    """Return the files that `path` stands for: a file, a folder of tables or of media files, a list as "a.en,a.de" or
+    "a.csv,b.csv", or a pattern as "part-*.csv".
 
     Raises DataError if the path does not exist or cannot be listed, or if its folder has no file of a known format.
     """
     # Several steps below list the same folder, which may be large.
     walk = cache(_walk)
     try:
+        if files := table_files(path):
+            return _list_matches(path, files)
         if files := parallel_files(path):
             return FileListing(files, None, [], _name_columns(files))
+        if files := _saved_dataset(path):
+            return FileListing(files, None, [])
         if (listing := _list_brat(path, walk) or _list_media(path, walk)) is not None:
             return listing
         if not path.is_dir():
@@ -82,6 +97,114 @@ def list_files(path: Path) -> FileListing:
     return FileListing(files, None, remarks)
 
 
+def join_paths(paths: Sequence[Path]) -> Path:
+    """Return one path that stands for several table files, such as "data/a.csv,b.csv"; see `table_files`.
+
+    Raises UsageError if one of several is no table file, or if its name has a comma.
+    """
+    if len(paths) == 1:
+        return paths[0]
+    for path in paths:
+        if readers.file_format(path) is None or path.is_dir():
+            raise UsageError(f"several inputs are table files, such as a.csv b.csv, but {path} is none")
+        if "," in str(path):
+            raise UsageError(f"{path}: of several inputs none may have a comma in its name")
+    first, *rest = paths
+    names = [path.name if path.parent == first.parent else str(path.resolve()) for path in rest]
+    return Path(",".join([str(first), *names]))
+
+
+def listed_files(path: Path) -> list[Path]:
+    """Return the files of a path that names several ones, tables or parallel texts; [] for any other path."""
+    return table_files(path) or parallel_files(path)
+
+
+def table_files(path: Path) -> list[Path]:
+    """Return the table files of a list as "data/a.csv,b.csv", or the files of a pattern as "data/part-*.csv"; [] for other paths.
+
+    A later file of a list may stand beside the first one. Files whose lines belong together (texts) are no such list.
+    Raises DataError if no file matches a pattern, OSError if the path is no valid file name.
+    """
+    names = str(path).split(",")
+    patterns = [name for name in names if glob.has_magic(name)]
+    if (len(names) == 1 and not patterns) or not all(names) or any(name != name.strip() for name in names):
+        return []
+    if _exists(path):
+        return []
+    if any(not glob.has_magic(name) and readers.file_format(Path(name)) in (None, "txt") for name in names):
+        return []
+    folder, files = Path(names[0]).parent, list[Path]()
+    for name in names:
+        if not glob.has_magic(name) or _exists(Path(name)):
+            files.append(Path(name) if _exists(Path(name)) else folder / Path(name))
+            continue
+        matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+        if not matches and len(patterns) == len(names) == 1 and not _is_pattern_of_files(name):
+            return []
+        if not matches:
+            raise DataError(f"no file matches {name}")
+        files += [match for match in matches if match.is_file()]
+    return files
+
+
+def _is_pattern_of_files(name: str) -> bool:
+    """Return whether a name that matches nothing was meant as a pattern of files, by its suffix or folder."""
+    return readers.file_format(Path(name)) is not None or (os.sep in name and " " not in name)
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a path exists; a list of many files may be too long for a name."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def _list_matches(path: Path, files: list[Path]) -> FileListing:
+    """Return the listing of several files, all of them tables, or all media files of one kind.
+
+    Raises DataError for files of other types, and for both together.
+    """
+    if all(readers.file_format(file) is not None for file in files):
+        reason = f"{len(files):,} files are read as one table: {_shorten_list(list(map(str, files)))}"
+        return FileListing(files, None, [Finding(str(path), None, None, None, reason)])
+    for kind, suffixes in kinds.media().items():
+        if all(file.suffix.lower() in suffixes for file in files):
+            root = Path(os.path.commonpath([file.parent for file in files]))
+            return _build_listing(kind, root, list(map(str, files)), {}, [])
+    unknown = next(file for file in files if readers.file_format(file) is None)
+    raise DataError(f"{path}: these are tables, or all pictures or all videos, but {unknown} is not like the others")
+
+
+def _saved_dataset(path: Path) -> list[Path]:
+    """Return the Arrow files of a data set in a folder, as Hugging Face's `save_to_disk` writes it; [] for other folders.
+
+    Raises DataError for a folder with several splits, and for a damaged one.
+    """
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").is_file())
+        raise DataError(
+            f"{path} holds the splits {', '.join(splits)}: name one, such as {path / (splits or ['train'])[0]}"
+        )
+    if not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+        return []
+    state = read_json(path / "state.json")
+    try:
+        names = [entry["filename"] for entry in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path / 'state.json'} names no files of rows") from error
+    if state.get("_indices_data_files"):
+        raise DataError(f"{path} holds a selection of rows as indices; save it again with a newer version of datasets")
+    files = [path / str(name) for name in names]
+    for file in files:
+        if file.parent != path:
+            raise DataError(f"{path / 'state.json'} names a file outside of its folder: {file}")
+        readers.require_exists(file)
+    return files
+
+
 def parallel_files(path: Path) -> list[Path]:
     """Return the files of a list as "data/a.en,a.de", in which the lines of one number belong together; [] for other paths.
 
@@ -90,8 +213,13 @@ def parallel_files(path: Path) -> list[Path]:
     """
     names = str(path).split(",")
     first = Path(names[0])
-    if path.exists() or len(names) == 1 or any(name != name.strip() or not name for name in names):
-        is_side = path.is_file() and readers.file_format(path) is None and parallel_lines.side_name(path) is not None
+    if _exists(path) or len(names) == 1 or any(name != name.strip() or not name for name in names):
+        is_side = (
+            _exists(path)
+            and path.is_file()
+            and readers.file_format(path) is None
+            and parallel_lines.side_name(path) is not None
+        )
         return [path] if is_side else []
     files = [path if (path := Path(name)).exists() else first.parent / name for name in names[1:]]
     return [first, *files] if any(file.is_file() for file in (first, *files)) else []
@@ -248,7 +376,21 @@ def _build_listing(
     if any(inner):
         data[LABEL] = [next(iter(parts), None) for parts in inner]
     data |= {target_kind: [values.get(file) for file in files] for target_kind, values in annotations.items()}
-    return FileListing(list(map(Path, files)), data, [*remarks, *_describe_nesting(root, inner)])
+    parts = _describe_parts(root, inner) if annotations else []
+    return FileListing(list(map(Path, files)), data, [*remarks, *parts, *_describe_nesting(root, inner)])
+
+
+def _describe_parts(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
+    """Return a list of one remark if annotated files are in several parts of a data set, such as train and valid, else [].
+
+    inner: for each file the names of its folders below `root`, the outermost first.
+    """
+    outer = dict.fromkeys(parts[0] for parts in inner if parts)
+    parts = [name for name in outer if PART_FOLDER.fullmatch(name)]
+    if len(parts) < 2:
+        return []
+    reason = f"the parts {_shorten_list(parts)} are read as one; name one of them to keep them separate"
+    return [Finding(str(root), None, None, None, reason)]
 
 
 def _describe_nesting(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import reduce
 from itertools import chain
 from typing import Any
@@ -14,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
+from mapsto.data.file_part import UnreadableCell
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, DataError, Finding
-from mapsto.options import require_choice
+from mapsto.options import RowPolicy
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import GROUP, MATCH, Arrow, ArrowError, Port, Role, bind, require_kinds
 from mapsto.task.capabilities import FileBacked
@@ -29,10 +32,10 @@ from mapsto.text.pairs.groups import Partners, number_components, pair_in_rings
 
 # Number of cells by which it is decided what kinds a column can hold.
 FITTING_SAMPLE = 2000
-# The largest share of rows that `--bad-rows skip` may drop.
-MAX_SKIPPED = 0.01
+# The policy of commands that have no options for it.
+NO_OPTIONS = RowPolicy(is_set_by_user=False)
 # Types of cells that a message can quote.
-QUOTABLE = str | int | float
+QUOTABLE = str | int | float | Decimal
 
 
 def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
@@ -53,7 +56,8 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
         side: "source" or "target", the place of the port in the arrow.
         """
-        values = samples.setdefault(column, table.column(column)[:FITTING_SAMPLE])
+        sample = table.column(column)[:FITTING_SAMPLE]
+        values = samples.setdefault(column, [None if isinstance(cell, UnreadableCell) else cell for cell in sample])
         # Names of media files are also texts, so without this test two ports could take the column.
         if kind not in kinds.media() and any(kinds.source(medium).fits(values) for medium in kinds.media()):
             return False
@@ -242,10 +246,13 @@ class _Reader:
                 values.append(None)
                 continue
             try:
+                if isinstance(cell, UnreadableCell):
+                    raise BadCell(cell.reason)
                 values.append(kind.read(prepare(cell) if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
                 # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
-                quoted = str(cell).encode(errors="backslashreplace").decode() if isinstance(cell, QUOTABLE) else None
+                text = cell.text if isinstance(cell, UnreadableCell) else cell
+                quoted = str(text).encode(errors="backslashreplace").decode() if isinstance(text, QUOTABLE) else None
                 self.add_fault(row, port.column, quoted, error)
                 values.append(None)
         return values
@@ -379,19 +386,65 @@ def _load_groups(arrow: Arrow, table: Table, answers: bool) -> Rows:
     return Rows(arrow, table, sources, [[texts[index][2] for index in order]], indices, reader.all_faults())
 
 
-def require_readable(rows: Rows, bad_rows: str | None = None) -> list[Finding]:
-    """Raise DataError if more rows are unreadable than `bad_rows` allows; else return the findings about all unreadable rows.
+def set_aside_unlabelled(arrow: Arrow, table: Table, unlabelled: str) -> tuple[Table, Table | None]:
+    """Return (table without the rows that lack a label, table of these rows); (table, None) where none lacks one.
 
-    bad_rows: the value of `--bad-rows`: "skip" allows up to 1 % of the rows to be unreadable, "stop" none. None, for commands
-        without this option, is "stop".
+    A row lacks a label if the cell of a target is blank, and a blank cell is no answer of its kind, as it is of `labels`.
+    arrow: the task, bound to columns here if it is not. unlabelled: "stop" keeps all rows, so that these count as unreadable.
+    Raises ArrowError if a port cannot be bound to a column, DataError if no row has a label.
     """
-    if bad_rows is not None:
-        require_choice("bad_rows", bad_rows)
+    if unlabelled == "stop" or arrow.symmetric:
+        return table, None
+    arrow = bind_to(arrow, table)
+    columns = [
+        table.column(port.column)
+        for port, kind in zip(arrow.targets, kinds.answering(arrow), strict=True)
+        if port.restores is None and port.column is not None and not _reads_blank(kind)
+    ]
+    blank = [any(_is_blank(column[row]) for column in columns) for row in range(len(table))]
+    if not any(blank):
+        return table, None
+    if all(blank):
+        raise DataError(f"{table.name}: no row has a label in the columns of {arrow}")
+    labelled = table.select(row for row, is_blank in enumerate(blank) if not is_blank)
+    rest = table.select(row for row, is_blank in enumerate(blank) if is_blank)
+    return replace(labelled, rejected=table.rejected, remarks=table.remarks), rest
+
+
+def _is_blank(cell: object) -> bool:
+    """Return whether a cell is empty or has only spaces."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _reads_blank(kind: type[Source] | type[Target]) -> bool:
+    """Return whether an empty cell is an answer of a kind, such as no label of several."""
+    try:
+        kind.read(None)
+    except BadCell:
+        return False
+    return True
+
+
+def require_readable(rows: Rows, policy: RowPolicy = NO_OPTIONS) -> list[Finding]:
+    """Raise DataError if more rows are unreadable than the policy allows; else return the findings about all unreadable rows.
+
+    policy: by default that of commands without options for it, where no row may be unreadable.
+    """
     rejected = rows.table.rejected
     faults = [*rejected, *rows.faults]
     total = len(rows.table) + len(rejected)
-    require_few_bad_rows(faults, len(faults), total - len(rows), total, bad_rows)
+    require_few_bad_rows(faults, len(faults), total - len(rows), total, policy, _count_unlabelled(rows))
     return faults
+
+
+def _count_unlabelled(rows: Rows) -> int:
+    """Return the number of unreadable rows whose only fault is a blank label."""
+    columns = {port.column for port in rows.arrow.targets} if not rows.arrow.symmetric else set()
+    blank: dict[tuple[str, int | None], bool] = {}
+    for fault in rows.faults:
+        is_blank = fault.column in columns and not (fault.value or "").strip() and "blank" in fault.reason
+        blank[fault.file, fault.row] = is_blank and blank.get((fault.file, fault.row), True)
+    return sum(blank.values())
 
 
 def require_any_readable(rows: Rows) -> list[Finding]:
@@ -406,22 +459,43 @@ def require_any_readable(rows: Rows) -> list[Finding]:
 
 
 def require_few_bad_rows(
-    findings: Sequence[Finding], num_faults: int, num_bad: int, num_rows: int, bad_rows: str | None
+    findings: Sequence[Finding],
+    num_faults: int,
+    num_bad: int,
+    num_rows: int,
+    policy: RowPolicy,
+    num_unlabelled: int = 0,
 ) -> None:
-    """Raise DataError if any row is bad, or with `bad_rows` "skip" only if more than 1 % or all rows are bad.
+    """Raise DataError if any row is bad, or with `--bad-rows skip` only if more than `--most-skipped` or all rows are bad.
 
+    The message advises only options that help.
     findings: findings for the message to list, at least the first ones. num_faults: the number of all findings.
     num_bad, num_rows: the number of bad rows, and of all rows, bad ones included.
-    bad_rows: "stop", "skip", or None for a command without `--bad-rows`, which is "stop".
+    num_unlabelled: the number of rows that are only bad as they have no label.
     """
-    if num_faults and bad_rows != "skip":
-        skip = "" if bad_rows is None else ", or drop them with --bad-rows skip"
-        raise DataError(f"{num_faults} bad cells or rows; fix them{skip}:", findings, num_faults)
-    if num_bad > MAX_SKIPPED * num_rows:
-        message = f"{num_bad} of {num_rows} rows are bad, more than the 1 % that may be skipped:"
-        raise DataError(message, findings, num_faults)
+    num_skipped = num_bad - num_unlabelled if num_bad > num_unlabelled else num_bad
+    is_too_many = num_bad > policy.most_skipped * num_rows
+    options = []
+    # Where no row is good, no option helps.
+    can_help = policy.is_set_by_user and num_bad < num_rows
+    if can_help and num_unlabelled:
+        options.append(f"--unlabelled drop leaves out the {num_unlabelled:,} rows without a label")
+    if can_help and num_unlabelled < num_bad:
+        # After the unlabelled rows are dropped, the same number of bad rows is a larger share.
+        share = num_skipped / (num_rows - num_unlabelled)
+        limit = "" if share <= policy.most_skipped else f" --most-skipped {math.ceil(100 * share) / 100:g}"
+        options.append(f"--bad-rows skip{limit} drops {'the others' if num_unlabelled else 'them'}")
+    advice = f", or: {', and '.join(options)}" if options else ""
+    if num_faults and policy.bad_rows != "skip":
+        raise DataError(f"{num_faults} bad cells or rows; fix them{advice}:", findings, num_faults)
     if num_bad == num_rows:
-        raise DataError("no rows are left", findings, num_faults)
+        raise DataError(f"no rows are left{advice}", findings, num_faults)
+    if is_too_many:
+        limit_text = f"{100 * policy.most_skipped:g} %"
+        message = (
+            f"{num_bad} of {num_rows} rows are bad, more than the {limit_text} that may be skipped; fix them{advice}:"
+        )
+        raise DataError(message, findings, num_faults)
 
 
 def row_keys(rows: Rows) -> list[str | None]:

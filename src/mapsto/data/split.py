@@ -90,7 +90,7 @@ def drop_rows_in_corpus(
 def _read_test(arrow: Arrow, test_table: Table, options: Options) -> Rows:
     """Return the readable rows of a test table. Raises DataError for unreadable rows unless `--bad-rows skip` allows them."""
     test_rows = load_rows(arrow, test_table)
-    require_readable(test_rows, options.bad_rows)
+    require_readable(test_rows, options.row_policy)
     return test_rows
 
 

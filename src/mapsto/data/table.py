@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -14,12 +15,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.data import conll, readers, writers
+from mapsto.data import readers, writers
 from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answers
-from mapsto.data.files import FileListing, list_files, parallel_files
-from mapsto.data.text_lines import stream_parallel
+from mapsto.data.files import FileListing, is_path, join_paths, list_files, listed_files
+from mapsto.data.formats import conll
+from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
+from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.sparse_rows import limit_memory
+from mapsto.data.formats.text_lines import stream_parallel
+from mapsto.data.origins import Origins
+from mapsto.data.writers import PLAIN_STYLE, TextStyle
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import hash_file
+from mapsto.options import DEFAULT_FORMAT, TextFormat
 
 T = TypeVar("T")
 Int64s = NDArray[np.int64]
@@ -72,15 +80,22 @@ class Table:
 
     @property
     def path(self) -> Path | None:
-        """The file that holds the rows, or for several files their common folder; None for a Python object."""
-        files = {file for file, _ in self.origins}
+        """The file that holds the rows, for several files their common folder or their list; None for a Python object."""
+        files = list(dict.fromkeys(file for file, _ in self.origins))
         is_object = any(
-            line and readers.file_format(Path(file)) is None and not parallel_files(Path(file).resolve())
+            line and readers.file_format(Path(file)) is None and not listed_files(Path(file).resolve())
             for file, line in self.origins[:1]
         )
         if is_object or not files:
             return None
-        return Path(next(iter(files)) if len(files) == 1 else os.path.commonpath(files)).resolve()
+        if len(files) == 1:
+            return Path(files[0]).resolve()
+        folder = Path(os.path.commonpath(files)).resolve()
+        if any(line == 0 for _, line in self.origins[:1]):
+            return folder
+        # Some files of a folder are named one by one, as the others are no part of the table.
+        paths = [Path(file).resolve() for file in files]
+        return folder if folder.is_dir() and list_files(folder).files == paths else join_paths(paths)
 
     def beside(self, row: int) -> Path | None:
         """Return the folder of the table file that holds a row, beside which files named in the row are looked for.
@@ -132,59 +147,70 @@ class Table:
         return digest.hexdigest()
 
 
-def read_table(source: Any, encoding: str | None = None) -> Table:
+def read_table(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Table:
     """Return the rows of a file, of a folder's files or of a Python object as one table.
 
-    source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, or Table. Parallel text files, in
-        which the lines of one number belong together, are one path "a.en,a.de".
-    encoding: encoding of text files; None for the one that a byte order mark names, or else UTF-8.
+    source: a path, DataFrame, Arrow table, Hugging Face data set, dict of lists, list of dicts, list of paths, or Table. Parallel
+        text files, in which the lines of one number belong together, are one path "a.en,a.de"; several tables with the same
+        columns are one path "a.csv,b.csv" or "part-*.csv".
+    text_format: how text files are read, where the user says it.
     Findings about unreadable rows are in `.rejected`. Raises DataError if no row can be read, UsageError for other objects.
     """
     if isinstance(source, Table):
         return source
+    if isinstance(source, list | tuple) and source and all(map(_is_table_file, source)):
+        source = join_paths([Path(path) for path in source])
     if is_path(source):
-        return _concatenate(list(stream_tables(source, encoding)))
+        return _concatenate(list(stream_tables(source, text_format)))
+    part = _read_object(source)
+    if not part.rows:
+        raise DataError(f"{part.file} has no rows")
+    return _concatenate([replace(_table(pairs, pairs.data), remarks=pairs.remarks) for pairs in _restructure([part])])
+
+
+def _read_object(source: Any) -> FilePart:
+    """Return the rows of a Python object as a part; see `read_table`."""
     if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
-        part = _columns({name: _name_classes(source, name) for name in source.column_names})
-    elif hasattr(source, "to_pylist"):  # an Arrow table
-        _require_once(getattr(source, "column_names", ()))
-        part = _records(source.to_pylist())
-    elif hasattr(source, "to_dict") and hasattr(source, "columns"):  # a DataFrame
+        return _columns({name: _name_classes(source, name) for name in source.column_names})
+    if hasattr(source, "to_pylist") and hasattr(source, "schema"):  # an Arrow table
+        _require_once(source.schema.names)
+        return _columns(_arrow_cells(source))
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # a DataFrame
         _require_once([str(name) for name in source.columns])
-        part = _columns({str(name): list(source[name]) for name in source.columns})
-    elif isinstance(source, Mapping):
+        return _columns({str(name): list(source[name]) for name in source.columns})
+    if isinstance(source, Mapping):
         for name, values in source.items():
             if isinstance(values, str | bytes) or hasattr(values, "column_names") or not isinstance(values, Iterable):
                 raise UsageError(
                     f"a dict is read as lists of cells by column, but {name!r} is {type(values).__name__}; "
                     "give one row as a list of one dict, and one split of a data set"
                 )
-        part = _columns({str(name): list(values) for name, values in source.items()})
-    elif isinstance(source, Iterable):
-        part = _records(list(source))
-    else:
-        raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
-    if not part.rows:
-        raise DataError(f"{part.file} has no rows")
-    return _concatenate([_table(pairs, pairs.data) for pairs in _restructure([part])])
+        return _columns({str(name): list(values) for name, values in source.items()})
+    if isinstance(source, Iterable):
+        return _records(list(source))
+    raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
+
+
+def _is_table_file(item: Any) -> bool:
+    """Return whether an item of a list, where rows should be, is the path of a table file."""
+    return is_path(item) and readers.file_format(Path(item)) is not None
+
+
+def _arrow_cells(source: Any) -> dict[str, list[Any]]:
+    """Return the cells by column of an Arrow table or record batch, with the names of classes that its metadata has."""
+    features = read_features((source.schema.metadata or {}).get(b"huggingface"))
+    cells = {}
+    for name, column in zip(source.schema.names, source.columns, strict=True):
+        values = list(chain.from_iterable(map(read_cells, column.chunks if hasattr(column, "chunks") else [column])))
+        cells[name] = name_classes(values, features.get(name))
+    return cells
 
 
 def _name_classes(source: Any, column: str) -> list[Any]:
-    """Return the cells of a column of a Hugging Face data set; numbers in lists become the names that the data set has for them.
-
-    These are the tags of words. Numbers that are cells by themselves stay numbers.
-    """
-    cells = list(source[column])
-    feature = (getattr(source, "features", None) or {}).get(column)
-    names = getattr(getattr(feature, "feature", None), "names", None)
-    if not names:
-        return cells
-    return [readers.name_items(cell, names) for cell in cells]
-
-
-def is_path(source: Any) -> bool:
-    """Return whether `source`, from which a table is to be read, is a path (str or PathLike) and no Python object of rows."""
-    return isinstance(source, str | os.PathLike)
+    """Return the cells of a column of a Hugging Face data set, with the names that it has for the numbers of classes."""
+    features: Any = getattr(source, "features", None)
+    described = features.to_dict() if hasattr(features, "to_dict") else {}
+    return name_classes(list(source[column]), described.get(column))
 
 
 def is_table_name(text: str, folders: bool = False) -> bool:
@@ -196,20 +222,20 @@ def is_table_name(text: str, folders: bool = False) -> bool:
     path = Path(text)
     try:
         is_folder = path.is_dir() and (folders or len(path.parts) > 1 or text.endswith(os.sep))
-        exists = path.is_file() or is_folder or bool(parallel_files(path))
+        exists = path.is_file() or is_folder or bool(listed_files(path))
         return exists or (readers.file_format(path) is not None and " " not in text)
-    except (OSError, ValueError):  # the text is too long for a name or contains NUL
+    except (OSError, ValueError, DataError):  # the text is too long for a name, contains NUL, or is no pattern of files
         return False
 
 
-def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
+def stream_tables(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Table]:
     """Yield the rows of a path in order, as tables that fit into memory; yield a Python object as one table.
 
-    source, encoding: as for `read_table`. Each table has at least the columns of the tables before it.
+    source, text_format: as for `read_table`. Each table has at least the columns of the tables before it.
     Raises DataError if a file cannot be read, if files differ in their columns, or at the end if there was no row.
     """
     if not is_path(source):
-        yield read_table(source, encoding)
+        yield read_table(source, text_format)
         return
     listing = list_files(Path(source))
     if listing.data is not None:
@@ -223,10 +249,10 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
     file_columns: list[tuple[str, set[str]]] = []
     rejected: list[Finding] = []
     remarks = listing.remarks
-    for path, file_parts in _stream_files(Path(source), listing, encoding):
+    for path, file_parts in _stream_files(Path(source), listing, text_format):
         found_columns: set[str] = set()
         has_rows = False
-        for part in _restructure(file_parts):
+        for part in _restructure(limit_memory(path, file_parts)):
             found_columns |= set(part.data)
             columns |= dict.fromkeys(part.data)
             has_rows = has_rows or bool(part.rows)
@@ -236,22 +262,22 @@ def stream_tables(source: Any, encoding: str | None = None) -> Iterator[Table]:
         if has_rows:
             file_columns = [*file_columns[:1], (str(path), found_columns)]
         # Columns only grow, so comparing the first and the newest file with all columns is enough.
-        for file, names in file_columns:
-            if missing := sorted(columns.keys() - names):
-                raise DataError(f"{file} has no column {', '.join(map(repr, missing))}, which other files have")
+        differences = [(file, sorted(columns.keys() - names)) for file, names in file_columns]
+        if missing := [f"{file} has no column {', '.join(map(repr, names))}" for file, names in differences if names]:
+            raise DataError(f"{'; '.join(missing)}, which other files have")
     if not file_columns:
         raise DataError(f"{path} has no rows", rejected)
 
 
 def _stream_files(
-    source: Path, listing: FileListing, encoding: str | None
+    source: Path, listing: FileListing, text_format: TextFormat
 ) -> Iterator[tuple[Path, Iterator[FilePart]]]:
     """Yield each table file of a listing with its parts; parallel files are one. source: the path that was listed."""
     if listing.parallel:
-        yield source, stream_parallel(listing.files, listing.parallel, encoding, source)
+        yield source, stream_parallel(listing.files, listing.parallel, text_format.encoding, source)
     else:
         for path in listing.files:
-            yield path, readers.stream_file(path, encoding)
+            yield path, readers.stream_file(path, text_format)
 
 
 def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
@@ -290,13 +316,13 @@ def _map_files(source: Path, call: Callable[[Path], T]) -> list[T]:
 
 def _table(part: FilePart, names: Iterable[str]) -> Table:
     """Return a part of a file as a table with the columns `names`; a column that the part lacks is filled with None."""
-    data, origins = {name: part.column(name) for name in names}, [(part.file, row) for row in part.rows]
+    data, origins = {name: part.column(name) for name in names}, Origins([(part.file, part.rows)])
     return Table(data, origins, part.rejected, part.remarks, names_columns=part.names_columns)
 
 
 def _require_once(names: Sequence[str]) -> None:
     """Raise DataError if a name occurs twice among the column names."""
-    duplicates = sorted({name for name in names if names.count(name) > 1})
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
     if duplicates:
         raise DataError(f"the table names {', '.join(map(repr, duplicates))} more than once")
 
@@ -307,8 +333,10 @@ def _columns(data: dict[str, list[Any]]) -> FilePart:
     if len(lengths) > 1:
         raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
     rows = range(1, 1 + (lengths.pop() if lengths else 0))
-    clean = {name: [clean_cell(value) for value in values] for name, values in data.items()}
-    return FilePart("data", clean, list(rows), [])
+    names = list(data)
+    indices, remarks = select_named("data", names) if names else ([], [])
+    clean = {names[index]: [clean_cell(value) for value in data[names[index]]] for index in indices}
+    return FilePart("data", clean, list(rows), [], remarks)
 
 
 def _records(records: list[Any]) -> FilePart:
@@ -341,7 +369,7 @@ def _concatenate(parts: list[Table]) -> Table:
     for part in parts:
         for name, column in data.items():
             column += part.data.get(name) or [None] * len(part)
-    origins = [origin for part in parts for origin in part.origins]
+    origins = Origins.join(part.origins for part in parts)
     rejected, remarks = (
         list(chain.from_iterable(findings)) for findings in zip(*((p.rejected, p.remarks) for p in parts), strict=True)
     )
@@ -349,16 +377,12 @@ def _concatenate(parts: list[Table]) -> Table:
 
 
 def write_rows(
-    path: Path,
-    columns: Sequence[str],
-    rows: Iterable[Mapping[str, Any]],
-    csv_safe: bool = False,
-    escaped: Collection[str] = (),
+    path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], style: TextStyle = PLAIN_STYLE
 ) -> int:
-    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl or parquet. Return the number of rows.
+    """Write rows in the format that the suffix of `path` names: csv, tsv, jsonl, parquet or xlsx. Return the number of rows.
 
     columns: the columns to write. rows: the cells of each row by column; iterated twice for parquet, else once.
-    csv_safe, escaped: how cells are written to csv and tsv, see `writers.write_file`.
+    style: how a csv or tsv file is written.
     Raises UsageError for any other suffix, RunError if the file cannot be written.
     """
-    return writers.write_file(path, columns, rows, csv_safe, escaped)
+    return writers.write_file(path, columns, rows, style)

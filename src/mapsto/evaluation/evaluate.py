@@ -19,7 +19,7 @@ from torch import Tensor
 from mapsto.data.encoding import EncodedRows, encode_to_answer
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.overlap import Overlap, find_overlap
-from mapsto.data.rows import Rows, load_rows, require_readable
+from mapsto.data.rows import Rows, load_rows, require_readable, set_aside_unlabelled
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.evaluation import matching
@@ -36,6 +36,7 @@ from mapsto.inference.forward import (
 from mapsto.inference.row_outputs import row_outputs
 from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
+from mapsto.options import STOP_AT_BAD_ROWS, RowPolicy
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
@@ -154,13 +155,13 @@ def evaluate(
     mapping: Mapping,
     table: Table,
     device: torch.device,
-    bad_rows: str = "stop",
+    policy: RowPolicy = STOP_AT_BAD_ROWS,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every target of a model on the rows of `table`.
 
-    bad_rows: what happens if rows cannot be read: "stop" raises DataError, "skip" leaves them out.
+    policy: what happens to rows that cannot be read or have no label.
     seed: seeds the random choice of masked tokens.
 
     The notes of a model opened from the folder of a fit have the score of the linear baseline, fitted to its training file.
@@ -170,7 +171,8 @@ def evaluate(
     if not mapping.targets:
         raise UsageError("this model has no answers to score; fit it to a table with labels first")
     if mapping.arrow.symmetric:
-        return evaluate_pairs(mapping, table, device, bad_rows)
+        return evaluate_pairs(mapping, table, device, policy)
+    table, unlabelled = set_aside_unlabelled(mapping.arrow, table, policy.unlabelled)
     rows = load_rows(mapping.arrow, table)
     rows = replace(
         rows,
@@ -180,10 +182,11 @@ def evaluate(
         ],
     )
     arrow = rows.arrow
-    faults = require_readable(rows, bad_rows)
+    faults = require_readable(rows, policy)
     encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
+    notes += [] if unlabelled is None else [f"{len(unlabelled):,} rows without a label are not scored"]
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
     if encoded.num_cut:
         notes.append(
@@ -215,9 +218,11 @@ def evaluate(
     return evaluation
 
 
-def evaluate_pairs(mapping: Mapping, table: Table, device: torch.device, bad_rows: str = "stop") -> Evaluation:
-    """Score a model that matches pairs on those of `table`, beside BM25. bad_rows: as for `evaluate`."""
-    rows, faults = matching.load_pairs(mapping.arrow, table, bad_rows)
+def evaluate_pairs(
+    mapping: Mapping, table: Table, device: torch.device, policy: RowPolicy = STOP_AT_BAD_ROWS
+) -> Evaluation:
+    """Score a model that matches pairs on those of `table`, beside BM25. policy: as for `evaluate`."""
+    rows, faults = matching.load_pairs(mapping.arrow, table, policy)
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]

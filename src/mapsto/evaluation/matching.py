@@ -24,6 +24,7 @@ from mapsto.inference.forward import embed_examples
 from mapsto.metrics.intervals import Score, mean_score, with_interval, with_intervals
 from mapsto.metrics.ranking import GroupRelevance, Ints, Relevance, by_query, right_ranks
 from mapsto.model.mapping import Mapping
+from mapsto.options import RowPolicy
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
 from mapsto.text.bm25 import BM25
@@ -37,13 +38,13 @@ BASELINE = "BM25"
 ScoreQueries = Callable[[int, int], NDArray[Any]]
 
 
-def load_pairs(arrow: Arrow, table: Table, bad_rows: str | None) -> tuple[Rows, list[Finding]]:
+def load_pairs(arrow: Arrow, table: Table, policy: RowPolicy) -> tuple[Rows, list[Finding]]:
     """Return the pairs of a table, without hard negatives, and findings about unreadable rows.
 
-    Raises DataError for unreadable rows, unless `bad_rows` allows them.
+    Raises DataError for unreadable rows, unless the policy allows them.
     """
     rows = load_rows(arrow.pair, table)
-    return rows, require_readable(rows, bad_rows)
+    return rows, require_readable(rows, policy)
 
 
 def pairs_of(rows: Rows) -> Rows:

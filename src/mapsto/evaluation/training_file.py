@@ -6,10 +6,12 @@ rows of the fit: without those that the fit held out, and only if the hash agree
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import Tensor
 
-from mapsto.data.files import parallel_files
-from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable
+from mapsto.data.files import listed_files
+from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable, set_aside_unlabelled
 from mapsto.data.split import split_rows
 from mapsto.data.table import read_table
 from mapsto.errors import DataError, MapstoError
@@ -43,14 +45,23 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
     if record.file is None:
         raise DataError("the model does not name the file of its training rows")
     name, options = record.file.name, record.options
-    if not record.file.exists() and not parallel_files(record.file):
+    file = _find_file(record.file)
+    if file is None:
         raise DataError(f"its training file {name} is not where it was")
     try:
-        rows = load_rows(arrow, read_table(record.file, encoding=options.encoding))
-        require_readable(rows, options.bad_rows)
+        table = read_table(file, options.text_format)
+        rows = load_rows(arrow, set_aside_unlabelled(arrow, table, options.unlabelled)[0])
+        require_readable(rows, options.row_policy)
     # The list of everything that is wrong with the file has no place beside scores.
     except MapstoError as error:
         raise DataError(f"its training file {name} can no longer be read") from error
     if fingerprint_rows(rows) != record.fingerprint:
         raise DataError(f"its training file {name} has changed since the fit")
     return split_rows(rows, options)[0]
+
+
+def _find_file(file: Path) -> Path | None:
+    """Return where a training file is: in its place, or beside it gzipped or unpacked since; None if it is gone."""
+    zipped = file.with_name(f"{file.name}.gz")
+    unpacked = file.with_suffix("") if file.suffix.lower() == ".gz" else zipped
+    return next((path for path in (file, zipped, unpacked) if path.exists() or listed_files(path)), None)

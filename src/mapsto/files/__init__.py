@@ -20,6 +20,7 @@ from mapsto.files.reading import (
 from mapsto.files.tensors import CONVERT, MAX_HEADER_BYTES, PICKLED, open_tensors
 from mapsto.files.writing import (
     TEMPORARY_PREFIX,
+    announcing,
     explaining_write_errors,
     is_temporary,
     locked_folder,
@@ -31,6 +32,7 @@ from mapsto.files.writing import (
     sync_folder,
     write_atomic,
     write_synced,
+    writing_alone,
 )
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "MAX_JSON_BYTES",
     "PICKLED",
     "TEMPORARY_PREFIX",
+    "announcing",
     "explaining_write_errors",
     "hash_file",
     "is_temporary",
@@ -61,4 +64,5 @@ __all__ = [
     "verify",
     "write_atomic",
     "write_synced",
+    "writing_alone",
 ]

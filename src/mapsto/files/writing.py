@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +30,9 @@ TEMPORARY_PREFIX = ".unfinished-"
 
 # Bytes of disk space required in addition to the files that are about to be written, for folders and metadata.
 SPARE_BYTES = 2**20
+
+# The temporary files by which this context has announced that it writes; see `announcing`.
+_announced: ContextVar[frozenset[Path]] = ContextVar("announced", default=frozenset())
 
 
 def is_temporary(name: str) -> bool:
@@ -52,11 +56,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Of several writers of one file the last to finish wins. Each other one writes its whole file too, and then raises RunError.
     Raises RunError also when the file cannot be written.
     """
-    with explaining_write_errors(path), locked_folder(path.parent):
-        _remove_leftovers(path)
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
-        stream = temporary.open("xb")
-        _lock(stream.fileno())
+    temporary, stream = _open_temporary(path)
     try:
         with explaining_write_errors(path):
             yield stream
@@ -66,7 +66,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 # Renaming is atomic within a folder, and after fsync the content is on the disk before the name.
                 stream.close()
                 temporary.replace(path)
-                has_rival = any(_is_being_written(rival) for rival in _temporaries(path))
+                rivals = [rival for rival in _temporaries(path) if rival not in _announced.get()]
+                has_rival = any(map(_is_being_written, rivals))
             sync_folder(path.parent)
     finally:
         with suppress(OSError):
@@ -78,6 +79,40 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             f"{path} is also being written by another process or thread: what was written now is whole, but will be replaced; "
             "name another file, or run one after the other"
         )
+
+
+@contextmanager
+def announcing(path: Path | None) -> Iterator[None]:
+    """Announce to other writers that `path` is written in the `with` block, from its beginning on; nothing for None.
+
+    For commands that compute for long before they write: who writes the same file meanwhile is told.
+    Raises RunError when the file cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    temporary, stream = _open_temporary(path)
+    token = _announced.set(_announced.get() | {temporary})
+    try:
+        with stream:
+            yield
+    finally:
+        _announced.reset(token)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """Return a new temporary file for `path`, open and locked, after deleting those that a crash left behind.
+
+    Raises RunError when it cannot be written.
+    """
+    with explaining_write_errors(path), locked_folder(path.parent):
+        _remove_leftovers(path)
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{secrets.token_hex(4)}")
+        stream = temporary.open("xb")
+        _lock(stream.fileno())
+    return temporary, stream
 
 
 @contextmanager
@@ -120,6 +155,36 @@ def locked_folder(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextmanager
+def writing_alone(folder: Path) -> Iterator[None]:
+    """Keep other writers out of a folder of outputs, which is made if there is none, during the `with` block.
+
+    Raises RunError if another process or thread writes to it, or it cannot be written.
+    """
+    path = folder / f"{TEMPORARY_PREFIX}lock"
+    with explaining_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = open_lock_file(path)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Who ends deletes its lock file, and the next one makes and locks another.
+                is_locked = os.path.samestat(os.fstat(descriptor), path.stat())
+            except (BlockingIOError, FileNotFoundError):
+                is_locked = False
+            except OSError:
+                is_locked = True  # the file system knows no locks
+            if not is_locked:
+                raise RunError(f"another process or thread is writing to {folder}; name another folder, or wait for it")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
 
 
 def open_lock_file(path: Path) -> int:

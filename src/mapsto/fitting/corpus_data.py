@@ -18,10 +18,11 @@ from mapsto.data import corpus
 from mapsto.data.corpus import sample_values
 from mapsto.data.encoding import require_room
 from mapsto.data.examples import Examples
+from mapsto.data.files import is_path
 from mapsto.data.rows import bind_to
 from mapsto.data.shards import CorpusShards, FoundShards
 from mapsto.data.split import drop_rows_in_corpus, held_out_share, report_findings
-from mapsto.data.table import Table, file_signatures, fingerprint_source, is_path, read_table, stream_tables
+from mapsto.data.table import Table, file_signatures, fingerprint_source, read_table, stream_tables
 from mapsto.errors import CheckpointError, DataError
 from mapsto.fitting.build_model import LENGTH, make_config, starting_sources
 from mapsto.fitting.request import FitRequest
@@ -34,7 +35,7 @@ from mapsto.fitting.run_data import (
     require_useful_options,
 )
 from mapsto.fitting.starting_model import StartingModel
-from mapsto.options import DataOptions, Options, require_choice
+from mapsto.options import DataOptions, Options
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import CAUSAL_SHARES
 from mapsto.task.arrow import Arrow, parse
@@ -52,8 +53,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
     """
     options, say, test = request.options, request.say, None
     if request.test is not None:
-        test = read_table(request.test, encoding=options.encoding)
-    require_choice("bad_rows", options.bad_rows)
+        test = read_table(request.test, options.text_format)
     # The main process writes the shards; the others open them, and do not read the corpus.
     shards = (
         None if request.folder is None or request.ranks.is_main else CorpusShards.opened(request.folder, request.ranks)
@@ -92,7 +92,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
         if file_signatures(data) != signatures:
             shards.forget()
             raise DataError(f"{data} changed while it was read; give the same command again when it is complete")
-    read = corpus.Corpus(shards, source, limits, options.bad_rows)
+    read = corpus.Corpus(shards, source, limits, options.row_policy)
     read.report(say)
     training, held_out, num_held_out = read.split(held_out_share(read.rows, True, options), options.seed)
 
@@ -121,7 +121,7 @@ def read_corpus_data(request: FitRequest, start: StartingModel, shards_record: F
 
 def _stream(data: Any, options: DataOptions) -> Iterable[Table]:
     """Return an iterator over the rows of the corpus `data` as tables of a limited number of rows, to bound memory."""
-    return stream_tables(data, options.encoding)
+    return stream_tables(data, options.text_format)
 
 
 def _new_shards(request: FitRequest, key: dict[str, Any], shards_record: FoundShards | None) -> CorpusShards:
@@ -150,6 +150,7 @@ def _shards_key(
         "tokenizer": None if sources is None else {kind: source.fingerprint for kind, source in sources.items()},
         "--vocabulary": options.vocabulary,
         "--encoding": options.encoding,
+        "--delimiter": options.delimiter,
         "--length": limits.longest,
         "--long": limits.long,
         "--shape": "words" if limits.units else "tokens",

@@ -32,7 +32,7 @@ from mapsto.fitting.probe import (
     refer_to_other_rows,
 )
 from mapsto.fitting.request import FitRequest
-from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report
+from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report, write_unlabelled
 from mapsto.fitting.run_data import RunData
 from mapsto.metrics.intervals import to_json
 from mapsto.model import lora
@@ -306,6 +306,8 @@ def _save(
     if result.overlap:
         provenance = {**provenance, "overlap": to_json(result.overlap)}
     model_folder.save_mapping(mapping.float(), folder, provenance, result.scores, findings)
+    if run.options.unlabelled == "predict" and run.data.unlabelled is not None:
+        write_unlabelled(run, run.data.unlabelled, folder / run_folder.UNLABELLED, request.say)
     request.say(f"saved in {folder} after {duration(time.monotonic() - request.started_at)}")
 
 

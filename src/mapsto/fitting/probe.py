@@ -56,10 +56,10 @@ def extract_features(
     rows: the indices of the n examples; None for all.
     """
     mapping.eval()
-    seen = replace(examples, mixing=None) if view else examples.without_augmentation()
-    rows = range(len(seen)) if rows is None else rows
+    view_examples = replace(examples, mixing=None) if view else examples.without_augmentation()
+    rows = range(len(view_examples)) if rows is None else rows
     features: NDArray[np.float32] = np.zeros((len(rows), mapping.config.pooled_width), np.float32)
-    stream = (replace(seen.example(row, 0, 0.0, view), row=place) for place, row in enumerate(rows))
+    stream = (replace(view_examples.example(row, 0, 0.0, view), row=place) for place, row in enumerate(rows))
     for batch, hidden in forward_batches(mapping, stream, device):
         features[batch.rows] = mapping.pooled_vectors(hidden, batch).float().cpu().numpy()
     return features

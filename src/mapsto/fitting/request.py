@@ -101,6 +101,6 @@ class FitRequest:
 
     def with_tables(self) -> FitRequest:
         """Return the request with its data and its test read as tables, so that parts of them can be fitted to as well."""
-        encoding = self.options.encoding
-        test = None if self.test is None else read_table(self.test, encoding=encoding)
-        return replace(self, data=read_table(self.data, encoding=encoding), test=test)
+        text_format = self.options.text_format
+        test = None if self.test is None else read_table(self.test, text_format)
+        return replace(self, data=read_table(self.data, text_format), test=test)

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows
+from mapsto.data.files import is_path
 from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows
-from mapsto.data.table import is_path, write_rows
+from mapsto.data.table import Table, write_rows
+from mapsto.data.writers import TextStyle
 from mapsto.distributed import Ranks
 from mapsto.errors import Finding, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
@@ -28,6 +30,8 @@ from mapsto.fitting.plan import MATCH_LEARNING
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
+from mapsto.inference.predictor import Predictor
+from mapsto.inference.table_engine import AnsweredRows
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.progress import Progress
@@ -118,7 +122,7 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
     if not mapping.targets:
         progress.say("note: the head of this objective serves training alone, so there is nothing to score yet")
     elif data.test is not None:
-        evaluation = evaluate(mapping, data.test, run.device, run.options.bad_rows, progress=progress)
+        evaluation = evaluate(mapping, data.test, run.device, run.options.row_policy, progress=progress)
         result = RunScores(evaluation.scores, evaluation.overlap, evaluation)
         for note in evaluation.notes:
             progress.say(f"note: {note}")
@@ -200,6 +204,13 @@ def write_report(request: FitRequest, run: PreparedRun, evaluation: Evaluation) 
     return headline(evaluation, analyses)
 
 
+def write_unlabelled(run: PreparedRun, table: Table, path: Path, say: Callable[[str], None]) -> None:
+    """Write the rows without a label, with the answers of the trained mapping, to a csv file; print their number."""
+    predictor = Predictor(run.mapping, str(run.device), run.options.precision)
+    rows = AnsweredRows(predictor, table)
+    say(f"wrote the answers to {write_rows(path, rows.columns, rows):,} rows without a label to {path.name}")
+
+
 def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
     """Write rejected.csv with file, row, column, value and reason of each unreadable row that was skipped, if any."""
     findings = iter(rejected)
@@ -207,4 +218,4 @@ def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
     if (first := next(findings, None)) is None:
         return
     columns = ["file", "row", "column", "value", "reason"]
-    write_rows(folder / "rejected.csv", columns, map(asdict, chain([first], findings)), csv_safe=True)
+    write_rows(folder / "rejected.csv", columns, map(asdict, chain([first], findings)), TextStyle(csv_safe=True))

@@ -49,6 +49,7 @@ class RunData:
     rejected: the problems of unreadable rows that were skipped.
     encode: returns (training examples, held-out examples); the first call encodes them, later calls return the same.
     findings: warnings about the data that do not stop the run.
+    unlabelled: the rows without a label, which are not learnt from (`--unlabelled`); None if there are none.
     """
 
     start: StartingModel
@@ -65,6 +66,7 @@ class RunData:
     rejected: Iterable[Finding]
     encode: Callable[[], tuple[Examples, Examples]]
     findings: Sequence[Finding] = ()
+    unlabelled: Table | None = None
 
     def make_row_filters(self) -> tuple[RowFilter, ...]:
         """Return the filters of the rows that the trained model will have been fitted to, its starting models' included.

@@ -32,6 +32,8 @@ except ImportError:  # not on Windows
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
 # The subfolder of a trained model that a linear one has replaced.
 TRAINED = "trained"
+# The answers to the rows without a label.
+UNLABELLED = "unlabelled.csv"
 
 # The facts that must be equal for a run to be resumed.
 IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "targets", "seed", "choice")
@@ -44,6 +46,7 @@ RUN_FILES: tuple[str, ...] = (
     "report_files",
     METRICS_FILE,
     "rejected.csv",
+    UNLABELLED,
     *MODEL_FILES,
     *sentence_transformers.SENTENCE_FILES,
     ROW_FILTERS_FILE,

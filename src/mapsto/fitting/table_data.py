@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,7 +12,16 @@ from typing import Any
 from mapsto import kinds
 from mapsto.data.encoding import describe_dropped, encode_sides, encode_to_answer, require_short_answers
 from mapsto.data.examples import Examples, make_examples
-from mapsto.data.rows import Rows, bind_to, fingerprint_rows, fold_labels, load_rows, require_readable, side_keys
+from mapsto.data.rows import (
+    Rows,
+    bind_to,
+    fingerprint_rows,
+    fold_labels,
+    load_rows,
+    require_readable,
+    set_aside_unlabelled,
+    side_keys,
+)
 from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
 from mapsto.errors import DataError, UsageError
@@ -44,14 +52,20 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     Raises UsageError for options that do not suit the arrow or the model, DataError for rows that cannot be used.
     """
     options, say = request.options, request.say
-    test = None if request.test is None else read_table(request.test, encoding=options.encoding)
-    table = read_table(request.data, encoding=options.encoding)
+    test = None if request.test is None else read_table(request.test, options.text_format)
+    table = read_table(request.data, options.text_format)
     arrow = _bind(request.arrow, table, options)
+    table, unlabelled = set_aside_unlabelled(arrow, table, options.unlabelled)
+    if test is not None:
+        test, unlabelled_test = set_aside_unlabelled(arrow, test, options.unlabelled)
+        _report_unlabelled(unlabelled_test, "of the test have no label and are not scored", say)
+    rest = "; they are answered at the end" if options.unlabelled == "predict" else ""
+    _report_unlabelled(unlabelled, f"have no label and are not learnt from{rest}", say)
     require_useful_options(arrow, options)
     targets = make_targets(arrow, options)
     table, test = fold_labels(arrow, table, test, say) if options.fold_labels else (table, test)
     rows = load_rows(arrow, table)
-    rejected = require_readable(rows, options.bad_rows)
+    rejected = require_readable(rows, options.row_policy)
     if arrow.symmetric:
         _require_different_pairs(rows)
     is_linear = options.method == "linear"
@@ -85,6 +99,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
         rejected=rejected,
         encode=cache(lambda: _encode(data, training, held_out, options, say)),
         findings=findings,
+        unlabelled=unlabelled,
     )
     return data
 
@@ -98,21 +113,25 @@ def keep_head(target: Target, start: StartingModel, answers: Sequence[Any], say:
     if not published or not isinstance(target, Classes) or target.classes:
         return
     target.classes = list(published)
-    names, answered = (
-        list(target.known_names),
-        Counter(name for answer in answers for name in target.class_names(answer)),
-    )
-    if unknown := [name for name in answered if name not in names]:
+    names = list(target.known_names)
+    labels = dict.fromkeys(name for answer in answers for name in target.class_names(answer))
+    if unknown := [label for label in labels if label not in names]:
         target.classes = []
         say(
-            f"note: the head of the start is not used: it answers {_listed(names)}, and the rows have {_listed(unknown)}; "
-            "labels written as the head's keep it"
+            f"note: the head of the start is not used: it answers {_quote_first(names)}, and the rows have "
+            f"{_quote_first(unknown)}; labels written as the head's keep it"
         )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quote_first(names: Sequence[str]) -> str:
     """Return the first few of several names, quoted, for a message."""
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+def _report_unlabelled(table: Table | None, words: str, say: Callable[[str], None]) -> None:
+    """Print the number of rows without a label, if there are some. words: what happens to them."""
+    if table is not None:
+        say(f"note: {len(table):,} rows {words}")
 
 
 def _require_different_pairs(rows: Rows) -> None:

@@ -24,7 +24,7 @@ from mapsto.errors import UsageError, place, shorten
 from mapsto.fitting.build_model import make_config, make_mapping, make_sources
 from mapsto.fitting.starting_model import open_start
 from mapsto.model.mapping import Mapping
-from mapsto.options import Options
+from mapsto.options import DEFAULT_FORMAT, Options, RowPolicy, TextFormat
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.packing import collate
@@ -40,15 +40,17 @@ NEIGHBOURS = 16
 SHOWN_TOKENS = 24
 
 
-def trace(arrow: str, data: Path, start: str | None, row: int, encoding: str | None = None) -> Iterator[str]:
+def trace(
+    arrow: str, data: Path, start: str | None, row: int, text_format: TextFormat = DEFAULT_FORMAT
+) -> Iterator[str]:
     """Yield lines of text that show row number `row` (from 1) of a table after each stage of the model.
 
-    arrow: the task, such as "text -> label". data: the table's file. encoding: of a text file that is not UTF-8.
+    arrow: the task, such as "text -> label". data: the table's file. text_format: how a text file is read.
     start: the folder or hub name of a model; None for a small new one.
 
     Raises UsageError, DataError, CheckpointError.
     """
-    table = read_table(data, encoding=encoding)
+    table = read_table(data, text_format)
     if not 1 <= row <= len(table):
         raise UsageError(f"--row {row}: the table has the rows 1 to {len(table)}")
     mapping, rows = _load_example_model(arrow, table, start)
@@ -83,7 +85,7 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     config = make_config(model, options, rows.arrow.corrupted, sources)
     for target in targets:
         bind_target(target, sources, config, rows.arrow)
-    require_few_bad_rows([], 0, 0, len(rows), "skip")  # a table without a readable row is an error
+    require_few_bad_rows([], 0, 0, len(rows), RowPolicy("skip"))  # a table without a readable row is an error
     for port, target in enumerate(targets):
         if rows.arrow.targets[port].restores is None:
             target.learn(rows.targets[port])

@@ -18,7 +18,7 @@ import torch
 from mapsto import __version__, files
 from mapsto.data.rows import Rows, load_rows, require_any_readable, row_keys
 from mapsto.data.table import Table
-from mapsto.errors import CheckpointError, Finding, UsageError
+from mapsto.errors import CheckpointError, Finding, UsageError, free_name
 from mapsto.inference.embedder import bind_side, embed
 from mapsto.inference.vector_index import VectorIndex, unit
 from mapsto.model.mapping import Mapping
@@ -89,8 +89,10 @@ class Finder:
         answer: dict[str, Any] = {"score": match.score, "row": number}
         if self.has_files:
             answer["file"] = file
+        reserved = {*answer, *names}
         for name in self.table.columns:
-            answer[f"found_{name}" if name in (*answer, *names) else name] = self.table.column(name)[match.row]
+            cell = self.table.column(name)[match.row]
+            answer[free_name(f"found_{name}", self.table.columns) if name in reserved else name] = cell
         return answer
 
     def find(self, queries: Sequence[str], top: int) -> list[list[Match]]:
@@ -191,30 +193,30 @@ def _open_index(folder: Path, facts: dict[str, Any], say: Say) -> VectorIndex | 
         if names - {VECTORS_FILE}:
             raise UsageError(f"{folder} holds other files and no index; name another folder")
         return None
-    recorded = files.read_sealed(folder / FACTS_FILE)
+    # No other command replaces one of the two files in between.
+    with files.locked_folder(folder):
+        recorded = files.read_sealed(folder / FACTS_FILE)
+        differing = [name for name in facts if recorded.get(name) != facts[name]]
+        index = None if differing else VectorIndex.open(folder / VECTORS_FILE)
     reasons = {
         "texts": "the texts have changed",
         "column": "another column is searched",
         "model": "the model is another",
     }
-    differing = [name for name in facts if recorded.get(name) != facts[name]]
-    if differing:
+    if index is None:
         reason = ", ".join(reasons[name] for name in differing if name in reasons) or "it was made otherwise"
         say(f"note: the index in {folder} is made again: {reason}")
         return None
-    index = VectorIndex.open(folder / VECTORS_FILE)
-    if list(index.vectors.shape) != recorded["shape"]:
+    if list(index.vectors.shape) != recorded.get("shape"):
         raise CheckpointError(f"{folder / VECTORS_FILE} is damaged: delete {folder} to make the index again")
     return index
 
 
 def _save_index(folder: Path, index: VectorIndex, facts: dict[str, Any]) -> None:
     """Write an index to a folder. The facts are written last, so a folder that has them is complete."""
-    with files.explaining_write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FACTS_FILE).unlink(missing_ok=True)
-    index.save(folder / VECTORS_FILE)
-    files.write_atomic(folder / FACTS_FILE, files.seal({**facts, "shape": list(index.vectors.shape)}))
+    with files.replacing_files(folder, last=FACTS_FILE) as staging:
+        index.save(staging / VECTORS_FILE)
+        files.write_atomic(staging / FACTS_FILE, files.seal({**facts, "shape": list(index.vectors.shape)}))
 
 
 def fingerprint(mapping: Mapping) -> str:

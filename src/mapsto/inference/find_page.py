@@ -60,7 +60,7 @@ def _section(finder: Finder, query: str, matches: Sequence[Match], rarity: Rarit
         rows.append([origin + equal, trusted_html(_mark(query, finder.text(match), rarity)), f"{match.score:.4f}"])
     title = shorten(query, MAX_TITLE)
     text = [] if title == query else [query[:MAX_CHARACTERS]]
-    return Section(title, text, tables=[PageTable("The most similar texts", ["row", "text", "cosine"], rows, (1,))])
+    return Section(title, text, tables=[PageTable("The most similar texts", ["row", "passage", "cosine"], rows, (1,))])
 
 
 def _mark(query: str, text: str, rarity: Rarity) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,18 @@ class FileWriter(ABC):
 
     def answer_tables(self, tables: Iterable[Table]) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
         """Yield each table with the engine's answers (one dict per row), after the files of the answers are written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for table, answers in self.engine.answer_tables(tables):
-            # An empty table may lack the columns to bind.
-            bound = bind_to(self.arrow, table, answers=False) if len(table) else self.arrow
-            for row, answer in zip(table.in_order(), answers, strict=True):
-                self.number += 1
-                # A row without an answer has no file, but keeps its number.
-                if isinstance(row, int) and "error" not in answer:
-                    self.write(bound, table, row, answer)
-            yield table, answers
+        # A drawing and an answer of one command may be in one folder.
+        is_locked = isinstance(self.engine, FileWriter) and self.engine.folder == self.folder
+        with nullcontext() if is_locked else files.writing_alone(self.folder):
+            for table, answers in self.engine.answer_tables(tables):
+                # An empty table may lack the columns to bind.
+                bound = bind_to(self.arrow, table, answers=False) if len(table) else self.arrow
+                for row, answer in zip(table.in_order(), answers, strict=True):
+                    self.number += 1
+                    # A row without an answer has no file, but keeps its number.
+                    if isinstance(row, int) and "error" not in answer:
+                        self.write(bound, table, row, answer)
+                yield table, answers
 
     @abstractmethod
     def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:

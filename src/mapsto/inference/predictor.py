@@ -38,7 +38,7 @@ from mapsto.inference.generation import generate_answers, stream_text
 from mapsto.inference.reconstruct import reconstruct
 from mapsto.inference.row_outputs import generated_ports
 from mapsto.model.mapping import Mapping
-from mapsto.options import require_choice
+from mapsto.options import DEFAULT_FORMAT, TextFormat, require_choice
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Decoding, Generated, Prompted
@@ -310,9 +310,9 @@ class Predictor:
             self.mapping, examples, port, self.device, self.decoding, constraint=self.constraints[port]
         )
         for row, alternatives in generated:
-            best, *others = target.decode(target.pack(alternatives))
+            best, *further = target.decode(target.pack(alternatives))
             is_sampled = self.decoding is not None and self.decoding.samples > 1
-            answers[row] = {**best, "others": others} if is_sampled else best
+            answers[row] = {**best, "others": further} if is_sampled else best
         return answers
 
     def _decode_pairs(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -348,10 +348,10 @@ class Predictor:
                 answers[row] += target.decode(output)
         return [{target.kind: answer} for answer in answers]
 
-    def stream(self, source: Any, encoding: str | None = None) -> Iterator[Iterator[str]]:
+    def stream(self, source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Iterator[str]]:
         """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
 
-        source, encoding: anything that `stream_tables` takes. The iterator of a row that cannot be read raises UsageError.
+        source, text_format: anything that `stream_tables` takes. The iterator of a row that cannot be read raises UsageError.
         Raises UsageError unless the arrow has one answer, which is generated greedily.
         """
         decoding = self.decoding or Decoding()
@@ -361,7 +361,7 @@ class Predictor:
             raise UsageError(
                 "--stream prints tokens as soon as they are certain, which --beams and --samples never are"
             )
-        for table, bound in bind_tables(self.bind, stream_tables(source, encoding)):
+        for table, bound in bind_tables(self.bind, stream_tables(source, text_format)):
             for row in range(len(table)):
                 prepared = self._prepare(table.select([row]), bound or self.bind(table))
                 self.cut_rows += prepared.num_cut

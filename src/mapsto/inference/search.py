@@ -169,9 +169,9 @@ class Search(ABC):
         scores = logits - shift
         banned: list[tuple[int, int]] = []
         for row, draft in enumerate(draft for drafts in self.drafts for draft in drafts):
-            before, source = self.contexts[row // self.width]
+            prompt, source = self.contexts[row // self.width]
             is_last = len(draft.tokens) + 1 >= self.limits[row // self.width]
-            tokens = self.rules.apply(scores[row], [*before, *draft.tokens], source, draft.tokens, is_last)
+            tokens = self.rules.apply(scores[row], [*prompt, *draft.tokens], source, draft.tokens, is_last)
             banned += ((row, token) for token in tokens)
         if banned:
             # All at once, as a step for each answer would take longer than the rules.

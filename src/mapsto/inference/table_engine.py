@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from mapsto.data.table import Table, stream_tables
 from mapsto.errors import DataError, Finding
+from mapsto.options import DEFAULT_FORMAT, TextFormat
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
 from mapsto.text.generated_text import LIMIT
@@ -37,11 +39,11 @@ class Engine(Protocol):
 
 
 def answer_all(
-    engine: Engine, source: Any, encoding: str | None = None, progress: Progress | None = None
+    engine: Engine, source: Any, text_format: TextFormat = DEFAULT_FORMAT, progress: Progress | None = None
 ) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
     """Yield the tables of a source, in order, each with its answers (one dict per row).
 
-    source, encoding: anything that `stream_tables` takes, such as the path of a table.
+    source, text_format: anything that `stream_tables` takes, such as the path of a table.
     progress: shows the number of answered rows, and notes on rows and files that cannot be read.
     Raises UsageError for a missing column, DataError for a file that cannot be read, and RunError if the engine breaks
     down.
@@ -49,7 +51,7 @@ def answer_all(
     progress, num_answered = progress or Progress(), 0
 
     def read_tables() -> Iterator[Table]:
-        for table in stream_tables(source, encoding):
+        for table in stream_tables(source, text_format):
             for finding in (*table.remarks_on(), *table.rejected):
                 progress.say(f"note: {finding}")
             yield table
@@ -79,18 +81,18 @@ class AnsweredRows:
         self,
         engine: Engine,
         source: Any,
-        encoding: str | None = None,
+        text_format: TextFormat = DEFAULT_FORMAT,
         progress: Progress | None = None,
         folder: Path | None = None,
         nested: bool = False,
     ) -> None:
-        self.source, self.encoding = source, encoding
+        self.source, self.text_format = source, text_format
         self.num_rows = self.num_failed = self.num_withheld = self.num_stopped = 0
         self._file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
         # Dicts without values: sets that keep the order.
         row_columns: dict[str, None] = {}
         answer_columns: dict[str, None] = {}
-        for table, answers in answer_all(engine, source, encoding, progress):
+        for table, answers in answer_all(engine, source, text_format, progress):
             row_columns |= dict.fromkeys(table.columns)
             for answer in answers:
                 cells = {
@@ -104,13 +106,13 @@ class AnsweredRows:
             self.num_rows += len(answers)
         # Later tables of a source may have further columns, so names are final only now.
         self._row_columns = list(row_columns)
-        self._answer_names = {name: f"predicted_{name}" if name in row_columns else name for name in answer_columns}
+        self._answer_names = name_answers(row_columns, answer_columns)
 
     @property
     def columns(self) -> list[str]:
         """Return the columns of the rows, then those of the answers.
 
-        An answer column with the name of a row column gets the prefix "predicted_".
+        An answer column with the name of a row column gets another one, see `name_answers`.
         """
         return list(dict.fromkeys([*self._row_columns, *self._answer_names.values()]))
 
@@ -122,7 +124,7 @@ class AnsweredRows:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield each row with its answer as one dict. Raises DataError if rows were added to the source in the meantime."""
         self._file.seek(0)
-        for table in stream_tables(self.source, self.encoding):
+        for table in stream_tables(self.source, self.text_format):
             for row in table.in_order():
                 # The file has one line per row, also for unreadable rows.
                 line = self._file.readline()
@@ -130,6 +132,26 @@ class AnsweredRows:
                     raise DataError(f"{self.source} changed while it was read")
                 cells = {} if isinstance(row, Finding) else {name: table.data[name][row] for name in table.columns}
                 yield cells | {self._answer_names[name]: value for name, value in json.loads(line).items()}
+
+
+def name_answers(row_columns: Collection[str], answer_columns: Collection[str]) -> dict[str, str]:
+    """Return the name of the column in which each answer is written, so that no column of the rows is changed.
+
+    An answer with the name of a row column gets the prefix "predicted_". If a row column has that name too, as where an earlier
+    output is answered again, all answers get it with a number behind it, the same one for all: predicted_label_2, probability_2.
+    """
+    for number in count(1):
+        suffix = "" if number == 1 else f"_{number}"
+        prefixed = {name for name in answer_columns if name in row_columns}
+        names = {
+            name: f"predicted_{name}{suffix}" if name in prefixed else f"{name}{suffix}" for name in answer_columns
+        }
+        if number > 1:
+            # Of an earlier output only the column of the true answers made the prefix necessary.
+            names |= {name: f"{name}{suffix}" for name in prefixed if f"predicted_{name}" not in row_columns}
+        if not set(names.values()) & set(row_columns):
+            break
+    return names
 
 
 def is_withheld(answer: dict[str, Any]) -> bool:

@@ -33,6 +33,7 @@ from mapsto.metrics.intervals import Score, mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import MixturePart, Piece
 from mapsto.task.capabilities import require
+from mapsto.task.printed_lists import parse_list
 from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark, Spatial
@@ -99,7 +100,7 @@ def _parse_box(entry: object) -> Box:
         raise BadCell("a box has a label, which is text or a number, and a list of four sides")
     try:
         left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadCell('a box has four sides: "box": [left, top, right, bottom]') from error
     if "box" not in entry:
         right, bottom = left + right, top + bottom
@@ -563,9 +564,9 @@ def _parse_list(cell: object) -> list[Any]:
     """
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise BadCell("the boxes are no JSON") from error
+            cell = parse_list(cell)
+        except ValueError as error:
+            raise BadCell(f"the boxes are no list: {error}") from error
     if (reason := fault_of(cell)) is not None:
         raise BadCell(reason)
     # Hugging Face data sets give a list of dicts as a dict of lists.

@@ -33,6 +33,7 @@ from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.text.cells import whole_as_int
 from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
@@ -72,7 +73,7 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
 
         The number of different names may be half of the number of cells, or 2.
         """
-        labels = [str(value) for value in values if value is not None]
+        labels = [str(whole_as_int(value)) for value in values if value is not None]
         are_repeated = len(set(labels)) <= max(2, len(labels) // 2)
         return bool(labels) and are_repeated and max(map(len, labels)) <= 100
 
@@ -85,13 +86,12 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
     def read(cell: object) -> str:
         """Return the class name in a cell; a number or a boolean becomes text. Raises BadCell, also for a blank cell.
 
-        A float without a fraction becomes the text of an integer: 3.0 is "3".
+        A float or decimal without a fraction becomes the text of an integer: 3.0 is "3".
         """
         if cell is None or (isinstance(cell, str) and not has_visible(cell) and "\0" not in cell):
             raise BadCell("the label is blank")
         # A DataFrame holds whole numbers in a column with missing cells as floats.
-        if isinstance(cell, float) and cell.is_integer():
-            cell = int(cell)
+        cell = whole_as_int(cell)
         if not isinstance(cell, str | int | float | bool | np.generic):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
         if (problem := find_invalid_character(str(cell))) is not None:
@@ -330,10 +330,10 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
         return {"classes": self.classes, "weights": self.weights, **({"folds": True} if self.folds else {})}
 
 
-def _is_same_number(one: str, other: str) -> bool:
+def _is_same_number(first: str, second: str) -> bool:
     """Return whether two texts are the same number, such as "1" and "1.0"."""
     try:
-        return float(one) == float(other)
+        return float(first) == float(second)
     except ValueError:
         return False
 

@@ -6,7 +6,6 @@ Legend of shapes: m answers, c classes, d width.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,9 +23,11 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.printed_lists import is_printed_list, parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.text.cells import whole_as_int
 from mapsto.text.characters import canonical, find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
@@ -57,12 +58,15 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
     def fits(values: Sequence[object]) -> bool:
         """Return whether a column can hold several labels a row.
 
-        True if a cell is a list and all others are lists or texts, or if a text contains "|" or ";".
+        True if a cell is a list and all others are lists or texts, or if a text contains "|" or ";" or is a list in brackets.
         """
         cells = [value for value in values if value is not None]
         if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
             return all(isinstance(cell, list | tuple | np.ndarray | str) for cell in cells)
-        return any(isinstance(cell, str) and any(mark in cell for mark in SEPARATORS[:3]) for cell in cells)
+        texts = [cell for cell in cells if isinstance(cell, str)]
+        return any(any(mark in text for mark in SEPARATORS[:3]) for text in texts) or (
+            bool(texts) and all(text.strip()[:1] == "[" and text.strip()[-1:] == "]" for text in texts)
+        )
 
     @staticmethod
     def samples() -> list[Any]:
@@ -73,17 +77,13 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
     def read(cell: object) -> tuple[str, ...]:
         """Return the distinct label names in a cell; () for an empty cell, to which no class applies.
 
-        cell: a list, a list as JSON, or a text whose names are separated by one of |, ; and comma (the first of them that
-        occurs).
-        Raises BadCell for any other cell, for invalid JSON, for invalid characters, and for a row of zeros and ones.
+        cell: a list, a list as JSON or as Python and NumPy print it, or a text whose names are separated by one of |, ; and comma
+        (the first of them that occurs).
+        Raises BadCell for any other cell, a list that cannot be read, invalid characters, and a row of zeros and ones.
         """
         if cell is None:
             return ()
-        if isinstance(cell, str) and cell.lstrip().startswith("["):
-            try:
-                cell = json.loads(cell)
-            except (ValueError, RecursionError) as error:
-                raise BadCell("the list of labels is not valid JSON") from error
+        cell = _parse_cell(cell)
         if isinstance(cell, str):
             mark = next((mark for mark in SEPARATORS if mark in cell), None)
             parts: Sequence[object] = cell.split(mark) if mark else [cell]
@@ -93,7 +93,7 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
             raise BadCell(f"labels are a list or a text, not {type(cell).__name__}")
         if any(isinstance(part, dict | list | tuple) for part in parts):
             raise BadCell("a label is text or a number, not a dict or a list")
-        names = [canonical(str(part).strip()) for part in parts if part is not None]
+        names = [canonical(_name(part)) for part in parts if part is not None]
         for name in names:
             if (problem := find_invalid_character(name)) is not None:
                 raise BadCell(f"a label holds {problem}")
@@ -273,6 +273,25 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
     def brief(self, answer: Sequence[str]) -> str:
         """Return the labels of a predicted or true answer, separated by commas; "none" if it has no label."""
         return ", ".join(answer) or "none"
+
+
+def _parse_cell(cell: object) -> object:
+    """Return the list that a text spells; any other cell unchanged. Raises BadCell for a text in [brackets] that is no list."""
+    if not isinstance(cell, str) or not is_printed_list(cell):
+        return cell
+    try:
+        parsed = parse_list(cell)
+    except ValueError as error:
+        # A label may begin with another bracket, such as "(other)".
+        if not cell.lstrip().startswith("["):
+            return cell
+        raise BadCell(f'this is no list of labels: {error}; write ["a", "b"] or a|b') from error
+    return parsed if isinstance(parsed, list) else cell
+
+
+def _name(part: object) -> str:
+    """Return the name of a label; a whole number is written without a point, as 3 in a column with missing cells is 3.0."""
+    return str(whole_as_int(part)).strip()
 
 
 def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:

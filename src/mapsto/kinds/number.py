@@ -9,7 +9,9 @@ Legend of shapes: m answers, d width.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,8 @@ from mapsto.task.target_capabilities import Attributable, Comparable, LinearProb
 
 Values = NDArray[np.float64]
 
+# Numbers with a decimal comma, or with marks that group the digits.
+GROUPED = re.compile(r"[-+]?\d{1,40}(?:[ ,.]\d{1,40}){1,20}")
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_squared}
 
 
@@ -73,9 +77,9 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
             raise BadCell("the number is blank")
         number = _parse(cell)
         if number is None:
-            raise BadCell(
-                "this is no number" if isinstance(cell, str) else f"a number was expected, not {type(cell).__name__}"
-            )
+            if not isinstance(cell, str):
+                raise BadCell(f"a number was expected, not {type(cell).__name__}")
+            raise BadCell(f"this is no number{_decimal_point_hint(cell)}")
         if not math.isfinite(number):
             raise BadCell("the number is not finite")
         if abs(number) > MAX_MAGNITUDE:
@@ -182,10 +186,26 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
         return numbers
 
 
+def _decimal_point_hint(text: str) -> str:
+    """Return advice, to follow "this is no number", on a text such as 3,5 or 1.234,50 or 1,234.50; "" for any other text."""
+    match = GROUPED.fullmatch(text.strip())
+    if match is None:
+        return ""
+    digits = text.strip()
+    # The last mark is that of the fraction, unless it groups thousands: 1,234,567 and 1,234.5.
+    last = max(digits.rfind(","), digits.rfind("."))
+    groups_only = len({mark for mark in digits if mark in ",."}) == 1 and digits.count(digits[last]) > 1
+    integer_part = digits if groups_only else digits[:last]
+    point = "".join(mark for mark in integer_part if mark not in ",. ") + (
+        "" if groups_only else f".{digits[last + 1 :]}"
+    )
+    return f": write it with a decimal point and without other marks, as {point}"
+
+
 def _parse(cell: object) -> float | None:
     """Return a cell as a float; None if it is not a number, or a text that spells one. A boolean is not a number."""
     # A bool is an int in Python, but a column of booleans is one of classes.
-    if isinstance(cell, bool) or not isinstance(cell, str | int | float | np.number):
+    if isinstance(cell, bool) or not isinstance(cell, str | int | float | Decimal | np.number):
         return None
     try:
         return float(cell)

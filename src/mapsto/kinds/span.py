@@ -10,7 +10,6 @@ Legend of shapes: n rows, m tokens of a window that are read, k best spans of th
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,6 +25,7 @@ from mapsto.metrics.intervals import Score, bounded
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
+from mapsto.task.printed_lists import parse_list
 from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
@@ -117,8 +117,8 @@ class Span(Composed, Calibratable, Comparable, Attributable):
             raise BadCell("no answer is given; [] says that the passage has none")
         if isinstance(cell, str) and cell.lstrip()[0] in "[{":
             # An answer may begin with a bracket.
-            with contextlib.suppress(ValueError, RecursionError):
-                cell = json.loads(cell)
+            with contextlib.suppress(ValueError):
+                cell = parse_list(cell)
         # Data sets repeat an answer that several people gave.
         pairs = list(dict.fromkeys(_read_pair(text, start) for text, start in _read_pairs(cell)))
         return Extract(tuple(text for text, _ in pairs), tuple(start for _, start in pairs))

@@ -273,7 +273,10 @@ class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
         return F.cross_entropy(output.float(), values, reduction="sum", label_smoothing=self.label_smoothing)
 
     def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
-        """Return the cross-entropy of logits (m, c), divided by a temperature, summed over words, without label smoothing."""
+        """Return the cross-entropy of logits (m, c), divided by a temperature, summed over words, without label smoothing.
+
+        Of all words: those inside of predicted spans alone gave no better confidence of spans in the one run that was tried.
+        """
         return F.cross_entropy(output, values, reduction="sum")
 
     def validation_error(self, output: Tensor, values: Tensor) -> Tensor:

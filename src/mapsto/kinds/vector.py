@@ -8,7 +8,6 @@ Legend of shapes: m answers, k numbers of an answer, d width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_ridge_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.printed_lists import parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import LinearProbe, Mixable, Standardised
@@ -63,15 +63,15 @@ class Vector(LinearProbe, Mixable, Standardised):
 
     @staticmethod
     def read(cell: object) -> tuple[float, ...]:
-        """Return the numbers in a cell: a list, an array, or a list as JSON.
+        """Return the numbers in a cell: a list, an array, or a list as JSON or as Python and NumPy print it.
 
         Raises BadCell if they are none, or not all finite.
         """
         if isinstance(cell, str):
             try:
-                cell = json.loads(cell)
-            except (ValueError, RecursionError) as error:
-                raise BadCell("the vector is not valid JSON") from error
+                cell = parse_list(cell)
+            except ValueError as error:
+                raise BadCell(f"this is no vector: {error}; write it as [0.5, 1.5]") from error
         if not isinstance(cell, list | tuple | np.ndarray):
             raise BadCell("the vector is blank" if cell is None else f"a vector is a list, not {type(cell).__name__}")
         try:

@@ -150,10 +150,10 @@ def _read(cell: object) -> Video:
     path, content = read_media_cell(cell, "video", "frames")
     try:
         return Video.from_file(path, content)
-    except OSError as error:
-        raise BadCell(f"the video cannot be read: {error.strerror or error}") from error
     except Unreadable as error:
         raise BadCell(str(error)) from error
+    except (OSError, UnicodeError) as error:  # a UnicodeError is that of a name that no file can have
+        raise BadCell(f"the video cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 class VideoSource(PatchSource):

@@ -67,12 +67,12 @@ class Relevance:
 class GroupRelevance(Relevance):
     """The relevance of texts to each other: all other texts of a text's groups are right for it.
 
-    group_of_row: (n,), the number of the group of each row. own: (q,), the number of the candidate that is the query itself, or
-    −1.
+    group_of_row: (n,), the number of the group of each row.
+    self_candidates: (q,), the number of the candidate that is the query itself, or −1.
     """
 
     group_of_row: Ints
-    own: Ints
+    self_candidates: Ints
 
     @classmethod
     def of_groups(
@@ -84,9 +84,9 @@ class GroupRelevance(Relevance):
         """
         candidate_numbers: dict[Hashable, int] = {}
         candidates = [candidate_numbers.setdefault(key, len(candidate_numbers)) for key in candidate_keys]
-        own = [candidate_numbers.get(key, -1) for key in dict.fromkeys(query_keys)]
+        self_candidates = [candidate_numbers.get(key, -1) for key in dict.fromkeys(query_keys)]
         numbers = (number_by_occurrence(query_keys), np.array(candidates, np.int64), number_by_occurrence(groups))
-        return cls(*numbers, np.array(own, np.int64))
+        return cls(*numbers, np.array(self_candidates, np.int64))
 
     @property
     def reverse(self) -> Relevance:
@@ -103,15 +103,15 @@ class GroupRelevance(Relevance):
         for query, group in zip(self.query_of_row.tolist(), self.group_of_row.tolist(), strict=True):
             groups_of[query].add(group)
         return [
-            np.setdiff1d(np.concatenate([members[group] for group in sorted(groups)]), own)
-            for groups, own in zip(groups_of, self.own.tolist(), strict=True)
+            np.setdiff1d(np.concatenate([members[group] for group in sorted(groups)]), candidate)
+            for groups, candidate in zip(groups_of, self.self_candidates.tolist(), strict=True)
         ]
 
     def without_itself(self, scores: NDArray[Any], start: int) -> NDArray[Any]:
-        own = self.own[start : start + len(scores)]
-        rows = np.flatnonzero(own >= 0)
+        candidates = self.self_candidates[start : start + len(scores)]
+        rows = np.flatnonzero(candidates >= 0)
         scores = scores.copy()
-        scores[rows, own[rows]] = -np.inf
+        scores[rows, candidates[rows]] = -np.inf
         return scores
 
 

@@ -56,11 +56,11 @@ def fit_logistic_regression(
         candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
         selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
         if starts_training:
-            chosen = candidates[0]
+            inverse_penalty = candidates[0]
         else:
-            chosen = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
+            inverse_penalty = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
         # The loss is a sum over rows, so with more rows the penalty grows with it.
-        model.set_params(C=chosen * selection.shape[0] / features.shape[0])
+        model.set_params(C=inverse_penalty * selection.shape[0] / features.shape[0])
         fitted = model.fit(features / scale, labels)
     # The caller's features are not scaled.
     fitted.coef_ = fitted.coef_ / scale

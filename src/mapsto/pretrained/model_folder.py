@@ -178,20 +178,20 @@ def _read_whole(name: str | Path, read: Callable[[Path], Content]) -> Content:
         path = find_folder(str(name))
     tries = MAX_TRIES
     while True:
-        before, tries = _signature(path), tries - 1
+        first_signature, tries = _signature(path), tries - 1
         try:
             with files.reading_folder(path):
                 content = read(path)
-            if _signature(path) == before or not tries:
+            if _signature(path) == first_signature or not tries:
                 return content
         except CheckpointError:
             # Who replaces the files holds the lock of the folder while both old and new ones are in it.
             with files.locked_folder(path):
-                after = _signature(path)
-            if after == before:
+                signature = _signature(path)
+            if signature == first_signature:
                 time.sleep(MOMENT)
-                after = _signature(path)
-            if after == before or not tries:
+                signature = _signature(path)
+            if signature == first_signature or not tries:
                 raise
 
 

@@ -100,7 +100,7 @@ class Candidate:
         # Of one that was given up, only the rows of the first half are known.
         count = min(len(self.errors), len(other.errors))
         pairs = ((self.losses, other.losses), (self.errors, other.errors))
-        differences = [own[:count] - others[:count] for own, others in pairs]
+        differences = [values[:count] - rival_values[:count] for values, rival_values in pairs]
         deviations = [difference.std(ddof=1) / len(difference) ** 0.5 for difference in differences]
         means = [difference.mean() for difference in differences]
         is_clear = any(mean < -deviation for mean, deviation in zip(means, deviations, strict=True))
@@ -211,7 +211,7 @@ def _fit_temperatures(halves: Sequence[Half]) -> dict[int, float]:
                 outputs = half.outputs[port]
                 parts.setdefault(port, []).append(Answered(target.calibration_loss, outputs.evidence, outputs.values))
     # Answers of a single class are right whatever the confidence, and would make it certain.
-    return {port: fit_temperature(own) for port, own in parts.items() if _have_several_answers(own)}
+    return {port: fit_temperature(answers) for port, answers in parts.items() if _have_several_answers(answers)}
 
 
 def _have_several_answers(parts: Sequence[Answered]) -> bool:

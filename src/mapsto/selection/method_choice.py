@@ -194,8 +194,8 @@ def measure(request: FitRequest, run: PreparedRun, methods: Sequence[Method], re
     if not any(candidate.is_whole for candidate in candidates):
         return None
     candidates.sort(key=lambda candidate: methods.index(candidate.method))
-    whole = [candidate for candidate in candidates if candidate.is_whole]
-    best = choose(whole, by_labels, run.start.tensors is not None)
+    complete = [candidate for candidate in candidates if candidate.is_whole]
+    best = choose(complete, by_labels, run.start.tensors is not None)
     records = [candidate.summary() for candidate in candidates]
     if len(methods) > 1:
         reason = reason_for(best, candidates, run.data.arrow)

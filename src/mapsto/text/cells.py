@@ -5,12 +5,23 @@ from __future__ import annotations
 import html
 from collections import defaultdict
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
 from mapsto.errors import BadCell
 from mapsto.task.source_capabilities import FAINTEST_SHADE, Mark
 from mapsto.text.characters import find_invalid_character, has_visible
+
+
+def whole_as_int(cell: Any) -> Any:
+    """Return a float or a decimal without a fraction as an int, so that 3.0 is named as 3; any other cell unchanged."""
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    if isinstance(cell, Decimal) and cell.is_finite():
+        # As exact as a data base has it, and 2.50 is the same as 2.5.
+        return int(cell) if cell == cell.to_integral_value() else f"{cell.normalize():f}"
+    return cell
 
 
 def samples() -> list[str]:

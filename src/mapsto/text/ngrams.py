@@ -161,13 +161,13 @@ class Vocabulary:
         counts: Counter[str] = Counter()
         num_texts_with: Counter[str] = Counter()
         for text in texts:
-            found = Counter(analyzer.ngrams(text))
-            counts.update(found)
-            num_texts_with.update(found.keys())
+            ngram_counts = Counter(analyzer.ngrams(text))
+            counts.update(ngram_counts)
+            num_texts_with.update(ngram_counts.keys())
         # Equally frequent n-grams are ranked as strings, so that the order of the texts does not matter.
-        kept = sorted(sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:MAX_FEATURES])
-        rarity = [math.log((1 + len(texts)) / (1 + num_texts_with[ngram])) + 1 for ngram in kept]
-        return cls({ngram: number for number, ngram in enumerate(kept)}, np.array(rarity, np.float32))
+        frequent = sorted(sorted(counts, key=lambda ngram: (-counts[ngram], ngram))[:MAX_FEATURES])
+        rarity = [math.log((1 + len(texts)) / (1 + num_texts_with[ngram])) + 1 for ngram in frequent]
+        return cls({ngram: number for number, ngram in enumerate(frequent)}, np.array(rarity, np.float32))
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ class NgramEncoder:
         An analyzer without n-grams in these texts is left out, such as that of words if all texts are emoji.
         """
         lowered = [canonical(text).lower() for text in texts]
-        learnt = {name: Vocabulary.learn(lowered, analyzer) for name, analyzer in ANALYZERS.items()}
-        return cls({name: vocabulary for name, vocabulary in learnt.items() if vocabulary.numbers})
+        vocabularies = {name: Vocabulary.learn(lowered, analyzer) for name, analyzer in ANALYZERS.items()}
+        return cls({name: vocabulary for name, vocabulary in vocabularies.items() if vocabulary.numbers})
 
     @property
     def size(self) -> int:
@@ -222,10 +222,14 @@ class NgramEncoder:
         lowered = composed.lower()
         numbers, weights, places, first = [], [], [], 0
         for name, vocabulary in self.vocabularies.items():
-            found = np.array([vocabulary.numbers.get(ngram, -1) for ngram in ANALYZERS[name].ngrams(lowered)], np.int64)
-            is_known = found >= 0
-            numbers.append(found[is_known] + first)
-            weights.append(_weigh(found[is_known], vocabulary.rarity) / np.float32(len(self.vocabularies) ** 0.5))
+            ngram_numbers = np.array(
+                [vocabulary.numbers.get(ngram, -1) for ngram in ANALYZERS[name].ngrams(lowered)], np.int64
+            )
+            is_known = ngram_numbers >= 0
+            numbers.append(ngram_numbers[is_known] + first)
+            weights.append(
+                _weigh(ngram_numbers[is_known], vocabulary.rarity) / np.float32(len(self.vocabularies) ** 0.5)
+            )
             if with_places:
                 places.append(ANALYZERS[name].places(lowered)[is_known])
             first += len(vocabulary.numbers)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mapsto.errors import DataError
 from mapsto.vision.annotations import picture_set
+from mapsto.vision.annotations.class_names import parts_of_data_set
 from mapsto.vision.annotations.coco import coco_cells, read_all_coco, read_coco
 from mapsto.vision.annotations.picture_set import BoxCells, PictureSet
 from mapsto.vision.annotations.tensorflow import is_tensorflow, read_all_tensorflow, table_cells
@@ -39,12 +41,20 @@ def read_annotations(path: Path, list_files: Callable[[Path], Sequence[Path]]) -
 
 
 def _read_file(path: Path, list_files: Callable[[Path], Sequence[Path]]) -> BoxCells:
-    """Return the boxes in a file for all pictures, by the path of the picture; empty if it is no such file."""
+    """Return the boxes in a file for all pictures, by the path of the picture; empty if it is no such file.
+
+    Raises DataError for the YAML file of a data set, which names folders of pictures.
+    """
+    if parts := parts_of_data_set(path):
+        folders = ", ".join(f"{part} ({folder})" for part, folder in parts.items())
+        raise DataError(
+            f"{path} names the classes of a data set, and no pictures; name the folder of a part: {folders}"
+        )
     coco, is_table = read_coco(path), is_tensorflow(path)
     if coco is None and not is_table:
         return {}
-    # Such a file is often in a folder `annotations` beside the folders of its pictures.
-    root = path.parent.parent if path.parent.name.lower() in SPLIT_FOLDERS else path.parent
+    # Such a file is often in a folder `annotations` or `data` beside the folders of its pictures.
+    root = path.parent.parent if path.parent.name.lower() in {*SPLIT_FOLDERS, "data"} else path.parent
     pictures = PictureSet((root,), list_files(root))
     return picture_set.join(table_cells(path, pictures)) if coco is None else coco_cells(path, coco, pictures)
 

@@ -69,8 +69,8 @@ def decode_image(content: bytes) -> Pixels:
     """
     pillow = load_pillow()
     with _explaining_damage():
-        plain = _sized_picture(content)
-        return turn(_decode(pillow, plain), plain.orientation)
+        picture = _sized_picture(content)
+        return turn(_decode(pillow, picture), picture.orientation)
 
 
 def read_frame(path: str | Path) -> tuple[int, int, int]:
@@ -80,16 +80,16 @@ def read_frame(path: str | Path) -> tuple[int, int, int]:
     """
     content = read_image_bytes(path)
     with _explaining_damage():
-        plain = _sized_picture(content)
-    is_transposed = plain.orientation >= FIRST_TRANSPOSED
-    width, height = (plain.height, plain.width) if is_transposed else (plain.width, plain.height)
-    return width, height, plain.orientation
+        picture = _sized_picture(content)
+    is_transposed = picture.orientation >= FIRST_TRANSPOSED
+    width, height = (picture.height, picture.width) if is_transposed else (picture.width, picture.height)
+    return width, height, picture.orientation
 
 
-def _decode(pillow: Any, plain: PlainPicture) -> Pixels:
+def _decode(pillow: Any, picture: PlainPicture) -> Pixels:
     """Return the pixels (h, w, 3) of an image as they are stored. Pillow's own are freed before they are turned."""
-    image = pillow.Image.open(io.BytesIO(plain.content), formats=[plain.format])
-    if image.size != (plain.width, plain.height):
+    image = pillow.Image.open(io.BytesIO(picture.content), formats=[picture.format])
+    if image.size != (picture.width, picture.height):
         raise Unreadable("the picture is damaged: its headers state different sizes")
     return _load_pixels(pillow, image)
 
@@ -99,11 +99,11 @@ def _sized_picture(content: bytes) -> PlainPicture:
 
     Raises Unreadable if its headers state no size, or if it takes too much time or memory to decode.
     """
-    plain = plain_picture(content)
-    if not plain.width or not plain.height:
+    picture = plain_picture(content)
+    if not picture.width or not picture.height:
         raise Unreadable("the picture is damaged: its headers state no size")
-    budget.require_few_pixels(plain.width, plain.height)
-    return plain
+    budget.require_few_pixels(picture.width, picture.height)
+    return picture
 
 
 def is_pillow_image(value: object) -> bool:

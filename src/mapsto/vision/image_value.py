@@ -155,10 +155,10 @@ def read_image(cell: object) -> ImageValue:
     path, content = read_media_cell(cell, "picture", "pixels")
     try:
         return ImageValue.from_bytes(content or image_io.read_image_bytes(str(path)), path)
-    except OSError as error:
-        raise BadCell(f"the picture cannot be read: {error.strerror or error}") from error
     except Unreadable as error:
         raise BadCell(str(error)) from error
+    except (OSError, UnicodeError) as error:  # a UnicodeError is that of a name that no file can have
+        raise BadCell(f"the picture cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def read_mask(cell: object) -> NDArray[np.bool_]:

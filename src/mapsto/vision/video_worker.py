@@ -145,15 +145,18 @@ def _require_small(sized: Any) -> None:
 def _describe(frames: Iterator[TimedFrame]) -> tuple[dict[str, Any], bytes]:
     """Return the answer that describes a video: its number of frames, height, width and seconds as a dict, and no bytes.
 
-    Raises Fault if there is no frame.
+    Raises Fault if there is no frame, or if the frames differ in size.
     """
-    count, seconds, first = 0, 0.0, None
+    count, seconds, shape = 0, 0.0, None
     for _, end, frame in frames:
-        count, seconds, first = count + 1, end, first or frame
-    if first is None:
+        # Converted once, so that a video that is described can also be decoded.
+        shape = shape or (_pixels(frame).shape, frame.height, frame.width)
+        if shape[1:] != (frame.height, frame.width):
+            raise Fault("its frames change their size")
+        count, seconds = count + 1, end
+    if shape is None:
         raise Fault("the file holds no frame of video")
-    is_transposed = _turn(first)[0] % 2 != 0
-    height, width = (first.width, first.height) if is_transposed else (first.height, first.width)
+    height, width, _ = shape[0]
     return {"frames": count, "height": height, "width": width, "seconds": round(seconds, 6)}, b""
 
 
@@ -205,7 +208,7 @@ def _turn(frame: Any) -> tuple[int, bool]:
     quarters = round(angle / QUARTER_TURN)
     # The second column of a rotation is the first one, a quarter further.
     is_turn = all(
-        abs(math.remainder(other - QUARTER_TURN * quarters, 360)) <= TOLERANCE
-        for other in (angle, math.degrees(math.atan2(c, d)))
+        abs(math.remainder(direction - QUARTER_TURN * quarters, 360)) <= TOLERANCE
+        for direction in (angle, math.degrees(math.atan2(c, d)))
     )
     return (quarters % 4, is_mirrored) if is_turn and (a or b) and (c or d) else (0, False)

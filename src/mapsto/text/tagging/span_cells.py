@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mapsto.errors import BadCell, fault_of
+from mapsto.task.printed_lists import parse_list
 from mapsto.text.characters import find_invalid_character, to_integer
 
 # Names by which data sets call the parts of a span.
@@ -39,15 +39,15 @@ class Span:
 def read_list(cell: object) -> list[Any]:
     """Return one entry for each span in a cell. Raises BadCell if the cell holds no such list.
 
-    cell: a list, a list as JSON, or {"entities": list} (spaCy).
+    cell: a list, a list as JSON or as Python prints it, or {"entities": list} (spaCy).
     """
     if (reason := fault_of(cell)) is not None:
         raise BadCell(reason)
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
-            raise BadCell(f"the tags are no JSON; {SPAN_FORM}") from error
+            cell = parse_list(cell)
+        except ValueError as error:
+            raise BadCell(f"the tags are no list: {error}; {SPAN_FORM}") from error
     if isinstance(cell, dict) and "entities" in cell:
         cell = cell["entities"]
     if not isinstance(cell, list | tuple | np.ndarray):

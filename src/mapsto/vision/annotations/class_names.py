@@ -80,7 +80,7 @@ def _read(file: Path) -> ClassNames | None:
     try:
         text = _read_text(file)
         if not is_yaml:
-            return ClassNames(_listed(text), file)
+            return ClassNames(_names_by_line(text), file)
         # A YAML file of another name may be about anything.
         return _yaml_names(text, file) if is_usual or re.search(r"^names[ \t]*:", text, re.MULTILINE) else None
     except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def _read_text(file: Path) -> str:
     return file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _listed(text: str) -> dict[int, str]:
+def _names_by_line(text: str) -> dict[int, str]:
     """Return the class names of a text with a name on each line; the number of a class is that of its line, from 0."""
     return {number: line.strip() for number, line in enumerate(text.split("\n")) if line.strip()}
 
@@ -150,6 +150,17 @@ def _refers_to(file: Path, root: Path) -> bool:
     parts = [os.path.realpath(base / value) for value in scalars.values() if "\0" not in f"{base}{value}"]
     # A part that contains the folder of the YAML file itself would tell of all that is below.
     return any(Path(part).is_relative_to(real) or (part != above and Path(real).is_relative_to(part)) for part in parts)
+
+
+def parts_of_data_set(file: Path) -> dict[str, str]:
+    """Return the entries train, val and test of a YAML file that names YOLO's classes; empty for any other file.
+
+    Raises DataError if the names cannot be read.
+    """
+    if file.suffix.lower() not in YAML_SUFFIXES or not file.is_file() or _read(file) is None:
+        return {}
+    entries = {key: node for key, node, _ in _entries(_root_node(_read_text(file)))}
+    return {part: str(entries[part].value) for part in ("train", "val", "test") if _is_scalar(entries.get(part))}
 
 
 def _root_node(text: str) -> Any:

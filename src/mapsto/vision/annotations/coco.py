@@ -87,13 +87,13 @@ def coco_cells(file: Path, coco: dict[str, Any], pictures: PictureSet) -> BoxCel
     except ValueError as error:
         raise DataError(f"{file} cannot be read as COCO's: {error}") from error
     by_id: dict[Any, list[_Picture]] = defaultdict(list)
-    listed = [_Picture(entry, [], []) for entry in entries]
-    for picture in listed:
+    picture_entries = [_Picture(entry, [], []) for entry in entries]
+    for picture in picture_entries:
         by_id[_id(picture.entry.get("id"))].append(picture)
     missing = _add_boxes(coco["annotations"], labels, by_id)
-    for identity, same in by_id.items():
-        _require_unique(identity, same)
-    cells = _by_path(file, listed, pictures)
+    for identity, group in by_id.items():
+        _require_unique(identity, group)
+    cells = _by_path(file, picture_entries, pictures)
     return cells | {str(file.parent / f"{file.stem}-image-{name}.jpg"): fault(text) for name, text in missing.items()}
 
 
@@ -153,29 +153,29 @@ def _box(annotation: dict[str, Any], labels: dict[Any, str]) -> dict[str, Any]:
         raise ValueError(f"the category_id {field} is none of the categories'")
     if not isinstance(sides, list) or len(sides) != 4:
         raise ValueError(f"its bbox is not [left, top, width, height]: {str(sides)[:60]}")
-    left, top, width, height = (number(side, "a side of the bbox") for side in sides)
-    box = {"label": labels[category], "box": [left, top, left + width, top + height]}
+    x, y, width, height = (number(side, "a side of the bbox") for side in sides)
+    box = {"label": labels[category], "box": [x, y, x + width, y + height]}
     # A crowd box covers objects that were not counted, so it is neither learnt nor scored.
     return {**box, "crowd": True} if annotation.get("iscrowd") else box
 
 
-def _require_unique(identity: object, same: Sequence[_Picture]) -> None:
-    """Add a fault to all pictures that share an id, and to those without one. same: the pictures of the id."""
-    names = list(dict.fromkeys(str(picture.entry.get("file_name")) for picture in same))
-    for picture in same:
+def _require_unique(identity: object, group: Sequence[_Picture]) -> None:
+    """Add a fault to all pictures that share an id, and to those without one. group: the pictures of the id."""
+    names = list(dict.fromkeys(str(picture.entry.get("file_name")) for picture in group))
+    for picture in group:
         if identity is None:
             picture.reasons.append(f"the image {picture.entry.get('file_name')!r} has no id")
         elif len(names) > 1:
             picture.reasons.append(f"the image id {identity!r} is that of {names[0]!r} and of {names[1]!r}")
     # The same entry twice is one picture, whose boxes were added to both.
-    for picture in same[1:] if len(names) == 1 and identity is not None else ():
+    for picture in group[1:] if len(names) == 1 and identity is not None else ():
         picture.boxes.clear()
 
 
-def _by_path(file: Path, listed: Sequence[_Picture], pictures: PictureSet) -> BoxCells:
+def _by_path(file: Path, picture_entries: Sequence[_Picture], pictures: PictureSet) -> BoxCells:
     """Return the cells by path. Entries of one picture under several ids give it the boxes of all."""
     grouped: dict[str, list[tuple[_Picture, str]]] = defaultdict(list)
-    for position, picture in enumerate(listed):
+    for position, picture in enumerate(picture_entries):
         name = picture.entry.get("file_name")
         if not isinstance(name, str) or not name.strip() or "\0" in name:
             identity = picture.entry.get("id")

@@ -31,7 +31,7 @@ Annotation = tuple[Path, str, BoxCell]
 SPLIT_FOLDERS = {"annotations", "jpegimages", "images", "labels", "xmls", "xml"}
 
 # The most bytes of the annotation file of one picture.
-MAX_ANNOTATION_BYTES = 16 * 2**20
+MAX_ANNOTATION_BYTES = 4 * 2**20
 
 # A number as formats of boxes write it; Python itself would also read 1_0, ٣ and infinity.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -137,7 +137,7 @@ def join(annotations: Iterable[Annotation]) -> BoxCells:
     return cells
 
 
-def read_text(file: Path) -> bytes:
+def read_annotation_bytes(file: Path) -> bytes:
     """Return the content of the annotation file of one picture. Raises OSError, and ValueError if it is too large."""
     if (size := os.stat(file).st_size) > MAX_ANNOTATION_BYTES:
         raise ValueError(f"{size:,} bytes are more than the {MAX_ANNOTATION_BYTES:,} that are read")
@@ -191,7 +191,7 @@ def turn_box(box: Sequence[float], width: int, height: int, orientation: int) ->
     box: left, top, right, bottom. width, height: size of the turned picture.
     orientation: the value of EXIF's tag, from 5 to 8, which exchange rows and columns.
     """
-    left, top, right, bottom = box
-    xs = [top, bottom] if orientation in (5, 8) else [width - bottom, width - top]
-    ys = [left, right] if orientation in (5, 6) else [height - right, height - left]
+    x0, y0, x1, y1 = box
+    xs = [y0, y1] if orientation in (5, 8) else [width - y1, width - y0]
+    ys = [x0, x1] if orientation in (5, 6) else [height - x1, height - x0]
     return [xs[0], ys[0], xs[1], ys[1]]

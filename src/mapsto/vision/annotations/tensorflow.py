@@ -51,7 +51,7 @@ def _header(line: str) -> Sequence[str]:
 
 @dataclass
 class _Picture:
-    """What the rows of one picture say."""
+    """Boxes, stated sizes and faults from the rows of one picture."""
 
     boxes: list[dict[str, Any]] = field(default_factory=list)
     sizes: set[tuple[float, float]] = field(default_factory=set)
@@ -83,6 +83,8 @@ def _candidates(file: Path, name: str, pictures: PictureSet) -> list[Path]:
     for narrower in (
         [image for image in candidates if image == file.parent / path],
         [image for image in candidates if image.as_posix().endswith(f"/{path}")],
+        # As train_labels.csv lies beside the folders train and test.
+        [image for image in candidates if image.parent.name in file.stem],
     ):
         candidates = narrower if len(candidates) > 1 and narrower else candidates
     return candidates
@@ -90,20 +92,20 @@ def _candidates(file: Path, name: str, pictures: PictureSet) -> list[Path]:
 
 def _read(file: Path) -> dict[str, _Picture]:
     """Return what the rows of a table say, by the name of the picture."""
-    listed: dict[str, _Picture] = {}
+    by_name: dict[str, _Picture] = {}
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             for row in reader:
-                picture = listed.setdefault((row["filename"] or "").strip(), _Picture())
+                picture = by_name.setdefault((row["filename"] or "").strip(), _Picture())
                 try:
                     _add_row(picture, row)
                 except ValueError as error:
                     picture.reasons.append(f"{file.name}, line {reader.line_num}: {error}")
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as a table of boxes: {error}") from error
-    return listed
+    return by_name
 
 
 def _add_row(picture: _Picture, row: dict[str, Any]) -> None:

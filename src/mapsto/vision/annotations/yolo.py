@@ -19,7 +19,7 @@ from mapsto.vision.annotations.picture_set import (
     join,
     number,
     picture_path,
-    read_text,
+    read_annotation_bytes,
 )
 from mapsto.vision.pixels import Unreadable
 
@@ -120,11 +120,11 @@ def _cell(file: Path, image: Path, classes: ClassNames) -> BoxCell:
     try:
         # YOLO states fractions of the picture's size, so the picture must be opened.
         width, height, _ = image_io.read_frame(image)
-        for line in _lines(read_text(file)):
+        for line in _lines(read_annotation_bytes(file)):
             line_number += 1
             if line.strip():
-                class_number, left, top, right, bottom = parse_line(line, classes.keypoints)
-                box = [left * width, top * height, right * width, bottom * height]
+                class_number, x0, y0, x1, y1 = parse_line(line, classes.keypoints)
+                box = [x0 * width, y0 * height, x1 * width, y1 * height]
                 boxes.append({"label": classes.label(class_number), "box": box})
     except Unreadable:
         return []  # reading the picture itself reports what is wrong with it

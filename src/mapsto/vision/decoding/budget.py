@@ -12,6 +12,8 @@ MAX_EXTRA_BYTES = 256_000_000
 
 # The largest picture in pixels. Pillow holds four bytes for each, beside the three of the decoded one.
 MAX_PIXELS = 64_000_000
+# The longest side: each row of a picture takes time, also one of a single pixel.
+MAX_SIDE = 200_000
 
 # JPEG: coefficients of a progressive file, which are held until its last scan, and bytes of its scans and of others.
 MAX_COEFFICIENTS, MAX_PROGRESSIVE_BYTES, MAX_JPEG_BYTES = 75_000_000, 40_000_000, 96_000_000
@@ -31,7 +33,9 @@ MAX_LZMA, LZMA, JPEG = 24_000_000, 34925, (6, 7)
 
 
 def require_few_pixels(width: int, height: int) -> None:
-    """Raise Unreadable if a picture has more pixels than are read."""
+    """Raise Unreadable if a picture has more pixels, or longer sides, than are read."""
+    if max(width, height) > MAX_SIDE and width * height <= MAX_PIXELS:
+        raise Unreadable(f"{width:,} × {height:,} pixels have a side of more than the {MAX_SIDE:,} that are read")
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width:,} × {height:,} pixels are more than the {MAX_PIXELS:,} that are read")
 
@@ -66,9 +70,9 @@ def most_scans(samples: float) -> int:
 
 def require_small_webp(pixels: int) -> None:
     """Raise Unreadable if decoding a WebP takes too much memory."""
-    most = MAX_EXTRA_BYTES // (WEBP_BYTES - 3)
-    if pixels > most:
-        raise Unreadable(f"a WebP has at most {most:,} pixels, which take 256 MB to decode; this has {pixels:,}")
+    limit = MAX_EXTRA_BYTES // (WEBP_BYTES - 3)
+    if pixels > limit:
+        raise Unreadable(f"a WebP has at most {limit:,} pixels, which take 256 MB to decode; this has {pixels:,}")
 
 
 def require_cheap_runs(pixels: int, size: int) -> None:

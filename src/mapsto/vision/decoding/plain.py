@@ -125,13 +125,13 @@ def _strip_jpeg(content: bytes) -> PlainPicture:
             extents.append((start, end))
         if marker in FRAMES and frame is None and len(body) >= 6:
             frame = marker, body
-    plain = _join(content, extents)
+    stripped = _join(content, extents)
     if frame is None:
-        return PlainPicture("JPEG", plain, 0, 0, exif or xmp or 1)
+        return PlainPicture("JPEG", stripped, 0, 0, exif or xmp or 1)
     height, width = struct.unpack_from(">HH", frame[1], 1)
-    first_scan = len(plain) - (extents[-1][1] - extents[-1][0])
-    _require_cheap_jpeg(plain, first_scan, frame, width * height)
-    return PlainPicture("JPEG", plain, width, height, exif or xmp or 1)
+    first_scan = len(stripped) - (extents[-1][1] - extents[-1][0])
+    _require_cheap_jpeg(stripped, first_scan, frame, width * height)
+    return PlainPicture("JPEG", stripped, width, height, exif or xmp or 1)
 
 
 def _require_cheap_jpeg(content: bytes, first_scan: int, frame: tuple[int, bytes], pixels: int) -> None:
@@ -149,16 +149,16 @@ def _require_cheap_jpeg(content: bytes, first_scan: int, frame: tuple[int, bytes
     # One scan of all components is decoded row by row, and what follows it is not read.
     if marker in PROGRESSIVE or content[first_scan + 4 : first_scan + 5] != bytes([num_components]):
         budget.require_cheap_progressive(samples, len(content) - first_scan)
-        most = budget.most_scans(samples)
+        limit = budget.most_scans(samples)
         # The count of the two bytes is quick and never too low, but includes what follows the picture.
-        if content.count(b"\xff\xda") > most and _num_scans(content, first_scan, most) > most:
-            raise Unreadable(f"more than the {most:,} scans that are decoded of a JPEG of this size")
+        if content.count(b"\xff\xda") > limit and _num_scans(content, first_scan, limit) > limit:
+            raise Unreadable(f"more than the {limit:,} scans that are decoded of a JPEG of this size")
 
 
-def _num_scans(content: bytes, position: int, most: int) -> int:
-    """Return the number of scans of a JPEG up to its end, or `most` + 1 if there are more. position: where the first begins."""
+def _num_scans(content: bytes, position: int, limit: int) -> int:
+    """Return the number of scans of a JPEG up to its end, or `limit` + 1 if there are more. position: where the first begins."""
     scans = parts = 0
-    while scans <= most and (match := MARKER.search(content, position)):
+    while scans <= limit and (match := MARKER.search(content, position)):
         marker = match[0][1]
         if marker == 0xD9:
             break
@@ -233,15 +233,15 @@ def _strip_webp(content: bytes) -> PlainPicture:
     width, height = size or (0, 0)
     if size:
         budget.require_small_webp(size[0] * size[1])
-    plain = _join(content, extents)
-    if plain is not content:
+    stripped = _join(content, extents)
+    if stripped is not content:
         # The header has the length of the file, and flags of what was cut out.
-        edited = bytearray(plain)
+        edited = bytearray(stripped)
         struct.pack_into("<I", edited, 4, len(edited) - 8)
         if edited[12:16] == b"VP8X":
             edited[20] &= WEBP_FLAGS
-        plain = bytes(edited)
-    return PlainPicture("WEBP", plain, width, height, exif or xmp or 1)
+        stripped = bytes(edited)
+    return PlainPicture("WEBP", stripped, width, height, exif or xmp or 1)
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
@@ -277,8 +277,8 @@ def _strip_gif(content: bytes) -> PlainPicture:
         _require_few(count, "blocks")
     extents.append((position, len(content)))
     if content[position : position + 1] == b"," and position + 9 <= len(content):
-        left, top, across, down = struct.unpack_from("<4H", content, position + 1)
-        width, height = max(width, left + across), max(height, top + down)
+        x, y, across, down = struct.unpack_from("<4H", content, position + 1)
+        width, height = max(width, x + across), max(height, y + down)
     return PlainPicture("GIF", _join(content, extents), width, height)
 
 

@@ -111,10 +111,10 @@ def plain_tiff(content: bytes) -> tuple[bytes, int, int, int]:
     directory.require_small()
     _require_cheap(directory)
     orientation = _orientation(_Directory(content, order, is_big, by_tag))
-    plain = content
+    stripped = content
     if len(directory.entries) < len(entries) or content[first + width * count :][: 8 if is_big else 4].strip(b"\0"):
-        plain = _rewrite(directory, start, head, first + width * count)
-    return plain, directory.value(WIDTH, 0), directory.value(HEIGHT, 0), orientation
+        stripped = _rewrite(directory, start, head, first + width * count)
+    return stripped, directory.value(WIDTH, 0), directory.value(HEIGHT, 0), orientation
 
 
 def _orientation(directory: _Directory) -> int:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mapsto.data.file_part import FilePart, Row, group_rows
-from mapsto.data.text_lines import nonblank_lines, read_lines
+from mapsto.data.formats.text_lines import nonblank_lines, read_lines
 from mapsto.errors import DataError, Finding
 from mapsto.text.characters import find_invalid_character
 from mapsto.text.tagging import gliner

@@ -26,9 +26,20 @@ ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half 
 
 # Bytes of a file that are read at once.
 BLOCK = 2**20
-# Byte order marks, and the encodings to suggest for a file that has no mark and is not UTF-8.
-MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+# Largest number of bytes of a line, which is held in memory.
+LONGEST_LINE = 256 * 2**20
+# Byte order marks, the longer ones first as they begin with the shorter ones, and the encodings to suggest for a file that has no
+# mark and is not UTF-8.
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 GUESSES = ("gb18030", "cp1252")
+# Number of bytes by which a file in UTF-16 is recognised, and the share of bytes that are 0 in every second place.
+NUM_SNIFFED, ZERO_SHARE = 256, 0.3
 
 
 def read_lines(path: Path, encoding: str | None) -> Iterator[str]:
@@ -38,16 +49,20 @@ def read_lines(path: Path, encoding: str | None) -> Iterator[str]:
     Raises DataError for an empty file, a damaged .gz file, and bytes that cannot be decoded, whose line and offset it names;
     UsageError for an unknown encoding.
     """
-    codec = encoding or _encoding_of_mark(path) or "utf-8"
+    codec = encoding or encoding_of_mark(path) or "utf-8"
+    if encoding is None and (wide := _unmarked_encoding(path)) is not None:
+        raise DataError(f"{path} is {wide.upper()} without the mark that names it; say --encoding {wide}")
     empty = True
     try:
         # newline="" keeps the line ends, since quoted cells of csv may contain them.
-        with _open_binary(path) as stream, io.TextIOWrapper(stream, encoding=codec, newline="") as text:
+        with _open_binary(path) as stream, io.TextIOWrapper(_limit(stream, path), encoding=codec, newline="") as text:
             for line in text:
                 content = line.removeprefix("\ufeff") if empty else line
                 if content or not empty:
                     empty = False
                     yield content
+    except DataError:
+        raise  # which is a ValueError, as an unknown encoding may be
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is no whole gzip file: {error}") from error
     except UnicodeDecodeError as error:
@@ -60,6 +75,69 @@ def read_lines(path: Path, encoding: str | None) -> Iterator[str]:
         raise DataError(f"{path} is empty")
 
 
+def read_text(path: Path, encoding: str | None, longest: int) -> str:
+    """Return the text of a file, without the byte order mark; errors as for `read_lines`.
+
+    longest: the largest number of characters. Raises DataError for a longer text.
+    """
+    lines, size = [], 0
+    for line in read_lines(path, encoding):
+        size += len(line)
+        if size > longest:
+            raise DataError(f"{path} is longer than {longest:,} characters, and is read whole; write it as jsonl")
+        lines.append(line)
+    return "".join(lines)
+
+
+class _LimitedLines(io.BufferedIOBase):
+    """A stream of bytes that raises DataError at a line of more than LONGEST_LINE bytes, before it is in memory.
+
+    stream: the bytes. path: the file that the error names.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream, self._path = stream, path
+        self._num_lines = self._line_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int = -1, /) -> bytes:
+        block: bytes = self._stream.read1(size)  # type: ignore[attr-defined]
+        end = max(block.rfind(b"\n"), block.rfind(b"\r"))
+        self._line_bytes = len(block) - end - 1 + (self._line_bytes if end < 0 else 0)
+        if self._line_bytes > LONGEST_LINE:
+            raise DataError(f"{self._path} has a line of more than {LONGEST_LINE:,} bytes")
+        return block
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self.read1(-1 if size is None else size)
+
+
+def _limit(stream: BinaryIO, path: Path) -> BinaryIO:
+    """Return a stream that refuses lines of more than LONGEST_LINE bytes."""
+    return cast(BinaryIO, _LimitedLines(stream, path))
+
+
+def _unmarked_encoding(path: Path) -> str | None:
+    """Return the encoding of a file in UTF-16 or UTF-32 without a byte order mark; None for all others.
+
+    In such a file every second byte of a Latin letter, of a comma and of a line end is 0, which no other text has.
+    """
+    start = _read_start(path, NUM_SNIFFED)
+    if any(start.startswith(mark) for mark, _ in MARKS) or len(start) < 4:
+        return None
+    zeros = [start[offset::4].count(0) / len(start[offset::4]) for offset in range(4)]
+    if min(zeros[1:]) > ZERO_SHARE and not zeros[0]:
+        return "utf-32-le"
+    if min(zeros[:3]) > ZERO_SHARE and not zeros[3]:
+        return "utf-32-be"
+    low, high = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
+    if not low and high > ZERO_SHARE:
+        return "utf-16-le"
+    return "utf-16-be" if not high and low > ZERO_SHARE else None
+
+
 def _open_binary(path: Path) -> BinaryIO:
     """Open a file for reading bytes; return the stream, which decompresses a .gz file."""
     stream = path.open("rb")
@@ -70,14 +148,19 @@ def _open_binary(path: Path) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(unpacking, BLOCK))
 
 
-def _encoding_of_mark(path: Path) -> str | None:
+def encoding_of_mark(path: Path) -> str | None:
     """Return the encoding that a file's byte order mark names; None for a file without a mark."""
+    start = _read_start(path, 4)
+    return next((name for mark, name in MARKS if start.startswith(mark)), None)
+
+
+def _read_start(path: Path, size: int) -> bytes:
+    """Return the first bytes of a file, which is unpacked if it is gzipped."""
     with _open_binary(path) as stream:
         try:
-            start = stream.read(3)
+            return stream.read(size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{path} is no whole gzip file: {error}") from error
-    return next((name for mark, name in MARKS if start.startswith(mark)), None)
 
 
 def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
@@ -99,7 +182,7 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
                 offset = 1 + len(lines[-1].removeprefix("\ufeff").encode(codec)) - len("".encode(codec))
                 advice = (
                     ""
-                    if encoding is None and _encoding_of_mark(path)
+                    if encoding is None and encoding_of_mark(path)
                     else _guess(content, is_whole_file=len(content) < BLOCK)
                 )
                 reason = f"these bytes, from byte {offset} of the line on, are no {codec}{advice}"
@@ -121,6 +204,10 @@ def _guess(content: bytes, is_whole_file: bool) -> str:
     The advice proposes the first of GUESSES that decodes `content` plausibly, and no encoding if none does.
     content: bytes of the file. is_whole_file: False if the file goes on after them, so that the last character may be cut.
     """
+    if b"\0" in content:
+        # Of two bytes the second one of a line end and of a Latin letter is 0 in utf-16-le, the first one in utf-16-be.
+        wide = "utf-16-le" if content[1::2].count(0) >= content[::2].count(0) else "utf-16-be"
+        return f"; if they are {wide}, say --encoding {wide}"
     for name in GUESSES:
         try:
             decoded = codecs.getincrementaldecoder(name)().decode(content, final=is_whole_file)
