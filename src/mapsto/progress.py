@@ -187,7 +187,7 @@ class PartProgress(Progress):
     @property
     def hang_up(self) -> int:  # type: ignore[override]
         """The signal of the whole work's output."""
-        return self.whole.hang_up
+        return self.total_progress.hang_up
 
     def step(self, report: StepReport) -> None:
         self.total_progress.rows(self.label, report.step, report.last_step, "steps")

@@ -201,7 +201,7 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
     ),
     "no parquet": ("a.parquet", b"PAR1 but not really", "is no whole parquet file"),
     "no gzip": ("a.csv.gz", b"text,label\na,b\n", "is no whole gzip file"),
-    "no format": ("a.xlsx", b"PK\x03\x04", "the name says no format"),
+    "no format": ("a.docx", b"PK\x03\x04", "the name says no format"),
     "picture": ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "cannot be decoded"),
 }
 
@@ -279,7 +279,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (
             ["predict", fitted / "clf", fitted / "test.csv", "--out", tmp_path / "a.docx"],
             2,
-            "csv, tsv, jsonl or parquet",
+            "csv, tsv, jsonl, parquet or xlsx",
         ),
         (["predict", tmp_path, fitted / "test.csv"], 1, "no model folder"),
         (["evaluate", fitted / "clf", fitted / "corpus.txt"], 2, "no column 'label'"),
@@ -418,7 +418,7 @@ def test_where_answers_go_is_looked_at_first(
     monkeypatch.setattr("mapsto.inference.predictor.Predictor.answer", too_soon)
     test = fitted / "test.csv"
     status, _, said = invoke("predict", fitted / "clf", test, "--out", tmp_path / "a.docx")
-    assert status == 2 and "csv, tsv, jsonl or parquet" in said
+    assert status == 2 and "csv, tsv, jsonl, parquet or xlsx" in said
     for slow in (
         "mapsto.pretrained.model_folder.load_mapping",
         "mapsto.data.table.read_table",

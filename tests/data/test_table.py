@@ -63,7 +63,7 @@ def test_names_without_a_format_are_refused_with_the_list_of_formats(tmp_path: P
     for name in ("a.docx", "a", "a.gz", "a.parquet.gz", ".csv"):
         with pytest.raises(DataError, match="csv, tsv, jsonl, ndjson, json, parquet, txt"):
             readers.read_file(put(tmp_path, name, "x"))
-    with pytest.raises(UsageError, match="csv, tsv, jsonl"):
+    with pytest.raises(UsageError, match="csv, tsv, jsonl, parquet or xlsx"):
         writers.write_file(tmp_path / "a.txt", ["a"], [])
 
 

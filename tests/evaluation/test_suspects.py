@@ -186,7 +186,7 @@ def test_paths_that_cannot_be_written_are_refused(
 ) -> None:
     (tmp_path / "folder.csv").mkdir()
     for path, message in (
-        (tmp_path / "suspects.xls", "csv, tsv, jsonl or parquet"),
+        (tmp_path / "suspects.xls", "csv, tsv, jsonl, parquet or xlsx"),
         (tmp_path / "nowhere" / "suspects.csv", "there is no folder"),
         (tmp_path / "folder.csv", "is a folder"),
     ):

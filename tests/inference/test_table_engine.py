@@ -46,7 +46,7 @@ def model(fitted: Path) -> Model:
 
 
 def command(model: Path, table: Path, out: Path | None, as_json: bool = False) -> None:
-    predict(str(model), table, None, out, "cpu", "fp32", None, as_json, "cut")
+    predict(str(model), [table], None, out, "cpu", "fp32", None, None, as_json, "cut")
 
 
 @pytest.mark.parametrize("name", ["vectors.parquet", "vectors.jsonl", "vectors.csv"])
@@ -55,7 +55,7 @@ def test_a_vector_for_every_row(
 ) -> None:
     rows = write_numbered_rows(tmp_path / "table.parquet")
     out = tmp_path / name
-    embed(str(fitted), tmp_path / "table.parquet", out=out, device="cpu", precision="fp32")
+    embed(str(fitted), [tmp_path / "table.parquet"], out=out, device="cpu", precision="fp32")
     assert "2 of 300 rows could not be answered" in capfd.readouterr().err
     table = read_table(out)
     texts = [row["text"] for row in rows]

@@ -123,13 +123,12 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    # Checked before the model is opened, so that a wrong path costs no time.
-    require_output_path(out)
-    require_output_path(draw)
+    for path in (out, draw):  # before the model is opened, so that a wrong path costs no time
+        require_output_path(path)
     announce_output(context, out)
-    if hide is not None and mask is not None:
-        raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     if hide is not None or mask is not None:
+        if hide is not None and mask is not None:
+            raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
     decoding = make_decoding(
@@ -137,9 +136,9 @@ def predict(
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
-    if stream and (out is not None or json or draw is not None):
-        raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
     if stream:
+        if out is not None or json or draw is not None:
+            raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
         _stream(answering, inputs)
     else:
         _write(answering, inputs, out, draw, json, csv_safe)

@@ -1,4 +1,4 @@
-"""Write rows as csv, tsv, jsonl or parquet, also gzipped. Rows are streamed, and a file is replaced atomically."""
+"""Write rows as csv, tsv, jsonl, parquet or xlsx, texts also gzipped. Rows are streamed, and a file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from mapsto.options import TextFormat
 from mapsto.text.characters import find_invalid_character
 
 WRITABLE_FORMATS = ("csv", "tsv", "jsonl", "parquet", "xlsx")
+WRITABLE = f"{', '.join(WRITABLE_FORMATS[:-1])} or {WRITABLE_FORMATS[-1]}"
 # The largest sheet of a workbook.
 MAX_SHEET_ROWS, MAX_SHEET_COLUMNS, MAX_SHEET_CELL = 2**20, 2**14, 32_767
 # Number of rows that are written to parquet at once.
@@ -86,7 +87,7 @@ def require_writable(path: Path) -> str:
     """
     kind = file_format(path)
     if kind not in WRITABLE_FORMATS:
-        raise UsageError(f"{path.name}: rows are written as {', '.join(WRITABLE_FORMATS)}")
+        raise UsageError(f"{path.name}: rows are written as {WRITABLE}")
     require_folder(path)
     return kind
 
@@ -108,9 +109,7 @@ def require_output_path(path: Path | None) -> None:
     if path is not None and file_format(path) is not None:
         require_writable(path)
     elif path is not None and path.exists() and not path.is_dir():
-        raise UsageError(
-            f"{path} is a file; files need a folder, and rows are written as {', '.join(WRITABLE_FORMATS)}"
-        )
+        raise UsageError(f"{path} is a file; files need a folder, and rows are written as {WRITABLE}")
 
 
 def write_file(path: Path, columns: Sequence[str], rows: Iterable[Row], style: TextStyle = PLAIN_STYLE) -> int:

@@ -84,7 +84,7 @@ class Suspects:
         return self.rows[self.num_recommended - 1].wrong_probability if self.num_recommended else None
 
     def write(self, path: str | Path) -> int:
-        """Write the rows as csv, tsv, jsonl or parquet, by the ending of `path`; return their number.
+        """Write the rows as csv, tsv, jsonl, parquet or xlsx, by the ending of `path`; return their number.
 
         Raises UsageError for a path that cannot be used, RunError when the file cannot be written.
         """
