@@ -28,6 +28,8 @@ from mapsto import cli
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Others, such as tables of promises, have nothing to run.
+PAGES_WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 # The same commands with less work; nothing else is changed.
 SHORTER = (
     (r"(?<=pictures )--minutes \d+|(?<=clips )--minutes \d+", "--steps 3 --layers 2 --width 64"),
@@ -37,7 +39,7 @@ SHORTER = (
 MADE = ("make demo", "make test")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.stem)
 def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus.txt")
@@ -69,9 +71,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem not in ("README", "quick-start", "pretraining"):
         call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
     names: dict[str, object] = {}
-    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
-    assert blocks, "a page without a code block needs no test; take it off PAGES"
-    for language, code in blocks:
+    for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
         assert language in ("sh", "python", "text"), f"{page.name} has a block of {language!r}"
         if language == "sh":
             for line in filter(None, code.splitlines()):
