@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mapsto.errors import CheckpointError
 from mapsto.files.reading import Content, parse_json, read_content
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # The most bytes of a safetensors header, and tensors in one file.
 MAX_HEADER_BYTES = 16 * 2**20
@@ -33,26 +34,27 @@ PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # The first line of the file that stands for one that Git LFS has not fetched.
 POINTER_START = b"version https://git-lfs.github.com/spec/"
 
+# Names of torch's types, which is imported where a file is opened, since it takes a second.
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
 
 
-def open_tensors(path: Path) -> dict[str, torch.Tensor]:
+def open_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name, after checks that make a file of unknown origin safe to open.
 
     Raises CheckpointError for a pickle, a pointer of Git LFS, and a file that is damaged or cannot be read.
@@ -76,7 +78,7 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} is no whole safetensors file: {error}") from error
 
 
-def _parse(path: Path, content: Content) -> dict[str, torch.Tensor]:
+def _parse(path: Path, content: Content) -> dict[str, Tensor]:
     """Return the tensors in the bytes of a safetensors file, which share the memory of `content`.
 
     Raises ValueError, or the error of a wrong type in its header, if the file is not whole; CheckpointError if it is too large.
@@ -101,14 +103,17 @@ def _parse(path: Path, content: Content) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _tensor(name: str, entry: dict[str, Any], content: Content, start: int, num_bytes: int) -> torch.Tensor:
+def _tensor(name: str, entry: dict[str, Any], content: Content, start: int, num_bytes: int) -> Tensor:
     """Return the tensor whose bytes begin at `start`. Raises ValueError if its type, shape and number of bytes do not agree.
 
     entry: its entry in the header.
     """
-    dtype, shape = DTYPES.get(entry["dtype"]), entry["shape"]
-    if dtype is None:
+    import torch
+
+    type_name, shape = DTYPES.get(entry["dtype"]), entry["shape"]
+    if type_name is None:
         raise ValueError(f"the tensor {name!r} has the type {entry['dtype']!r}")
+    dtype: torch.dtype = getattr(torch, type_name)
     if not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"the tensor {name!r} has the shape {shape!r}")
     count = math.prod(shape)
