@@ -22,7 +22,7 @@ import mapsto
 from mapsto.cli.find import find as find_command
 from mapsto.cli.info import info
 from mapsto.errors import CheckpointError
-from mapsto.files.reading import read_content
+from mapsto.files.reading import read_content, read_sealed, seal
 from mapsto.inference import vector_graph
 from mapsto.inference.graph_file import check_graph
 from mapsto.inference.index_files import FACTS_FILE, GRAPH_FACTS_FILE, GRAPH_FILE
@@ -46,30 +46,44 @@ def clustered(count: int, width: int, seed: int = 0) -> Tensor:
 
 
 def test_recall_is_that_of_the_exact_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_graph, "MIN_CANDIDATES", 40)
+    monkeypatch.setattr(vector_graph, "CANDIDATES", (40, 80))
     vectors = clustered(2000, 32)
     index = VectorIndex(vectors)
     queries = unit(vectors[::40] + 0.2 * unit(torch.randn(50, 32, generator=torch.Generator().manual_seed(1))))
     expected_scores, expected = index.search(queries, 10)
-    scores, numbers = ApproximateIndex(index, VectorGraph.build(index.rounded)).search(queries, 10)
+    approximate = ApproximateIndex.build(index)
+    scores, numbers = approximate.search(queries, 10)
     hits = [
         len({*best.tolist()} & {*approximate.tolist()}) for best, approximate in zip(expected, numbers, strict=True)
     ]
     assert sum(hits) / (10 * len(queries)) >= 0.98
-    for query, best_scores, approximate, exact_scores in zip(queries, scores, numbers, expected_scores, strict=True):
-        torch.testing.assert_close(best_scores, (vectors[approximate] * query).sum(1))
+    assert approximate.recall >= 0.98 and approximate.candidates in (40, 80)
+    for query, best_scores, near, exact_scores in zip(queries, scores, numbers, expected_scores, strict=True):
+        torch.testing.assert_close(best_scores, (vectors[near] * query).sum(1))
         assert best_scores.tolist() == sorted(best_scores.tolist(), reverse=True)
         assert float(best_scores[0]) <= float(exact_scores[0]) + 1e-6
+
+
+def test_more_candidates_are_taken_until_the_recall_suffices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_graph, "CANDIDATES", (12, 24, 48))
+    index = VectorIndex(unit(torch.randn(1500, 48, generator=torch.Generator().manual_seed(0))))
+    recalls = []
+    for recall in (0.0, 0.99, 1.1):
+        monkeypatch.setattr(vector_graph, "SUFFICIENT_RECALL", recall)
+        approximate = ApproximateIndex.build(index)
+        recalls.append((approximate.candidates, approximate.recall))
+    assert recalls[0][0] == 12 and recalls[2][0] == 48, "the first if anything suffices, the last if nothing does"
+    assert 0.5 < recalls[0][1] < recalls[2][1] <= 1
 
 
 @pytest.mark.parametrize(("count", "width", "top"), [(1, 1, 3), (2, 5, 2), (7, 1, 7), (300, 4, 5)])
 def test_few_and_equal_vectors_are_found_in_the_order_of_the_table(count: int, width: int, top: int) -> None:
     """Many equal vectors may be out of reach along edges; there are as many results all the same."""
     index = VectorIndex(unit(torch.ones(count, width)))
-    approximate = ApproximateIndex(index, VectorGraph.build(index.rounded))
+    approximate = ApproximateIndex.build(index)
     (numbers,) = approximate.search(unit(torch.ones(1, width)), top)[1]
     assert len(numbers) == min(top, count) and numbers.tolist() == sorted({*numbers.tolist()})
-    if count < vector_graph.MIN_CANDIDATES:
+    if count < vector_graph.CANDIDATES[0]:
         assert numbers.tolist() == list(range(min(top, count)))
 
 
@@ -267,6 +281,7 @@ def test_a_damaged_graph_is_refused(model: mapsto.Model, tmp_path: Path) -> None
         "flipped": {GRAPH_FILE: content[:-10] + bytes([content[-10] ^ 1]) + content[-9:]},
         "empty": {GRAPH_FILE: b""},
         "foreign facts": {GRAPH_FACTS_FILE: facts.replace(b'"connectivity": 16', b'"connectivity": 17')},
+        "no recall": {GRAPH_FACTS_FILE: seal({**read_sealed(folder / GRAPH_FACTS_FILE), "candidates": "many"})},
         "no json": {GRAPH_FACTS_FILE: b"{"},
     }.items():
         copy = shutil.copytree(folder, tmp_path / name)
@@ -310,7 +325,7 @@ def test_the_command_line_builds_for_a_named_folder(
     assert find(index=folder, exact=True)[0] == results and not (folder / GRAPH_FILE).exists()
     same, notes = find(index=folder)
     assert same == results and "building an approximate index of 40 texts" in notes
-    assert notes.count("may miss a few of the best ones; --exact") == 1
+    assert notes.count("of the best ones, measured on a sample; --exact") == 1
     same, notes = find(index=folder)
     assert same == results and "building" not in notes and APPROXIMATE in notes
     assert hashlib.sha256(read_content(folder / GRAPH_FILE)).hexdigest() in (folder / GRAPH_FACTS_FILE).read_text()

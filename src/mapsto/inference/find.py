@@ -22,7 +22,7 @@ from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError
 from mapsto.inference.embedder import bind_side, embed
 from mapsto.inference.index_files import FORMAT, Say, open_graph, open_index, save_graph, save_index
-from mapsto.inference.vector_graph import ApproximateIndex, VectorGraph, is_worth_building, suits_graph
+from mapsto.inference.vector_graph import ApproximateIndex, is_worth_building, suits_graph
 from mapsto.inference.vector_index import VectorIndex, unit
 from mapsto.model.mapping import Mapping
 
@@ -73,7 +73,7 @@ class Finder:
     ) -> None:
         self.mapping, self.device, self.rows, self.index, self.settings = mapping, device, rows, index, settings
         self._facts, self._say = facts, say
-        self._graph: VectorGraph | None = None
+        self._approximate: ApproximateIndex | None = None
         self.faults = require_any_readable(rows)
         self.candidates = list(_rows_by_text(rows).values())
         self.has_files = len({file for file, _ in rows.table.origins}) > 1
@@ -127,32 +127,35 @@ class Finder:
         """Return the index to search: the approximate one if there are very many vectors and their graph is worth it."""
         if exact or not suits_graph(len(self.index), top):
             return self.index
-        if self._graph is None:
+        if self._approximate is None:
             try:
-                self._graph = self._open_or_build_graph(num_queries)
+                self._approximate = self._open_or_build_graph(num_queries)
             except ImportError:
                 self._say(
                     f"note: all {len(self.index):,} texts are compared; an approximate index is faster and needs the package: "
                     "pip install 'mapsto[index]'"
                 )
-            if self._graph is None:
+            if self._approximate is None:
                 return self.index
             self._say(
-                f"note: the search among {len(self.index):,} texts is approximate and may miss a few of the best ones; "
-                "--exact (in Python exact=True) compares all"
+                f"note: the search among {len(self.index):,} texts is approximate and gives {self._approximate.recall:.1%} of "
+                "the best ones, measured on a sample; --exact (in Python exact=True) compares all"
             )
-        return ApproximateIndex(self.index, self._graph)
+        return self._approximate
 
-    def _open_or_build_graph(self, num_queries: int) -> VectorGraph | None:
-        """Return the kept graph, or a new one if it is worth building, else None. Raises ImportError without usearch."""
+    def _open_or_build_graph(self, num_queries: int) -> ApproximateIndex | None:
+        """Return the index with its kept graph, or with a new one if it is worth building, else None.
+
+        Raises ImportError if usearch is not installed.
+        """
         folder = self.settings.folder
-        graph = None if folder is None else open_graph(folder, self._facts, self.index, self._say)
-        if graph is None and is_worth_building(num_queries, self.settings.keeps_graph):
-            graph = VectorGraph.build(self.index.rounded, self._say)
+        approximate = None if folder is None else open_graph(folder, self._facts, self.index, self._say)
+        if approximate is None and is_worth_building(num_queries, self.settings.keeps_graph):
+            approximate = ApproximateIndex.build(self.index, self._say)
             if folder is not None:
-                save_graph(folder, graph, self.index, self._facts)
+                save_graph(folder, approximate, self._facts)
                 self._say(f"the approximate index is kept in {folder}")
-        return graph
+        return approximate
 
 
 def make_finder(

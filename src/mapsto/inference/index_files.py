@@ -12,7 +12,7 @@ from typing import Any
 
 from mapsto import files
 from mapsto.errors import CheckpointError, UsageError
-from mapsto.inference.vector_graph import VectorGraph, graph_settings
+from mapsto.inference.vector_graph import CANDIDATES, ApproximateIndex, VectorGraph, graph_settings
 from mapsto.inference.vector_index import VectorIndex
 
 Say = Callable[[str], None]
@@ -63,8 +63,8 @@ def save_index(folder: Path, index: VectorIndex, facts: dict[str, Any]) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def open_graph(folder: Path, facts: dict[str, Any], index: VectorIndex, say: Say) -> VectorGraph | None:
-    """Return the graph of an index in its folder; None if there is none, or if it is of other vectors, which is said.
+def open_graph(folder: Path, facts: dict[str, Any], index: VectorIndex, say: Say) -> ApproximateIndex | None:
+    """Return an index with its graph in its folder; None if there is no graph, or if it is of other vectors, which is said.
 
     Raises CheckpointError if the graph is damaged, ImportError if usearch (the extra [index]) is not installed.
     """
@@ -75,17 +75,27 @@ def open_graph(folder: Path, facts: dict[str, Any], index: VectorIndex, say: Say
         expected = {**facts, **graph_settings(), "shape": list(index.vectors.shape)}
         if _is_outdated(f"the approximate index in {folder} is not used", recorded, expected, say):
             return None
+        candidates, recall = recorded.get("candidates"), recorded.get("recall")
         try:
-            return VectorGraph.open(folder / GRAPH_FILE, str(recorded.get("graph")), index.rounded)
+            if candidates not in CANDIDATES or not isinstance(recall, float):
+                raise CheckpointError(f"{folder / GRAPH_FACTS_FILE} is damaged: it does not tell the recall of a graph")
+            graph = VectorGraph.open(folder / GRAPH_FILE, str(recorded.get("graph")), index.rounded)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; delete {folder / GRAPH_FACTS_FILE} to make it again") from error
+    return ApproximateIndex(index, graph, candidates, recall)
 
 
-def save_graph(folder: Path, graph: VectorGraph, index: VectorIndex, facts: dict[str, Any]) -> None:
+def save_graph(folder: Path, approximate: ApproximateIndex, facts: dict[str, Any]) -> None:
     """Write the graph of an index beside it. Raises RunError if the disk is full."""
     with files.replacing_files(folder, last=GRAPH_FACTS_FILE) as staging:
-        digest = graph.save(staging / GRAPH_FILE)
-        record = {**facts, **graph_settings(), "shape": list(index.vectors.shape), "graph": digest}
+        record = {
+            **facts,
+            **graph_settings(),
+            "shape": list(approximate.index.vectors.shape),
+            "candidates": approximate.candidates,
+            "recall": approximate.recall,
+            "graph": approximate.graph.save(staging / GRAPH_FILE),
+        }
         files.write_atomic(staging / GRAPH_FACTS_FILE, files.seal(record))
 
 

@@ -3,8 +3,9 @@
 The graph is an HNSW (hierarchical navigable small world; Malkov and Yashunin 2018, arXiv:1603.09320) of the library usearch. A
 search walks along its edges towards the query, so it compares some thousands of vectors in place of all. The graph compares
 vectors rounded to bytes; its candidates are ranked by their products in fp32, as the exact search ranks them. Of equal scores the
-earlier vector comes first.
-Price: a vector takes about 0.3 ms to insert and d + 150 bytes. Gain: a query among a million vectors takes 1 ms, not 50.
+earlier vector comes first. When the graph is built, a sample of the vectors is searched both ways: the number of candidates is
+the smallest whose recall suffices, and the recall is recorded.
+Price: a vector takes 0.4 ms or more to insert, and d + 150 bytes. Gain: a query takes a few ms however many vectors there are.
 Legend of shapes: c vectors, q queries, d width, k results.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from mapsto.inference.vector_index import RoundedVectors, VectorIndex, rank_cand
 
 # The number of vectors above which a graph is used. Up to here the exact search takes at most about 50 ms.
 LARGE = 1_000_000
-# To insert a vector costs as much as to compare it exactly with so many queries, searched together (0.3 ms and 0.03 µs).
+# To insert a vector costs about as much as to compare it exactly with so many queries (0.4–1.2 ms, and 0.05–0.07 µs for each).
 QUERIES_PER_BUILD = 10_000
 # Edges of a vector in the upper layers of the graph (twice as many in the lowest), and candidates for them when it is inserted.
-CONNECTIVITY, EXPANSION = 16, 64
-# Candidates that are ranked for a query: so many for each result, and at least so many in all.
-CANDIDATES_PER_RESULT, MIN_CANDIDATES = 4, 256
+CONNECTIVITY, EXPANSION = 16, 128
+# Candidates that are ranked for a query: so many for each result, and at least the first of these numbers that suffices.
+CANDIDATES_PER_RESULT, CANDIDATES = 4, (128, 256, 512, 1024)
+# The recall of the best RESULTS that suffices, and the number of vectors for which it is measured.
+SUFFICIENT_RECALL, RESULTS, SAMPLE = 0.99, 10, 256
 # For more results the exact search is the faster one.
 MAX_RESULTS = 1000
 # Vectors that are inserted at a time, and queries whose candidates are in memory at a time.
@@ -125,10 +128,31 @@ def _new_graph(width: int) -> Any:
 
 
 class ApproximateIndex:
-    """An index of vectors that is searched by way of a graph."""
+    """An index of vectors that is searched by way of a graph.
 
-    def __init__(self, index: VectorIndex, graph: VectorGraph) -> None:
-        self.index, self.graph = index, graph
+    candidates: the smallest number of candidates for a query. recall: the share of the exact search's results that it gives.
+    """
+
+    def __init__(self, index: VectorIndex, graph: VectorGraph, candidates: int, recall: float) -> None:
+        self.index, self.graph, self.candidates, self.recall = index, graph, candidates, recall
+
+    @classmethod
+    def build(cls, index: VectorIndex, say: Callable[[str], None] = lambda text: None) -> ApproximateIndex:
+        """Build the graph of an index, and choose the number of candidates by its recall on a sample of the vectors.
+
+        say: prints a line. Raises ImportError if usearch is not installed.
+        """
+        graph = VectorGraph.build(index.rounded, say)
+        rows = torch.linspace(0, len(index) - 1, min(SAMPLE, len(index))).long()
+        # A vector is its own best result in any search, so it does not count.
+        _, expected = index.search(index.vectors[rows], RESULTS + 1)
+        for candidates in CANDIDATES:
+            approximate = cls(index, graph, candidates, 1.0)
+            _, numbers = approximate.search(index.vectors[rows], RESULTS + 1)
+            approximate.recall = _recall(rows, expected, numbers)
+            if approximate.recall >= SUFFICIENT_RECALL:
+                break
+        return approximate
 
     def search(self, queries: Tensor, top: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return for each query the cosines of about the `top` most similar vectors, (k,), and their numbers, the best first.
@@ -136,7 +160,7 @@ class ApproximateIndex:
         queries: (q, d) in fp32, of length 1.
         """
         scores, numbers = [], []
-        count = max(MIN_CANDIDATES, CANDIDATES_PER_RESULT * top)
+        count = max(self.candidates, CANDIDATES_PER_RESULT * top)
         for query, candidates in zip(queries, self.graph.propose(RoundedVectors.of(queries), count), strict=True):
             if len(candidates) < min(top, len(self.index)):
                 # Some vectors cannot be reached along edges, as of many equal ones.
@@ -146,6 +170,19 @@ class ApproximateIndex:
             scores.append(best_scores)
             numbers.append(best)
         return scores, numbers
+
+
+def _recall(rows: Tensor, expected: Sequence[Tensor], numbers: Sequence[Tensor]) -> float:
+    """Return the share of the expected results of some vectors, without each vector itself, that are among `numbers`.
+
+    rows: the number of each vector. expected, numbers: the results for each vector. 1 if there are none.
+    """
+    hits = total = 0
+    for row, best, approximate in zip(rows.tolist(), expected, numbers, strict=True):
+        neighbours = {*best.tolist()} - {row}
+        hits += len(neighbours & {*approximate.tolist()})
+        total += len(neighbours)
+    return hits / total if total else 1.0
 
 
 def graph_bytes(count: int, width: int) -> int:
