@@ -5,7 +5,7 @@ search walks along its edges towards the query, so it compares some thousands of
 vectors rounded to bytes; its candidates are ranked by their products in fp32, as the exact search ranks them. Of equal scores the
 earlier vector comes first. When the graph is built, a sample of the vectors is searched both ways: the number of candidates is
 the smallest whose recall suffices, and the recall is recorded.
-Price: a vector takes 0.4 ms or more to insert, and d + 150 bytes. Gain: a query takes a few ms however many vectors there are.
+Price: a vector takes 0.4 ms of a thread to insert, and d + 150 bytes. Gain: a query takes a few ms however many vectors there are.
 Legend of shapes: c vectors, q queries, d width, k results.
 """
 
@@ -29,7 +29,7 @@ from mapsto.inference.vector_index import RoundedVectors, VectorIndex, rank_cand
 
 # The number of vectors above which a graph is used. Up to here the exact search takes at most about 50 ms.
 LARGE = 1_000_000
-# To insert a vector costs about as much as to compare it exactly with so many queries (0.4–1.2 ms, and 0.05–0.07 µs for each).
+# To insert a vector costs about as much as to compare it exactly with so many queries (0.4 ms, and 0.05 µs for each).
 QUERIES_PER_BUILD = 10_000
 # Edges of a vector in the upper layers of the graph (twice as many in the lowest), and candidates for them when it is inserted.
 CONNECTIVITY, EXPANSION = 16, 128
