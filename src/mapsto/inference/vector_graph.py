@@ -5,7 +5,7 @@ search walks along its edges towards the query, so it compares some thousands of
 vectors rounded to bytes; its candidates are ranked by their products in fp32, as the exact search ranks them. Of equal scores the
 earlier vector comes first. When the graph is built, a sample of the vectors is searched both ways: the number of candidates is
 the smallest whose recall suffices, and the recall is recorded.
-Price: a vector takes 0.4 ms of a thread to insert, and d + 150 bytes. Gain: a query among 200,000 vectors takes a tenth of the time.
+Price: a vector takes 0.4 ms to insert, and d + 150 bytes. Gain: a query among 200,000 vectors takes a tenth of the time.
 Legend of shapes: c vectors, q queries, d width, k results.
 """
 
