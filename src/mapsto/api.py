@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from pathlib import Path
@@ -156,6 +157,7 @@ class Model:
         index: str | Path | None = None,
         column: str | None = None,
         size: int | None = None,
+        exact: bool = False,
     ) -> list[Any]:
         """Return for each query the `top` most similar texts of a table, the best first: {"score", "row", "index", cells}.
 
@@ -166,14 +168,17 @@ class Model:
         index: a folder that keeps their vectors for the next call; None keeps them in memory, until another `among` is searched.
         column: the column to search; None for that of the model, or the only one with texts.
         size: compare only so many numbers of each vector, as trained with `sizes`.
+        exact: compare all texts, also above a million, where an approximate index is used if it is worth building; a warning
+            says so.
 
         Raises UsageError for a column that is missing or ambiguous and for queries that cannot be read.
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
-        finder = self._finder(among, SearchSettings(None if index is None else Path(index), column, size))
+        folder = None if index is None else Path(index)
+        finder = self._finder(among, SearchSettings(folder, column, size, keeps_graph=folder is not None))
         answers = [
             [{**finder.describe(match, ("index",)), "index": match.row} for match in matches]
-            for matches in finder.find(texts, top)
+            for matches in finder.find(texts, top, exact)
         ]
         return answers[0] if isinstance(queries, str) else answers
 
@@ -183,7 +188,7 @@ class Model:
             among = [{self.mapping.arrow.sources[-1].kind: text} for text in among]
         table, finder = read_table(among), self._last_finder
         if finder is None or finder.settings != settings or finder.table.fingerprint != table.fingerprint:
-            finder = make_finder(self.predictor.mapping, self.predictor.device, table, settings)
+            finder = make_finder(self.predictor.mapping, self.predictor.device, table, settings, _warn_of_note)
             self._last_finder = finder
         return finder
 
@@ -385,6 +390,12 @@ def compare(
     if folder is not None:
         write_report(folder, comparison, experiment)
     return comparison
+
+
+def _warn_of_note(text: str) -> None:
+    """Turn a note of a search into a Python warning; other lines tell of progress and are not shown."""
+    if text.startswith("note: "):
+        warnings.warn(text.removeprefix("note: "), stacklevel=2)
 
 
 def _mapping_of(start: str | Path | Model | Mapping | None) -> str | Path | Mapping | None:

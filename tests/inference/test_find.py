@@ -18,7 +18,7 @@ from trainings import TINY_OPTIONS
 
 import mapsto
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.inference.find import FACTS_FILE, VECTORS_FILE
+from mapsto.inference.index_files import FACTS_FILE, VECTORS_FILE
 from mapsto.inference.vector_index import RoundedVectors, VectorIndex, unit
 
 

@@ -43,6 +43,10 @@ def find(
     size: Annotated[
         int | None, typer.Option(help="Compare only so many numbers of each vector, as trained with --sizes.")
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Compare all texts, also above a million, where an approximate index is faster."),
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
@@ -76,11 +80,11 @@ def find(
         texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, text_format), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
-    settings = SearchSettings(index or index_folder(among), column, size)
+    settings = SearchSettings(index or index_folder(among), column, size, keeps_graph=index is not None)
     finder = make_finder(predictor.mapping, predictor.device, table, settings, print_status)
     if finder.faults:
         print_note(f"{len(finder.faults):,} rows cannot be read and are not searched; the first: {finder.faults[0]}")
-    matches = finder.find(texts, top)
+    matches = finder.find(texts, top, exact)
     if out is not None and is_page:
         find_page(finder, texts, matches, model).write(out)
         print_status(f"wrote the texts found for {len(texts):,} queries to {out}")

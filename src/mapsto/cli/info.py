@@ -91,10 +91,24 @@ def _describe(mapping: Mapping) -> dict[str, Any]:
         facts["in front"] = str(config.backbone)
     if config.sentence is not None:
         facts["vectors"] = str(config.sentence)
+    facts |= _describe_search(mapping)
     facts |= {target.kind: target.state().get("classes", target.kind) for target in mapping.targets}
     for target in mapping.targets:
         facts |= _describe_generation(mapping, target)
     return facts
+
+
+def _describe_search(mapping: Mapping) -> dict[str, Any]:
+    """Return what `mapsto info` prints about `find`: the size of an index; nothing for a model that does not match values."""
+    from mapsto.inference.vector_graph import graph_bytes
+    from mapsto.inference.vector_index import index_bytes
+
+    if not mapping.arrow.symmetric:
+        return {}
+    width = mapping.config.transformer.width
+    sizes = [num_bytes / 1e6 for num_bytes in (index_bytes(1_000_000, width), graph_bytes(1_000_000, width))]
+    text = "{:,.0f} MB a million texts; above that {:,.0f} MB more a million for an approximate one"
+    return {"index of find": text.format(*sizes)}
 
 
 def _describe_generation(mapping: Mapping, target: Target) -> dict[str, Any]:

@@ -1,35 +1,33 @@
 """Finding the texts that belong to a query among those of a table, by the cosine of their vectors.
 
 The texts are embedded once. The index is kept in a folder, together with fingerprints of the texts and of the model, so that a
-second search starts at once and a changed table or model is noticed. Equal texts are one candidate.
+second search starts at once and a changed table or model is noticed. Equal texts are one candidate. The search is exact for up to
+a million different texts; above that it is approximate where a graph of them is worth building (`vector_graph`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mapsto import __version__, files
+from mapsto import __version__
 from mapsto.data.rows import Rows, load_rows, require_any_readable, row_keys
 from mapsto.data.table import Table
-from mapsto.errors import CheckpointError, Finding, UsageError, free_name
+from mapsto.errors import Finding, UsageError, free_name
 from mapsto.inference.embedder import bind_side, embed
+from mapsto.inference.index_files import FORMAT, Say, open_graph, open_index, save_graph, save_index
+from mapsto.inference.vector_graph import ApproximateIndex, is_worth_building, suits_graph
 from mapsto.inference.vector_index import VectorIndex, unit
 from mapsto.model.mapping import Mapping
 
-# The files in the folder of an index, and the format of the first.
-FACTS_FILE, VECTORS_FILE = "index.json", "vectors.safetensors"
-FORMAT = 1
 # The ending of the folder beside a table.
 SUFFIX = ".index"
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,25 +44,36 @@ class SearchSettings:
     """The settings of a search.
 
     folder: keeps the index; None keeps it in memory. column: the column to search; None for the arrow's or the only one.
-    size: of shortened vectors; None for the whole.
+    size: of shortened vectors; None for the whole. keeps_graph: builds the graph of very many vectors for few queries too,
+    since it is kept in the folder for later ones.
     """
 
     folder: Path | None = None
     column: str | None = None
     size: int | None = None
+    keeps_graph: bool = False
 
 
 class Finder:
     """A model with an index of the texts of a table.
 
-    rows: the readable rows. candidates: for each vector of the index the rows with its text.
-    faults: findings about rows that cannot be read and are not searched.
+    rows: the readable rows. candidates: for each vector of the index the rows with its text. facts: what the index depends on.
+    faults: findings about rows that cannot be read and are not searched. say: prints a line.
     """
 
     def __init__(
-        self, mapping: Mapping, device: torch.device, rows: Rows, index: VectorIndex, settings: SearchSettings
+        self,
+        mapping: Mapping,
+        device: torch.device,
+        rows: Rows,
+        index: VectorIndex,
+        settings: SearchSettings,
+        facts: dict[str, Any],
+        say: Say,
     ) -> None:
         self.mapping, self.device, self.rows, self.index, self.settings = mapping, device, rows, index, settings
+        self._facts, self._say = facts, say
+        self._approximate: ApproximateIndex | None = None
         self.faults = require_any_readable(rows)
         self.candidates = list(_rows_by_text(rows).values())
         self.has_files = len({file for file, _ in rows.table.origins}) > 1
@@ -95,13 +104,18 @@ class Finder:
             answer[free_name(f"found_{name}", self.table.columns) if name in reserved else name] = cell
         return answer
 
-    def find(self, queries: Sequence[str], top: int) -> list[list[Match]]:
-        """Return for each query the `top` most similar texts, the best first. Raises UsageError for an unreadable query."""
+    def find(self, queries: Sequence[str], top: int, exact: bool = False) -> list[list[Match]]:
+        """Return for each query the `top` most similar texts, the best first.
+
+        exact: compares all texts, however many they are.
+        Raises UsageError for an unreadable query, CheckpointError if the kept graph is damaged.
+        """
         if top < 1:
             raise UsageError(f"--top must be above 0, not {top}")
         vectors = unit(torch.from_numpy(embed(self.mapping, queries, self.device, side=0)), self.settings.size)
         matches = []
-        for scores, numbers in zip(*self.index.search(vectors, top), strict=True):
+        index = self._choose_index(len(queries), top, exact)
+        for scores, numbers in zip(*index.search(vectors, top), strict=True):
             rows = [self.candidates[number] for number in numbers.tolist()]
             matches.append(
                 [
@@ -110,6 +124,40 @@ class Finder:
                 ]
             )
         return matches
+
+    def _choose_index(self, num_queries: int, top: int, exact: bool) -> VectorIndex | ApproximateIndex:
+        """Return the index to search: the approximate one if there are very many vectors and their graph is worth it."""
+        if exact or not suits_graph(len(self.index), top):
+            return self.index
+        if self._approximate is None:
+            try:
+                self._approximate = self._open_or_build_graph(num_queries)
+            except ImportError:
+                self._say(
+                    f"note: all {len(self.index):,} texts are compared; an approximate index is faster and needs the package: "
+                    "pip install 'mapsto[index]'"
+                )
+            if self._approximate is None:
+                return self.index
+            self._say(
+                f"note: the search among {len(self.index):,} texts is approximate and gives {self._approximate.recall:.1%} of "
+                "the best ones, measured on a sample; --exact (in Python exact=True) compares all"
+            )
+        return self._approximate
+
+    def _open_or_build_graph(self, num_queries: int) -> ApproximateIndex | None:
+        """Return the index with its kept graph, or with a new one if it is worth building, else None.
+
+        Raises ImportError if usearch is not installed.
+        """
+        folder = self.settings.folder
+        approximate = None if folder is None else open_graph(folder, self._facts, self.index, self._say)
+        if approximate is None and is_worth_building(num_queries, self.settings.keeps_graph):
+            approximate = ApproximateIndex.build(self.index, self._say)
+            if folder is not None:
+                save_graph(folder, approximate, self._facts)
+                self._say(f"the approximate index is kept in {folder}")
+        return approximate
 
 
 def make_finder(
@@ -142,7 +190,7 @@ def make_finder(
         "model": fingerprint(mapping),
         "size": size,
     }
-    index = None if folder is None else _open_index(folder, facts, say)
+    index = None if folder is None else open_index(folder, facts, say)
     if index is None:
         texts = [rows.sources[0][equal[0]] for equal in _rows_by_text(rows).values()]
         say(f"embedding {len(texts):,} different texts")
@@ -152,9 +200,9 @@ def make_finder(
             say(f"note: {len(cut_texts):,} texts are longer than the model takes and were cut")
         index = VectorIndex(unit(torch.from_numpy(vectors), size))
         if folder is not None:
-            _save_index(folder, index, facts)
+            save_index(folder, index, facts)
             say(f"the index is kept in {folder}")
-    return Finder(mapping, device, rows, index, settings)
+    return Finder(mapping, device, rows, index, settings, facts, say)
 
 
 def _check_size(mapping: Mapping, size: int, say: Say) -> None:
@@ -179,44 +227,6 @@ def _rows_by_text(rows: Rows) -> dict[str | None, list[int]]:
     for row, key in enumerate(row_keys(rows)):
         groups.setdefault(key, []).append(row)
     return groups
-
-
-def _open_index(folder: Path, facts: dict[str, Any], say: Say) -> VectorIndex | None:
-    """Return the index in a folder; None if there is none, or if it is of other texts or of another model, which is said.
-
-    Raises UsageError if the folder holds other files, CheckpointError if the index is damaged.
-    """
-    if not folder.exists():
-        return None
-    if not (folder / FACTS_FILE).exists():
-        names = {path.name for path in folder.iterdir() if not files.is_temporary(path.name)}
-        if names - {VECTORS_FILE}:
-            raise UsageError(f"{folder} holds other files and no index; name another folder")
-        return None
-    # No other command replaces one of the two files in between.
-    with files.locked_folder(folder):
-        recorded = files.read_sealed(folder / FACTS_FILE)
-        differing = [name for name in facts if recorded.get(name) != facts[name]]
-        index = None if differing else VectorIndex.open(folder / VECTORS_FILE)
-    reasons = {
-        "texts": "the texts have changed",
-        "column": "another column is searched",
-        "model": "the model is another",
-    }
-    if index is None:
-        reason = ", ".join(reasons[name] for name in differing if name in reasons) or "it was made otherwise"
-        say(f"note: the index in {folder} is made again: {reason}")
-        return None
-    if list(index.vectors.shape) != recorded.get("shape"):
-        raise CheckpointError(f"{folder / VECTORS_FILE} is damaged: delete {folder} to make the index again")
-    return index
-
-
-def _save_index(folder: Path, index: VectorIndex, facts: dict[str, Any]) -> None:
-    """Write an index to a folder. The facts are written last, so a folder that has them is complete."""
-    with files.replacing_files(folder, last=FACTS_FILE) as staging:
-        index.save(staging / VECTORS_FILE)
-        files.write_atomic(staging / FACTS_FILE, files.seal({**facts, "shape": list(index.vectors.shape)}))
 
 
 def fingerprint(mapping: Mapping) -> str:

@@ -83,10 +83,9 @@ class VectorIndex:
         at_once = max(1, SCORES_AT_ONCE // max(len(self), 1))
         for part in torch.split(queries, at_once):
             for query, candidates in zip(part, self._screen(part, min(top, len(self))), strict=True):
-                exact = (self.vectors[candidates] * query).sum(1)
-                order = torch.argsort(exact, descending=True, stable=True)[:top]
-                scores.append(exact[order])
-                numbers.append(candidates[order])
+                best_scores, best = rank_candidates(self.vectors, query, candidates, top)
+                scores.append(best_scores)
+                numbers.append(best)
         return scores, numbers
 
     def _screen(self, queries: Tensor, top: int) -> list[Tensor]:
@@ -119,6 +118,21 @@ class VectorIndex:
         if {*tensors} != {"vectors", "codes", "scales", "errors"}:
             raise CheckpointError(f"{path} holds no index of vectors")
         return cls(tensors["vectors"], RoundedVectors(tensors["codes"], tensors["scales"], tensors["errors"]))
+
+
+def rank_candidates(vectors: Tensor, query: Tensor, candidates: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Return the cosines of the `top` candidates that are most similar to a query, (k,), and their numbers, the best first.
+
+    vectors: (c, d). query: (d,). candidates: sorted numbers of vectors; of equal cosines the smaller number comes first.
+    """
+    cosines = (vectors[candidates] * query).sum(1)
+    order = torch.argsort(cosines, descending=True, stable=True)[:top]
+    return cosines[order], candidates[order]
+
+
+def index_bytes(count: int, width: int) -> int:
+    """Return the bytes of an index of vectors (count, width): in fp32 and rounded, with the scale and error of each."""
+    return count * (4 * width + width + 4 + 4)
 
 
 def unit(vectors: Tensor, size: int | None = None) -> Tensor:
