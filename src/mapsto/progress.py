@@ -12,11 +12,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TextIO
 
 from mapsto.errors import printable
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.intervals import Score, to_json
 
 # Seconds between two progress lines in a log, and between two updates of the live line on a terminal.
 LOG_SECONDS = 15.0
@@ -225,7 +225,7 @@ class JsonLines(Progress):
 
     def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
         if scores:
-            record: dict[str, object] = {"scores": {name: asdict(score) for name, score in scores.items()}}
+            record: dict[str, object] = {"scores": {name: to_json(score) for name, score in scores.items()}}
             self._write(record | ({"mark": mark.strip(" –")} if mark else {}))
 
     def _write(self, record: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, Model, app
+from mapsto.metrics.intervals import Score
 from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
@@ -155,4 +156,4 @@ def _format_entry(entry: Any) -> Any:
     """Return a score, a dict with `value`, `low`, `high` and `n`, as text; return any other entry unchanged."""
     if not isinstance(entry, dict):
         return entry
-    return f"{entry['value']:.4f} ({entry['low']:.4f}–{entry['high']:.4f}, n = {entry['n']})"
+    return str(Score.from_json(entry))

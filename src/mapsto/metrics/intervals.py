@@ -41,6 +41,11 @@ class Score:
     high: float
     n: int
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Score:
+        """Return the score of which `to_json` returned `record`, with null for a limit that there is not."""
+        return cls(**{name: math.nan if number is None else number for name, number in record.items()})
+
     def __str__(self) -> str:
         interval = "" if math.isnan(self.low) else f"{self.low:.4f}–{self.high:.4f}, "
         return f"{self.value:.4f} ({interval}n = {self.n:,})"

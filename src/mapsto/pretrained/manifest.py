@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as Dict
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from mapsto import files
@@ -30,7 +31,9 @@ ENTRIES: dict[str, dict[str, type]] = {
     "targets": {"kind": str, "state": dict},
     "row_filters": {"arrow": str, "data": str, "rows": int},
 }
-SCORE: dict[str, type | tuple[type, ...]] = {"value": (int, float), "low": (int, float), "high": (int, float), "n": int}
+# A score without an interval has no limits.
+LIMIT = (int, float, NoneType)
+SCORE: dict[str, type | tuple[type, ...]] = {"value": (int, float), "low": LIMIT, "high": LIMIT, "n": int}
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

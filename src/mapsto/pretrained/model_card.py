@@ -169,7 +169,7 @@ def _search(search: Dict[str, Any] | None) -> list[str]:
         return []
     default, best, overlap = search["trials"][0], search["trials"][search["chosen"] - 1], search.get("overlap")
     knobs = ", ".join(f"{name} {value}" for name, value in best["knobs"].items())
-    errors = [f"{Score(**trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, default)]
+    errors = [f"{Score.from_json(trial['error'])}" if trial["error"] else trial["failed"] for trial in (best, default)]
     return [
         f"- Search: {len(search['trials'])} trials on held-out training rows; chosen: {knobs}, error {errors[0]}; "
         f"without a search: {errors[1]}. The lowest of many errors is optimistic: test rows say more."

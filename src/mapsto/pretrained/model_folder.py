@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mapsto import __version__, files, kinds
 from mapsto.errors import CheckpointError, MapstoError
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.intervals import Score, to_json
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
@@ -340,7 +340,7 @@ def save_mapping(
             "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
             "row_filters": [{"arrow": f.arrow, "data": f.data, "rows": f.num_rows} for f in mapping.row_filters],
             "provenance": {**provenance, "versions": versions()},
-            "scores": {name: asdict(score) for name, score in (scores or {}).items()},
+            "scores": {name: to_json(score) for name, score in (scores or {}).items()},
             "files": hashes,
         }
         files.write_atomic(staging / MANIFEST_FILE, files.seal(manifest))

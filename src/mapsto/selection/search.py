@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ def search_and_fit(
         raise RunError(f"none of {len(trials)} trials came to an end; the last one: {trials[-1].failed}")
     progress.say(f"chosen: trial {best.number} of {len(trials)}, {best}")
     progress.say(f"without a search: {trials[0]}")
-    record: dict[str, Any] = {"chosen": best.number, "trials": [asdict(trial) for trial in trials]}
+    record: dict[str, Any] = {"chosen": best.number, "trials": [to_json(trial) for trial in trials]}
     if overlap:
         record["overlap"] = to_json(overlap)
     final = replace(request, options=replace(options, **best.knobs), search_record=record, started_at=time.monotonic())
@@ -289,7 +289,9 @@ def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], prog
     facts: the facts that identify the search; a recorded search must have the same ones.
     """
     recorded = None if folder is None else run_folder.recorded_search(folder, facts, Options(**facts["options"]))
-    trials = [Trial(**{**entry, "error": entry["error"] and Score(**entry["error"])}) for entry in recorded or []]
+    trials = [
+        Trial(**{**entry, "error": entry["error"] and Score.from_json(entry["error"])}) for entry in recorded or []
+    ]
     if recorded is None and folder is not None:
         run_folder.record_search(folder, facts, [])
     num_scored = sum(len(fold.held_out) for fold in search.folds)
@@ -304,7 +306,7 @@ def _run_trials(search: Search, folder: Path | None, facts: Dict[str, Any], prog
         except Interrupted as interrupted:
             raise _with_advice(interrupted, len(trials) + 1, folder) from interrupted
         if folder is not None:
-            run_folder.record_search(folder, facts, [asdict(trial) for trial in trials])
+            run_folder.record_search(folder, facts, [to_json(trial) for trial in trials])
         progress.say(f"trial {len(trials)} of {search.num_trials}: {trials[-1]}, {duration(trials[-1].seconds)}")
     return trials
 
