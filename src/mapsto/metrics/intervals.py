@@ -44,7 +44,8 @@ class Score:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Score:
         """Return the score of which `to_json` returned `record`, with null for a limit that there is not."""
-        return cls(**{name: math.nan if number is None else number for name, number in record.items()})
+        numbers: dict[str, Any] = {name: math.nan if number is None else number for name, number in record.items()}
+        return cls(**numbers)
 
     def __str__(self) -> str:
         interval = "" if math.isnan(self.low) else f"{self.low:.4f}–{self.high:.4f}, "
