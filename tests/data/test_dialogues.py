@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapsto.data import sampling
-from mapsto.data.rows import load_rows
+from mapsto.data.rows import bind_to, load_rows, require_readable
 from mapsto.data.split import split_indices
 from mapsto.data.table import Table, read_table, stream_tables
 from mapsto.errors import DataError
@@ -243,3 +243,11 @@ def test_joined_groups_are_the_connected_rows(pairs: list[tuple[int, int]]) -> N
     )
     reachable = np.linalg.matrix_power(adjacent.astype(float), max(1, len(pairs))) > 0
     assert [[one == other for other in groups] for one in groups] == reachable.tolist()
+
+
+def test_open_dialogues_are_no_bad_rows() -> None:
+    turns = [[{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": f"a {i}"}] for i in range(6)]
+    rows = [{"messages": [*dialogue, {"role": "user", "content": "and then?"}]} for dialogue in turns]
+    table = read_table(rows + [{"messages": dialogue} for dialogue in turns])
+    loaded = load_rows(bind_to(parse("prompt:text -> answer:text"), table), table)
+    assert len(loaded) == 12 and require_readable(loaded) == []

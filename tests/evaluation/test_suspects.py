@@ -195,7 +195,12 @@ def test_paths_that_cannot_be_written_are_refused(
     # The scores are printed although the list cannot be written, and the older list stays.
     path = tmp_path / "suspects.csv"
     path.write_text("an older list")
-    (tmp_path / ".unfinished-suspects.csv").mkdir()
+
+    def fail(*paths: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr("os.fsync", fail)
     status, out, err = command(monkeypatch, capsys, "evaluate", clf / "clf", clf / "test.csv", "--suspects", path)
     assert status == 1 and "could not be written" in err and "accuracy" in out and path.read_text() == "an older list"
     with pytest.raises(RunError, match="could not be written"):

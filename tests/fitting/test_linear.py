@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,14 @@ def test_what_a_linear_model_cannot_do_is_said(arrow: str, options: dict[str, An
 def test_a_linear_model_has_no_vectors(model: mapsto.Model) -> None:
     with pytest.raises(UsageError, match="linear model"):
         model.embed(["a text"])
+
+
+def test_long_texts_take_memory_in_proportion() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = [
+        {"text": " ".join(f"w{(i * 7 + j * j) % 900}" for j in range(1200)), "label": str(i % 2)} for i in range(12)
+    ]
+    model = mapsto.fit("text -> label", rows, method="linear")
+    assert model.predict([rows[0]["text"]])[0]["label"] in ("0", "1")
+    # One entry for each pair of n-grams took 8 GB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, "more than 1 GB"

@@ -181,3 +181,10 @@ def test_what_a_tokenizer_drops_is_said() -> None:
     rows = load_rows(bind_to(parse("text -> label"), table), table)
     assert "drops 4" in str(describe_dropped(rows, {"text": dropping(["good bad 0123"])}))
     assert describe_dropped(rows, {"text": dropping(["good bad 0123 好的"])}) is None
+
+
+@pytest.mark.parametrize("style", ["wordpiece", "bytes"])
+def test_a_vocabulary_is_made_of_composed_texts(style: Any) -> None:
+    composed = [unicodedata.normalize("NFC", text) for text in TEXTS * 3]
+    tokenizer = Tokenizer.train([unicodedata.normalize("NFD", text) for text in composed], 500, style)
+    assert tokenizer == Tokenizer.train(composed, 500, style)

@@ -184,7 +184,9 @@ def test_bad_rows_are_skipped_counted_and_kept_aside(tmp_path: Path) -> None:
     data = write_labelled(tmp_path / "train.csv", 300)
     with data.open("a", encoding="utf-8") as stream:
         stream.write("no label,\n")
-    mapsto.fit("text -> label", data, tmp_path / "run", steps=2, bad_rows="skip", **TINY_OPTIONS)
+    progress = RecordingProgress()
+    mapsto.fit("text -> label", data, tmp_path / "run", steps=2, bad_rows="skip", progress=progress, **TINY_OPTIONS)
+    assert any("1 row is left out" in message and "302" in message for message in progress.lines)
     rows = list(csv.DictReader((tmp_path / "run" / "rejected.csv").open(encoding="utf-8")))
     assert len(rows) == 1 and rows[0]["row"] == "302" and rows[0]["column"] == "label" and rows[0]["reason"]
     with data.open("a", encoding="utf-8") as stream:

@@ -176,8 +176,9 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None, errors: list[
     arrow = rows.arrow
     beginning = open_start(start, None)
     is_generated = not arrow.corrupted and any(issubclass(target, Generated) for target in kinds.answering(arrow))
-    # Without targets, rows with an unreadable label count too. The vocabulary of generated answers is made from them as well.
-    source_rows = rows.readable() if is_generated else load_rows(replace(arrow, targets=()), table)
+    # Without targets, rows with an unreadable label count too. But they make
+    # the vocabulary of generated answers, and the pairs of grouped texts.
+    source_rows = rows.readable() if is_generated or arrow.is_grouped else load_rows(replace(arrow, targets=()), table)
     sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
     config = make_config(beginning, Options(), arrow.corrupted, sources)
     max_tokens = config.transformer.max_tokens

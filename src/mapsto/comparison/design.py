@@ -28,6 +28,7 @@ from mapsto.data.rows import (
     fingerprint_rows,
     fold_labels,
     load_rows,
+    report_skipped,
     require_readable,
     set_aside_unlabelled,
 )
@@ -261,7 +262,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     if options.fold_labels:
         table, test_table = fold_labels(arrow, table, test_table, progress.say)
     pool = load_rows(arrow, table)
-    require_readable(pool, options.row_policy)
+    report_skipped(require_readable(pool, options.row_policy), "the rows", progress.say)
     # A dry run: labels that nothing can be learnt from fail here, and not after an hour of fits.
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
@@ -477,7 +478,7 @@ def _read_shift(request: Request, arrow: Arrow, pool: Rows, progress: Progress) 
         _, folded = fold_labels(arrow, pool.table, table, progress.say)
         table = table if folded is None else folded
     rows = load_rows(arrow, table)
-    require_readable(rows, options.row_policy)
+    report_skipped(require_readable(rows, options.row_policy), "--shift", progress.say)
     table_left = drop_leaks(find_leaks([pool], rows), table, options, progress.say, "--shift")
     if table_left is table:
         return rows

@@ -432,9 +432,21 @@ def require_readable(rows: Rows, policy: RowPolicy = NO_OPTIONS) -> list[Finding
     """
     rejected = rows.table.rejected
     faults = [*rejected, *rows.faults]
-    total = len(rows.table) + len(rejected)
+    # A last turn without an answer is no bad row.
+    total = len(rows.table) + len(rejected) - len(_find_questions(rows.arrow, rows.table))
     require_few_bad_rows(faults, len(faults), total - len(rows), total, policy, _count_unlabelled(rows))
     return faults
+
+
+def report_skipped(faults: Sequence[Finding], table_name: str, say: Callable[[str], None]) -> None:
+    """Print how many rows of a table are left out because they cannot be read, and the first reason, if there are some.
+
+    faults: findings about these rows. table_name: words for the table, such as "the test".
+    """
+    if faults:
+        count = len({(fault.file, fault.row) for fault in faults})
+        noun = "row is" if count == 1 else "rows are"
+        say(f"note: {count:,} {noun} left out of {table_name}; the first: {faults[0]}")
 
 
 def _count_unlabelled(rows: Rows) -> int:

@@ -17,7 +17,7 @@ from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.checks import check_rows, find_leaks
 from mapsto.data.near_duplicates import link_near_duplicates
-from mapsto.data.rows import Rows, link_rows, load_rows, require_readable
+from mapsto.data.rows import Rows, link_rows, load_rows, report_skipped, require_readable
 from mapsto.data.table import Int64s, Table
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import Options
@@ -56,7 +56,7 @@ def check_data(
     if rows.arrow.corrupted and test_table is None:  # a corpus may repeat itself, and the search would take long
         report_findings(rows.table.remarks_on(), say)
         return None, []
-    test_rows = None if test_table is None else _read_test(rows.arrow, test_table, options)
+    test_rows = None if test_table is None else _read_test(rows.arrow, test_table, options, say)
     report = check_rows(rows, test_rows)
     report_findings(report.warnings, say)
     return None if test_table is None else drop_leaks(report.leaks, test_table, options, say), report.warnings
@@ -82,15 +82,18 @@ def drop_rows_in_corpus(
     arrow: the arrow by which both are read. parts: the corpus as a stream of tables. say: function that prints a line.
     Raises DataError if there are rows to drop, unless `--bad-rows skip` allows it.
     """
-    test_rows = _read_test(arrow, test_table, options)
+    test_rows = _read_test(arrow, test_table, options, say)
     read = (load_rows(replace(arrow, targets=()), part) for part in parts)
     return drop_leaks(find_leaks(read, test_rows), test_table, options, say)
 
 
-def _read_test(arrow: Arrow, test_table: Table, options: Options) -> Rows:
-    """Return the readable rows of a test table. Raises DataError for unreadable rows unless `--bad-rows skip` allows them."""
+def _read_test(arrow: Arrow, test_table: Table, options: Options, say: Callable[[str], None]) -> Rows:
+    """Return the readable rows of a test table. Raises DataError for unreadable rows unless `--bad-rows skip` allows them.
+
+    say: prints how many rows are left out.
+    """
     test_rows = load_rows(arrow, test_table)
-    require_readable(test_rows, options.row_policy)
+    report_skipped(require_readable(test_rows, options.row_policy), "the test", say)
     return test_rows
 
 

@@ -242,7 +242,7 @@ def held_out_temperatures(mapping: Mapping, held_out: Examples, device: torch.de
     evidence = collect_evidence(mapping.eval(), scoring_examples(held_out), device, of_windows=True)
     for port, outputs in evidence.items():
         target = mapping.targets[port]
-        if isinstance(target, Calibratable) and len(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
+        if isinstance(target, Calibratable) and target.count_answers(outputs.values) >= MIN_ROWS_TO_CALIBRATE:
             temperatures[port] = fit_temperature([Answered(target.calibration_loss, outputs.evidence, outputs.values)])
     return temperatures
 

@@ -18,6 +18,7 @@ from mapsto.data.rows import (
     fingerprint_rows,
     fold_labels,
     load_rows,
+    report_skipped,
     require_readable,
     set_aside_unlabelled,
     side_keys,
@@ -66,6 +67,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     table, test = fold_labels(arrow, table, test, say) if options.fold_labels else (table, test)
     rows = load_rows(arrow, table)
     rejected = require_readable(rows, options.row_policy)
+    report_skipped(rejected, "the training rows", say)
     if arrow.symmetric:
         _require_different_pairs(rows)
     is_linear = options.method == "linear"

@@ -228,6 +228,10 @@ class Span(Composed, Calibratable, Comparable, Attributable):
             total = total + pairs.logsumexp(0) - (logits * truth[:, :2]).sum()
         return total
 
+    def count_answers(self, values: Tensor) -> int:
+        """Return the number of windows, each of which has one answer. values: (m, 3), see `encode`."""
+        return int(values[:, 2].sum())
+
     def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
         """Return for each example (m, 4): start and end of each token in the passage (−1 for the first), and its two logits."""
         examples = [_Tokens(example_pieces) for example_pieces in pieces]

@@ -342,7 +342,7 @@ class Transformer(nn.Module):
             for is_local, window in self._windows.items()
         }
         index = torch.arange(x.shape[1], device=x.device)
-        masks = self._add_bias(masks, index[None, None] - index[None, :, None], x.dtype)
+        masks = self._add_bias(masks, index[None], index, x.dtype)
         rotary = self._rotary(positions, x.dtype)
         states = [x]
         for i in range(config.layers):
@@ -371,7 +371,7 @@ class Transformer(nn.Module):
             is_local: cache.mask(x.dtype, window) for is_local, window in self._windows.items()
         }
         index = torch.arange(cache.top, device=x.device)
-        masks = self._add_bias(masks, (index - cache.lengths[:, None])[:, None], x.dtype)
+        masks = self._add_bias(masks, cache.lengths[:, None], index, x.dtype)
         rotary = self._rotary(positions, x.dtype)
         for i in range(self.config.layers):
             is_local = self.config.is_local(i)
@@ -399,14 +399,15 @@ class Transformer(nn.Module):
         return out
 
     def _add_bias(
-        self, masks: dict[bool, Tensor | None], distances: Tensor, dtype: torch.dtype
+        self, masks: dict[bool, Tensor | None], queries: Tensor, keys: Tensor, dtype: torch.dtype
     ) -> dict[bool, Tensor | None]:
         """Return the masks with the bias of relative positions added, (r, h, l, s); unchanged without such positions.
 
-        distances: (1 or r, l, s), position of each key minus that of the query. Only distances within an example matter.
+        queries: (1 or r, l), position of each query. keys: (s,), position of each key. Only distances within an example matter.
         """
         if self.relative_table is None:
             return masks
+        distances = keys - queries[:, :, None]
         config = self.config
         buckets = relative_buckets(distances, config.relative_buckets, config.relative_distance, config.causal)
         bias = self.relative_table(buckets).permute(0, 3, 1, 2).to(dtype)

@@ -315,6 +315,10 @@ class Calibratable(Confident):
         values: (m, …), encoded true answers.
         """
 
+    def count_answers(self, values: Tensor) -> int:
+        """Return how many answers encoded true answers (m, …) are; by default m."""
+        return len(values)
+
 
 class LinearProbe(Target):
     """A target whose linear head can be fitted by ridge or logistic regression on the pooled vectors of a frozen model."""

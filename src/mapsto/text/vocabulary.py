@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mapsto.errors import DataError, UsageError, near
+from mapsto.text.characters import canonical
 
 Style = Literal["wordpiece", "bytes"]
 STYLES: tuple[Style, ...] = ("wordpiece", "bytes")
@@ -49,7 +50,8 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
     if not any(text.strip() for text in texts):
         raise DataError("no text to learn a vocabulary from: all texts are empty")
     corpus = round(sum(len(text.encode("utf-8", "replace")) for text in texts) / share)
-    texts = [part for text in texts for part in parts(ENDLESS.sub(r"\1 ", text))]
+    # Composed, as texts are when they are encoded.
+    texts = [part for text in texts for part in parts(ENDLESS.sub(r"\1 ", canonical(text)))]
     return _train_wordpiece(texts, size, corpus) if style == "wordpiece" else _train_bytes(texts, size, corpus)
 
 
