@@ -217,6 +217,8 @@ def test_two_sources_two_answers() -> None:
     answer = model("what river", "the old river")
     assert set(answer) == {"topic", "tone", "familiar"} and answer["tone"]["label"] in "xyz"
     assert set(model.evaluate(rows).scores) >= {"topic: accuracy", "tone: accuracy"}
+    row = {"question": "what river", "passage": "the old river"}
+    assert model(row) == answer and len(model.explain(row).explanations) == len(model.explain([row]).explanations)
 
 
 def test_two_answers_come_from_one_pass() -> None:

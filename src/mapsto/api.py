@@ -203,7 +203,7 @@ class Model:
     ) -> Explanations:
         """Attribute each answer of the model to the parts of its input, such as words or patches.
 
-        data: one value, a list of values, or a table.
+        data: one value, a list of values, one row as a dict of cells, or a table.
         method: "relevance" (AttnLRP), "gradient" (× input), "integrated" (integrated gradients) or "occlusion".
         sample: rows on which the faithfulness of the explanations is measured; by default the rows of `data`.
         steps: the number of steps of integrated gradients. progress: shows how many rows are explained.
@@ -214,8 +214,9 @@ class Model:
         # A copy, since the explainer moves the mapping to its device and to fp32.
         device = choose_device(self.device)
         explainer = attribution.Explainer(copy.deepcopy(self.mapping), device, method, steps, token)
-        # A text may be a value to explain or the name of a table of values.
-        single_value = isinstance(data, str) and not self.is_table_name(data)
+        # A text may be a value to explain or the name of a table of values, and a dict a row or a table of columns.
+        is_row = isinstance(data, Dict) and all(isinstance(cell, str | int | float) for cell in data.values())
+        single_value = is_row or (isinstance(data, str) and not self.is_table_name(data))
         sample_rows = None if sample is None else read_table(sample)
         return explain_table(explainer, read_table(self._rows([data] if single_value else data)), sample_rows, progress)
 

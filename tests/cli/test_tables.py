@@ -114,3 +114,11 @@ def test_cases_hold_by_their_rules(tmp_path: Path, case: str, lines: list[str]) 
     )
     assert all(output.stdout.count(line) >= lines.count(line) for line in lines), output.stdout + output.stderr
     assert "Traceback" not in output.stdout + output.stderr
+
+
+def test_many_like_findings_are_told_a_few_times(tmp_path: Path) -> None:
+    lines = [f'text {i},"0,{i}"' for i in range(60)]
+    (tmp_path / "prices.csv").write_text("text,price\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "mapsto", "check", "text -> price:number", str(tmp_path / "prices.csv")]
+    output = subprocess.run(command, capture_output=True, text=True).stdout
+    assert "and 40 more rows of column 'price'" in output and output.count("decimal point") < 30

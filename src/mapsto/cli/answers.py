@@ -159,7 +159,7 @@ def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
     if counts.num_stopped:
         print_note(
             f"{counts.num_stopped} of {counts.num_rows} answers were stopped at their longest length (--longest) and are "
-            "unfinished; with --schema, they are no whole JSON"
+            "unfinished"
         )
     if num_cut:
         print_note(f"{num_cut} rows are longer than the model takes and were cut{hint}")

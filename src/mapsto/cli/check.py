@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from mapsto.fitting.starting_model import StartingModel
     from mapsto.task.arrow import Arrow as BoundArrow
     from mapsto.task.source import Source
+
+# Parts of a reason that differ from row to row: what it quotes, and its numbers.
+QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
 
 
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
@@ -125,12 +129,13 @@ def _count(count: int, noun: str) -> str:
 def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
     """Yield the lines to print for some findings, one line each.
 
-    Of findings in the same column with the same reason, only the first SHOWN_FINDINGS get a line, the others one line together.
+    Of findings in the same column with the same reason, but for what it quotes, only the first SHOWN_FINDINGS get a line, the
+    others one line together.
     """
     counts = Counter[tuple[str | None, str]]()
     for finding in findings:
         if isinstance(finding, Finding):
-            shared = finding.column, finding.reason
+            shared = finding.column, QUOTED.sub("…", finding.reason)
             counts[shared] += 1
             if counts[shared] > SHOWN_FINDINGS:
                 continue
