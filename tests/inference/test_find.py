@@ -209,7 +209,7 @@ def test_find_from_the_command_line(folder: Path, tmp_path: Path) -> None:
         (["--among", "TABLE"], "give a query or --queries FILE"),
         (["a query", "--among", "TABLE", "--column", "nope"], "no column 'nope'"),
         (["a query", "--among", "TABLE", "--out", "nowhere/page.html"], "there is no folder nowhere"),
-        (["a query", "--among", "TABLE", "--out", "page.pdf"], "rows are written as csv, tsv, jsonl or parquet"),
+        (["a query", "--among", "TABLE", "--out", "page.pdf"], "rows are written as csv, tsv, jsonl, parquet or xlsx"),
     ],
 )
 def test_wrong_calls_are_said(words: list[str], says: str, folder: Path, tmp_path: Path) -> None:
