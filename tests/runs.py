@@ -101,6 +101,11 @@ def write_tagged(path: Path, count: int = 60) -> Path:
     return path
 
 
+def restore_hang_up() -> None:
+    """Let SIGHUP do what it does by default, in a child process."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(*arguments: str, threads: int = 1, group: bool = False) -> subprocess.Popen[str]:
     """Start the command line in a new process, and return the process.
 
@@ -109,7 +114,8 @@ def start(*arguments: str, threads: int = 1, group: bool = False) -> subprocess.
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "mapsto", *arguments]
     piped: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, start_new_session=group, **piped)
+    # The tests themselves may have been started with `nohup`, which a run respects.
+    return subprocess.Popen(command, env=environment, start_new_session=group, preexec_fn=restore_hang_up, **piped)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

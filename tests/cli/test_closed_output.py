@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import TINY, steps_done, write_corpus, write_labelled
+from runs import TINY, restore_hang_up, steps_done, write_corpus, write_labelled
 
 import mapsto
 from mapsto.errors import CheckpointError, UsageError
@@ -82,7 +82,9 @@ def test_a_run_saves_when_its_terminal_is_closed(tmp_path: Path) -> None:
     terminal, end = pty.openpty()
     # A session of its own with this terminal is what a window gives.
     program = [sys.executable, "-c", CONTROLLED, *pretraining(tmp_path)]
-    process = subprocess.Popen(program, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    process = subprocess.Popen(
+        program, stdin=end, stdout=end, stderr=end, start_new_session=True, preexec_fn=restore_hang_up
+    )
     os.close(end)
     wait_for_a_step(process, tmp_path / "run")
     os.close(terminal)

@@ -64,7 +64,7 @@ def test_the_bytes_and_the_words_of_one_process(
     write(tmp_path / "rows" / "inner" / "b.parquet", texts[3000:])
     found = run(*arguments(model, tmp_path / "rows", tmp_path / "many.parquet", "ray"))
     assert found.returncode == 0, found.stderr
-    predict(str(model), tmp_path / "rows", None, tmp_path / "one.parquet", "auto", "fp32", None, False, "cut", "local")
+    predict(str(model), [tmp_path / "rows"], out=tmp_path / "one.parquet", precision="fp32", long="cut")
     assert said(found.stderr) == said(capsys.readouterr().err.replace("one.parquet", "many.parquet"))
     assert (tmp_path / "many.parquet").read_bytes() == (tmp_path / "one.parquet").read_bytes()
     for note in ("b.parquet, row 4", "1 rows are longer than", "3 of 5000 rows could not", "wrote 5000 rows to"):
@@ -77,7 +77,7 @@ def test_an_engine_that_is_not_there(model: Path, tmp_path: Path, monkeypatch: p
     data = write(tmp_path / "rows.parquet", ["one"])
 
     def call(engine: str) -> None:
-        predict(str(model), data, None, tmp_path / "out.parquet", "cpu", "fp32", None, False, "cut", engine)
+        predict(str(model), [data], out=tmp_path / "out.parquet", device="cpu", precision="fp32", engine=engine)
 
     with pytest.raises(UsageError, match=r"local, ray, not 'rey' \(did you mean 'ray'\?\)"):
         call("rey")

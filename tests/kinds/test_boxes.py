@@ -232,7 +232,7 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
     ("cell", "says"),
     [
         (None, "no boxes are given"),
-        ("[", "no JSON"),
+        ("[", "no list"),
         (3, "a list"),
         ([3], "a dict"),
         ([{"label": "a", "box": [1, 2, 3]}], "four sides"),
@@ -244,7 +244,7 @@ def test_more_boxes_than_can_be_told_are_counted() -> None:
         ({"bbox": None, "category": None}, "not as many"),
         ([{"label": "a", "box": [0, 0, float("inf"), 4]}], "without an area"),
         ([{"label": "a", "box": [0, 0, 10**400, 4]}], "four sides"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "no list"),
     ],
 )
 def test_a_bad_cell_says_what_is_wrong(cell: Any, says: str) -> None:

@@ -148,7 +148,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
         (tmp_path / "m", tmp_path / "d", "--draw is for"),
     ):
         with pytest.raises(mapsto.MapstoError, match=reason):
-            predict(out, new, None, into, "cpu", "fp32", None, False, "cut", draw=draw)
+            predict(out, [new], out=into, device="cpu", precision="fp32", long="cut", draw=draw)
 
 
 def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +160,9 @@ def test_pictures_beside_other_answers(tmp_path: Path, capsys: pytest.CaptureFix
     assert {"b: psnr", "label: accuracy"} <= set(found.scores)
     Image.fromarray(rows[0]["a"]).save(tmp_path / "a.png")
     write_rows(tmp_path / "t.csv", ["a"], [{"a": "a.png"}])
-    predict(str(tmp_path / "run"), tmp_path / "t.csv", None, tmp_path / "made", "cpu", "fp32", None, True, "cut")
+    predict(
+        str(tmp_path / "run"), [tmp_path / "t.csv"], out=tmp_path / "made", device="cpu", precision="fp32", json=True
+    )
     assert Path(json.loads(capsys.readouterr().out)["b"]["image"]).parent == tmp_path / "made"
 
 
@@ -234,7 +236,7 @@ def test_masks_have_the_names_of_their_pictures(tmp_path: Path) -> None:
         ("small.png", 0.5, "not both"),
     ):
         with pytest.raises(mapsto.MapstoError, match=said):
-            predict(base, photos, out=filled, device="cpu", precision="fp32", hide=hide, mask=tmp_path / mask)
+            predict(base, [photos], out=filled, device="cpu", precision="fp32", hide=hide, mask=tmp_path / mask)
 
 
 def test_texts_have_no_masks() -> None:

@@ -77,7 +77,7 @@ def test_what_data_sets_have_is_read(cell: Any) -> None:
     [
         (None, "no tags are given"),
         (7, "tags are a list"),
-        ("no", "no JSON"),
+        ("no", "no list"),
         ([{"start": 2, "label": "A"}], "whole numbers"),
         ([[2, 2, "A"]], "holds no character"),
         ([[5, 2, "A"]], "holds no character"),

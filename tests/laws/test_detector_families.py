@@ -212,7 +212,7 @@ def test_fitted_to_other_classes_it_keeps_the_other_weights_and_opens_elsewhere(
     original = huggingface.open_pretrained(str(tmp_path / "start")).tensors
     mapsto.fit(
         "image -> boxes",
-        rows(8),
+        rows(8, {"red": "rot"}),
         tmp_path / "run",
         start=tmp_path / "start",
         steps=2,
@@ -228,7 +228,7 @@ def test_fitted_to_other_classes_it_keeps_the_other_weights_and_opens_elsewhere(
     for name in set(original) - new:
         assert float((original[name] - current[name]).detach().abs().max()) < 1e-4, name
     published = AutoModelForObjectDetection.from_pretrained(tmp_path / "run").eval()
-    assert published.config.id2label == {0: "red", 1: "绿"}
+    assert published.config.id2label == {0: "rot", 1: "绿"}
     for row in rows(3):
         batch, _ = pack_pictures(model.mapping, [row["image"]])
         outputs = published(reference_pixels(tmp_path / "run", row["image"]))
@@ -240,9 +240,9 @@ def test_with_the_same_classes_their_layer_is_kept_too(tmp_path: Path) -> None:
     """With as many other classes it is not, nor when the starting model was fitted here."""
     make("yolos", "boxes", tmp_path / "start")
     options: dict[str, Any] = {"steps": 1, "rate": 1e-6, **OPTIONS}
-    start = mapsto.fit("image -> boxes", rows(8), tmp_path / "own", start=tmp_path / "start", **options)
+    start = mapsto.fit("image -> boxes", rows(8, {"red": "rot"}), tmp_path / "own", start=tmp_path / "start", **options)
     original_weight = dict(start.mapping.named_parameters())["heads.0.named.weight"]
-    for names, is_kept in (({}, True), ({"red": "blue"}, False)):
+    for names, is_kept in (({"red": "rot"}, True), ({"red": "blue"}, False)):
         for source in (start, tmp_path / "own"):
             reloaded = mapsto.fit("image -> boxes", rows(8, names), start=source, seed=1, **options)
             weight = dict(reloaded.mapping.named_parameters())["heads.0.named.weight"]

@@ -13,7 +13,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from contextvars import ContextVar
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
@@ -63,6 +64,9 @@ class CommandGroup(TyperGroup):
         except BrokenPipeError as error:
             raise UnreadOutput from error
 
+
+# What is closed when the command of this process ends; None outside of the command line.
+RESOURCES: ContextVar[ExitStack | None] = ContextVar("resources", default=None)
 
 app = typer.Typer(
     name="mapsto",
@@ -189,7 +193,9 @@ def _run() -> None:
     # Pillow warns of faulty metadata; unreadable pixels are reported by the readers themselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        app()
+        with ExitStack() as resources:
+            RESOURCES.set(resources)
+            app()
     except UnreadOutput as error:
         _discard_output()
         sys.exit(error.exit_status)

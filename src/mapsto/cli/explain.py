@@ -20,7 +20,6 @@ COLUMNS = ["file", "row", "answer", "parts", "method", "told", "blank", "gap", "
 
 @app.command(epilog="Example: mapsto explain runs/clf '今天天气真好！' --sample test.csv")
 def explain(
-    context: typer.Context,
     model: Model,
     what: Annotated[
         str,
@@ -61,7 +60,7 @@ def explain(
     sample_rows = None if sample is None else read_table_with_notes(sample, text_format)
     chosen_token = int(token) if token is not None and token.isdecimal() else token
     choice = progress.choose_progress(as_json=json)
-    announce_output(context, out)
+    announce_output(out)
     explanations = loaded.explain(values, method, sample_rows, steps, choice, chosen_token)
     if faults := explanations.faults:
         print_note(f"{len(faults):,} rows cannot be read and have no explanation; the first: {faults[0]}")

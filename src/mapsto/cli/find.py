@@ -19,7 +19,6 @@ SHOWN_CHARACTERS = 100  # of a text, on the screen
 
 @app.command(epilog="Example: mapsto find runs/pairs 'Where is my card?' --among passages.csv --top 5")
 def find(
-    context: typer.Context,
     model: Model,
     query: Annotated[list[str] | None, typer.Argument(help="One or more queries, in place of --queries.")] = None,
     among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
@@ -71,7 +70,7 @@ def find(
     is_page = out is not None and out.suffix == ".html"
     if out is not None:
         require_folder(out) if is_page else require_writable(out)
-    announce_output(context, out)
+    announce_output(out)
     text_format = TextFormat(encoding, delimiter)
     table = read_table_with_notes(among, text_format)
     predictor = Predictor(load_mapping(model), device, precision)

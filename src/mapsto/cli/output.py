@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from mapsto.cli.app import RESOURCES
 from mapsto.data.table import Table, read_table
 from mapsto.errors import printable
 from mapsto.files import announcing
@@ -38,13 +37,14 @@ def print_note(text: object) -> None:
     print_status(f"note: {text}")
 
 
-def announce_output(context: typer.Context, out: Path | None) -> None:
+def announce_output(out: Path | None) -> None:
     """Announce that a command writes the file `out`, from now to the command's end: who writes it meanwhile is told.
 
-    Nothing is announced for None and for a folder.
+    Nothing is announced for None and for a folder, nor outside of the command line.
     """
-    if out is not None and out.suffix and not out.is_dir() and out.parent.is_dir():
-        context.with_resource(announcing(out))
+    resources = RESOURCES.get()
+    if resources is not None and out is not None and out.suffix and not out.is_dir() and out.parent.is_dir():
+        resources.enter_context(announcing(out))
 
 
 def read_table_with_notes(source: Any, text_format: TextFormat, answers: bool = False) -> Table:

@@ -47,7 +47,6 @@ Schema = Annotated[
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
-    context: typer.Context,
     model: Model,
     data: Input = None,
     text: Texts = None,
@@ -125,7 +124,7 @@ def predict(
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     for path in (out, draw):  # before the model is opened, so that a wrong path costs no time
         require_output_path(path)
-    announce_output(context, out)
+    announce_output(out)
     if hide is not None or mask is not None:
         if hide is not None and mask is not None:
             raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
@@ -237,7 +236,6 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
 
 @app.command(epilog="Example: mapsto embed runs/base texts.csv --out vectors.parquet")
 def embed(
-    context: typer.Context,
     model: Model,
     data: Input = None,
     text: Texts = None,
@@ -273,7 +271,7 @@ def embed(
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
     if out is not None:
         require_writable(out)
-    announce_output(context, out)
+    announce_output(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
     counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
     report_counts(counts, embedder.cut_rows)
