@@ -41,3 +41,37 @@ def test_the_first_sheet_with_rows_is_read(tmp_path: Path) -> None:
     assert "only the sheet 'Data' is read, not 'Info', '更多'" in table.remarks[0].reason
     with pytest.raises(DataError, match="has no rows"):
         read_table(write_sheets(tmp_path / "b.xlsx", {"Info": sheets["Info"], "B": [["text"]]}))
+
+
+def put(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def reasons(source: Any) -> str:
+    return "\n".join(str(remark) for remark in read_table(source).remarks)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train.csv", "test.csv"), ("train/a.csv", "dev/b.csv"), ("de_train-0-of-2.csv", "x/valid.csv"), ("Test.csv", "train.csv")],
+)
+def test_the_parts_of_a_folder_are_named(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        put(tmp_path / name, "text,label\na,x\n")
+    assert "are read as one; name one of them" in reasons(tmp_path)
+
+
+def test_files_of_one_part_need_no_remark(tmp_path: Path) -> None:
+    for name in ("train-1.csv", "train-2.csv", "latest.csv"):
+        put(tmp_path / name, "text,label\na,x\n")
+    assert reasons(tmp_path) == ""
+
+
+def test_the_folders_of_partitions_are_columns(tmp_path: Path) -> None:
+    put(tmp_path / "year=2024/label=a%20b/1.csv", "text\nx\n")
+    put(tmp_path / "year=2025/label=__HIVE_DEFAULT_PARTITION__/2.csv", "text\ny\n")
+    for source in (tmp_path, f"{tmp_path}/*/*/*.csv"):
+        assert read_table(source).data == {"text": ["x", "y"], "year": ["2024", "2025"], "label": ["a b", None]}
+        assert "the names of folders give the columns 'year', 'label'" in reasons(source)

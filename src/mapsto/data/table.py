@@ -21,6 +21,7 @@ from mapsto.data.files import FileListing, is_path, join_paths, list_files, list
 from mapsto.data.formats import conll
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
 from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.folders import add_partitions
 from mapsto.data.formats.sparse_rows import limit_memory
 from mapsto.data.formats.text_lines import stream_parallel
 from mapsto.data.origins import Origins
@@ -277,7 +278,7 @@ def _stream_files(
         yield source, stream_parallel(listing.files, listing.parallel, text_format.encoding, source)
     else:
         for path in listing.files:
-            yield path, readers.stream_file(path, text_format)
+            yield path, add_partitions(readers.stream_file(path, text_format), listing.partitions.get(path, {}))
 
 
 def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
