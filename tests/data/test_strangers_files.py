@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,49 @@ def test_the_folders_of_partitions_are_columns(tmp_path: Path) -> None:
     for source in (tmp_path, f"{tmp_path}/*/*/*.csv"):
         assert read_table(source).data == {"text": ["x", "y"], "year": ["2024", "2025"], "label": ["a b", None]}
         assert "the names of folders give the columns 'year', 'label'" in reasons(source)
+
+
+TEXTS = {
+    "shift_jis": "これは映画の感想です。", "euc_kr": "이 영화는 정말 재미있었어요", "big5": "這部電影非常好看", "cp1255": "הסרט היה מצוין",
+    "cp874": "หนังเรื่องนี้ดีมาก", "cp1251": "Очень хороший фильм", "koi8-r": "Очень хороший фильм", "cp1253": "Πολύ καλή ταινία",
+    "cp1254": "Çok güzel değil mi", "gb18030": "这部电影很好看", "cp1252": "très bon café", "cp1250": "Příliš žluťoučký kůň",
+    "cp1256": "فيلم جميل جدا", "cp850": "très bon café", "euc_jp": "とても面白かった",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_plausible_encodings_are_named_with_a_sample(encoding: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", f"text,label\n{TEXTS[encoding]},x\n".encode(encoding))
+    with pytest.raises(DataError, match="are no utf-8; (look which one|if .* reads right)") as caught:
+        read_table(path)
+    assert f"--encoding {encoding}" in str(caught.value) and TEXTS[encoding] in str(caught.value)
+
+
+OTHER_FORMATS = [
+    ("a.csv", b"PK\x03\x04 and more", "zip archive"),
+    ("a.csv", gzip.compress(b"text\na\n"), "rename it to a.csv.gz"),
+    ("a.csv.gz", b"text\na\n", "rename it to a.csv"),
+    ("a.jsonl", b"%PDF-1.4\n", "PDF"),
+    ("a.csv", b"PAR1\x15\x04", "rename it to a.parquet"),
+    ("a.xlsx", b"text,label\na,x\n", "rename it to a.csv"),
+    ("a.xls", b"\n<html><table>", "HTML"),
+    ("a.parquet", b"text,label\na,x\n", "rename it to a.csv"),
+    ("a.db", b"SQLite format 3\0", "export its table"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "advice"), OTHER_FORMATS)
+def test_another_format_than_the_name_says_is_named(name: str, content: bytes, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=advice) as caught:
+        read_table(put(tmp_path / name, content))
+    assert "--encoding" not in str(caught.value)
+
+
+def test_a_workbook_named_csv_is_named(tmp_path: Path) -> None:
+    workbook = write_sheets(tmp_path / "a.xlsx", {"A": [["text"], ["a"]]})
+    with pytest.raises(DataError, match="workbook of Excel; rename it to b.xlsx"):
+        read_table(workbook.rename(tmp_path / "b.csv"))
+
+
+def test_a_header_may_begin_as_a_signature_does(tmp_path: Path) -> None:
+    assert read_table(put(tmp_path / "a.csv", "PAR1,Rar!\na,b\n")).columns == ("PAR1", "Rar!")
