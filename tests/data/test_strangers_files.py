@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mapsto.data.file_part import UnreadableCell
+from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import DataError
+from mapsto.task.arrow import ArrowError, parse
 
 
 def write_sheets(path: Path, sheets: dict[str, list[list[Any]]]) -> Path:
@@ -122,3 +125,47 @@ def test_a_workbook_named_csv_is_named(tmp_path: Path) -> None:
 
 def test_a_header_may_begin_as_a_signature_does(tmp_path: Path) -> None:
     assert read_table(put(tmp_path / "a.csv", "PAR1,Rar!\na,b\n")).columns == ("PAR1", "Rar!")
+
+
+def test_the_row_that_looks_like_the_header_is_named(tmp_path: Path) -> None:
+    titled = put(tmp_path / "a.csv", "Survey 2024,\n,\ntext,label\na,x\n")
+    with pytest.raises(ArrowError, match="Row 3 of .*a.csv looks like the header"):
+        load_rows(parse("text -> label"), read_table(titled))
+    sheet = write_sheets(tmp_path / "a.xlsx", {"A": [["Umfrage"], [None], ["评论", "标签"], ["a", "x"]]})
+    with pytest.raises(ArrowError, match="Row 3 of .*a.xlsx looks like the header"):
+        load_rows(parse("评论:text -> 标签:label"), read_table(sheet))
+    with pytest.raises(DataError, match="if this row is the header"):
+        read_table(put(tmp_path / "b.csv", "Survey 2024\ntext,label\na,x\n"))
+
+
+@pytest.mark.parametrize(("line", "advice"), [("a\tx", "rename the file to .tsv"), ("__label__x a", "fastText"), ("a", "one text a line")])
+def test_a_txt_file_without_labels_is_explained(line: str, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(ArrowError, match=advice):
+        load_rows(parse("text -> label"), read_table(put(tmp_path / "a.txt", f"{line}\n")))
+
+
+def test_names_of_columns_match_canonically(tmp_path: Path) -> None:
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        path = put(tmp_path / "a.csv", f"{unicodedata.normalize(form, 'café')},label\na,x\n")
+        rows = load_rows(parse(f"{unicodedata.normalize(other, 'café')}:text -> label"), read_table(path))
+        assert rows.sources == [["a"]]
+
+
+def test_a_document_without_annotations_is_named(tmp_path: Path) -> None:
+    put(tmp_path / "a.txt", "Ada"), put(tmp_path / "a.ann", "T1\tPER 0 3\tAda\n"), put(tmp_path / "b.txt", "Bob")
+    assert "b.txt (b.ann is missing)" in reasons(tmp_path)
+
+
+def test_printed_lists_of_words_and_tags_are_texts_and_spans(tmp_path: Path) -> None:
+    content = "tokens,ner_tags\n\"['Ada', 'met']\",\"['B-PER', 'O']\"\n\"['我', '来']\",\"['O', 'O']\"\n"
+    table = read_table(put(tmp_path / "a.csv", content))
+    assert table.column("tokens")[0] == "Ada met"
+    assert table.column("ner_tags")[0] == [{"start": 0, "end": 3, "label": "PER"}]
+    other = read_table(put(tmp_path / "b.csv", "text,labels\nx,\"['a', 'b']\"\n"))
+    assert other.column("labels") == ["['a', 'b']"]
+
+
+@pytest.mark.parametrize("part", ['[{"text": "a"}]', '{"text": ["a"]}'])
+def test_the_parts_of_a_json_file_are_named(part: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"parts 'train', 'test' of a data set.*train.jsonl"):
+        read_table(put(tmp_path / "a.json", f'{{"train": {part}, "test": {part}}}'))

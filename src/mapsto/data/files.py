@@ -327,7 +327,12 @@ def _list_brat(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | 
         for text, file in zip(texts, annotation_files, strict=True)
     ]
     num_left_out = sum((document.num_left_out for document in documents), Counter[str]())
-    remarks = _describe_left_out(path, tree, {*texts, *annotation_files}) if path.is_dir() else []
+    alone = sorted({file for file in tree.files if file.suffix.lower() == ".txt"} - set(texts))
+    remarks = _describe_left_out(path, tree, {*texts, *annotation_files, *alone}) if path.is_dir() else []
+    if alone:
+        listing = _shorten_list([f"{file.name} ({file.with_suffix(brat.SUFFIX).name} is missing)" for file in alone])
+        reason = f"documents left out, since no annotations stand beside them: {listing}"
+        remarks.append(Finding(str(path), None, None, None, reason))
     if num_left_out:
         names = ", ".join(f"{count:,} {name}" for name, count in num_left_out.most_common())
         remarks.append(Finding(str(path), None, None, None, f"left out, since they are no tags: {names}"))

@@ -69,6 +69,11 @@ def name_parts(root: Path, files: Iterable[Path]) -> list[str]:
     return list(names.values()) if len(names) > 1 else []
 
 
+def is_part_name(name: str) -> bool:
+    """Return whether a name is that of a part of a data set alone, such as "train" and "Validation"."""
+    return name.lower() in PART_WORDS
+
+
 def _part_of(words: Sequence[str]) -> str | None:
     """Return the part of a data set that the words of a name tell; None for another name."""
     return next((PART_WORDS[word] for word in words if word in PART_WORDS), None)

@@ -15,6 +15,7 @@ from typing import Any
 from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.formats import conll
 from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.folders import is_part_name
 from mapsto.data.formats.text_lines import nonblank_lines, read_text
 from mapsto.errors import DataError, Finding
 from mapsto.options import TextFormat
@@ -200,6 +201,11 @@ def _to_records(path: Path, value: Any) -> tuple[list[Any], list[str]]:
     if isinstance(value, dict) and value:
         if {"columns", "data"} <= value.keys() <= {"columns", "data", "index", "index_names", "column_names"}:
             return _zip_rows(value["columns"], value["data"]), []  # pandas' orients split and tight
+        if all(map(is_part_name, value)) and all(isinstance(part, dict) or _are_records(part) for part in value.values()):
+            raise DataError(
+                f"{path} holds the parts {', '.join(map(repr, value))} of a data set; write the rows of each to a file of its own, "
+                f"such as {path.with_name(next(iter(value)) + '.jsonl')}"
+            )
         if all(isinstance(column, list) for column in value.values()):
             return _zip_columns(path, value), []
         if all(isinstance(column, dict) for column in value.values()):

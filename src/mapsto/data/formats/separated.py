@@ -110,6 +110,8 @@ def stream_separated(path: Path, text_format: TextFormat, default: str) -> Itera
             characters = "".join(record)
             if fault is None and len(record) != size:
                 fault = f"this row has {len(record)} cells, the header has {size}"
+                # A title above the header is taken for a header of one cell.
+                fault += "; if this row is the header, delete those above it" if size == 1 else ""
             if fault is None and "\0" in characters:
                 fault = "the row holds a NUL character"
             if fault is not None:
