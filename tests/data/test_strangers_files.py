@@ -11,7 +11,8 @@ import pytest
 
 from mapsto.data.file_part import UnreadableCell
 from mapsto.data.rows import load_rows
-from mapsto.data.table import read_table
+from mapsto.data.table import read_table, write_rows
+from mapsto.data.writers import find_binary
 from mapsto.errors import DataError
 from mapsto.task.arrow import ArrowError, parse
 
@@ -169,3 +170,14 @@ def test_printed_lists_of_words_and_tags_are_texts_and_spans(tmp_path: Path) -> 
 def test_the_parts_of_a_json_file_are_named(part: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"parts 'train', 'test' of a data set.*train.jsonl"):
         read_table(put(tmp_path / "a.json", f'{{"train": {part}, "test": {part}}}'))
+
+
+def test_columns_without_a_name_and_bytes_are_written_again_or_noted(tmp_path: Path) -> None:
+    put(tmp_path / "1.csv", ",text\n5,a\n"), put(tmp_path / "2.csv", "text\nb\n")
+    table = read_table(tmp_path)
+    assert table.data == {"column 1": ["5", None], "text": ["a", "b"]}
+    out = tmp_path / "out.csv"
+    write_rows(out, table.columns, [{name: table.data[name][row] for name in table.columns} for row in range(2)])
+    assert out.read_text() == "column 1,text\n5,a\n,b\n"
+    cells = {"a": [None, b"x"], "b": [{"bytes": b"x", "path": None}], "c": [{"bytes": b"x", "path": "p"}], "d": ["x"]}
+    assert find_binary(cells) == ["a", "b"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from mapsto import kinds
 from mapsto.data.file_part import UnreadableCell
+from mapsto.data.formats.columns import UnnamedColumn
 from mapsto.data.formats.header_hints import describe_header
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, DataError, Finding
@@ -58,6 +59,8 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
         side: "source" or "target", the place of the port in the arrow.
         """
+        if isinstance(column, UnnamedColumn):
+            return False
         sample = table.column(column)[:FITTING_SAMPLE]
         values = samples.setdefault(column, [None if isinstance(cell, UnreadableCell) else cell for cell in sample])
         # Names of media files are also texts, so without this test two ports could take the column.
@@ -104,10 +107,15 @@ def _name_list_column(arrow: Arrow, table: Table) -> Arrow:
     if not arrow.symmetric or len(arrow.sources) > 2 or any(port.column is not None for port in arrow.sources):
         return arrow
     kind = kinds.source(arrow.sources[0].kind)
-    names = [name for name in table.columns if _are_lists(kind, table.column(name)[:FITTING_SAMPLE])]
+    names = [name for name in _named_columns(table) if _are_lists(kind, table.column(name)[:FITTING_SAMPLE])]
     if len(names) != 1 or arrow.targets[0].kind != MATCH:
         return arrow
     return replace(arrow, sources=tuple(replace(port, column=names[0]) for port in arrow.sources))
+
+
+def _named_columns(table: Table) -> list[str]:
+    """Return the columns of a table that have a name, such as those of an index have not."""
+    return [name for name in table.columns if not isinstance(name, UnnamedColumn)]
 
 
 def _are_lists(kind: type[Source], cells: Sequence[object]) -> bool:
@@ -130,7 +138,7 @@ def bind_pair(arrow: Arrow, table: Table) -> Arrow:
     Raises ArrowError if another number of columns can be.
     """
     kind = kinds.source(arrow.sources[0].kind)
-    names = [name for name in table.columns if kind.fits(table.column(name)[:FITTING_SAMPLE])]
+    names = [name for name in _named_columns(table) if kind.fits(table.column(name)[:FITTING_SAMPLE])]
     if len(names) != 2:
         raise ArrowError(
             f"{arrow} has learnt from one column; pairs to score are a table with two columns of {kind.kind}, and "

@@ -9,12 +9,13 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from mapsto.data.file_part import FilePart, Row, UnreadableCell, group_rows
-from mapsto.data.formats.columns import require_few_columns, select_named
+from mapsto.data.formats.columns import UnnamedColumn, name_columns, require_few_columns
 from mapsto.data.formats.sheet_faults import find_faults
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import TextFormat
@@ -36,8 +37,10 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
         raise DataError(f"{path} is empty")
     names = [_column_name(cell) for cell in rows[start]]
     require_few_columns(path, len(names))
-    indices, remarks = select_named(path, names)
-    columns = [names[index] for index in indices]
+    # Columns of a sheet that have neither a name nor cells are none.
+    indices = [index for index, name in enumerate(names) if name or any(cells[index] != "" for cells in rows)]
+    columns, remarks = name_columns(path, [names[index] for index in indices])
+    is_named = [not isinstance(name, UnnamedColumn) for name in columns]
     if unread_sheets:
         reason = f"only the sheet {name!r} is read, not {', '.join(map(repr, unread_sheets[:5]))}"
         remarks.insert(0, Finding(str(path), None, None, None, reason))
@@ -46,11 +49,11 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
         for number, cells in enumerate(rows[start + 1 :], start + 2):
             values = [_clean(cells[index]) for index in indices]
             # Rows without any cell, as below the last one, are no rows; one with a cell that has no value is.
-            if all(value is None for value in values) and not any(isinstance(cell, UnreadableCell) for cell in cells):
+            if not any(value is not None for value in compress(values, is_named)) and not any(isinstance(cell, UnreadableCell) for cell in cells):
                 continue
             faults = [
-                Finding(str(path), number, names[index], None, f"the cell holds {fault}")
-                for index, value in zip(indices, values, strict=True)
+                Finding(str(path), number, name, None, f"the cell holds {fault}")
+                for name, value in zip(columns, values, strict=True)
                 if isinstance(value, str) and (fault := find_invalid_character(value)) is not None
             ]
             record = dict(zip(columns, values, strict=True))

@@ -14,7 +14,7 @@ from typing import Any
 
 from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.formats import conll
-from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.columns import name_columns
 from mapsto.data.formats.folders import is_part_name
 from mapsto.data.formats.text_lines import nonblank_lines, read_text
 from mapsto.errors import DataError, Finding
@@ -130,7 +130,7 @@ def _stream_lines(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
             is_deep = line.count("[") + line.count("{") > MAX_DEPTH and _is_deep(record)
             yield _check_record(str(path), number, _name_cells(record), len(line), is_deep)
 
-    return _without_unnamed(path, group_rows(path, rows()))
+    return _mark_unnamed(path, group_rows(path, rows()))
 
 
 def stream_json(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
@@ -192,7 +192,7 @@ def _stream_value(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
         ),
     )
     remarks = [Finding(str(path), None, None, None, reason) for reason in reasons]
-    for index, part in enumerate(_without_unnamed(path, parts)):
+    for index, part in enumerate(_mark_unnamed(path, parts)):
         yield part if index else replace(part, remarks=[*remarks, *part.remarks])
 
 
@@ -272,16 +272,15 @@ def _without_index(value: Mapping[str, Any], records: list[dict[str, Any]]) -> l
     )
 
 
-def _without_unnamed(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:
-    """Yield the parts of a file without the columns that have no name, on which the first of these parts has a remark."""
+def _mark_unnamed(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:
+    """Yield the parts of a file with the columns that have no name marked, on which the first of these parts has a remark."""
     has_remark = False
     for part in parts:
-        indices, remarks = select_named(path, list(part.data)) if part.data else ([], [])
+        names, remarks = name_columns(path, list(part.data)) if part.data else ([], [])
         if remarks:
-            names = list(part.data)
             part = replace(
                 part,
-                data={names[index]: part.data[names[index]] for index in indices},
+                data=dict(zip(names, part.data.values(), strict=True)),
                 remarks=[*part.remarks, *([] if has_remark else remarks)],
             )
             has_remark = True
