@@ -279,7 +279,8 @@ def test_a_workbook_is_read_and_written(tmp_path: Path) -> None:
     book.save(tmp_path / "a.xlsx")
     table = read_table(tmp_path / "a.xlsx")
     assert table.data == {
-        "column 1": [0, 1, 2], "text": ["a", "b", "c"], "label": ["x", "x", "y"], "day": [datetime.date(2020, 1, 2), None, True], "n": ["5", 6, 1.5],
+        "column 1": [0, 1, 2],
+        "text": ["a", "b", "c"], "label": ["x", "x", "y"], "day": [datetime.date(2020, 1, 2), None, True], "n": ["5", 6, 1.5],
     }  # fmt: skip
     assert "not 'more'" in reasons(table) and "column 1 without a name" in reasons(table)
     assert [row for _, row in table.origins] == [2, 3, 4]

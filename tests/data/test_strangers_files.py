@@ -60,7 +60,12 @@ def reasons(source: Any) -> str:
 
 @pytest.mark.parametrize(
     "names",
-    [("train.csv", "test.csv"), ("train/a.csv", "dev/b.csv"), ("de_train-0-of-2.csv", "x/valid.csv"), ("Test.csv", "train.csv")],
+    [
+        ("train.csv", "test.csv"),
+        ("train/a.csv", "dev/b.csv"),
+        ("de_train-0-of-2.csv", "x/valid.csv"),
+        ("Test.csv", "train.csv"),
+    ],
 )
 def test_the_parts_of_a_folder_are_named(names: tuple[str, ...], tmp_path: Path) -> None:
     for name in names:
@@ -83,9 +88,10 @@ def test_the_folders_of_partitions_are_columns(tmp_path: Path) -> None:
 
 
 TEXTS = {
-    "shift_jis": "これは映画の感想です。", "euc_kr": "이 영화는 정말 재미있었어요", "big5": "這部電影非常好看", "cp1255": "הסרט היה מצוין",
-    "cp874": "หนังเรื่องนี้ดีมาก", "cp1251": "Очень хороший фильм", "koi8-r": "Очень хороший фильм", "cp1253": "Πολύ καλή ταινία",
-    "cp1254": "Çok güzel değil mi", "gb18030": "这部电影很好看", "cp1252": "très bon café", "cp1250": "Příliš žluťoučký kůň",
+    "shift_jis": "これは映画の感想です。", "euc_kr": "이 영화는 정말 재미있었어요", "big5": "這部電影非常好看",
+    "cp1255": "הסרט היה מצוין", "cp874": "หนังเรื่องนี้ดีมาก", "cp1251": "Очень хороший фильм",
+    "koi8-r": "Очень хороший фильм", "cp1253": "Πολύ καλή ταινία", "cp1254": "Çok güzel değil mi",
+    "gb18030": "这部电影很好看", "cp1252": "très bon café", "cp1250": "Příliš žluťoučký kůň",
     "cp1256": "فيلم جميل جدا", "cp850": "très bon café", "euc_jp": "とても面白かった",
 }  # fmt: skip
 
@@ -139,7 +145,9 @@ def test_the_row_that_looks_like_the_header_is_named(tmp_path: Path) -> None:
         read_table(put(tmp_path / "b.csv", "Survey 2024\ntext,label\na,x\n"))
 
 
-@pytest.mark.parametrize(("line", "advice"), [("a\tx", "rename the file to .tsv"), ("__label__x a", "fastText"), ("a", "one text a line")])
+@pytest.mark.parametrize(
+    ("line", "advice"), [("a\tx", "rename the file to .tsv"), ("__label__x a", "fastText"), ("a", "one text a line")]
+)
 def test_a_txt_file_without_labels_is_explained(line: str, advice: str, tmp_path: Path) -> None:
     with pytest.raises(ArrowError, match=advice):
         load_rows(parse("text -> label"), read_table(put(tmp_path / "a.txt", f"{line}\n")))

@@ -64,11 +64,11 @@ def stream_file(path: Path, text_format: TextFormat = DEFAULT_FORMAT) -> Iterato
         require_exists(path)
         if kind is None:
             formats = ", ".join(READERS)
-            advice = _other_format(path, "") or (
+            reason = _other_format(path, "") or (
                 f"the name says no format; read are {formats}, and the texts among them also as .gz; "
                 "texts with one value on a line are named by their language, as a.en or a.en,a.de"
             )
-            raise DataError(f"{path}: {advice}")
+            raise DataError(f"{path}: {reason}")
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
         if (advice := _other_format(path, kind)) is not None:

@@ -185,8 +185,13 @@ def _describe_file(cell: Any) -> Any:
 
 
 def find_binary(data: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return the columns, of cells by column, that hold bytes without a path, by their first cells: only parquet keeps them, see `to_text_cells`."""
-    return [name for name, cells in data.items() if _is_binary(next((cell for cell in cells if cell is not None), None))]
+    """Return the columns whose first cells that are not empty are bytes without a path, which only parquet keeps.
+
+    data: the cells by column.
+    """
+    return [
+        name for name, cells in data.items() if _is_binary(next((cell for cell in cells if cell is not None), None))
+    ]
 
 
 def _is_binary(cell: Any) -> bool:

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mapsto.data.formats.columns import UnnamedColumn
 from mapsto import kinds
+from mapsto.data.formats.columns import UnnamedColumn
 from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.suspects import describe_counts

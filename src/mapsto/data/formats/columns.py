@@ -52,8 +52,8 @@ def name_columns(file: str | Path, names: Sequence[str]) -> tuple[list[str], lis
     numbers = ", ".join(map(str, unnamed[:MAX_LISTED])) + more
     listing = ", ".join(repr(str(columns[number - 1])) for number in unnamed[:MAX_LISTED]) + more
     reason = (
-        f"column{'s' * (len(unnamed) > 1)} {numbers} without a name: left aside, and written again as {listing} (pandas writes its "
-        "index so; to_csv(index=False) does not)"
+        f"column{'s' * (len(unnamed) > 1)} {numbers} without a name: left aside, and written again as {listing} (pandas writes "
+        "its index so; to_csv(index=False) does not)"
     )
     return columns, [Finding(str(file), None, None, None, reason)]
 

@@ -1,7 +1,8 @@
 """Read the first sheet with rows of a workbook (xlsx, xlsm, xls, ods) with python-calamine (the extra `excel`).
 
 It reads about ten times as fast as openpyxl, whose maintainers and pandas name it for reading. Formulas have the values that
-the program stored that wrote the file; a cell without one is unreadable, also one with an error. Merged cells have the value of their first cell, as they show it.
+the program stored that wrote the file; a cell with an error, or with a formula without a value, is unreadable. Merged cells
+have the value of their first cell, as they show it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
         for number, cells in enumerate(rows[start + 1 :], start + 2):
             values = [_clean(cells[index]) for index in indices]
             # Rows without any cell, as below the last one, are no rows; one with a cell that has no value is.
-            if not any(value is not None for value in compress(values, is_named)) and not any(isinstance(cell, UnreadableCell) for cell in cells):
+            if not any(value is not None for value in compress(values, is_named)) and not any(
+                isinstance(cell, UnreadableCell) for cell in cells
+            ):
                 continue
             faults = [
                 Finding(str(path), number, name, None, f"the cell holds {fault}")

@@ -10,7 +10,9 @@ NUM_SNIFFED = 20
 FASTTEXT_LABEL = "__label__"
 
 
-def describe_header(names: Collection[str], columns: Mapping[str, Sequence[Any]], origins: Sequence[tuple[str, int]]) -> str:
+def describe_header(
+    names: Collection[str], columns: Mapping[str, Sequence[Any]], origins: Sequence[tuple[str, int]]
+) -> str:
     """Return a hint on where the columns `names` are, if the first rows or the format of the file tell it; else "".
 
     columns: the cells of the table by column. origins: (file, row number) of each row.
@@ -29,7 +31,9 @@ def _describe_lines(lines: Sequence[str]) -> str:
     """Return a hint that a .txt file holds one text a line, and what to do where its lines hold more."""
     advice = ""
     if any(FASTTEXT_LABEL in line for line in lines):
-        advice = f"; lines of fastText ({FASTTEXT_LABEL}…) are read once they are a table with the columns text and label"
+        advice = (
+            f"; lines of fastText ({FASTTEXT_LABEL}…) are read once they are a table with the columns text and label"
+        )
     elif lines and all("\t" in line for line in lines):
         advice = "; these lines hold tabs: rename the file to .tsv, and let its first line name the columns"
     return f". A .txt file is one text a line{advice}"

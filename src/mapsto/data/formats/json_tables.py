@@ -201,10 +201,12 @@ def _to_records(path: Path, value: Any) -> tuple[list[Any], list[str]]:
     if isinstance(value, dict) and value:
         if {"columns", "data"} <= value.keys() <= {"columns", "data", "index", "index_names", "column_names"}:
             return _zip_rows(value["columns"], value["data"]), []  # pandas' orients split and tight
-        if all(map(is_part_name, value)) and all(isinstance(part, dict) or _are_records(part) for part in value.values()):
+        if all(map(is_part_name, value)) and all(
+            isinstance(part, dict) or _are_records(part) for part in value.values()
+        ):
             raise DataError(
-                f"{path} holds the parts {', '.join(map(repr, value))} of a data set; write the rows of each to a file of its own, "
-                f"such as {path.with_name(next(iter(value)) + '.jsonl')}"
+                f"{path} holds the parts {', '.join(map(repr, value))} of a data set; write the rows of each to a file of its "
+                f"own, such as {path.with_name(next(iter(value)) + '.jsonl')}"
             )
         if all(isinstance(column, list) for column in value.values()):
             return _zip_columns(path, value), []

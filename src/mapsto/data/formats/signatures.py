@@ -59,7 +59,9 @@ def describe_other_format(path: Path, kind: str, start: bytes) -> str | None:
             is_old_workbook = kind in WORKBOOKS and signature == b"\xd0\xcf\x11\xe0"
             name = path.name if signature == b"\x1f\x8b" else stem
             return (
-                None if kind in EXPECTED.get(noun, ()) or is_old_workbook else f"it is {noun}: {advice.format(stem=name)}"
+                None
+                if kind in EXPECTED.get(noun, ()) or is_old_workbook
+                else f"it is {noun}: {advice.format(stem=name)}"
             )
     if kind in (*WORKBOOKS, "parquet") and start and _is_text(start):
         return f"it is text, such as csv; rename it to {stem}.csv, or {stem}.tsv with tabs, or {stem}.jsonl with JSON"

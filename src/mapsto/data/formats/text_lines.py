@@ -199,7 +199,11 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
 
 def _from_line_start(content: bytes, index: int) -> bytes:
     """Return the bytes from the beginning of the line that holds the byte at `index`; all of those with NUL bytes."""
-    return content if b"\0" in content else content[max(content.rfind(b"\n", 0, index), content.rfind(b"\r", 0, index)) + 1 :]
+    return (
+        content
+        if b"\0" in content
+        else content[max(content.rfind(b"\n", 0, index), content.rfind(b"\r", 0, index)) + 1 :]
+    )
 
 
 def _guess(content: bytes, is_whole_file: bool) -> str:
