@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import unicodedata
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,29 @@ def test_columns_without_a_name_and_bytes_are_written_again_or_noted(tmp_path: P
     assert out.read_text() == "column 1,text\n5,a\n,b\n"
     cells = {"a": [None, b"x"], "b": [{"bytes": b"x", "path": None}], "c": [{"bytes": b"x", "path": "p"}], "d": ["x"]}
     assert find_binary(cells) == ["a", "b"]
+
+
+def test_the_folders_of_pictures_may_be_partitions(tmp_path: Path) -> None:
+    for name in ("label=cat/a.png", "label=a%20dog/b.png"):
+        put(tmp_path / name, b"")
+    assert read_table(tmp_path).column("label") == ["a dog", "cat"]
+    assert "give the columns 'label'" in reasons(tmp_path)
+
+
+ODS = """<?xml version="1.0"?><office:document-content xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"
+xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0">
+<office:body><office:spreadsheet><table:table table:name="A">{}</table:table></office:spreadsheet></office:body>
+</office:document-content>"""
+
+
+def test_blank_rows_of_an_ods_are_counted(tmp_path: Path) -> None:
+    cell = '<table:table-cell office:value-type="string"><text:p>{}</text:p></table:table-cell>'
+    cells = [cell.format("text"), cell.format("a"), "<table:table-cell/>", cell.format("b")]
+    with zipfile.ZipFile(tmp_path / "a.ods", "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        rows = "".join(f"<table:table-row>{text}</table:table-row>" for text in cells)
+        manifest = '<manifest:manifest xmlns:manifest="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0"/>'
+        archive.writestr("META-INF/manifest.xml", manifest)
+        archive.writestr("content.xml", ODS.format(rows))
+    assert read_table(tmp_path / "a.ods").column("text") == ["a", "b"]
+    assert "rows without a value are skipped: 1, first row 3" in reasons(tmp_path / "a.ods")

@@ -106,11 +106,8 @@ def _list_tables(root: Path, files: list[Path], remarks: Sequence[Finding]) -> F
     """
     partitions = folders.read_partitions(root, files)
     columns = dict.fromkeys(chain(*partitions.values()))
-    reasons = [f"the names of folders give the columns {_shorten_list(list(map(repr, columns)))}"] if columns else []
-    notes = [Finding(str(root), None, None, None, reason) for reason in reasons]
-    return FileListing(
-        files, None, [*remarks, *notes, *_describe_parts(root, folders.name_parts(root, files))], partitions=partitions
-    )
+    notes = [*_describe_partitions(root, columns), *_describe_parts(root, folders.name_parts(root, files))]
+    return FileListing(files, None, [*remarks, *notes], partitions=partitions)
 
 
 def join_paths(paths: Sequence[Path]) -> Path:
@@ -392,18 +389,41 @@ def _build_listing(
     """
     data: dict[str, list[Any]] = {kind: files}
     split_folders = detection_annotations.SPLIT_FOLDERS if annotations else ()
+    partitions = [
+        folders.read_partitions(root, [Path(file)])[Path(file)] if _is_below(root, file) else {} for file in files
+    ]
+    columns = dict.fromkeys(chain(*partitions))
+    data |= {name: [cells.get(name) for cells in partitions] for name in columns if name != kind}
     inner = [
-        [part for part in Path(file).relative_to(root).parts[:-1] if part.lower() not in split_folders]
-        if Path(file).is_relative_to(root)
+        [
+            part
+            for part in Path(file).relative_to(root).parts[:-1]
+            if part.lower() not in split_folders and not folders.PARTITION.fullmatch(part)
+        ]
+        if _is_below(root, file)
         else []
         for file in files
     ]
-    if any(inner):
+    if any(inner) and LABEL not in columns:
         data[LABEL] = [next(iter(parts), None) for parts in inner]
     data |= {target_kind: [values.get(file) for file in files] for target_kind, values in annotations.items()}
     outer = dict.fromkeys(parts[0] for parts in inner if parts)
     parts = _describe_parts(root, [name for name in outer if PART_FOLDER.fullmatch(name)]) if annotations else []
+    parts = [*_describe_partitions(root, columns), *parts]
     return FileListing(list(map(Path, files)), data, [*remarks, *parts, *_describe_nesting(root, inner)])
+
+
+def _is_below(root: Path, file: str) -> bool:
+    """Return whether a file lies below a folder by its path."""
+    return Path(file).is_relative_to(root)
+
+
+def _describe_partitions(root: Path, columns: Collection[str]) -> list[Finding]:
+    """Return a list of one remark on the columns that the names of folders give, if there are any, else []."""
+    if not columns:
+        return []
+    reason = f"the names of folders give the columns {_shorten_list(list(map(repr, columns)))}"
+    return [Finding(str(root), None, None, None, reason)]
 
 
 def _describe_parts(root: Path, parts: Sequence[str]) -> list[Finding]:

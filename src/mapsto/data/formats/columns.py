@@ -44,13 +44,13 @@ def name_columns(file: str | Path, names: Sequence[str]) -> tuple[list[str], lis
     unnamed = [number for number, name in enumerate(names, 1) if is_unnamed(name)]
     if not unnamed:
         return list(names), []
-    taken, columns = set(proper), list(names)
+    used_names, columns = set(proper), list(names)
     for number in unnamed:
-        columns[number - 1] = UnnamedColumn(free_name(names[number - 1] or f"column {number}", taken))
-        taken.add(columns[number - 1])
-    more = ", …" if len(unnamed) > MAX_LISTED else ""
-    numbers = ", ".join(map(str, unnamed[:MAX_LISTED])) + more
-    listing = ", ".join(repr(str(columns[number - 1])) for number in unnamed[:MAX_LISTED]) + more
+        columns[number - 1] = UnnamedColumn(free_name(names[number - 1] or f"column {number}", used_names))
+        used_names.add(columns[number - 1])
+    ellipsis = ", …" if len(unnamed) > MAX_LISTED else ""
+    numbers = ", ".join(map(str, unnamed[:MAX_LISTED])) + ellipsis
+    listing = ", ".join(repr(str(columns[number - 1])) for number in unnamed[:MAX_LISTED]) + ellipsis
     reason = (
         f"column{'s' * (len(unnamed) > 1)} {numbers} without a name: left aside, and written again as {listing} (pandas writes "
         "its index so; to_csv(index=False) does not)"

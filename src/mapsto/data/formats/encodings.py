@@ -87,32 +87,32 @@ def advise_encodings(content: bytes, is_whole: bool) -> str:
 
 def _measure(text: str, encoding: Encoding) -> float:
     """Return the plausibility of a text in an encoding, from 0 to 1."""
-    marked = [character for character in text if not character.isascii()]
-    if not marked:
+    non_ascii = [character for character in text if not character.isascii()]
+    if not non_ascii:
         return 0.0
     if encoding.leads:
-        pairs = [character.encode(encoding.name) for character in marked]
+        pairs = [character.encode(encoding.name) for character in non_ascii]
         common = [len(pair) == 2 and any(low <= pair[0] <= high for low, high in encoding.leads) for pair in pairs]
-        return sum(common) / len(marked)
-    usual = sum(character in SIGNS for character in marked)
+        return sum(common) / len(non_ascii)
+    num_usual = sum(character in SIGNS for character in non_ascii)
     words = THAI_WORD if encoding.letters == THAI else WORD
-    usual += sum(_count_usual(word[0], encoding) for word in words.finditer(text))
-    letters = [character.lower() for character in marked if character not in SIGNS]
+    num_usual += sum(_count_usual(word[0], encoding) for word in words.finditer(text))
+    letters = [character.lower() for character in non_ascii if character not in SIGNS]
     frequent = sum(letter in encoding.frequent for letter in letters) / max(1, len(letters))
-    return usual / len(marked) * (1 + frequent) / 2
+    return num_usual / len(non_ascii) * (1 + frequent) / 2
 
 
 def _count_usual(word: str, encoding: Encoding) -> int:
     """Return the number of letters of a word that are not ASCII, if it may be one of the languages of an encoding; else 0."""
-    marked = [letter for letter in word if not letter.isascii()]
-    if not all(letter.lower() in encoding.letters for letter in marked):
+    non_ascii = [letter for letter in word if not letter.isascii()]
+    if not all(letter.lower() in encoding.letters for letter in non_ascii):
         return 0
     is_latin = "ü" in encoding.letters
     # A Latin word has few letters with marks; one of another script has no Latin letter.
-    if len(marked) > max(1, 0.6 * len(word)) if is_latin else len(marked) < len(word):
+    if len(non_ascii) > max(1, 0.6 * len(word)) if is_latin else len(non_ascii) < len(word):
         return 0
     has_usual_case = word.isupper() or word[1:] == word[1:].lower()
-    return len(marked) if has_usual_case and (is_latin or len(word) > 1) else 0
+    return len(non_ascii) if has_usual_case and (is_latin or len(word) > 1) else 0
 
 
 def _sample(text: str) -> str:

@@ -42,6 +42,7 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
     indices = [index for index, name in enumerate(names) if name or any(cells[index] != "" for cells in rows)]
     columns, remarks = name_columns(path, [names[index] for index in indices])
     is_named = [not isinstance(name, UnnamedColumn) for name in columns]
+    remarks = [*_describe_blank(path, rows, start), *remarks]
     if unread_sheets:
         reason = f"only the sheet {name!r} is read, not {', '.join(map(repr, unread_sheets[:5]))}"
         remarks.insert(0, Finding(str(path), None, None, None, reason))
@@ -129,6 +130,20 @@ def _has_rows(rows: Sequence[Sequence[Any]]) -> bool:
     """Return whether a sheet has a row that is not blank below its header."""
     start = _find_header(rows)
     return start is not None and _find_header(rows[start + 1 :]) is not None
+
+
+def _describe_blank(path: Path, rows: Sequence[Sequence[Any]], start: int) -> list[Finding]:
+    """Return a remark on blank rows in the middle of a sheet of a format that shows errors as blank cells, else []."""
+    if path.suffix.lower() not in (".xls", ".ods"):
+        return []
+    blank = [number for number, cells in enumerate(rows[start:], start + 1) if all(cell == "" for cell in cells)]
+    if not blank:
+        return []
+    reason = (
+        f"rows without a value are skipped: {len(blank):,}, first row {blank[0]}; errors and unsaved formulas look so too: "
+        "save as xlsx"
+    )
+    return [Finding(str(path), None, None, None, reason)]
 
 
 def _require_small(path: Path) -> None:
