@@ -21,6 +21,7 @@ import pytest
 from mapsto import kinds
 from mapsto.data.file_part import UnreadableCell
 from mapsto.data.files import join_paths
+from mapsto.data.formats.columns import UnnamedColumn
 from mapsto.data.rows import load_rows
 from mapsto.data.table import Table, read_table, write_rows
 from mapsto.data.writers import TextStyle, style_of
@@ -108,7 +109,9 @@ def test_columns_without_a_name_are_left_aside(tmp_path: Path, name: str) -> Non
     ]
     for source in sources:
         table = read_table(source)
-        assert table.data == {"text": ["a", "b"]} and "column 1 without a name" in reasons(table)
+        assert list(table.data.values())[1] == ["a", "b"] and "column 1 without a name" in reasons(table)
+        assert table.columns == (name.strip() or "column 1", "text") and isinstance(table.columns[0], UnnamedColumn)
+        assert load_rows(parse("text -> text"), table, answers=False).arrow.sources[0].column == "text"
     for header in (f"{name},{name}", f"{name},"):
         with pytest.raises(DataError, match="no column of the header has a name"):
             read_table(put(tmp_path, "b.csv", f"{header}\n" + ",".join("1" for _ in header.split(",")) + "\n"))
@@ -120,9 +123,10 @@ def test_the_index_of_pandas_is_left_aside(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "a.csv")
     frame.to_parquet(tmp_path / "a.parquet")
     pd.read_csv(tmp_path / "a.csv").to_csv(tmp_path / "b.csv")
-    for name in ("a.csv", "b.csv", "a.parquet"):
-        assert read_table(tmp_path / name).data == DATA
-    assert read_table(pd.read_csv(tmp_path / "a.csv")).data == DATA
+    for source in (*(tmp_path / name for name in ("a.csv", "b.csv", "a.parquet")), pd.read_csv(tmp_path / "a.csv")):
+        table = read_table(source)
+        assert {name: cells for name, cells in table.data.items() if not isinstance(name, UnnamedColumn)} == DATA
+        assert len(table.columns) > len(DATA)
 
 
 # Lines and records
@@ -275,6 +279,7 @@ def test_a_workbook_is_read_and_written(tmp_path: Path) -> None:
     book.save(tmp_path / "a.xlsx")
     table = read_table(tmp_path / "a.xlsx")
     assert table.data == {
+        "column 1": [0, 1, 2],
         "text": ["a", "b", "c"], "label": ["x", "x", "y"], "day": [datetime.date(2020, 1, 2), None, True], "n": ["5", 6, 1.5],
     }  # fmt: skip
     assert "not 'more'" in reasons(table) and "column 1 without a name" in reasons(table)

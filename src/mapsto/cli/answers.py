@@ -103,6 +103,9 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
     rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.text_format, choose_progress(), folder, keep_lists)
+    if rows.binary_columns and (out is None or file_format(out) != "parquet"):
+        columns = ", ".join(map(repr, map(str, rows.binary_columns)))
+        print_status(f"note: the bytes in {columns} are written as their number; --out FILE.parquet keeps them")
     if out is not None:
         style = replace(style_of(inputs.data, inputs.text_format), csv_safe=csv_safe, escaped=rows.answer_columns)
         print_status(f"wrote {write_rows(out, rows.columns, rows, style)} rows to {out}")

@@ -6,8 +6,8 @@ import errno
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from mapsto import kinds
 from mapsto.data import readers
-from mapsto.data.formats import conll
+from mapsto.data.formats import conll, folders
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.files import read_json
 from mapsto.task.target_capabilities import Located
@@ -45,6 +45,8 @@ class FileListing:
     parallel: Sequence[str] = ()
     # False if `data` has names of columns that no file gave; see `FilePart`.
     names_columns: bool = True
+    # For each table file the cells, by column, that the names of its folders give all of its rows.
+    partitions: Mapping[Path, folders.Cells] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,18 @@ def list_files(path: Path) -> FileListing:
     remarks = _describe_left_out(path, tree, {*files, *media_files})
     if not files:
         raise DataError(f"{path} holds no file of these kinds: {', '.join((*readers.READERS, *media))}", remarks)
-    return FileListing(files, None, remarks)
+    return _list_tables(path, files, remarks)
+
+
+def _list_tables(root: Path, files: list[Path], remarks: Sequence[Finding]) -> FileListing:
+    """Return the listing of table files below `root`, with the columns that the names of folders give.
+
+    remarks: notes on what is not read, to which those on partitions and on parts of a data set are added.
+    """
+    partitions = folders.read_partitions(root, files)
+    columns = dict.fromkeys(chain(*partitions.values()))
+    notes = [*_describe_partitions(root, columns), *_describe_parts(root, folders.name_parts(root, files))]
+    return FileListing(files, None, [*remarks, *notes], partitions=partitions)
 
 
 def join_paths(paths: Sequence[Path]) -> Path:
@@ -169,7 +182,10 @@ def _list_matches(path: Path, files: list[Path]) -> FileListing:
     """
     if all(readers.file_format(file) is not None for file in files):
         reason = f"{len(files):,} files are read as one table: {_shorten_list(list(map(str, files)))}"
-        return FileListing(files, None, [Finding(str(path), None, None, None, reason)])
+        root = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
+        listing = _list_tables(root, files, [Finding(str(path), None, None, None, reason)])
+        # Files that are listed one by one may be those of all parts.
+        return listing if glob.has_magic(str(path)) else replace(listing, remarks=listing.remarks[:1])
     for kind, suffixes in kinds.media().items():
         if all(file.suffix.lower() in suffixes for file in files):
             root = Path(os.path.commonpath([file.parent for file in files]))
@@ -308,10 +324,16 @@ def _list_brat(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing | 
         for text, file in zip(texts, annotation_files, strict=True)
     ]
     num_left_out = sum((document.num_left_out for document in documents), Counter[str]())
-    remarks = _describe_left_out(path, tree, {*texts, *annotation_files}) if path.is_dir() else []
+    alone = sorted({file for file in tree.files if file.suffix.lower() == ".txt"} - set(texts))
+    remarks = _describe_left_out(path, tree, {*texts, *annotation_files, *alone}) if path.is_dir() else []
+    if alone:
+        listing = _shorten_list([f"{file.name} ({file.with_suffix(brat.SUFFIX).name} is missing)" for file in alone])
+        reason = f"documents left out, since no annotations stand beside them: {listing}"
+        remarks.append(Finding(str(path), None, None, None, reason))
     if num_left_out:
         names = ", ".join(f"{count:,} {name}" for name, count in num_left_out.most_common())
         remarks.append(Finding(str(path), None, None, None, f"left out, since they are no tags: {names}"))
+    remarks += _describe_parts(path, folders.name_parts(path, texts)) if path.is_dir() else []
     cells = ([document.text for document in documents], [document.cell for document in documents])
     data: dict[str, list[Any]] = dict(zip(conll.COLUMNS, cells, strict=True))
     return FileListing(texts, data, remarks, names_columns=False)
@@ -367,26 +389,48 @@ def _build_listing(
     """
     data: dict[str, list[Any]] = {kind: files}
     split_folders = detection_annotations.SPLIT_FOLDERS if annotations else ()
+    partitions = [
+        folders.read_partitions(root, [Path(file)])[Path(file)] if _is_below(root, file) else {} for file in files
+    ]
+    columns = dict.fromkeys(chain(*partitions))
+    data |= {name: [cells.get(name) for cells in partitions] for name in columns if name != kind}
     inner = [
-        [part for part in Path(file).relative_to(root).parts[:-1] if part.lower() not in split_folders]
-        if Path(file).is_relative_to(root)
+        [
+            part
+            for part in Path(file).relative_to(root).parts[:-1]
+            if part.lower() not in split_folders and not folders.PARTITION.fullmatch(part)
+        ]
+        if _is_below(root, file)
         else []
         for file in files
     ]
-    if any(inner):
+    if any(inner) and LABEL not in columns:
         data[LABEL] = [next(iter(parts), None) for parts in inner]
     data |= {target_kind: [values.get(file) for file in files] for target_kind, values in annotations.items()}
-    parts = _describe_parts(root, inner) if annotations else []
+    outer = dict.fromkeys(parts[0] for parts in inner if parts)
+    parts = _describe_parts(root, [name for name in outer if PART_FOLDER.fullmatch(name)]) if annotations else []
+    parts = [*_describe_partitions(root, columns), *parts]
     return FileListing(list(map(Path, files)), data, [*remarks, *parts, *_describe_nesting(root, inner)])
 
 
-def _describe_parts(root: Path, inner: Iterable[Sequence[str]]) -> list[Finding]:
-    """Return a list of one remark if annotated files are in several parts of a data set, such as train and valid, else [].
+def _is_below(root: Path, file: str) -> bool:
+    """Return whether a file lies below a folder by its path."""
+    return Path(file).is_relative_to(root)
 
-    inner: for each file the names of its folders below `root`, the outermost first.
+
+def _describe_partitions(root: Path, columns: Collection[str]) -> list[Finding]:
+    """Return a list of one remark on the columns that the names of folders give, if there are any, else []."""
+    if not columns:
+        return []
+    reason = f"the names of folders give the columns {_shorten_list(list(map(repr, columns)))}"
+    return [Finding(str(root), None, None, None, reason)]
+
+
+def _describe_parts(root: Path, parts: Sequence[str]) -> list[Finding]:
+    """Return a list of one remark if files are in several parts of a data set, such as train and valid, else [].
+
+    parts: the names of the folders or files of each part.
     """
-    outer = dict.fromkeys(parts[0] for parts in inner if parts)
-    parts = [name for name in outer if PART_FOLDER.fullmatch(name)]
     if len(parts) < 2:
         return []
     reason = f"the parts {_shorten_list(parts)} are read as one; name one of them to keep them separate"

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mapsto.data.file_part import FilePart, Row, group_rows
-from mapsto.data.formats import conll, excel
+from mapsto.data.formats import conll, excel, signatures
 from mapsto.data.formats.json_tables import stream_json, stream_jsonl
 from mapsto.data.formats.parquet import stream_arrow, stream_parquet
 from mapsto.data.formats.separated import stream_separated
-from mapsto.data.formats.text_lines import nonblank_lines
+from mapsto.data.formats.text_lines import nonblank_lines, read_start
 from mapsto.errors import DataError, Finding, near
 from mapsto.options import DEFAULT_FORMAT, TextFormat
 
@@ -64,15 +64,33 @@ def stream_file(path: Path, text_format: TextFormat = DEFAULT_FORMAT) -> Iterato
         require_exists(path)
         if kind is None:
             formats = ", ".join(READERS)
-            raise DataError(
-                f"{path}: the name says no format; read are {formats}, and the texts among them also as .gz; "
+            reason = _other_format(path, "") or (
+                f"the name says no format; read are {formats}, and the texts among them also as .gz; "
                 "texts with one value on a line are named by their language, as a.en or a.en,a.de"
             )
+            raise DataError(f"{path}: {reason}")
         if not path.stat().st_size:
             raise DataError(f"{path} is empty")
+        if (advice := _other_format(path, kind)) is not None:
+            noun = "workbook" if kind in excel.SUFFIXES else f"{kind} file"
+            raise DataError(f"{path} is no whole {noun}: {advice}")
         yield from READERS[kind](path, text_format)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _other_format(path: Path, kind: str) -> str | None:
+    """Return what a file is and what to do, if it is of another format than `kind`, which its suffix names; else None.
+
+    Raises DataError for a name with .gz of a file that is not gzipped.
+    """
+    if path.is_dir() or (not kind and path.suffix.lower() == ".gz"):
+        return None
+    if path.suffix.lower() == ".gz":
+        with path.open("rb") as stream:
+            if not stream.read(2).startswith(b"\x1f\x8b"):
+                raise DataError(f"{path} is no whole gzip file: its bytes are not gzipped; rename it to {path.stem}")
+    return signatures.describe_other_format(path, kind, read_start(path, signatures.NUM_SNIFFED))
 
 
 def require_exists(path: Path) -> None:

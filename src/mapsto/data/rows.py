@@ -17,6 +17,8 @@ import numpy as np
 
 from mapsto import kinds
 from mapsto.data.file_part import UnreadableCell
+from mapsto.data.formats.columns import UnnamedColumn
+from mapsto.data.formats.header_hints import describe_header
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, DataError, Finding
 from mapsto.options import RowPolicy
@@ -27,6 +29,7 @@ from mapsto.task.label_spelling import merged_spellings
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Located, is_located, located_port
+from mapsto.text.characters import canonical
 from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 from mapsto.text.pairs.groups import Partners, number_components, pair_in_rings
 
@@ -46,7 +49,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
         `~`, as no target is left to restore what it hides.
     """
     require_kinds(arrow, kinds.names("source"), kinds.names("target"))
-    arrow = _name_dialogue_columns(arrow, table)
+    arrow = _name_dialogue_columns(_with_canonical_columns(arrow, table), table)
     if not table.names_columns:
         arrow = _without_missing_columns(arrow, table)
     samples: dict[str, list[object]] = {}
@@ -56,6 +59,8 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
 
         side: "source" or "target", the place of the port in the arrow.
         """
+        if isinstance(column, UnnamedColumn):
+            return False
         sample = table.column(column)[:FITTING_SAMPLE]
         values = samples.setdefault(column, [None if isinstance(cell, UnreadableCell) else cell for cell in sample])
         # Names of media files are also texts, so without this test two ports could take the column.
@@ -63,11 +68,29 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
             return False
         return kinds.source(kind).fits(values) if side == "source" else kinds.target(kind).fits(values)
 
-    if (arrow := _name_list_column(arrow, table)).is_grouped:
-        return _bind_groups(arrow, table, fits, answers)
-    if answers:
-        return bind(arrow, table.columns, fits)
-    return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
+    try:
+        if (arrow := _name_list_column(arrow, table)).is_grouped:
+            return _bind_groups(arrow, table, fits, answers)
+        if answers:
+            return bind(arrow, table.columns, fits)
+        return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
+    except ArrowError as error:
+        names = {port.column or port.kind for port in (*arrow.sources, *arrow.targets)}
+        if hint := describe_header(names, table.data, table.origins):
+            raise ArrowError(f"{error}{hint}") from error
+        raise
+
+
+def _with_canonical_columns(arrow: Arrow, table: Table) -> Arrow:
+    """Return the arrow with the names of columns as the table writes them, where they are only canonically equal."""
+    names = {canonical(name): name for name in table.columns}
+
+    def spell(port: Port) -> Port:
+        if port.column is None or port.column in table.columns:
+            return port
+        return replace(port, column=names.get(canonical(port.column), port.column))
+
+    return replace(arrow, sources=tuple(map(spell, arrow.sources)), targets=tuple(map(spell, arrow.targets)))
 
 
 def _without_missing_columns(arrow: Arrow, table: Table) -> Arrow:
@@ -84,10 +107,15 @@ def _name_list_column(arrow: Arrow, table: Table) -> Arrow:
     if not arrow.symmetric or len(arrow.sources) > 2 or any(port.column is not None for port in arrow.sources):
         return arrow
     kind = kinds.source(arrow.sources[0].kind)
-    names = [name for name in table.columns if _are_lists(kind, table.column(name)[:FITTING_SAMPLE])]
+    names = [name for name in _named_columns(table) if _are_lists(kind, table.column(name)[:FITTING_SAMPLE])]
     if len(names) != 1 or arrow.targets[0].kind != MATCH:
         return arrow
     return replace(arrow, sources=tuple(replace(port, column=names[0]) for port in arrow.sources))
+
+
+def _named_columns(table: Table) -> list[str]:
+    """Return the columns of a table that have a name, such as those of an index have not."""
+    return [name for name in table.columns if not isinstance(name, UnnamedColumn)]
 
 
 def _are_lists(kind: type[Source], cells: Sequence[object]) -> bool:
@@ -110,7 +138,7 @@ def bind_pair(arrow: Arrow, table: Table) -> Arrow:
     Raises ArrowError if another number of columns can be.
     """
     kind = kinds.source(arrow.sources[0].kind)
-    names = [name for name in table.columns if kind.fits(table.column(name)[:FITTING_SAMPLE])]
+    names = [name for name in _named_columns(table) if kind.fits(table.column(name)[:FITTING_SAMPLE])]
     if len(names) != 2:
         raise ArrowError(
             f"{arrow} has learnt from one column; pairs to score are a table with two columns of {kind.kind}, and "

@@ -20,7 +20,8 @@ from mapsto.data.file_part import FilePart, clean_cell, from_records, pair_answe
 from mapsto.data.files import FileListing, is_path, join_paths, list_files, listed_files
 from mapsto.data.formats import conll
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
-from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.columns import UnnamedColumn, name_columns
+from mapsto.data.formats.folders import add_partitions
 from mapsto.data.formats.sparse_rows import limit_memory
 from mapsto.data.formats.text_lines import stream_parallel
 from mapsto.data.origins import Origins
@@ -262,7 +263,8 @@ def stream_tables(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iter
         if has_rows:
             file_columns = [*file_columns[:1], (str(path), found_columns)]
         # Columns only grow, so comparing the first and the newest file with all columns is enough.
-        differences = [(file, sorted(columns.keys() - names)) for file, names in file_columns]
+        needed = {name for name in columns if not isinstance(name, UnnamedColumn)}
+        differences = [(file, sorted(needed - names)) for file, names in file_columns]
         if missing := [f"{file} has no column {', '.join(map(repr, names))}" for file, names in differences if names]:
             raise DataError(f"{'; '.join(missing)}, which other files have")
     if not file_columns:
@@ -277,7 +279,7 @@ def _stream_files(
         yield source, stream_parallel(listing.files, listing.parallel, text_format.encoding, source)
     else:
         for path in listing.files:
-            yield path, readers.stream_file(path, text_format)
+            yield path, add_partitions(readers.stream_file(path, text_format), listing.partitions.get(path, {}))
 
 
 def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
@@ -333,9 +335,8 @@ def _columns(data: dict[str, list[Any]]) -> FilePart:
     if len(lengths) > 1:
         raise DataError(f"columns of different lengths: { {name: len(v) for name, v in data.items()} }")
     rows = range(1, 1 + (lengths.pop() if lengths else 0))
-    names = list(data)
-    indices, remarks = select_named("data", names) if names else ([], [])
-    clean = {names[index]: [clean_cell(value) for value in data[names[index]]] for index in indices}
+    names, remarks = name_columns("data", list(data)) if data else ([], [])
+    clean = {name: [clean_cell(value) for value in values] for name, values in zip(names, data.values(), strict=True)}
     return FilePart("data", clean, list(rows), [], remarks)
 
 

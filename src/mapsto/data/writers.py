@@ -184,6 +184,23 @@ def _describe_file(cell: Any) -> Any:
     return f"{len(cell):,} bytes" if isinstance(cell, bytes) else cell
 
 
+def find_binary(data: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return the columns whose first cells that are not empty are bytes without a path, which only parquet keeps.
+
+    data: the cells by column.
+    """
+    return [
+        name for name, cells in data.items() if _is_binary(next((cell for cell in cells if cell is not None), None))
+    ]
+
+
+def _is_binary(cell: Any) -> bool:
+    """Return whether a cell is bytes, or a dict of `bytes` without a `path`."""
+    return isinstance(cell, bytes) or (
+        isinstance(cell, Mapping) and isinstance(cell.get("bytes"), bytes) and not cell.get("path")
+    )
+
+
 def defuse(cell: Any) -> Any:
     """Return a cell that a spreadsheet takes for text: one that begins like a formula gets a quote in front (`--csv-safe`).
 

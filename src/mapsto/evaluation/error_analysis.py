@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from mapsto import kinds
+from mapsto.data.formats.columns import UnnamedColumn
 from mapsto.errors import UsageError, place, shorten
 from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.suspects import describe_counts
@@ -320,7 +321,7 @@ def _candidate_slices(predictions: Predictions) -> Iterator[tuple[str, Bools]]:
     # Columns that the model uses were sliced above, by size and by class.
     model_columns = {port.column for port in (*predictions.arrow.sources, *predictions.arrow.targets)}
     for column in rows.table.columns:
-        if column in model_columns:
+        if column in model_columns or isinstance(column, UnnamedColumn):
             continue
         cells = [rows.table.column(column)[int(row)] for row in rows.indices]
         yield f"{column} is blank", np.array([cell is None for cell in cells])

@@ -10,6 +10,7 @@ from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 from mapsto.data.table import Table, stream_tables
+from mapsto.data.writers import find_binary
 from mapsto.errors import DataError, Finding
 from mapsto.options import DEFAULT_FORMAT, TextFormat
 from mapsto.progress import Progress
@@ -92,8 +93,11 @@ class AnsweredRows:
         # Dicts without values: sets that keep the order.
         row_columns: dict[str, None] = {}
         answer_columns: dict[str, None] = {}
+        # Columns that hold bytes, which text formats cannot.
+        self.binary_columns: dict[str, None] = {}
         for table, answers in answer_all(engine, source, text_format, progress):
             row_columns |= dict.fromkeys(table.columns)
+            self.binary_columns |= dict.fromkeys(find_binary(table.data))
             for answer in answers:
                 cells = {
                     name: value if nested else _to_cell(value) for name, value in answer.items() if name != "scores"

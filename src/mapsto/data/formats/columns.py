@@ -1,4 +1,4 @@
-"""Names of the columns of a file: those without a name are left aside, and a file with far too many columns is refused."""
+"""Names of the columns of a file: those without a name are marked, and a file with far too many columns is refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mapsto.errors import DataError, Finding
+from mapsto.errors import DataError, Finding, free_name
 
 # Largest number of columns of a table. Each costs memory in every part of a file.
 MAX_COLUMNS = 10_000
@@ -22,28 +22,40 @@ def is_unnamed(name: str) -> bool:
     return UNNAMED.fullmatch(name) is not None
 
 
-def select_named(file: str | Path, names: Sequence[str]) -> tuple[list[int], list[Finding]]:
-    """Return the indices of the columns that have a name, and a remark on those that have none.
+class UnnamedColumn(str):
+    """The name under which a column without a name is written again. A port gets such a column only if the arrow names it."""
+
+
+def name_columns(file: str | Path, names: Sequence[str]) -> tuple[list[str], list[Finding]]:
+    """Return a name for each column, an UnnamedColumn such as "column 1" for those without one, and a remark on these.
 
     file: the file that messages name. names: the names of its columns, in order.
     Raises DataError if no column has a name, if two have the same one, and for more than MAX_COLUMNS columns.
     """
     require_few_columns(file, len(names))
-    indices = [index for index, name in enumerate(names) if not is_unnamed(name)]
-    unnamed = [index + 1 for index, name in enumerate(names) if is_unnamed(name)]
-    if not indices:
+    proper = [name for name in names if not is_unnamed(name)]
+    if not proper:
         raise DataError(
             f"{file}: no column of the header has a name: {list(names[:MAX_LISTED])}; the first row names the columns"
         )
-    duplicates = sorted(name for name, count in Counter(names[index] for index in indices).items() if count > 1)
+    duplicates = sorted(name for name, count in Counter(proper).items() if count > 1)
     if duplicates:
         raise DataError(f"{file}: the header names {', '.join(map(repr, duplicates))} more than once")
+    unnamed = [number for number, name in enumerate(names, 1) if is_unnamed(name)]
     if not unnamed:
-        return indices, []
-    numbers = ", ".join(map(str, unnamed[:MAX_LISTED])) + (", …" if len(unnamed) > MAX_LISTED else "")
-    plural = "s" if len(unnamed) > 1 else ""
-    reason = f"column{plural} {numbers} without a name: left aside (pandas writes its index so; to_csv(index=False) does not)"
-    return indices, [Finding(str(file), None, None, None, reason)]
+        return list(names), []
+    used_names, columns = set(proper), list(names)
+    for number in unnamed:
+        columns[number - 1] = UnnamedColumn(free_name(names[number - 1] or f"column {number}", used_names))
+        used_names.add(columns[number - 1])
+    ellipsis = ", …" if len(unnamed) > MAX_LISTED else ""
+    numbers = ", ".join(map(str, unnamed[:MAX_LISTED])) + ellipsis
+    listing = ", ".join(repr(str(columns[number - 1])) for number in unnamed[:MAX_LISTED]) + ellipsis
+    reason = (
+        f"column{'s' * (len(unnamed) > 1)} {numbers} without a name: left aside, and written again as {listing} (pandas writes "
+        "its index so; to_csv(index=False) does not)"
+    )
+    return columns, [Finding(str(file), None, None, None, reason)]
 
 
 def require_few_columns(file: str | Path, count: int) -> None:

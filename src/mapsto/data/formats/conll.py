@@ -21,6 +21,7 @@ import numpy as np
 from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.formats.text_lines import nonblank_lines, read_lines
 from mapsto.errors import DataError, Finding
+from mapsto.task.printed_lists import is_printed_list, parse_list
 from mapsto.text.characters import find_invalid_character
 from mapsto.text.tagging import gliner
 from mapsto.text.tagging.conll_layout import Layout, find_layout, prefix_brackets
@@ -102,7 +103,8 @@ def join_word_columns(part: FilePart) -> FilePart:
     as many texts, which are tags such as B-PER and O, or are called tags by its name. Words without tags stay lists. GLiNER's
     columns of words and of entities by the numbers of their words are read too.
     """
-    lists = {name: cells for name, cells in part.data.items() if _are_lists(cells)}
+    columns = {name: _parse_printed(cells) for name, cells in part.data.items()}
+    lists = {name: cells for name, cells in columns.items() if _are_lists(cells)}
     words_name = next((name for name, cells in lists.items() if _are_mostly_text(cells)), None)
     if words_name is None:
         return part
@@ -127,6 +129,29 @@ def join_word_columns(part: FilePart) -> FilePart:
             for cell, fault, (row, tags) in zip(cells, faults, pairs, strict=True)
         ]
     return replace(part, data=data)
+
+
+def _parse_printed(cells: list[Any]) -> list[Any]:
+    """Return the cells of a column as lists, if all are lists of words or of tags that a text table holds as text.
+
+    Any other column is unchanged.
+    """
+    texts = [cell for cell in cells if cell is not None]
+    if not texts or not all(isinstance(cell, str) and is_printed_list(cell) for cell in texts):
+        return cells
+    try:
+        # Most columns of other lists, such as vectors, are told by their first cell.
+        if not _is_word_list(parse_list(texts[0])):
+            return cells
+        lists = [None if cell is None else parse_list(cell) for cell in cells]
+    except ValueError:
+        return cells
+    return lists if all(cell is None or _is_word_list(cell) for cell in lists) else cells
+
+
+def _is_word_list(value: Any) -> bool:
+    """Return whether a value is a list of nothing but texts."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _without_arrays(*columns: Sequence[Any]) -> Iterator[tuple[Any, ...]]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from mapsto.data.file_part import FilePart, Row, group_rows
 from mapsto.data.formats import conll
-from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.columns import name_columns
+from mapsto.data.formats.folders import is_part_name
 from mapsto.data.formats.text_lines import nonblank_lines, read_text
 from mapsto.errors import DataError, Finding
 from mapsto.options import TextFormat
@@ -129,7 +130,7 @@ def _stream_lines(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
             is_deep = line.count("[") + line.count("{") > MAX_DEPTH and _is_deep(record)
             yield _check_record(str(path), number, _name_cells(record), len(line), is_deep)
 
-    return _without_unnamed(path, group_rows(path, rows()))
+    return _mark_unnamed(path, group_rows(path, rows()))
 
 
 def stream_json(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
@@ -191,7 +192,7 @@ def _stream_value(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
         ),
     )
     remarks = [Finding(str(path), None, None, None, reason) for reason in reasons]
-    for index, part in enumerate(_without_unnamed(path, parts)):
+    for index, part in enumerate(_mark_unnamed(path, parts)):
         yield part if index else replace(part, remarks=[*remarks, *part.remarks])
 
 
@@ -200,6 +201,13 @@ def _to_records(path: Path, value: Any) -> tuple[list[Any], list[str]]:
     if isinstance(value, dict) and value:
         if {"columns", "data"} <= value.keys() <= {"columns", "data", "index", "index_names", "column_names"}:
             return _zip_rows(value["columns"], value["data"]), []  # pandas' orients split and tight
+        if all(map(is_part_name, value)) and all(
+            isinstance(part, dict) or _are_records(part) for part in value.values()
+        ):
+            raise DataError(
+                f"{path} holds the parts {', '.join(map(repr, value))} of a data set; write the rows of each to a file of its "
+                f"own, such as {path.with_name(next(iter(value)) + '.jsonl')}"
+            )
         if all(isinstance(column, list) for column in value.values()):
             return _zip_columns(path, value), []
         if all(isinstance(column, dict) for column in value.values()):
@@ -266,16 +274,15 @@ def _without_index(value: Mapping[str, Any], records: list[dict[str, Any]]) -> l
     )
 
 
-def _without_unnamed(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:
-    """Yield the parts of a file without the columns that have no name, on which the first of these parts has a remark."""
+def _mark_unnamed(path: Path, parts: Iterable[FilePart]) -> Iterator[FilePart]:
+    """Yield the parts of a file with the columns that have no name marked, on which the first of these parts has a remark."""
     has_remark = False
     for part in parts:
-        indices, remarks = select_named(path, list(part.data)) if part.data else ([], [])
+        names, remarks = name_columns(path, list(part.data)) if part.data else ([], [])
         if remarks:
-            names = list(part.data)
             part = replace(
                 part,
-                data={names[index]: part.data[names[index]] for index in indices},
+                data=dict(zip(names, part.data.values(), strict=True)),
                 remarks=[*part.remarks, *([] if has_remark else remarks)],
             )
             has_remark = True

@@ -6,7 +6,7 @@ dictionary may hold one long text for a million rows: such columns are read as d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from mapsto.data import file_part
 from mapsto.data.file_part import FilePart, UnreadableCell
 from mapsto.data.formats.arrow_tables import Features, name_classes, read_cells, read_features
-from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.columns import name_columns
 from mapsto.errors import DataError
 from mapsto.options import TextFormat
 
@@ -130,9 +130,8 @@ def _stream_batches(
 
     schema: the Arrow schema of the file. refused: the cell that stands for each one of a column that cannot be read.
     """
-    names = list(schema.names)
-    indices, remarks = select_named(path, names)
-    columns = [names[index] for index in indices]
+    names, remarks = name_columns(path, schema.names)
+    columns = dict(zip(schema.names, names, strict=True))
     features = read_features((schema.metadata or {}).get(b"huggingface"))
     num_read = num_bytes = 0
     most_bytes = MAX_EXPANSION * path.stat().st_size + LARGEST_TEXT
@@ -150,7 +149,7 @@ def _stream_batches(
         yield replace(part, remarks=[] if num_read else remarks, size=size)
         num_read += len(batch)
     if not num_read:
-        yield FilePart(str(path), {name: [] for name in columns}, [], [], remarks)
+        yield FilePart(str(path), {name: [] for name in names}, [], [], remarks)
 
 
 def _text_bytes(column: Any) -> int:
@@ -169,14 +168,18 @@ def _text_bytes(column: Any) -> int:
 def _build_part(
     path: Path,
     batch: Any,
-    columns: Sequence[str],
+    columns: Mapping[str, str],
     refused: dict[str, UnreadableCell],
     features: Features,
     first: int,
 ) -> FilePart:
-    """Return the rows of a record batch as a part. first: the number in the file of its first row."""
+    """Return the rows of a record batch as a part.
+
+    columns: the name of each column of the table by that in the file. first: the number in the file of the first row.
+    """
     data = {
-        name: [refused[name]] * len(batch) if name in refused else read_cells(batch.column(name)) for name in columns
+        column: [refused[name]] * len(batch) if name in refused else read_cells(batch.column(name))
+        for name, column in columns.items()
     }
     for name in features.keys() & data.keys():
         data[name] = name_classes(data[name], features[name])

@@ -13,11 +13,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from operator import itemgetter
 from pathlib import Path
 
 from mapsto.data.file_part import FilePart, Row, from_cells, group_rows
-from mapsto.data.formats.columns import require_few_columns, select_named
+from mapsto.data.formats.columns import name_columns, require_few_columns
 from mapsto.data.formats.text_lines import read_lines
 from mapsto.errors import DataError, Finding, LineNumber, place
 from mapsto.options import TextFormat
@@ -99,25 +98,24 @@ def stream_separated(path: Path, text_format: TextFormat, default: str) -> Itera
             f"{path}: the header cannot be read: {fault}; --delimiter names another delimiter than {delimiter!r}"
         )
     require_few_columns(path, len(header))
-    names = [name.strip() for name in header]
-    indices, remarks = select_named(path, names)
+    names, remarks = name_columns(path, [name.strip() for name in header])
     size = len(names)
-    # Picking cells costs time, which a table without unnamed columns is spared.
-    pick = itemgetter(*indices) if 1 < len(indices) < size else (lambda cells: [cells[index] for index in indices])
 
     def rows() -> Iterator[Row]:
         for number, record, fault in records:
             characters = "".join(record)
             if fault is None and len(record) != size:
                 fault = f"this row has {len(record)} cells, the header has {size}"
+                # A title above the header is taken for a header of one cell.
+                fault += "; if this row is the header, delete those above it" if size == 1 else ""
             if fault is None and "\0" in characters:
                 fault = "the row holds a NUL character"
             if fault is not None:
                 yield [Finding(str(path), number, None, delimiter.join(record), fault)]
             else:
-                yield number, record if len(indices) == size else pick(record), len(characters)
+                yield number, record, len(characters)
 
-    parts = group_rows(path, rows(), [names[index] for index in indices], from_cells)
+    parts = group_rows(path, rows(), names, from_cells)
     for index, part in enumerate(parts):
         yield part if index else replace(part, remarks=[*layout.remarks, *remarks, *part.remarks])
 

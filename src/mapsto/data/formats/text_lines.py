@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from mapsto.data.file_part import FilePart, Row, group_rows
+from mapsto.data.formats.encodings import advise_encodings
 from mapsto.errors import DataError, Finding, UsageError, place, shorten
 from mapsto.text.pairs.parallel_lines import find_divergence
 
@@ -28,8 +29,7 @@ ROW_BEFORE_END = re.compile(r"\r\n|\r(?!\Z)|\n")  # a CR at the end may be half 
 BLOCK = 2**20
 # Largest number of bytes of a line, which is held in memory.
 LONGEST_LINE = 256 * 2**20
-# Byte order marks, the longer ones first as they begin with the shorter ones, and the encodings to suggest for a file that has no
-# mark and is not UTF-8.
+# Byte order marks, the longer ones first as they begin with the shorter ones.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -37,7 +37,6 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-GUESSES = ("gb18030", "cp1252")
 # Number of bytes by which a file in UTF-16 is recognised, and the share of bytes that are 0 in every second place.
 NUM_SNIFFED, ZERO_SHARE = 256, 0.3
 
@@ -124,7 +123,7 @@ def _unmarked_encoding(path: Path) -> str | None:
 
     In such a file every second byte of a Latin letter, of a comma and of a line end is 0, which no other text has.
     """
-    start = _read_start(path, NUM_SNIFFED)
+    start = read_start(path, NUM_SNIFFED)
     if any(start.startswith(mark) for mark, _ in MARKS) or len(start) < 4:
         return None
     zeros = [start[offset::4].count(0) / len(start[offset::4]) for offset in range(4)]
@@ -150,11 +149,11 @@ def _open_binary(path: Path) -> BinaryIO:
 
 def encoding_of_mark(path: Path) -> str | None:
     """Return the encoding that a file's byte order mark names; None for a file without a mark."""
-    start = _read_start(path, 4)
+    start = read_start(path, 4)
     return next((name for mark, name in MARKS if start.startswith(mark)), None)
 
 
-def _read_start(path: Path, size: int) -> bytes:
+def read_start(path: Path, size: int) -> bytes:
     """Return the first bytes of a file, which is unpacked if it is gzipped."""
     with _open_binary(path) as stream:
         try:
@@ -183,7 +182,7 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
                 advice = (
                     ""
                     if encoding is None and encoding_of_mark(path)
-                    else _guess(content, is_whole_file=len(content) < BLOCK)
+                    else _guess(_from_line_start(content, offset_in_block), is_whole_file=len(content) < BLOCK)
                 )
                 reason = f"these bytes, from byte {offset} of the line on, are no {codec}{advice}"
                 return Finding(
@@ -198,27 +197,26 @@ def _undecodable(path: Path, codec: str, encoding: str | None) -> Finding:
             number += len(complete_lines)
 
 
+def _from_line_start(content: bytes, index: int) -> bytes:
+    """Return the bytes from the beginning of the line that holds the byte at `index`; all of those with NUL bytes."""
+    return (
+        content
+        if b"\0" in content
+        else content[max(content.rfind(b"\n", 0, index), content.rfind(b"\r", 0, index)) + 1 :]
+    )
+
+
 def _guess(content: bytes, is_whole_file: bool) -> str:
     """Return the advice that ends the error message about undecodable bytes: to name the encoding with `--encoding`.
 
-    The advice proposes the first of GUESSES that decodes `content` plausibly, and no encoding if none does.
-    content: bytes of the file. is_whole_file: False if the file goes on after them, so that the last character may be cut.
+    content: bytes of the file, from the beginning of the line that cannot be decoded. is_whole_file: False if the file goes on
+        after them, so that the last character may be cut.
     """
     if b"\0" in content:
         # Of two bytes the second one of a line end and of a Latin letter is 0 in utf-16-le, the first one in utf-16-be.
         wide = "utf-16-le" if content[1::2].count(0) >= content[::2].count(0) else "utf-16-be"
         return f"; if they are {wide}, say --encoding {wide}"
-    for name in GUESSES:
-        try:
-            decoded = codecs.getincrementaldecoder(name)().decode(content, final=is_whole_file)
-        except UnicodeDecodeError:
-            continue
-        # A Chinese character is mostly two high bytes. In Western text a high byte is a single letter. Read as gb18030, it
-        # forms a character with the ASCII letter after it, so there is only about one high byte for each character.
-        high = sum(byte >= 0x80 for byte in content)
-        if name != "gb18030" or high >= 1.5 * sum(not character.isascii() for character in decoded):
-            return f"; if they are {name}, say --encoding {name}"
-    return "; say which they are with --encoding"
+    return advise_encodings(content, is_whole_file) or "; say which they are with --encoding"
 
 
 def nonblank_lines(path: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
