@@ -18,7 +18,7 @@ from mapsto.data.label_hints import are_ids, label_hints
 from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
-from mapsto.task.label_spelling import look_alikes
+from mapsto.task.label_spelling import describe_alike, look_alikes, same_value
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
@@ -200,9 +200,15 @@ def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
             findings.append(Finding(file, None, column, None, _describe_alike(group, counts)))
         test_file = file if test is None else test.table.origin(0)[0]
         findings += [
-            Finding(test_file, None, column, name, f"a label of the test ({count:,}) that no training row has")
+            Finding(
+                test_file,
+                None,
+                column,
+                name,
+                f"a label of the test ({count:,}) that no training row has{describe_alike(name, counts)}",
+            )
             for name, count in test_counts.items()
-            if name not in counts
+            if name not in counts and same_value(name, counts) is None
         ]
     return findings
 
@@ -379,13 +385,17 @@ def _unseen(train: _Values, test: _Values) -> list[Finding]:
     """Return a warning for each label that test rows have and no training row has."""
     if train.labels is None or test.labels is None:
         return []
-    training_labels, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
+    training_labels = {label for label in train.labels if label is not None}
+    counts = Counter(label for label in test.labels if label is not None)
     return [
         test.finding(
-            test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True
+            test.labels.index(label),
+            f"{count:,} test rows have a label that training never sees{describe_alike(label, training_labels)}",
+            of_label=True,
         )
         for label, count in counts.items()
-        if label not in training_labels
+        # Labels of the same number or boolean are scored as one.
+        if label not in training_labels and same_value(label, training_labels) is None
     ]
 
 

@@ -23,11 +23,12 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.label_spelling import describe_alike
 from mapsto.task.printed_lists import is_printed_list, parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
-from mapsto.text.cells import whole_as_int
+from mapsto.text.cells import as_name
 from mapsto.text.characters import canonical, find_invalid_character
 
 SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
@@ -260,7 +261,10 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
         It gives the number of rows that have the label.
         """
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
-        return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
+        return [
+            f"{count:,} rows have the label {name!r}, which training never saw{describe_alike(name, self.classes)}"
+            for name, count in unseen.most_common(5)
+        ]
 
     def rename(self, answer: tuple[str, ...], names: Mapping[str, str]) -> tuple[str, ...]:
         """Return the new names of the classes. names: new names by old ones; other classes stay."""
@@ -290,8 +294,8 @@ def _parse_cell(cell: object) -> object:
 
 
 def _name(part: object) -> str:
-    """Return the name of a label; a whole number is written without a point, as 3 in a column with missing cells is 3.0."""
-    return str(whole_as_int(part)).strip()
+    """Return the name of a label; 3.0 is "3", as a column with missing cells has it, and True is "true"."""
+    return str(as_name(part)).strip()
 
 
 def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:

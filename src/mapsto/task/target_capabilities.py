@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeGuard
 import numpy as np
 
 from mapsto.sequence.batch import Answer
-from mapsto.task.label_spelling import appearance
+from mapsto.task.label_spelling import appearance, same_value
 from mapsto.task.source_capabilities import Mark, MixtureLayout
 from mapsto.task.target import Target
 
@@ -281,12 +281,17 @@ class Classes(Confident):
         return self.classes
 
     def recognise(self, answer: Any) -> Any:
-        """Return the true answer as training had it if another table writes it otherwise: with `folds` by what it looks like."""
-        if not self.folds:
+        """Return the true answer as training had it if another table writes it otherwise.
+
+        Names of the same number or boolean are one, as a DataFrame may have 1.0 for "1"; with `folds` also names that look alike.
+        """
+        known = self.known_names
+        unknown = [name for name in self.class_names(answer) if name not in known]
+        if not unknown:
             return answer
-        by_appearance = {appearance(name): name for name in self.known_names}
-        names = self.class_names(answer)
-        return self.rename(answer, {name: by_appearance.get(appearance(name), name) for name in names})
+        by_appearance = {appearance(name): name for name in known} if self.folds else {}
+        spellings = {name: by_appearance.get(appearance(name)) or same_value(name, known) or name for name in unknown}
+        return self.rename(answer, spellings)
 
     @abstractmethod
     def class_names(self, answer: Any) -> Sequence[str]:
