@@ -143,6 +143,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.errors += _unlearnable(rows)
     report.warnings += _labels(train)
     report.warnings += _label_names(rows, test)
+    report.warnings += _label_columns(rows) + ([] if test is None else _label_columns(test))
     report.warnings += _outliers(rows)
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
@@ -210,6 +211,19 @@ def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
             for name, count in test_counts.items()
             if name not in counts and same_value(name, counts) is None
         ]
+    return findings
+
+
+def _label_columns(rows: Rows) -> list[Finding]:
+    """Return a warning for each column of classes with a cell that is probably read otherwise than it is meant."""
+    findings = []
+    for port, kind in zip(rows.arrow.targets, kinds.answering(rows.arrow), strict=True):
+        if port.column is None or port.restores is not None or not issubclass(kind, Classes):
+            continue
+        cells = rows.table.column(port.column)
+        if fault := kind.find_column_fault(cells):
+            index, reason = fault
+            findings.append(Finding(*rows.table.origin(index), port.column, str(cells[index]), reason))
     return findings
 
 

@@ -190,7 +190,7 @@ def fold_labels(
         if any(column not in part.data for part in tables):
             continue  # reported when the rows are loaded
         target = kind()
-        answers = [[_read_or_none(kind, cell) for cell in part.column(column)] for part in tables]
+        answers = [[_read_or_none(kind, cell) for cell in kind.prepare_column(part.column(column))] for part in tables]
         counts, *test_counts = (
             Counter(name for answer in part if answer is not None for name in target.class_names(answer))
             for part in answers
@@ -241,14 +241,16 @@ class _Reader:
         assert port.column is not None
         values: list[Any] = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
-        for row, cell in enumerate(self.table.column(port.column)):
+        column = self.table.column(port.column)
+        prepared = kind.prepare_column(column) if issubclass(kind, Classes) else column
+        for row, (cell, form) in enumerate(zip(column, prepared, strict=True)):
             if row in skipped:
                 values.append(None)
                 continue
             try:
                 if isinstance(cell, UnreadableCell):
                     raise BadCell(cell.reason)
-                values.append(kind.read(prepare(cell) if locate is None else locate(cell, self.table.beside(row))))
+                values.append(kind.read(prepare(form) if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
                 # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
                 text = cell.text if isinstance(cell, UnreadableCell) else cell
@@ -389,7 +391,7 @@ def _load_groups(arrow: Arrow, table: Table, answers: bool) -> Rows:
 def set_aside_unlabelled(arrow: Arrow, table: Table, unlabelled: str) -> tuple[Table, Table | None]:
     """Return (table without the rows that lack a label, table of these rows); (table, None) where none lacks one.
 
-    A row lacks a label if the cell of a target is blank, and a blank cell is no answer of its kind, as it is of `labels`.
+    A row lacks a label if the cell of a target is blank, and a blank cell is no answer of its kind.
     arrow: the task, bound to columns here if it is not. unlabelled: "stop" keeps all rows, so that these count as unreadable.
     Raises ArrowError if a port cannot be bound to a column, DataError if no row has a label.
     """
@@ -417,7 +419,7 @@ def _is_blank(cell: object) -> bool:
 
 
 def _reads_blank(kind: type[Source] | type[Target]) -> bool:
-    """Return whether an empty cell is an answer of a kind, such as no label of several."""
+    """Return whether an empty cell is an answer of a kind."""
     try:
         kind.read(None)
     except BadCell:

@@ -275,6 +275,16 @@ class Classes(Confident):
         tensors: the model's weights, renamed to the parameter names of mapsto's models.
         """
 
+    @classmethod
+    def prepare_column(cls, cells: Sequence[object]) -> Sequence[object]:
+        """Return the cells of a column as `read` takes them, where the form of one is decided by all; by default unchanged."""
+        return cells
+
+    @classmethod
+    def find_column_fault(cls, cells: Sequence[object]) -> tuple[int, str] | None:
+        """Return a cell that is probably read otherwise than it is meant, as (index, problem in words); None if none is."""
+        return None
+
     @property
     def known_names(self) -> Sequence[str]:
         """Return the names that `class_names` can give and that training has seen; by default the classes."""
