@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
-from mapsto.data.label_hints import are_ids, label_hints
+from mapsto.data.label_hints import are_ids, header_hints, label_hints
 from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
@@ -304,6 +304,8 @@ def _labels(values: _Values) -> list[Finding]:
         rare = min(group, key=lambda label: counts[label])
         findings.append(values.finding(first[rare], _describe_alike(group, counts, " rows"), of_label=True))
     findings += label_hints(counts, values.rows.table, values.label_column)
+    if not values.rows.arrow.corrupted and len(values.rows.table):
+        findings += header_hints(values.rows.table, values.column, values.label_column, counts)
     single = [label for label, count in counts.items() if count == 1]
     # One warning says it for all.
     if are_ids(counts):

@@ -117,7 +117,7 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
 
     @classmethod
     def find_column_fault(cls, cells: Sequence[object]) -> tuple[int, str] | None:
-        """Return (index, problem) of the first cell that has not the separator of the column but another one; None if none has."""
+        """Return (index, problem) of the first cell with another separator than that of the column; None if there is none."""
         separator = find_separator(cells)
         rest = "".join(SEPARATORS[SEPARATORS.index(separator) + 1 :]) if separator else ""
         for index, cell in enumerate(cells):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto.data.file_part import FilePart, Row, group_rows
-from mapsto.data.formats.columns import require_few_columns, select_named
+from mapsto.data.formats.columns import REPEATED_HEADER, repeats_header, require_few_columns, select_named
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import TextFormat
 from mapsto.text.characters import find_invalid_character
@@ -52,6 +52,8 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
                 for index, value in zip(indices, values, strict=True)
                 if isinstance(value, str) and (fault := find_invalid_character(value)) is not None
             ]
+            if repeats_header([cells[index] for index in indices], columns):
+                faults = [Finding(str(path), number, None, None, REPEATED_HEADER)]
             record = dict(zip(columns, values, strict=True))
             yield faults or (number, record, sum(len(str(value)) for value in values))
 

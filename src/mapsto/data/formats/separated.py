@@ -17,7 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from mapsto.data.file_part import FilePart, Row, from_cells, group_rows
-from mapsto.data.formats.columns import require_few_columns, select_named
+from mapsto.data.formats.columns import REPEATED_HEADER, repeats_header, require_few_columns, select_named
 from mapsto.data.formats.text_lines import read_lines
 from mapsto.errors import DataError, Finding, LineNumber, place
 from mapsto.options import TextFormat
@@ -110,6 +110,8 @@ def stream_separated(path: Path, text_format: TextFormat, default: str) -> Itera
             characters = "".join(record)
             if fault is None and len(record) != size:
                 fault = f"this row has {len(record)} cells, the header has {size}"
+            if fault is None and repeats_header(record, names):
+                fault = REPEATED_HEADER
             if fault is None and "\0" in characters:
                 fault = "the row holds a NUL character"
             if fault is not None:
