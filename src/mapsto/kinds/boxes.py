@@ -87,6 +87,12 @@ class Box:
         return f"{self.label} at {self.left:.0f}, {self.top:.0f} to {self.right:.0f}, {self.bottom:.0f}"
 
 
+def _is_share(box: Box) -> bool:
+    """Return whether the sides of a box are probably shares of the picture's size: they lie between 0 and 1, some within."""
+    sides = (box.left, box.top, box.right, box.bottom)
+    return all(0 <= side <= 1 for side in sides) and any(0 < side < 1 for side in sides)
+
+
 def _parse_box(entry: object) -> Box:
     """Return the box that one entry of a cell describes. Raises BadCell.
 
@@ -178,8 +184,14 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def misplaced(answer: tuple[Box, ...], value: Any) -> str:
         """Return a message on the first box of `answer` of which less than a quarter of the area lies inside the image `value`.
 
-        Such a box is not learnt. Returns "" if there is no such box.
+        Such a box is not learnt. Boxes in shares of the picture's size, where pixels are expected, have a message of their own.
+        Returns "" if there is no such box.
         """
+        if answer and all(_is_share(box) for box in answer):
+            return (
+                "all sides of the boxes lie between 0 and 1, as shares of the width and height; pixels are expected: multiply "
+                f"them by {value.width} and {value.height}"
+            )
         for box in answer:
             wide = min(box.right, value.width) - max(box.left, 0)
             high = min(box.bottom, value.height) - max(box.top, 0)
