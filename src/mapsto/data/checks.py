@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
-from mapsto.data.label_hints import are_ids, header_hints, label_hints
+from mapsto.data.label_hints import are_ids, header_hints, label_hints, missing_hints, score_hints
 from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
@@ -149,6 +149,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
         report.warnings += _lone_texts(checked) if arrow.is_grouped else _pairs(checked)
         report.warnings += _mixed_scales(checked) if arrow.is_scored else []
+        report.warnings += [] if arrow.is_scored or arrow.is_grouped else score_hints(arrow, checked.table)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
         report.warnings += _pair_faults(checked)
@@ -197,6 +198,7 @@ def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
             for part in (rows, test or rows)
         )
         file = rows.table.origin(0)[0]
+        findings += missing_hints(counts, rows.table, column)
         for group in look_alikes(counts):
             findings.append(Finding(file, None, column, None, _describe_alike(group, counts)))
         test_file = file if test is None else test.table.origin(0)[0]
@@ -304,6 +306,7 @@ def _labels(values: _Values) -> list[Finding]:
         rare = min(group, key=lambda label: counts[label])
         findings.append(values.finding(first[rare], _describe_alike(group, counts, " rows"), of_label=True))
     findings += label_hints(counts, values.rows.table, values.label_column)
+    findings += missing_hints(counts, values.rows.table, values.label_column)
     if not values.rows.arrow.corrupted and len(values.rows.table):
         findings += header_hints(values.rows.table, values.column, values.label_column, counts)
     single = [label for label, count in counts.items() if count == 1]

@@ -11,6 +11,7 @@ from mapsto.data.formats import excel
 from mapsto.data.readers import file_format
 from mapsto.data.table import Table
 from mapsto.errors import Finding
+from mapsto.task.arrow import Arrow
 
 # From this number of rows, and with more than this share of different ones, labels are ids.
 MIN_IDS, ID_SHARE = 10, 0.9
@@ -18,6 +19,8 @@ MAX_COLUMNS_SHOWN = 10
 # A label that is a number.
 NUMERAL = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
+# What programs write for a missing cell, which is a class of its own where it stands as text.
+MISSING_TEXTS = {"nan", "NaN", "None", "NA", "N/A", "<NA>", "null", "NULL", "NaT", "nil"}
 # Formats whose first row is the header.
 WITH_HEADER = ("csv", "tsv", *excel.SUFFIXES)
 # A name of so many words, of which so large a share stands in the cells below, is probably a cell itself.
@@ -50,6 +53,29 @@ def label_hints(counts: Counter[str], table: Table, column: str | None) -> list[
             f"arrow, such as `-> COLUMN:label`; there are {columns}"
         )
         return [Finding(file, None, column, None, reason)]
+    return []
+
+
+def missing_hints(counts: Counter[str], table: Table, column: str | None) -> list[Finding]:
+    """Return a warning for labels that are texts of missing cells, as pandas' astype(str) writes them."""
+    names = [name for name in counts if name in MISSING_TEXTS]
+    if not names or len(names) == len(counts):
+        return []
+    shares = ", ".join(f"{name!r} ({counts[name]:,})" for name in names)
+    reason = f"labels that look like missing cells written as text: {shares}; if they are, leave these cells blank"
+    return [Finding(table.origin(0)[0], None, column, None, reason)]
+
+
+def score_hints(arrow: Arrow, table: Table) -> list[Finding]:
+    """Return a warning if pairs without a score have beside them a column of zeros and ones, which may say which are right."""
+    bound = {port.column for port in (*arrow.sources, *arrow.targets)}
+    for name in table.columns:
+        cells = (
+            {str(cell).strip().lower() for cell in table.column(name)[:NUM_HEADER_CELLS]} if name not in bound else ()
+        )
+        if cells in ({"0", "1"}, {"0.0", "1.0"}):
+            reason = f"the column holds 0 and 1; if they say which pairs are right, add it to the arrow, as `, {name}:number`"
+            return [Finding(table.origin(0)[0], None, name, None, f"{reason}; now every pair counts as right")]
     return []
 
 

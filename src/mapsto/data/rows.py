@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import reduce
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from mapsto.task.capabilities import FileBacked
 from mapsto.task.label_spelling import merged_spellings
 from mapsto.task.source import Source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Located, is_located, located_port
+from mapsto.task.target_capabilities import Advising, Classes, Located, is_located, located_port
 from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 from mapsto.text.pairs.groups import Partners, number_components, pair_in_rings
 
@@ -66,8 +67,20 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
     if (arrow := _name_list_column(arrow, table)).is_grouped:
         return _bind_groups(arrow, table, fits, answers)
     if answers:
-        return bind(arrow, table.columns, fits)
+        return bind(arrow, table.columns, fits, lambda kind: _advise(arrow, table, kind))
     return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
+
+
+def _advise(arrow: Arrow, table: Table, missing: str) -> str:
+    """Return what to do with a table of which no column fits a port, as the kinds of the answers know it; "" if none does.
+
+    missing: the kind of the port, that of an answer or of what it lies in.
+    """
+    columns = {name: table.column(name)[:FITTING_SAMPLE] for name in table.columns}
+    folder = Path(table.origin(0)[0]).parent if len(table) else Path()
+    advising = [kind for kind in kinds.answering(arrow) if issubclass(kind, Advising)]
+    advising = [kind for kind in advising if missing in (kind.kind, getattr(kind, "lies_in", None))]
+    return next((advice for kind in advising if (advice := kind.advise(columns, folder))), "")
 
 
 def _without_missing_columns(arrow: Arrow, table: Table) -> Arrow:

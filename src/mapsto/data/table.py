@@ -21,6 +21,7 @@ from mapsto.data.files import FileListing, is_path, join_paths, list_files, list
 from mapsto.data.formats import conll
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
 from mapsto.data.formats.columns import select_named
+from mapsto.data.formats.prodigy import leave_out_rejected
 from mapsto.data.formats.sparse_rows import limit_memory
 from mapsto.data.formats.text_lines import stream_parallel
 from mapsto.data.origins import Origins
@@ -281,8 +282,11 @@ def _stream_files(
 
 
 def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
-    """Yield the parts of a file with words and tags as texts and spans, and with dialogues as prompts and answers."""
-    return pair_answers(map(conll.join_word_columns, parts))
+    """Yield the parts of a file with words and tags as texts and spans, and with dialogues as prompts and answers.
+
+    Rows that an annotator rejected are left out.
+    """
+    return pair_answers(map(conll.join_word_columns, leave_out_rejected(parts)))
 
 
 def fingerprint_source(source: Any) -> str:

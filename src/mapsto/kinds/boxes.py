@@ -38,9 +38,10 @@ from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark, Spatial
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Classes, Comparable, Located, Mixable
+from mapsto.task.target_capabilities import Advising, Classes, Comparable, Located, Mixable
 from mapsto.text.characters import find_invalid_character
 from mapsto.vision import detection_annotations
+from mapsto.vision.annotations.unread import describe_box, describe_folder
 from mapsto.vision.detection_heads import (
     BoxHead,
     LearntHead,
@@ -103,11 +104,12 @@ def _parse_box(entry: object) -> Box:
     label = entry.get("label", entry.get("category"))
     sides = entry.get("box", entry.get("bbox"))
     if not isinstance(label, str | int | np.integer | None) or isinstance(sides, str | dict):
-        raise BadCell("a box has a label, which is text or a number, and a list of four sides")
+        raise BadCell(f"a box has a label, which is text or a number, and a list of four sides{describe_box(entry)}")
     try:
         left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadCell('a box has four sides: "box": [left, top, right, bottom]') from error
+        reason = f'a box has four sides: "box": [left, top, right, bottom]{describe_box(entry)}'
+        raise BadCell(reason) from error
     if "box" not in entry:
         right, bottom = left + right, top + bottom
     if label is None or not str(label).strip() or (problem := find_invalid_character(str(label))) is not None:
@@ -118,7 +120,7 @@ def _parse_box(entry: object) -> Box:
     return box
 
 
-class Boxes(Located, Classes, Comparable, Mixable):
+class Boxes(Located, Advising, Classes, Comparable, Mixable):
     """A target that answers with the boxes in an image, each with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.
@@ -207,6 +209,11 @@ class Boxes(Located, Classes, Comparable, Mixable):
         Raises DataError if a COCO file or a file of class names is damaged, OSError if a file cannot be read.
         """
         return dict(detection_annotations.read_annotations(path, within))
+
+    @classmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on annotations in the folder of the table whose format is not read; "" if there are none."""
+        return describe_folder(folder)
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,15 @@ from mapsto.task.label_spelling import describe_alike
 from mapsto.task.printed_lists import is_printed_list, parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.task.target_capabilities import (
+    Advising,
+    Attributable,
+    Calibratable,
+    Classes,
+    Comparable,
+    LinearProbe,
+    Mixable,
+)
 from mapsto.text.cells import as_name
 from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
@@ -43,7 +52,7 @@ CONSTANT_LOGIT = (
 Values = NDArray[np.float64]
 
 
-class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
+class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with all classes that apply to a row, of those seen in training.
 
     classes: names of the classes in the order of the logits.
@@ -127,6 +136,19 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
                 reason = f"{separator and separator[0]!r} separates the labels of this column, so {mark!r} is a part of this one"
                 return index, reason
         return None
+
+    @classmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on several columns of zeros and ones, each of which is a class."""
+        cells = {name: {str(cell).strip() for cell in column if cell is not None} for name, column in columns.items()}
+        names = [name for name in columns if cells[name] and cells[name] <= MATRIX_CELLS]
+        if len(names) < 2:
+            return ""
+        return (
+            f"{', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''} hold 0 and 1: write the names of those with 1 "
+            f'into one column, as "{names[0]}|{names[1]}" ([] for none), or answer each by itself, as in '
+            f"'{names[0]}:label, {names[1]}:label'"
+        )
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:

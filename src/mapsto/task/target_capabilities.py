@@ -251,6 +251,18 @@ class Confident(Target):
         """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
 
 
+class Advising(Target):
+    """A target that says what to do with a table of which no column can be its answers."""
+
+    @classmethod
+    @abstractmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on columns that are probably meant, and how to write them; "" if there are none.
+
+        columns: the first cells of each column. folder: that of the table's file.
+        """
+
+
 class Classes(Confident):
     """A target that answers with one or several of the classes in the training labels, each with a probability."""
 
