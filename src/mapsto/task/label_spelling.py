@@ -41,12 +41,12 @@ def same_value(name: str, classes: Iterable[str]) -> str | None:
     return None if value is None else next((known for known in classes if _value(known) == value), None)
 
 
-def _value(name: str) -> tuple[str, float] | None:
-    """Return the number or boolean that a name spells, with its type; None for any other name."""
+def _value(name: str) -> tuple[bool, float] | None:
+    """Return (whether it is a boolean, value) of a name that spells a boolean or a number; None for any other name."""
     if name in BOOLEANS:
-        return "boolean", BOOLEANS[name]
+        return True, BOOLEANS[name]
     text = name.strip()
-    return ("number", float(text)) if NUMBER.fullmatch(text.casefold()) else None
+    return (False, float(text)) if NUMBER.fullmatch(text.casefold()) else None
 
 
 def describe_alike(name: str, classes: Iterable[str]) -> str:
