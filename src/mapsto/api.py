@@ -88,7 +88,7 @@ class Model:
         encoding: str | None = None,
         delimiter: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return one answer (a dict) for each row of a table or value of a list, in order.
+        """Return one answer (a dict) for each row of a table, or value of a list, Series, array or iterator, in order.
 
         The answer to a row that cannot be read is {"error": reason}.
         min_confidence: an answer with a lower probability is withheld: it becomes None, and its probability stays.
