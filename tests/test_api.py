@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -251,3 +253,18 @@ def test_two_answers_are_saved_and_loaded(tmp_path: Path) -> None:
     model.save(tmp_path / "two")
     again = mapsto.load(tmp_path / "two", device="cpu", precision="fp32")
     assert again("the river") == model("the river")
+
+
+def test_columns_of_values_are_read_as_lists_of_them() -> None:
+    texts = sentences(12, 1)
+    model = mapsto.fit(
+        "text -> label", [{"text": t, "label": "ab"[i % 2]} for i, t in enumerate(texts)], steps=1, **TINY
+    )
+    answers = model.predict(texts)
+    columns: list[Any] = [tuple(texts), np.array(texts), np.array(texts, object), iter(texts), (t for t in texts)]
+    columns += [pd.Series(texts, index=range(5, 17)), pd.DataFrame({"x": texts})["x"], pd.Index(texts), pa.array(texts)]
+    assert all(model.predict(column) == answers for column in columns)
+    assert model.predict({"text": text} for text in texts) == answers
+    assert model.predict(pd.DataFrame({"text": texts})) == model.predict(pa.table({"text": texts})) == answers
+    empty: list[Any] = [[], (), iter([]), np.array([], str), pd.Series([], dtype=str)]
+    assert all(model.predict(column) == [] for column in empty)

@@ -88,7 +88,7 @@ class Model:
         encoding: str | None = None,
         delimiter: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return one answer (a dict) for each row of a table or value of a list, in order.
+        """Return one answer (a dict) for each row of a table, or value of a list, Series, array or iterator, in order.
 
         The answer to a row that cannot be read is {"error": reason}.
         min_confidence: an answer with a lower probability is withheld: it becomes None, and its probability stays.
@@ -101,7 +101,10 @@ class Model:
         Raises UsageError if the model gives no probability, keeps no training rows to compare with, or generates nothing.
         """
         predictor = self.predictor.with_settings(min_confidence, reject, decoding)
-        return list(predictor.answer(read_table(self._rows(data), TextFormat(encoding, delimiter))))
+        rows = self._rows(data)
+        if isinstance(rows, list | tuple) and not rows:
+            return []
+        return list(predictor.answer(read_table(rows, TextFormat(encoding, delimiter))))
 
     def stream(self, *values: object, decoding: Decoding | None = None) -> Iterator[str]:
         """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
@@ -263,11 +266,25 @@ class Model:
         return {port.column or port.kind: value for port, value in zip(ports, values, strict=True)}
 
     def _rows(self, data: Any) -> Any:
-        """Return a list of values as rows {first source's column: value}; return a table in any form unchanged."""
+        """Return a list of values as rows {first source's column: value}; return a table in any form unchanged.
+
+        A Series, an array with one dimension and an iterator are read as the list of their values.
+        """
+        if isinstance(data, Iterator) or (_is_one_column(data) and not isinstance(data, list | tuple)):
+            data = data.to_pylist() if hasattr(data, "to_pylist") else list(data)
         if isinstance(data, list | tuple) and data and not isinstance(data[0], Dict):
             port = self.mapping.arrow.sources[0]
             return [{port.column or port.kind: value} for value in data]
         return data
+
+
+def _is_one_column(data: Any) -> bool:
+    """Return whether an object is a column of values, such as a pandas Series, a NumPy array or a column of Arrow."""
+    if isinstance(data, np.ndarray):
+        return bool(data.ndim == 1)
+    is_series = hasattr(data, "to_list") or hasattr(data, "to_pylist") or isinstance(data, Sequence)
+    is_table = any(hasattr(data, name) for name in ("columns", "column_names", "schema"))
+    return is_series and not is_table and not isinstance(data, str | bytes)
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:

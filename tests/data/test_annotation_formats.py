@@ -215,3 +215,23 @@ def test_a_file_without_names_of_columns_is_scored_by_a_model_with_other_names(t
     assert len(model.predict(tmp_path / "a.conll")) == 2
     with pytest.raises(UsageError, match="no column 'sentence'"):
         model.evaluate([{"text": "Ada wrote", "tags": [[0, 3, "PER"]]}])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", None])
+def test_rows_that_prodigy_rejected_are_left_out(suffix: str | None, tmp_path: Path) -> None:
+    answers = ["accept", "reject", "ignore", "accept", "reject"]
+    records = [
+        {"text": f"Ada {i}", "spans": [{"start": 0, "end": 3, "label": "PER"}], "_input_hash": i, "answer": answer}
+        for i, answer in enumerate(answers)
+    ]
+    source: Any = records
+    if suffix is not None:
+        source = tmp_path / f"export.{suffix}"
+        lines = [json.dumps(record) for record in records]
+        source.write_text("\n".join(lines) if suffix == "jsonl" else f"[{','.join(lines)}]")
+    table = read_table(source)
+    assert table.column("text") == ["Ada 0", "Ada 3"] and [table.origin(row)[1] for row in range(2)] == [1, 4]
+    (remark,) = [remark.reason for remark in table.remarks_on() if "left out" in remark.reason]
+    assert "1 with the answer 'ignore'" in remark and "2 with the answer 'reject'" in remark
+    plain = [{"question": f"q{i}", "answer": answer} for i, answer in enumerate(answers)]
+    assert len(read_table(plain)) == 5, "a column of answers of another program"

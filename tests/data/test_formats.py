@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mapsto import kinds
+from mapsto.data.checks import check_rows
 from mapsto.data.file_part import UnreadableCell
 from mapsto.data.files import join_paths
 from mapsto.data.formats.columns import UnnamedColumn
@@ -27,7 +28,7 @@ from mapsto.data.table import Table, read_table, write_rows
 from mapsto.data.writers import TextStyle, style_of
 from mapsto.errors import BadCell, DataError, LineNumber, UsageError, place
 from mapsto.options import DEFAULT_FORMAT, TextFormat
-from mapsto.task.arrow import parse
+from mapsto.task.arrow import Arrow, Port, parse
 
 DATA = {"text": ["a", "b; c", "d, e"], "label": ["x", "y", "x"]}
 
@@ -336,3 +337,46 @@ def test_names_of_files_in_any_bytes_are_written(tmp_path: Path) -> None:
         assert write_rows(tmp_path / name, ["image"], rows) == 2
     assert read_table(tmp_path / "a.csv").data == {"image": ["caf\\udce9.png", "a.png"]}
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0]) == rows[0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "csv.gz", "xlsx"])
+def test_a_header_that_is_repeated_is_a_bad_row(suffix: str, tmp_path: Path) -> None:
+    rows = [["text", "label"], ["good", "pos"], ["text", "label"], ["bad", "neg"], ["text", "text"]]
+    path = tmp_path / f"joined.{suffix}"
+    if suffix == "xlsx":
+        book = pytest.importorskip("openpyxl").Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(path)
+    else:
+        text = "\n".join(("\t" if suffix == "tsv" else ",").join(row) for row in rows)
+        path.write_bytes(
+            gzip.compress(text.encode()) if suffix == "csv.gz" else text.replace("pos\n", "pos\n\ufeff").encode()
+        )
+    table = read_table(path)
+    assert table.column("text") == ["good", "bad", "text"]
+    (finding,) = table.rejected
+    assert finding.row == 3 and "header once more" in finding.reason
+
+
+def test_a_column_of_one_cell_may_hold_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "words.csv").write_text("word\nother\nword\n")
+    assert read_table(tmp_path / "words.csv").column("word") == ["other", "word"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["a good film,pos", "a bad film,neg", "good,pos", "bad,neg"], "'pos' is the name of the column and a label"),
+        (["今天的电影很好,1", "今天的书很坏,2", "电影好,3", "书坏,2", "很好,3"], "reads as the texts below it"),
+        (["text,label", "a bad film,neg", "good,pos", "bad,neg"], ""),
+    ],
+)
+def test_a_table_without_a_header_is_named(lines: list[str], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([*lines, *lines[1:]]), encoding="utf-8")
+    table = read_table(path)
+    first, second = table.columns
+    rows = load_rows(Arrow((Port("text", first),), (Port("label", second),)), table)
+    hints = [finding.reason for finding in check_rows(rows).warnings if "if the file has no header" in finding.reason]
+    assert len(hints) == bool(reason) and all(reason in hint for hint in hints)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mapsto
-from mapsto.data.checks import check_rows
+from mapsto import kinds
+from mapsto.data.checks import DataReport, check_rows
 from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import BadCell, DataError
+from mapsto.kinds.label import Label
 from mapsto.kinds.labels import Labels
 from mapsto.task.arrow import parse
-from mapsto.task.label_spelling import appearance, merged_spellings
+from mapsto.task.label_spelling import appearance, distinct_spellings, merged_spellings
 
 ALIKE = [
     ("yes", "Yes"),
@@ -85,6 +88,53 @@ def test_fold_labels(arrow: str, tmp_path: Path) -> None:
     }
     plain = mapsto.fit(arrow, train, **options)
     assert len(plain.mapping.targets[0].classes) > 2, "nothing is merged unasked"
+
+
+def tables(arrow: str, train: list[str], test: list[str]) -> DataReport:
+    column = arrow.split()[-1]
+    parts = []
+    for name, labels in (("train", train), ("test", test)):
+        rows = [
+            {"text": f"{name} {i}", column: [label] if column == "labels" else label}
+            for i, label in enumerate(labels * 3)
+        ]
+        table = read_table(rows)
+        parts.append(load_rows(bind_to(parse(arrow), table), table))
+    return check_rows(*parts)
+
+
+@pytest.mark.parametrize("arrow", ["text -> label", "text -> labels"])
+def test_a_label_of_the_test_that_looks_like_one_of_the_training(arrow: str) -> None:
+    report = tables(arrow, ["POS", "neg"], ["pos", "neg", "strange"])
+    reasons = {finding.value: finding.reason for finding in report.warnings if "training" in finding.reason}
+    assert set(reasons) == {"pos", "strange"}
+    assert "looks like 'POS' of the training rows: --fold-labels" in reasons["pos"]
+    assert "looks like" not in reasons["strange"]
+
+
+@pytest.mark.parametrize("arrow", ["text -> label", "text -> labels"])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [(["0.0", "1.0"], ["0", "1"]), (["True", "False"], [True, False]), ([1, 2], ["1.00", "2"])],
+    ids=str,
+)
+def test_the_same_number_or_boolean_is_no_unseen_label(arrow: str, train: list[Any], test: list[Any]) -> None:
+    assert not [finding for finding in tables(arrow, train, test).warnings if "training" in finding.reason]
+    target = kinds.target(arrow.split()[-1])()
+    target.classes = [str(label) for label in train]
+    answers = [target.read([label] if target.kind == "labels" else label) for label in test]
+    assert [name for answer in answers for name in target.class_names(target.recognise(answer))] == target.classes
+    assert (
+        Label.read(True) == "true"
+        and Label.read(np.bool_(False)) == "false"
+        and Labels.read([True, "b"]) == ("true", "b")
+    )
+
+
+def test_names_that_look_alike_are_shown_in_quotes() -> None:
+    assert distinct_spellings(["pos", " pos", "neg"]) == {"pos": "'pos'", " pos": "' pos'", "neg": "neg"}
+    note = Label(["a", " pos"]).notes(["pos"])[0]
+    assert "looks like ' pos' of the training rows" in note
 
 
 def test_compare_folds_labels() -> None:

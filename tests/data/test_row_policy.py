@@ -57,8 +57,10 @@ def test_a_blank_label_is_no_bad_row_where_the_user_says_so() -> None:
     labelled, rest = set_aside_unlabelled(ARROW, table, "drop")
     assert labelled.data == {"text": ["a"], "label": ["x"]} and rest is not None and rest.data["text"] == ["b", "c"]
     assert set_aside_unlabelled(ARROW, table, "stop") == (table, None)
-    # No label of several is an answer.
-    assert set_aside_unlabelled(parse("text -> label:labels"), table, "drop") == (table, None)
+    # That none of several labels applies is said by an empty list.
+    lists = read_table({"text": ["a", "b", "c"], "label": [["x"], None, []]})
+    labelled, rest = set_aside_unlabelled(parse("text -> label:labels"), lists, "drop")
+    assert labelled.data["text"] == ["a", "c"] and rest is not None and rest.data["text"] == ["b"]
     with pytest.raises(DataError, match="no row has a label"):
         set_aside_unlabelled(ARROW, read_table({"text": ["a"], "label": [None]}), "drop")
     with pytest.raises(DataError, match="--unlabelled drop leaves out the 2 rows without a label"):

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_folders_that_part_pictures_from_boxes_are_no_labels(write: Any, tmp_pat
     assert "label" not in read_table(folder).columns
     with pytest.raises(UsageError, match="no column left can be 'label'"):
         mapsto.fit("image -> label, boxes", str(folder), steps=1, **SMALL)
+
+
+def test_boxes_in_shares_of_the_picture_are_named() -> None:
+    picture = SimpleNamespace(width=48, height=32)
+    shares, pixels = ({"label": "a", "box": box} for box in ([0.1, 0.2, 0.5, 1], [0, 0, 1, 1]))
+    assert "multiply them by 48 and 32" in Boxes.misplaced(Boxes.read([shares]), picture)
+    assert Boxes.misplaced(Boxes.read([pixels]), picture) == ""
+    assert Boxes.misplaced(Boxes.read([shares, {"label": "a", "box": [1, 2, 30, 20]}]), picture) == ""
 
 
 def test_a_box_outside_its_picture_is_named(tmp_path: Path) -> None:

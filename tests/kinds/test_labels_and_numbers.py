@@ -16,9 +16,12 @@ from sklearn import metrics
 
 import mapsto
 from mapsto import kinds
+from mapsto.data.checks import check_rows
+from mapsto.data.rows import bind_to, load_rows
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import BadCell
 from mapsto.evaluation.error_analysis import analyse_errors
+from mapsto.task.arrow import parse
 
 CLOSE = {"abs": 1e-8, "rel": 1e-8}
 SMALL: dict[str, Any] = {"layers": 1, "width": 64, "vocabulary": 300, "device": "cpu"}
@@ -96,15 +99,46 @@ def test_cells_of_numbers() -> None:
 def test_cells_of_labels() -> None:
     target = kinds.target("labels")
     for cell, expected in (
-        ("a|b", ("a", "b")), ("红；绿", ("红", "绿")), ("a, b,a", ("a", "b")), (["x"], ("x",)), (None, ()), ("", ()),
+        ("a|b", ("a", "b")), ("红；绿", ("红", "绿")), ("a, b,a", ("a", "b")), (["x"], ("x",)),
+        ([], ()), ("[]", ()), (" [ ] ", ()),
         ('["a", "b, c"]', ("a", "b, c")), (np.array(["p", "q"]), ("p", "q")),
     ):  # fmt: skip
         assert target.read(cell) == expected
-    for bad in (3, '["a"', ["\0"]):
+    for bad in (3, '["a"', ["\0"], None, "", " "):
         with pytest.raises(BadCell):
             target.read(bad)
     with pytest.raises(mapsto.MapstoError, match="no row has a label"):
         target().learn([(), ()])
+
+
+def labels_of(cells: list[Any]) -> tuple[list[Any], list[str]]:
+    table = read_table([{"text": f"row {i}", "labels": cell} for i, cell in enumerate(cells)])
+    rows = load_rows(bind_to(parse("text -> labels"), table), table, keep_unreadable=True)
+    report = check_rows(rows)
+    return rows.targets[0], [str(finding) for finding in [*rows.faults, *report.warnings, *report.errors]]
+
+
+def test_a_column_of_labels_has_one_separator() -> None:
+    answers, findings = labels_of(["Toys, Games|Books", "Toys, Games", "Books", "[]", '["a, b"]', "(x), y"] * 2)
+    assert answers[:6] == [("Toys, Games", "Books"), ("Toys, Games",), ("Books",), (), ("a, b",), ("(x), y",)]
+    assert any("'|' separates" in finding and "','" in finding for finding in findings)
+    answers, findings = labels_of(["红；绿", "红;蓝，青", "绿"] * 2)
+    assert answers[:3] == [("红", "绿"), ("红", "蓝，青"), ("绿",)]
+    assert not any("separates" in finding for finding in findings)
+    assert labels_of(["a, b", "a，c", ["d, e"], "b"] * 2)[0][:4] == [("a", "b"), ("a", "c"), ("d, e",), ("b",)]
+
+
+@pytest.mark.parametrize("blank", [None, "", "  "])
+def test_a_blank_cell_is_no_label_and_an_empty_list_none_of_them(blank: str | None, tmp_path: Path) -> None:
+    cells = ["a", blank, "b", "a|b", "[]"] * 4
+    answers, findings = labels_of(cells)
+    assert answers[:5] == [("a",), None, ("b",), ("a", "b"), ()]
+    assert sum("blank" in finding and "[]" in finding for finding in findings) == 4
+    rows = [{"text": f"row {i}", "labels": cell} for i, cell in enumerate(cells)]
+    with pytest.raises(mapsto.MapstoError, match="--unlabelled drop leaves out the 4 rows"):
+        mapsto.fit("text -> labels", rows, steps=1)
+    model = mapsto.fit("text -> labels", rows, tmp_path / "m", unlabelled="drop", steps=1, **SMALL)
+    assert model.mapping.targets[0].classes == ["a", "b"]
 
 
 def test_a_number_is_learnt_and_given_back(tmp_path: Path) -> None:

@@ -150,13 +150,16 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
     confusion: confusion[label][answer] is the number of rows with this label and this answer of the model.
     """
     from mapsto.cli.output import print_text
+    from mapsto.task.label_spelling import distinct_spellings
 
     answers = list(next(iter(confusion.values())))
+    spellings = distinct_spellings(dict.fromkeys([*answers, *confusion]))
     if len(answers) <= MAX_MATRIX_CLASSES:
-        width = max(8, *(len(name) + 1 for name in (*answers, *confusion)))
-        print_text("\n" + "truth \\ answer".ljust(width + 6) + "".join(name.rjust(width) for name in answers))
+        width = max(8, *(len(name) + 1 for name in spellings.values()))
+        header = "".join(spellings[name].rjust(width) for name in answers)
+        print_text("\n" + "truth \\ answer".ljust(width + 6) + header)
         for label, counts in confusion.items():
-            print_text(label.ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
+            print_text(spellings[label].ljust(width + 6) + "".join(str(counts[name]).rjust(width) for name in answers))
         return
     pairs = [
         (count, label, name)
@@ -166,4 +169,4 @@ def _print_confusion(confusion: dict[str, dict[str, int]]) -> None:
     ]
     print_text("\nconfused most often:")
     for count, label, name in sorted(pairs, reverse=True)[:MAX_CONFUSED_PAIRS]:
-        print_text(f"{count:>6} × {label} answered as {name}")
+        print_text(f"{count:>6} × {spellings[label]} answered as {spellings[name]}")

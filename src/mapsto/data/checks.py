@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
-from mapsto.data.label_hints import are_ids, label_hints
+from mapsto.data.label_hints import are_ids, header_hints, label_hints, missing_hints, score_hints
 from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
-from mapsto.task.label_spelling import look_alikes
+from mapsto.task.label_spelling import describe_alike, look_alikes, same_value
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
@@ -143,11 +143,13 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.errors += _unlearnable(rows)
     report.warnings += _labels(train)
     report.warnings += _label_names(rows, test)
+    report.warnings += _label_columns(rows) + ([] if test is None else _label_columns(test))
     report.warnings += _outliers(rows)
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
         report.warnings += _lone_texts(checked) if arrow.is_grouped else _pairs(checked)
         report.warnings += _mixed_scales(checked) if arrow.is_scored else []
+        report.warnings += [] if arrow.is_scored or arrow.is_grouped else score_hints(arrow, checked.table)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
         report.warnings += _pair_faults(checked)
@@ -196,14 +198,34 @@ def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:
             for part in (rows, test or rows)
         )
         file = rows.table.origin(0)[0]
+        findings += missing_hints(counts, rows.table, column)
         for group in look_alikes(counts):
             findings.append(Finding(file, None, column, None, _describe_alike(group, counts)))
         test_file = file if test is None else test.table.origin(0)[0]
         findings += [
-            Finding(test_file, None, column, name, f"a label of the test ({count:,}) that no training row has")
+            Finding(
+                test_file,
+                None,
+                column,
+                name,
+                f"a label of the test ({count:,}) that no training row has{describe_alike(name, counts)}",
+            )
             for name, count in test_counts.items()
-            if name not in counts
+            if name not in counts and same_value(name, counts) is None
         ]
+    return findings
+
+
+def _label_columns(rows: Rows) -> list[Finding]:
+    """Return a warning for each column of classes with a cell that is probably read otherwise than it is meant."""
+    findings = []
+    for port, kind in zip(rows.arrow.targets, kinds.answering(rows.arrow), strict=True):
+        if port.column is None or port.restores is not None or not issubclass(kind, Classes):
+            continue
+        cells = rows.table.column(port.column)
+        if fault := kind.find_column_fault(cells):
+            index, reason = fault
+            findings.append(Finding(*rows.table.origin(index), port.column, str(cells[index]), reason))
     return findings
 
 
@@ -284,6 +306,9 @@ def _labels(values: _Values) -> list[Finding]:
         rare = min(group, key=lambda label: counts[label])
         findings.append(values.finding(first[rare], _describe_alike(group, counts, " rows"), of_label=True))
     findings += label_hints(counts, values.rows.table, values.label_column)
+    findings += missing_hints(counts, values.rows.table, values.label_column)
+    if not values.rows.arrow.corrupted and len(values.rows.table):
+        findings += header_hints(values.rows.table, values.column, values.label_column, counts)
     single = [label for label, count in counts.items() if count == 1]
     # One warning says it for all.
     if are_ids(counts):
@@ -379,13 +404,17 @@ def _unseen(train: _Values, test: _Values) -> list[Finding]:
     """Return a warning for each label that test rows have and no training row has."""
     if train.labels is None or test.labels is None:
         return []
-    training_labels, counts = set(train.labels), Counter(label for label in test.labels if label is not None)
+    training_labels = {label for label in train.labels if label is not None}
+    counts = Counter(label for label in test.labels if label is not None)
     return [
         test.finding(
-            test.labels.index(label), f"{count:,} test rows have a label that training never sees", of_label=True
+            test.labels.index(label),
+            f"{count:,} test rows have a label that training never sees{describe_alike(label, training_labels)}",
+            of_label=True,
         )
         for label, count in counts.items()
-        if label not in training_labels
+        # Labels of the same number or boolean are scored as one.
+        if label not in training_labels and same_value(label, training_labels) is None
     ]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import reduce
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from mapsto.task.capabilities import FileBacked
 from mapsto.task.label_spelling import merged_spellings
 from mapsto.task.source import Source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Located, is_located, located_port
+from mapsto.task.target_capabilities import Advising, Classes, Located, is_located, located_port
 from mapsto.text.characters import canonical
 from mapsto.text.pairs.dialogues import ANSWER, DIALOGUE, MESSAGES, PROMPT
 from mapsto.text.pairs.groups import Partners, number_components, pair_in_rings
@@ -72,7 +73,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
         if (arrow := _name_list_column(arrow, table)).is_grouped:
             return _bind_groups(arrow, table, fits, answers)
         if answers:
-            return bind(arrow, table.columns, fits)
+            return bind(arrow, table.columns, fits, lambda kind: _advise(arrow, table, kind))
         return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
     except ArrowError as error:
         names = {port.column or port.kind for port in (*arrow.sources, *arrow.targets)}
@@ -91,6 +92,18 @@ def _with_canonical_columns(arrow: Arrow, table: Table) -> Arrow:
         return replace(port, column=names.get(canonical(port.column), port.column))
 
     return replace(arrow, sources=tuple(map(spell, arrow.sources)), targets=tuple(map(spell, arrow.targets)))
+
+
+def _advise(arrow: Arrow, table: Table, missing: str) -> str:
+    """Return what to do with a table of which no column fits a port, as the kinds of the answers know it; "" if none does.
+
+    missing: the kind of the port, that of an answer or of what it lies in.
+    """
+    columns = {name: table.column(name)[:FITTING_SAMPLE] for name in table.columns}
+    folder = Path(table.origin(0)[0]).parent if len(table) else Path()
+    advising = [kind for kind in kinds.answering(arrow) if issubclass(kind, Advising)]
+    advising = [kind for kind in advising if missing in (kind.kind, getattr(kind, "lies_in", None))]
+    return next((advice for kind in advising if (advice := kind.advise(columns, folder))), "")
 
 
 def _without_missing_columns(arrow: Arrow, table: Table) -> Arrow:
@@ -218,7 +231,7 @@ def fold_labels(
         if any(column not in part.data for part in tables):
             continue  # reported when the rows are loaded
         target = kind()
-        answers = [[_read_or_none(kind, cell) for cell in part.column(column)] for part in tables]
+        answers = [[_read_or_none(kind, cell) for cell in kind.prepare_column(part.column(column))] for part in tables]
         counts, *test_counts = (
             Counter(name for answer in part if answer is not None for name in target.class_names(answer))
             for part in answers
@@ -269,14 +282,16 @@ class _Reader:
         assert port.column is not None
         values: list[Any] = []
         locate = kind.locate if issubclass(kind, FileBacked) else None
-        for row, cell in enumerate(self.table.column(port.column)):
+        column = self.table.column(port.column)
+        prepared = kind.prepare_column(column) if issubclass(kind, Classes) else column
+        for row, (cell, form) in enumerate(zip(column, prepared, strict=True)):
             if row in skipped:
                 values.append(None)
                 continue
             try:
                 if isinstance(cell, UnreadableCell):
                     raise BadCell(cell.reason)
-                values.append(kind.read(prepare(cell) if locate is None else locate(cell, self.table.beside(row))))
+                values.append(kind.read(prepare(form) if locate is None else locate(cell, self.table.beside(row))))
             except BadCell as error:
                 # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
                 text = cell.text if isinstance(cell, UnreadableCell) else cell
@@ -417,7 +432,7 @@ def _load_groups(arrow: Arrow, table: Table, answers: bool) -> Rows:
 def set_aside_unlabelled(arrow: Arrow, table: Table, unlabelled: str) -> tuple[Table, Table | None]:
     """Return (table without the rows that lack a label, table of these rows); (table, None) where none lacks one.
 
-    A row lacks a label if the cell of a target is blank, and a blank cell is no answer of its kind, as it is of `labels`.
+    A row lacks a label if the cell of a target is blank, and a blank cell is no answer of its kind.
     arrow: the task, bound to columns here if it is not. unlabelled: "stop" keeps all rows, so that these count as unreadable.
     Raises ArrowError if a port cannot be bound to a column, DataError if no row has a label.
     """
@@ -445,7 +460,7 @@ def _is_blank(cell: object) -> bool:
 
 
 def _reads_blank(kind: type[Source] | type[Target]) -> bool:
-    """Return whether an empty cell is an answer of a kind, such as no label of several."""
+    """Return whether an empty cell is an answer of a kind."""
     try:
         kind.read(None)
     except BadCell:

@@ -22,6 +22,7 @@ from mapsto.data.formats import conll
 from mapsto.data.formats.arrow_tables import name_classes, read_cells, read_features
 from mapsto.data.formats.columns import UnnamedColumn, name_columns
 from mapsto.data.formats.folders import add_partitions
+from mapsto.data.formats.prodigy import leave_out_rejected
 from mapsto.data.formats.sparse_rows import limit_memory
 from mapsto.data.formats.text_lines import stream_parallel
 from mapsto.data.origins import Origins
@@ -283,8 +284,11 @@ def _stream_files(
 
 
 def _restructure(parts: Iterable[FilePart]) -> Iterator[FilePart]:
-    """Yield the parts of a file with words and tags as texts and spans, and with dialogues as prompts and answers."""
-    return pair_answers(map(conll.join_word_columns, parts))
+    """Yield the parts of a file with words and tags as texts and spans, and with dialogues as prompts and answers.
+
+    Rows that an annotator rejected are left out.
+    """
+    return pair_answers(map(conll.join_word_columns, leave_out_rejected(parts)))
 
 
 def fingerprint_source(source: Any) -> str:

@@ -20,6 +20,7 @@ from mapsto.report.figures import COLOUR_LEGEND, truncate
 from mapsto.report.page import PageTable, Section, trusted_html
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
+from mapsto.task.label_spelling import distinct_spellings
 from mapsto.task.source_capabilities import Outlinable
 from mapsto.task.target_capabilities import Classes, Comparable, Located, located_port
 
@@ -129,8 +130,11 @@ def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None
         ),
         reverse=True,
     )
+    spellings = distinct_spellings(
+        dict.fromkeys([*confusion, *(name for counts in confusion.values() for name in counts)])
+    )
     rows = [
-        [f"{label} → {answer}", count, f"{100 * count / sum(confusion[label].values()):.0f} %"]
+        [f"{spellings[label]} → {spellings[answer]}", count, f"{100 * count / sum(confusion[label].values()):.0f} %"]
         for count, label, answer in pairs[:MAX_CONFUSIONS]
     ]
     return PageTable(caption, ["label → answer", "rows", "of the rows with this label"], rows) if rows else None

@@ -38,9 +38,10 @@ from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark, Spatial
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Classes, Comparable, Located, Mixable
+from mapsto.task.target_capabilities import Advising, Classes, Comparable, Located, Mixable
 from mapsto.text.characters import find_invalid_character
 from mapsto.vision import detection_annotations
+from mapsto.vision.annotations.unread import describe_box, describe_folder
 from mapsto.vision.detection_heads import (
     BoxHead,
     LearntHead,
@@ -87,6 +88,12 @@ class Box:
         return f"{self.label} at {self.left:.0f}, {self.top:.0f} to {self.right:.0f}, {self.bottom:.0f}"
 
 
+def _is_share(box: Box) -> bool:
+    """Return whether the sides of a box are probably shares of the picture's size: they lie between 0 and 1, some within."""
+    sides = (box.left, box.top, box.right, box.bottom)
+    return all(0 <= side <= 1 for side in sides) and any(0 < side < 1 for side in sides)
+
+
 def _parse_box(entry: object) -> Box:
     """Return the box that one entry of a cell describes. Raises BadCell.
 
@@ -97,11 +104,12 @@ def _parse_box(entry: object) -> Box:
     label = entry.get("label", entry.get("category"))
     sides = entry.get("box", entry.get("bbox"))
     if not isinstance(label, str | int | np.integer | None) or isinstance(sides, str | dict):
-        raise BadCell("a box has a label, which is text or a number, and a list of four sides")
+        raise BadCell(f"a box has a label, which is text or a number, and a list of four sides{describe_box(entry)}")
     try:
         left, top, right, bottom = map(float, sides)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise BadCell('a box has four sides: "box": [left, top, right, bottom]') from error
+        reason = f'a box has four sides: "box": [left, top, right, bottom]{describe_box(entry)}'
+        raise BadCell(reason) from error
     if "box" not in entry:
         right, bottom = left + right, top + bottom
     if label is None or not str(label).strip() or (problem := find_invalid_character(str(label))) is not None:
@@ -112,7 +120,7 @@ def _parse_box(entry: object) -> Box:
     return box
 
 
-class Boxes(Located, Classes, Comparable, Mixable):
+class Boxes(Located, Advising, Classes, Comparable, Mixable):
     """A target that answers with the boxes in an image, each with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.
@@ -178,8 +186,14 @@ class Boxes(Located, Classes, Comparable, Mixable):
     def misplaced(answer: tuple[Box, ...], value: Any) -> str:
         """Return a message on the first box of `answer` of which less than a quarter of the area lies inside the image `value`.
 
-        Such a box is not learnt. Returns "" if there is no such box.
+        Such a box is not learnt. Boxes in shares of the picture's size, where pixels are expected, have a message of their own.
+        Returns "" if there is no such box.
         """
+        if answer and all(_is_share(box) for box in answer):
+            return (
+                "all sides of the boxes lie between 0 and 1, as shares of the width and height; pixels are expected: multiply "
+                f"them by {value.width} and {value.height}"
+            )
         for box in answer:
             wide = min(box.right, value.width) - max(box.left, 0)
             high = min(box.bottom, value.height) - max(box.top, 0)
@@ -195,6 +209,11 @@ class Boxes(Located, Classes, Comparable, Mixable):
         Raises DataError if a COCO file or a file of class names is damaged, OSError if a file cannot be read.
         """
         return dict(detection_annotations.read_annotations(path, within))
+
+    @classmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on annotations in the folder of the table whose format is not read; "" if there are none."""
+        return describe_folder(folder)
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:

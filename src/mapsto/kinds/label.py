@@ -30,10 +30,11 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, MixturePart, Piece
+from mapsto.task.label_spelling import describe_alike
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
-from mapsto.text.cells import whole_as_int
+from mapsto.text.cells import as_name
 from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
 UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is hardly ever answered
@@ -73,7 +74,7 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
 
         The number of different names may be half of the number of cells, or 2.
         """
-        labels = [str(whole_as_int(value)) for value in values if value is not None]
+        labels = [str(as_name(value)) for value in values if value is not None]
         are_repeated = len(set(labels)) <= max(2, len(labels) // 2)
         return bool(labels) and are_repeated and max(map(len, labels)) <= 100
 
@@ -86,12 +87,11 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
     def read(cell: object) -> str:
         """Return the class name in a cell; a number or a boolean becomes text. Raises BadCell, also for a blank cell.
 
-        A float or decimal without a fraction becomes the text of an integer: 3.0 is "3".
+        A float or decimal without a fraction becomes the text of an integer: 3.0 is "3". True is "true", as JSON writes it.
         """
         if cell is None or (isinstance(cell, str) and not has_visible(cell) and "\0" not in cell):
             raise BadCell("the label is blank")
-        # A DataFrame holds whole numbers in a column with missing cells as floats.
-        cell = whole_as_int(cell)
+        cell = as_name(cell)
         if not isinstance(cell, str | int | float | bool | np.generic):
             raise BadCell(f"a label is text or a number, not {type(cell).__name__}")
         if (problem := find_invalid_character(str(cell))) is not None:
@@ -131,14 +131,6 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
             self.weights = [
                 len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
             ]
-
-    def recognise(self, answer: str) -> str:
-        """Return the class that is the same number as `answer`, which is no class itself: a DataFrame may have 1.0 for "1"."""
-        if answer in self.classes:
-            return answer
-        if self.folds:
-            answer = str(super().recognise(answer))
-        return next((name for name in self.classes if _is_same_number(name, answer)), answer)
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the index of the class as a scalar."""
@@ -316,7 +308,10 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
     def notes(self, answers: Sequence[str]) -> list[str]:
         """Return a sentence for each class of `answers` that was never seen in training, with its number of rows."""
         unseen = Counter(answer for answer in answers if answer not in self.classes)
-        return [f"{count} rows have the label {name!r}, which training never saw" for name, count in unseen.items()]
+        return [
+            f"{count} rows have the label {name!r}, which training never saw{describe_alike(name, self.classes)}"
+            for name, count in unseen.items()
+        ]
 
     def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
         """Return the accuracy, on `answers`, of always predicting their most frequent class."""
@@ -328,14 +323,6 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
     def state(self) -> State:
         """Return the classes in the order of the logits, and their weights (None if they are not balanced)."""
         return {"classes": self.classes, "weights": self.weights, **({"folds": True} if self.folds else {})}
-
-
-def _is_same_number(first: str, second: str) -> bool:
-    """Return whether two texts are the same number, such as "1" and "1.0"."""
-    try:
-        return float(first) == float(second)
-    except ValueError:
-        return False
 
 
 target = Label

@@ -6,8 +6,10 @@ Legend of shapes: m answers, c classes, d width.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +25,24 @@ from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.label_spelling import describe_alike
 from mapsto.task.printed_lists import is_printed_list, parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
-from mapsto.text.cells import whole_as_int
-from mapsto.text.characters import canonical, find_invalid_character
+from mapsto.task.target_capabilities import (
+    Advising,
+    Attributable,
+    Calibratable,
+    Classes,
+    Comparable,
+    LinearProbe,
+    Mixable,
+)
+from mapsto.text.cells import as_name
+from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
-SEPARATORS = ("|", ";", "；", ",", "，", "、")  # the first of these that a text contains separates its labels
+# The first of these that a column contains separates the labels of all its texts; a comma may be one of Chinese.
+SEPARATORS = ("|", ";；", ",，", "、")
 # The entries of a row that has 1 at the place of each class that applies.
 MATRIX_CELLS = frozenset(["0", "1", "0.0", "1.0", "True", "False", "true", "false"])
 CONSTANT_LOGIT = (
@@ -40,7 +52,7 @@ CONSTANT_LOGIT = (
 Values = NDArray[np.float64]
 
 
-class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
+class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with all classes that apply to a row, of those seen in training.
 
     classes: names of the classes in the order of the logits.
@@ -64,7 +76,7 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
         if any(isinstance(cell, list | tuple | np.ndarray) for cell in cells):
             return all(isinstance(cell, list | tuple | np.ndarray | str) for cell in cells)
         texts = [cell for cell in cells if isinstance(cell, str)]
-        return any(any(mark in text for mark in SEPARATORS[:3]) for text in texts) or (
+        return any(mark in text for text in texts for mark in "".join(SEPARATORS[:2])) or (
             bool(texts) and all(text.strip()[:1] == "[" and text.strip()[-1:] == "]" for text in texts)
         )
 
@@ -75,18 +87,18 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
 
     @staticmethod
     def read(cell: object) -> tuple[str, ...]:
-        """Return the distinct label names in a cell; () for an empty cell, to which no class applies.
+        """Return the distinct label names in a cell; () for an empty list, to which no class applies, also as the text [].
 
         cell: a list, a list as JSON or as Python and NumPy print it, or a text whose names are separated by one of |, ; and comma
-        (the first of them that occurs).
-        Raises BadCell for any other cell, a list that cannot be read, invalid characters, and a row of zeros and ones.
+        (the first of them that occurs; in a column the first that any cell has, see `prepare_column`).
+        Raises BadCell for any other cell, also a blank one, a list that cannot be read, invalid characters, and a row of zeros
+        and ones.
         """
-        if cell is None:
-            return ()
+        if cell is None or (isinstance(cell, str) and not has_visible(cell) and "\0" not in cell):
+            raise BadCell("the label is blank; an empty list, [], says that no class applies")
         cell = _parse_cell(cell)
         if isinstance(cell, str):
-            mark = next((mark for mark in SEPARATORS if mark in cell), None)
-            parts: Sequence[object] = cell.split(mark) if mark else [cell]
+            parts: Sequence[object] = _split(cell, find_separator([cell]))
         elif isinstance(cell, list | tuple | np.ndarray):
             parts = list(cell)
         else:
@@ -103,6 +115,40 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
             )
         # dict.fromkeys removes repeated names and keeps their order.
         return tuple(dict.fromkeys(name for name in names if name))
+
+    @classmethod
+    def prepare_column(cls, cells: Sequence[object]) -> Sequence[object]:
+        """Return the cells of a column with its texts as lists, split at the one separator of the column."""
+        separator = find_separator(cells)
+        if separator is None:
+            return cells
+        return [_split(cell, separator) if isinstance(cell, str) and _is_plain(cell) else cell for cell in cells]
+
+    @classmethod
+    def find_column_fault(cls, cells: Sequence[object]) -> tuple[int, str] | None:
+        """Return (index, problem) of the first cell with another separator than that of the column; None if there is none."""
+        separator = find_separator(cells)
+        rest = "".join(SEPARATORS[SEPARATORS.index(separator) + 1 :]) if separator else ""
+        for index, cell in enumerate(cells):
+            if not isinstance(cell, str) or not _is_plain(cell) or set(separator or "") & set(cell):
+                continue
+            if mark := next((mark for mark in rest if mark in cell), None):
+                reason = f"{separator and separator[0]!r} separates the labels of this column, so {mark!r} is a part of this one"
+                return index, reason
+        return None
+
+    @classmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on several columns of zeros and ones, each of which is a class."""
+        cells = {name: {str(cell).strip() for cell in column if cell is not None} for name, column in columns.items()}
+        names = [name for name in columns if cells[name] and cells[name] <= MATRIX_CELLS]
+        if len(names) < 2:
+            return ""
+        return (
+            f"{', '.join(map(repr, names[:5]))}{', …' if len(names) > 5 else ''} hold 0 and 1: write the names of those with 1 "
+            f'into one column, as "{names[0]}|{names[1]}" ([] for none), or answer each by itself, as in '
+            f"'{names[0]}:label, {names[1]}:label'"
+        )
 
     @classmethod
     def count_published_classes(cls, tensors: Mapping[str, Tensor]) -> int | None:
@@ -260,7 +306,10 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
         It gives the number of rows that have the label.
         """
         unseen = Counter(name for answer in answers for name in answer if name not in self.classes)
-        return [f"{n:,} rows have the label {name!r}, which training never saw" for name, n in unseen.most_common(5)]
+        return [
+            f"{count:,} rows have the label {name!r}, which training never saw{describe_alike(name, self.classes)}"
+            for name, count in unseen.most_common(5)
+        ]
 
     def rename(self, answer: tuple[str, ...], names: Mapping[str, str]) -> tuple[str, ...]:
         """Return the new names of the classes. names: new names by old ones; other classes stay."""
@@ -273,6 +322,27 @@ class Labels(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixab
     def brief(self, answer: Sequence[str]) -> str:
         """Return the labels of a predicted or true answer, separated by commas; "none" if it has no label."""
         return ", ".join(answer) or "none"
+
+
+def find_separator(cells: Sequence[object]) -> str | None:
+    """Return the first of SEPARATORS of which a text among the cells has a character; None if no text has one."""
+    texts = [cell for cell in cells if isinstance(cell, str) and _is_plain(cell)]
+    return next((marks for marks in SEPARATORS if any(mark in text for text in texts for mark in marks)), None)
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text is neither blank nor a printed list."""
+    if not is_printed_list(text):
+        return bool(text.strip())
+    try:
+        return isinstance(_parse_cell(text), str)
+    except BadCell:
+        return False
+
+
+def _split(text: str, separator: str | None) -> list[str]:
+    """Return the parts of a text between the characters of a separator."""
+    return re.split(f"[{re.escape(separator)}]", text) if separator else [text]
 
 
 def _parse_cell(cell: object) -> object:
@@ -290,8 +360,8 @@ def _parse_cell(cell: object) -> object:
 
 
 def _name(part: object) -> str:
-    """Return the name of a label; a whole number is written without a point, as 3 in a column with missing cells is 3.0."""
-    return str(whole_as_int(part)).strip()
+    """Return the name of a label; 3.0 is "3", as a column with missing cells has it, and True is "true"."""
+    return str(as_name(part)).strip()
 
 
 def _one_hot(answers: Sequence[tuple[str, ...]], classes: Sequence[str]) -> NDArray[np.bool_]:

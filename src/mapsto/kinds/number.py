@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Comparable, LinearProbe, Mixable, Standardised
+from mapsto.task.target_capabilities import Advising, Attributable, Comparable, LinearProbe, Mixable, Standardised
 
 Values = NDArray[np.float64]
 
@@ -38,7 +39,7 @@ GROUPED = re.compile(r"[-+]?\d{1,40}(?:[ ,.]\d{1,40}){1,20}")
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_squared}
 
 
-class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
+class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advising):
     """A target that answers with one number.
 
     mean, deviation: mean and standard deviation of the numbers in the training rows.
@@ -61,6 +62,15 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised):
         """Return whether all cells of a column are numbers, or texts that spell a number; booleans are no numbers."""
         cells = [value for value in values if value is not None]
         return bool(cells) and all(_parse(cell) is not None for cell in cells)
+
+    @classmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on the columns whose cells are numbers with a decimal comma or marks between their digits."""
+        for name, cells in columns.items():
+            texts = [cell for cell in cells if isinstance(cell, str) and _parse(cell) is None and cell.strip()]
+            if texts and all("," in text and _decimal_point_hint(text) for text in texts):
+                return f"{name!r} holds numbers with commas, such as {texts[0]!r}{_decimal_point_hint(texts[0])}"
+        return ""
 
     @staticmethod
     def samples() -> list[float]:
@@ -206,6 +216,9 @@ def _parse(cell: object) -> float | None:
     """Return a cell as a float; None if it is not a number, or a text that spells one. A boolean is not a number."""
     # A bool is an int in Python, but a column of booleans is one of classes.
     if isinstance(cell, bool) or not isinstance(cell, str | int | float | Decimal | np.number):
+        return None
+    # Python reads 1_000 as a number, no other program does.
+    if isinstance(cell, str) and "_" in cell:
         return None
     try:
         return float(cell)

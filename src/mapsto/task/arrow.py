@@ -19,12 +19,16 @@ from mapsto.errors import UsageError, near
 
 Role = Literal["source", "target"]
 
-NEEDS_QUOTES = re.compile(r'[,:~"]|->|^\s|\s$|^$')  # column names that must be quoted
+NEEDS_QUOTES = re.compile(r'[,:~"→↔⟶⟷]|->|^\s|\s$|^$')  # column names that must be quoted
 # The kind of the answer of `<->`: whether two values belong together. It is not written, since the sign says it.
 MATCH = "match"
 # The kind of a port behind `<->` by which rows are grouped: values with the same label mean the same.
 GROUP = "label"
-TOKEN = re.compile(r'\s*(?:(?P<arrow><->|->)|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"|(?P<name>(?:(?!<->|->)[^,:~"])+))')
+# Signs that text processors and people write for an arrow.
+SIGNS = {"→": "->", "⟶": "->", "↔": "<->", "⟷": "<->"}
+TOKEN = re.compile(
+    r'\s*(?:(?P<arrow><->|->|[→↔⟶⟷])|(?P<sign>[,:~])|"(?P<quoted>[^"]*)"|(?P<name>(?:(?!<->|->)[^,:~"→↔⟶⟷])+))'
+)
 
 
 class ArrowError(UsageError):
@@ -208,7 +212,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
         if match is None:
             raise ArrowError(f"cannot read {text!r} from character {position + 1} on: {text[position:]!r}")
         kind = match.lastgroup or "name"
-        value = match.group(kind)
+        value = SIGNS.get(match.group(kind), match.group(kind)) if kind == "arrow" else match.group(kind)
         tokens.append((kind, value if kind == "quoted" else value.strip()))
         position = match.end()
     return tokens
@@ -265,12 +269,18 @@ def require_kinds(arrow: Arrow, sources: Iterable[str], targets: Iterable[str]) 
             raise ArrowError(f"no kind {port.kind!r} here{hint}; there are: {', '.join(everything)}")
 
 
-def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], bool]) -> Arrow:
+def bind(
+    arrow: Arrow,
+    columns: Sequence[str],
+    fits: Callable[[str, str, Role], bool],
+    advise: Callable[[str], str] = lambda kind: "",
+) -> Arrow:
     """Return a copy of the arrow in which every port has a column.
 
     A port gets the column that it names; else the one with the name of its kind, if no other port wants it; else the only free
     column that fits. In an arrow with `~`, the i-th target of a kind gets the column of the i-th source of that kind.
     fits: function (kind, column, "source" or "target") that returns whether a port of this kind can use the column.
+    advise: function (kind) that returns what to do where no column fits a port of this kind, or "".
     Raises ArrowError, listing the columns, if a named column is missing, or if a port has no column or several to choose from.
     """
     column_list = _list_columns(columns)
@@ -304,7 +314,7 @@ def bind(arrow: Arrow, columns: Sequence[str], fits: Callable[[str, str, Role], 
         }
         unique = {i: names[0] for i, names in candidates.items() if len(names) == 1}
         if not unique or len(set(unique.values())) < len(unique):
-            raise _unbound(ports, candidates, column_list)
+            raise _unbound(ports, candidates, column_list, advise)
         bound_columns |= unique
     bound_columns |= {i: bound_columns[source] for i, source in shared.items()}
     bound = [replace(port, column=bound_columns.get(i)) for i, (_, port) in enumerate(ports)]
@@ -326,19 +336,20 @@ def _list_columns(columns: Sequence[str]) -> str:
     )
 
 
-def _unbound(ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str) -> ArrowError:
+def _unbound(
+    ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str, advise: Callable[[str], str]
+) -> ArrowError:
     """Return the error to raise for ports that have no column, or several to choose from. It describes one of these ports.
 
     ports: (role, port) for all ports. candidates: {index of a port without column: the free columns that fit it}.
-    column_list: all columns in words, for the message.
+    column_list: all columns in words, for the message. advise: as of `bind`.
     """
     # Report a port without any candidate first: it is the clearest error.
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
     kind, names = ports[i][1].kind, candidates[i]
     if not names:
-        return ArrowError(
-            f"no column left can be {kind!r}; the columns are: {column_list}. Name one, as in 'column:{kind}'"
-        )
+        advice = advise(kind) or f"Name one, as in 'column:{kind}'"
+        return ArrowError(f"no column left can be {kind!r}; the columns are: {column_list}. {advice}")
     several = ", ".join(map(repr, names))
     alike = list(candidates.values()).count(names)
     if len(names) == 1 and alike > 1:

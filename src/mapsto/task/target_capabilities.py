@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeGuard
 import numpy as np
 
 from mapsto.sequence.batch import Answer
-from mapsto.task.label_spelling import appearance
+from mapsto.task.label_spelling import appearance, same_value
 from mapsto.task.source_capabilities import Mark, MixtureLayout
 from mapsto.task.target import Target
 
@@ -251,6 +251,18 @@ class Confident(Target):
         """Return warnings to print with the scores on `answers`, such as that some true classes were never seen in training."""
 
 
+class Advising(Target):
+    """A target that says what to do with a table of which no column can be its answers."""
+
+    @classmethod
+    @abstractmethod
+    def advise(cls, columns: Mapping[str, Sequence[object]], folder: Path) -> str:
+        """Return a sentence on columns that are probably meant, and how to write them; "" if there are none.
+
+        columns: the first cells of each column. folder: that of the table's file.
+        """
+
+
 class Classes(Confident):
     """A target that answers with one or several of the classes in the training labels, each with a probability."""
 
@@ -275,18 +287,33 @@ class Classes(Confident):
         tensors: the model's weights, renamed to the parameter names of mapsto's models.
         """
 
+    @classmethod
+    def prepare_column(cls, cells: Sequence[object]) -> Sequence[object]:
+        """Return the cells of a column as `read` takes them, where the form of one is decided by all; by default unchanged."""
+        return cells
+
+    @classmethod
+    def find_column_fault(cls, cells: Sequence[object]) -> tuple[int, str] | None:
+        """Return a cell that is probably read otherwise than it is meant, as (index, problem in words); None if none is."""
+        return None
+
     @property
     def known_names(self) -> Sequence[str]:
         """Return the names that `class_names` can give and that training has seen; by default the classes."""
         return self.classes
 
     def recognise(self, answer: Any) -> Any:
-        """Return the true answer as training had it if another table writes it otherwise: with `folds` by what it looks like."""
-        if not self.folds:
+        """Return the true answer as training had it if another table writes it otherwise.
+
+        Names of the same number or boolean are one, as a DataFrame may have 1.0 for "1"; with `folds` also names that look alike.
+        """
+        known = self.known_names
+        unknown = [name for name in self.class_names(answer) if name not in known]
+        if not unknown:
             return answer
-        by_appearance = {appearance(name): name for name in self.known_names}
-        names = self.class_names(answer)
-        return self.rename(answer, {name: by_appearance.get(appearance(name), name) for name in names})
+        by_appearance = {appearance(name): name for name in known} if self.folds else {}
+        spellings = {name: by_appearance.get(appearance(name)) or same_value(name, known) or name for name in unknown}
+        return self.rename(answer, spellings)
 
     @abstractmethod
     def class_names(self, answer: Any) -> Sequence[str]:

@@ -9,6 +9,8 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from mapsto.errors import BadCell
 from mapsto.task.source_capabilities import FAINTEST_SHADE, Mark
 from mapsto.text.characters import find_invalid_character, has_visible
@@ -22,6 +24,12 @@ def whole_as_int(cell: Any) -> Any:
         # As exact as a data base has it, and 2.50 is the same as 2.5.
         return int(cell) if cell == cell.to_integral_value() else f"{cell.normalize():f}"
     return cell
+
+
+def as_name(cell: Any) -> Any:
+    """Return a cell that is the name of a class as text or a whole number: 3.0 is 3, and a boolean as JSON writes it."""
+    # A DataFrame holds whole numbers in a column with missing cells as floats.
+    return str(bool(cell)).lower() if isinstance(cell, bool | np.bool_) else whole_as_int(cell)
 
 
 def samples() -> list[str]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mapsto.errors import DataError, Finding, free_name
 
@@ -13,6 +14,8 @@ from mapsto.errors import DataError, Finding, free_name
 MAX_COLUMNS = 10_000
 # The names that pandas gives to columns without a name, and to the index of a DataFrame in a parquet file.
 UNNAMED = re.compile(r"|Unnamed: \d+(_level_\d+|\.\d+)*|__index_level_\d+__")
+# The problem of a row that `repeats_header`.
+REPEATED_HEADER = "this row is the header once more, as where files were joined"
 # Number of unnamed columns that a remark lists.
 MAX_LISTED = 5
 
@@ -56,6 +59,14 @@ def name_columns(file: str | Path, names: Sequence[str]) -> tuple[list[str], lis
         "its index so; to_csv(index=False) does not)"
     )
     return columns, [Finding(str(file), None, None, None, reason)]
+
+
+def repeats_header(cells: Sequence[Any], names: Sequence[str]) -> bool:
+    """Return whether a row is the header once more, as where files were joined; a single cell may be a value of its column."""
+    if len(names) < 2 or len(cells) != len(names) or str(cells[-1]).strip() != names[-1]:
+        return False
+    # A joined file may begin with a byte order mark.
+    return [str(cell).removeprefix("\ufeff").strip() for cell in cells] == list(names)
 
 
 def require_few_columns(file: str | Path, count: int) -> None:

@@ -16,7 +16,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from mapsto.data.file_part import FilePart, Row, UnreadableCell, group_rows
-from mapsto.data.formats.columns import UnnamedColumn, name_columns, require_few_columns
+from mapsto.data.formats.columns import (
+    REPEATED_HEADER,
+    UnnamedColumn,
+    name_columns,
+    repeats_header,
+    require_few_columns,
+)
 from mapsto.data.formats.sheet_faults import find_faults
 from mapsto.errors import DataError, Finding, UsageError
 from mapsto.options import TextFormat
@@ -60,6 +66,8 @@ def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
                 for name, value in zip(columns, values, strict=True)
                 if isinstance(value, str) and (fault := find_invalid_character(value)) is not None
             ]
+            if repeats_header([cells[index] for index in indices], columns):
+                faults = [Finding(str(path), number, None, None, REPEATED_HEADER)]
             record = dict(zip(columns, values, strict=True))
             yield faults or (number, record, sum(len(str(value)) for value in values))
 

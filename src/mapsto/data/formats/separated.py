@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mapsto.data.file_part import FilePart, Row, from_cells, group_rows
-from mapsto.data.formats.columns import name_columns, require_few_columns
+from mapsto.data.formats.columns import REPEATED_HEADER, name_columns, repeats_header, require_few_columns
 from mapsto.data.formats.text_lines import read_lines
 from mapsto.errors import DataError, Finding, LineNumber, place
 from mapsto.options import TextFormat
@@ -108,6 +108,8 @@ def stream_separated(path: Path, text_format: TextFormat, default: str) -> Itera
                 fault = f"this row has {len(record)} cells, the header has {size}"
                 # A title above the header is taken for a header of one cell.
                 fault += "; if this row is the header, delete those above it" if size == 1 else ""
+            if fault is None and repeats_header(record, names):
+                fault = REPEATED_HEADER
             if fault is None and "\0" in characters:
                 fault = "the row holds a NUL character"
             if fault is not None:

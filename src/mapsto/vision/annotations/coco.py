@@ -150,7 +150,7 @@ def _box(annotation: dict[str, Any], labels: dict[Any, str]) -> dict[str, Any]:
     category, sides = _id(annotation.get("category_id")), annotation.get("bbox")
     if category is None or category not in labels:
         field = repr(annotation.get("category_id"))[:40]
-        raise ValueError(f"the category_id {field} is none of the categories'")
+        raise ValueError(f"the category_id {field} is none of the categories")
     if not isinstance(sides, list) or len(sides) != 4:
         raise ValueError(f"its bbox is not [left, top, width, height]: {str(sides)[:60]}")
     x, y, width, height = (number(side, "a side of the bbox") for side in sides)
