@@ -216,3 +216,12 @@ def test_blank_rows_of_an_ods_are_counted(tmp_path: Path) -> None:
         archive.writestr("content.xml", ODS.format(rows))
     assert read_table(tmp_path / "a.ods").column("text") == ["a", "b"]
     assert "rows without a value are skipped: 1, first row 3" in reasons(tmp_path / "a.ods")
+
+
+def test_a_cell_far_outside_of_a_sheet_is_refused(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active["A1"], book.active["A2"], book.active["XFD1048576"] = "text", "a", "=A2"
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match="far outside"):
+        read_table(tmp_path / "a.xlsx")

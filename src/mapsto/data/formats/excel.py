@@ -31,6 +31,8 @@ from mapsto.text.characters import find_invalid_character
 SUFFIXES = ("xlsx", "xlsm", "xls", "ods")
 # Largest size in bytes of the unpacked parts of a workbook, which is read whole.
 LARGEST_WORKBOOK = 2**30
+# Largest number of cells of the area up to the last cell without a value, which are all held in memory.
+MOST_CELLS = 10**8
 
 
 def stream_excel(path: Path, text_format: TextFormat) -> Iterator[FilePart]:
@@ -115,7 +117,11 @@ def _read_sheet(path: Path) -> tuple[str, list[list[Any]], list[str]]:
 def _read_rows(path: Path, sheet: Any) -> list[list[Any]]:
     """Return the rows of a sheet of python-calamine, with merged cells filled and an UnreadableCell for each without a value."""
     rows: list[list[Any]] = sheet.to_python(skip_empty_area=False)
-    for (row, column), cell in find_faults(path, sheet.name).items():
+    faults = find_faults(path, sheet.name)
+    last_row, last_column = (max((place[axis] for place in faults), default=0) for axis in (0, 1))
+    if (last_row + 1) * (last_column + 1) > MOST_CELLS:
+        raise DataError(f"{path}: a sheet has at most {MOST_CELLS:,} cells, and one without a value stands far outside")
+    for (row, column), cell in faults.items():
         # The area that was read ends at the last cell with a value.
         rows += [[""] * sheet.total_width for _ in range(row + 1 - len(rows))]
         rows[row] += [""] * (column + 1 - len(rows[row]))
