@@ -48,6 +48,7 @@ def test_where_no_column_fits_the_probable_one_is_named(
         bind_to(parse(arrow), table)
 
 
+@pytest.mark.parametrize("place", ["", "images"])
 @pytest.mark.parametrize(
     ("name", "content", "format_name"),
     [
@@ -56,12 +57,15 @@ def test_where_no_column_fits_the_probable_one_is_named(
         ("table.csv", "image,xmin,ymin,xmax,ymax,label\np.png,1,2,3,4,a\n", "VoTT"),
     ],
 )
-def test_a_format_of_boxes_that_is_not_read_is_named(name: str, content: str, format_name: str, tmp_path: Path) -> None:
+def test_a_format_of_boxes_that_is_not_read_is_named(
+    name: str, content: str, format_name: str, place: str, tmp_path: Path
+) -> None:
     image = pytest.importorskip("PIL.Image")
-    image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    (tmp_path / place).mkdir(exist_ok=True)
+    image.new("RGB", (8, 8)).save(tmp_path / place / "p.png")
     (tmp_path / name).write_text(content)
     with pytest.raises(MapstoError, match=f"{name} is {format_name}"):
-        bind_to(parse("image -> boxes"), read_table(tmp_path))
+        bind_to(parse("image -> boxes"), read_table(tmp_path / place))
 
 
 @pytest.mark.parametrize(

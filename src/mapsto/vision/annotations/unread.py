@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mapsto.vision.annotations.picture_set import SPLIT_FOLDERS
+
 # The suffix, and texts that all stand in the beginning of a file, of each format.
 MARKS = {
     "CVAT's XML": (".xml", ("<annotations", "<image ")),
@@ -26,7 +28,12 @@ def describe_box(box: Mapping[object, object]) -> str:
 
 
 def describe_folder(folder: Path) -> str:
-    """Return a sentence on the first file of a folder in a format that is not read; "" if there is none."""
+    """Return a sentence on the first file of a folder in a format that is not read; "" if there is none.
+
+    Beside a folder such as "images" the annotations stand in the one above it.
+    """
+    if folder.name.lower() in SPLIT_FOLDERS and (sentence := describe_folder(folder.parent)):
+        return sentence
     files = sorted(file for file in folder.glob("*") if file.suffix.lower() in {suffix for suffix, _ in MARKS.values()})
     for file in files[:MOST_FILES]:
         try:
