@@ -505,7 +505,7 @@ def test_a_temperature_is_not_set_by_answers_of_a_single_class() -> None:
     assert not any("logits divided" in line for line in said.lines)
 
 
-@pytest.mark.parametrize(("options", "reason"), [({"steps": 2}, "--steps leaves out"), ({}, "no other rows")])
+@pytest.mark.parametrize(("options", "reason"), [({"steps": 2}, "--steps leaves out"), ({}, "no rows are held out")])
 def test_a_confidence_that_is_not_set_is_said(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
     said = Said()
     rows = ROWS[:40] if options else ROWS[:6]
