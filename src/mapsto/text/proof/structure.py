@@ -81,8 +81,8 @@ def _ratio(step: Mapping[str, Any]) -> float:
     if step.get("type") != "Replace":
         return 1.0
     kind, pattern = _pattern(step)
-    # A regular expression may match a single character.
-    length = len(pattern) if kind == "String" else 1
+    # A regular expression may match a single byte.
+    length = len(pattern.encode()) if kind == "String" else 1
     if not length and step["content"]:
         raise ValueError("a replacement of the empty text, which would not end")
     return max(1.0, len(step["content"].encode()) / max(1, length))
