@@ -201,8 +201,8 @@ BAD_TABLES: dict[str, tuple[str, bytes, str]] = {
     ),
     "no parquet": ("a.parquet", b"PAR1 but not really", "is no whole parquet file"),
     "no gzip": ("a.csv.gz", b"text,label\na,b\n", "is no whole gzip file"),
-    "no format": ("a.docx", b"PK\x03\x04", "the name says no format"),
-    "picture": ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "cannot be decoded"),
+    "no format": ("a.docx", b"some words", "the name says no format"),
+    "picture": ("a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "it is a picture"),
 }
 
 
