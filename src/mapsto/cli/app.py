@@ -194,7 +194,7 @@ def _run() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         with ExitStack() as resources:
-            RESOURCES.set(resources)
+            resources.callback(RESOURCES.reset, RESOURCES.set(resources))
             app()
     except UnreadOutput as error:
         _discard_output()
