@@ -122,7 +122,7 @@ def blood(folder: Path) -> tuple[list[bytes], list[bytes]]:
     return found[::2], [one for path, one in zip(paths[1::2], found[1::2], strict=True) if path.stem != TWIN]
 
 
-@pytest.mark.parametrize("read", [cifar, blood])
+@pytest.mark.parametrize("read", [pytest.param(cifar, marks=pytest.mark.slow), blood])
 def test_near_duplicates_of_real_pictures_are_found(read: Any, shared_data: Path) -> None:
     known, strangers = read(shared_data / "image")
     changes = list(ALIKE.values())

@@ -55,7 +55,7 @@ def first_losses(base: mapsto.Model, rows: list[dict[str, str]], seed: int, coun
     return losses
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_the_probe_fits_pictures_as_training_reads_them(
     seed: int, base: mapsto.Model, digits: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,9 @@ def check_kills(kind: str, kills: int, folder: Path, num_steps: int | None = Non
     assert result(folder / "killed") == result(folder / "unbroken")
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize(
+    "kind", ["pretrain", "fit", "match", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("contrast", "lora"))]
+)
 def test_three_kills_same_bits(kind: str, tmp_path: Path) -> None:
     check_kills(kind, 3, tmp_path, 120)
 

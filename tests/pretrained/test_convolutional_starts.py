@@ -300,7 +300,9 @@ def both(start: int, end: int) -> list[dict[str, Any]]:
     return [{"image": pixels, "boxes": boxes, "label": str(len(boxes))} for pixels, boxes in shown]
 
 
-@pytest.mark.parametrize("shape", ["resnet:bottleneck", "convnext", "vgg:normed"])
+@pytest.mark.parametrize(
+    "shape", ["resnet:bottleneck", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext", "vgg:normed"))]
+)
 def test_boxes_are_learnt_behind_a_network(shape: str, tmp_path: Path) -> None:
     """Train a detector from random weights; its precision is far above that of random boxes."""
     make_vision_model(shape, "body", tmp_path / "start")
