@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ import mapsto
 from mapsto import cli
 from mapsto.errors import MapstoError
 
-CASES = Path("/work/shared/cases")
 ROWS = [
     (f"{'bad' if row % 2 == 0 else 'good'} film number {row}", "neg" if row % 2 == 0 else "pos") for row in range(20)
 ]
@@ -90,30 +88,6 @@ def test_an_output_keeps_the_input_and_its_style(model: Path, tmp_path: Path) ->
     assert run("predict", model, out, "--out", again).exception is None
     row = again.read_text(encoding="utf-8")
     assert '"predicted_label": "by hand"' in row and '"predicted_label_3"' in row
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs /work/shared/cases")
-@pytest.mark.parametrize(
-    ("case", "lines"),
-    [
-        ("16-labels-as-python-writes-lists", ["0 errors, 0 warnings"] * 2),
-        ("19-csv-with-an-index-without-name", ["column 1 without a name", "columns 3, 4 without a name"]),
-        ("20-csv-with-a-line-sep", ["0 errors, 0 warnings"] * 3),
-        ("21-decimals-of-a-data-base", ["0 errors, 0 warnings", "-> price:number"]),
-        ("26-answers-over-a-column-that-is-there", ["neg,by hand: neg,0.99,", "probability_2"]),
-    ],
-)
-def test_cases_hold_by_their_rules(tmp_path: Path, case: str, lines: list[str]) -> None:
-    program = tmp_path / "mapsto"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mapsto "$@"\n')
-    program.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    output = subprocess.run(
-        ["sh", CASES / case / "run.sh"], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert all(output.stdout.count(line) >= lines.count(line) for line in lines), output.stdout + output.stderr
-    assert "Traceback" not in output.stdout + output.stderr
 
 
 def test_many_like_findings_are_told_a_few_times(tmp_path: Path) -> None:

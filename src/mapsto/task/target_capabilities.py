@@ -444,12 +444,12 @@ class Standardised(Target):
     """A target of numbers, whose mean and deviation are learnt from the training rows."""
 
     @staticmethod
+    @abstractmethod
     def find_outliers(answers: Sequence[Any]) -> list[tuple[int, str]]:
         """Return (index, reason) of each answer that is so far from all others that it alone makes the deviation.
 
         answers: as `read` returns them; None for a row without an answer.
         """
-        raise NotImplementedError
 
 
 def has_exclusive_classes(target: Target | type[Target]) -> bool:
