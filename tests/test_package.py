@@ -71,3 +71,9 @@ except mapsto.MapstoError:
 assert not opened, opened
 """
     imported_by(code)
+
+
+def test_the_command_line_starts_without_large_libraries() -> None:
+    large = {"numpy", "torch", "tokenizers", "pyarrow", "sklearn"}
+    code = f"import sys, mapsto.cli; sys.exit(', '.join({large!r} & set(sys.modules)) or 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)

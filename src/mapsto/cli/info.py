@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, Model, app
-from mapsto.metrics.intervals import Score
 from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
@@ -154,6 +153,6 @@ def _format_fact(name: str, value: Any) -> Iterator[str]:
 
 def _format_entry(entry: Any) -> Any:
     """Return a score, a dict with `value`, `low`, `high` and `n`, as text; return any other entry unchanged."""
-    if not isinstance(entry, dict):
-        return entry
-    return str(Score.from_json(entry))
+    from mapsto.metrics.intervals import Score
+
+    return str(Score.from_json(entry)) if isinstance(entry, dict) else entry
