@@ -27,7 +27,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nsys.argv = ['mapsto', '--help']\nfrom mapsto import cli\ntry: cli.main()\nexcept SystemExit: pass"
     )
-    assert not imported_by(code) & {"torch", "sklearn", "pyarrow", "tokenizers"}
+    assert not imported_by(code) & {"torch", "numpy", "sklearn", "pyarrow", "tokenizers"}
 
 
 def test_opening_a_model_does_not_import_the_compiler(tmp_path: Path) -> None:
@@ -71,9 +71,3 @@ except mapsto.MapstoError:
 assert not opened, opened
 """
     imported_by(code)
-
-
-def test_the_command_line_starts_without_large_libraries() -> None:
-    large = {"numpy", "torch", "tokenizers", "pyarrow", "sklearn"}
-    code = f"import sys, mapsto.cli; sys.exit(', '.join({large!r} & set(sys.modules)) or 0)"
-    subprocess.run([sys.executable, "-c", code], check=True)
