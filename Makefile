@@ -1,15 +1,17 @@
 # make demo: set up and run the main job on data that packages carry.  make test: run the tests.
-.PHONY: demo test slow bench bench-proof bench-pictures lint clean help
+.PHONY: demo test slow bench bench-proof bench-pictures lint lock clean help
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# LOCKED=1 installs the files that the lock of this platform names, by their hashes, in place of what constraints.txt allows.
+LOCK = $(shell $(BIN)/python tools/lock.py --path)
 # The first Python that is new enough; PYTHON=… names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures, DEMO=tags with names in texts, DEMO=translate with sentences in two languages"
-	@echo "make test   run the tests        make slow   run the long tests        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language"
+	@echo "make test   run the tests        make slow   run the long tests        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language        make lock   the hashes of what is installed"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo $(DEMO)
@@ -55,11 +57,22 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "mapsto needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 …"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Each stamp is one extra; an install is repeated when what it installs changed.
+# Each stamp is one extra; an install is repeated when what it installs changed. A lock holds the extra dev, which has all others.
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/python
+ifdef LOCKED
+	@echo "installing mapsto[dev] into $(VENV), as $(LOCK) has it …"
+	@test -f $(LOCK) || { echo "there is no lock for this platform yet: make lock"; exit 1; }
+	@$(PIP) --require-hashes -r $(LOCK)
+	@$(PIP) --no-deps --no-build-isolation -e .
+else
 	@echo "installing mapsto[$*] into $(VENV) …"
-	@$(PIP) -e '.[$*]'
+	@$(PIP) -c constraints.txt -e '.[$*]'
+endif
 	@touch $@
+
+# Resolve the versions anew and write the hashes of their files for this platform.
+lock: | $(BIN)/python
+	$(BIN)/python tools/lock.py
 
 clean:
 	rm -rf $(VENV) runs
