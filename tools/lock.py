@@ -74,6 +74,7 @@ def lines_of(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
+    """Write the lock file, or print its path (`--path`)."""
     path = lock_path()
     if sys.argv[1:] == ["--path"]:
         print(path.relative_to(ROOT))
