@@ -30,7 +30,7 @@ from mapsto.errors import BadCell, CheckpointError
 from mapsto.kinds.video import Video, VideoSource
 from mapsto.media import decoder_process
 from mapsto.media.cells import Unreadable
-from mapsto.media.decoder_process import DecoderProcess, is_pyav_missing
+from mapsto.media.decoder_process import DecoderProcess, is_missing
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose_hidden, make_generator
 from mapsto.vision import image_io, video_io
@@ -38,7 +38,7 @@ from mapsto.vision.patch_embedding import STACK_HEADER_BYTES
 from mapsto.vision.patch_source import PixelScale, grid_neighbours
 from mapsto.vision.resize import Resizer
 
-DECODES = pytest.mark.skipif(is_pyav_missing(), reason="the extra [video] is not here: no PyAV")
+DECODES = pytest.mark.skipif(is_missing("av"), reason="the extra [video] is not here: no PyAV")
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
 FIT_OPTIONS: Any = {"layers": 2, "width": 64, "device": "cpu"}
 read = kinds.source("video").read
@@ -323,7 +323,7 @@ def test_without_the_package_it_is_named(
     fresh: DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"something")
-    monkeypatch.setattr(decoder_process, "is_pyav_missing", lambda: True)
+    monkeypatch.setattr(decoder_process, "is_missing", lambda package: True)
     with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[video\]'"):
         read(str(tmp_path / "a.mp4"))
 

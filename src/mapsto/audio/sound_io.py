@@ -1,53 +1,40 @@
 """Sound files: decoding to samples of one channel, resampling, and encoding as WAV.
 
+Uncompressed files are decoded here. A decoder of compressed sound is a large C program that reads files from strangers, so it
+runs in a child process (sound_worker.py).
 Legend of shapes: n samples, c channels.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.audio.mixing import Mixer, Samples
+from mapsto.audio.containers.plain import plain_extent
+from mapsto.audio.facts import SoundInfo
+from mapsto.audio.libsndfile import INSTALL_SOUND, decode_extent
+from mapsto.audio.limits import MAX_CHANNELS, MAX_SAMPLES, require_size
+from mapsto.audio.mixing import Samples
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable, require_file
-
-INSTALL_SOUND = "sounds need the packages soundfile and soxr: pip install 'mapsto[sound]'"
+from mapsto.media.decoder_process import DecoderProcess, read_exactly
 
 SOUND_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64",
-    ".m4a", ".aac", ".wma", ".amr", ".mka", ".weba",
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".caf", ".w64",
+    ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka", ".weba", ".ac3", ".tta", ".wv", ".ape", ".mp2",
 )  # fmt: skip
 
-# The rates in Hz, the number of channels, the seconds and the samples of one channel (2 GiB of memory) that are read.
-MIN_RATE, MAX_RATE, MAX_CHANNELS, MAX_SECONDS, MAX_SAMPLES = 1_000, 384_000, 64, 24 * 3600, 2**29
+# Seconds of time that a child process gets for each MiB of a file, beside those for every file.
+SECONDS_A_MEBIBYTE = 5.0
 
-# The largest file that is read.
-MAX_BYTES = 2**32
-
-# Samples of all channels that are decoded at once.
-BLOCK_SAMPLES = 2**18
-
-
-@dataclass(frozen=True)
-class SoundInfo:
-    """The facts of a decoded recording: seconds, rate in Hz and channels of the file, and the program that decoded it.
-
-    remarks: facts about the samples that a user should know, such as clipping or a silent channel.
-    """
-
-    seconds: float
-    rate: int
-    channels: int
-    decoder: str
-    remarks: tuple[str, ...] = ()
+DECODER = DecoderProcess("from mapsto.audio.sound_worker import serve; serve()", "sound", INSTALL_SOUND, "soundfile")
 
 
 def decode_sound(path: str | None, content: bytes | None) -> tuple[Samples, SoundInfo]:
@@ -61,22 +48,22 @@ def decode_sound(path: str | None, content: bytes | None) -> tuple[Samples, Soun
         require_file(path)
     with open(path, "rb") if path is not None else io.BytesIO(content or b"") as stream:
         size = stream.seek(0, io.SEEK_END)
-        stream.seek(0)
-        if not size:
-            raise Unreadable("the file is empty")
-        if size > MAX_BYTES:
-            raise Unreadable(f"{size:,} bytes are more than the {MAX_BYTES:,} that are read")
+        require_size(size)
         with _explaining_damage():
-            return _decode_by_libsndfile(stream)
+            extent = plain_extent(stream, size)
+            if extent is not None:
+                return decode_extent(stream, extent)
+    seconds = math.ceil(size / 2**20 * SECONDS_A_MEBIBYTE)
+    return DECODER.request(path, content, {}, _parse_samples, extra_seconds=seconds)
 
 
-def load_soundfile() -> Any:
-    """Import and return the package soundfile. Raises UsageError if it is not installed."""
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # an OSError is that of a missing libsndfile
-        raise UsageError(INSTALL_SOUND) from error
-    return soundfile
+def _parse_samples(header: Mapping[str, Any], stream: IO[bytes]) -> tuple[Samples, SoundInfo]:
+    """Return samples (n,) and facts from an answer. Raises EOFError, KeyError, TypeError or ValueError if it has none."""
+    count, rate, channels = int(header["samples"]), int(header["rate"]), int(header["channels"])
+    if not 0 < count <= MAX_SAMPLES or not rate > 0 or not 0 < channels <= MAX_CHANNELS:
+        raise ValueError("an answer of another size than is read")
+    samples = np.frombuffer(read_exactly(stream, 4 * count), np.float32)
+    return samples, SoundInfo(count / rate, rate, channels, str(header["decoder"]), tuple(map(str, header["remarks"])))
 
 
 @contextmanager
@@ -88,46 +75,6 @@ def _explaining_damage() -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(f"the sound is damaged: {str(error) or type(error).__name__}") from error
-
-
-def _decode_by_libsndfile(stream: Any, channel: int | None = None) -> tuple[Samples, SoundInfo]:
-    """Return the samples (n,) and facts of a file that libsndfile decodes. channel: the only channel to take, if not None.
-
-    Raises Unreadable if the file is damaged or exceeds a limit, and any error of the decoder.
-    """
-    soundfile = load_soundfile()
-    stream.seek(0)
-    with soundfile.SoundFile(stream) as file:
-        require_limits(file.samplerate, file.channels)
-        mixer = Mixer(file.channels, channel)
-        while len(block := file.read(BLOCK_SAMPLES // file.channels, "float32", always_2d=True)):
-            mixer.add(block)
-            require_length(mixer.num_samples, file.samplerate)
-        rate, channels = file.samplerate, file.channels
-    mixture = mixer.finish()
-    if mixture.channel is not None:
-        return _decode_by_libsndfile(stream, mixture.channel)
-    if not len(mixture.samples):
-        raise Unreadable("it holds no samples")
-    version = soundfile.__libsndfile_version__
-    info = SoundInfo(len(mixture.samples) / rate, rate, channels, f"libsndfile {version}", mixture.remarks)
-    return mixture.samples, info
-
-
-def require_limits(rate: int, channels: int) -> None:
-    """Raise Unreadable if a recording has a rate in Hz, or a number of channels, that is not read."""
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise Unreadable(f"its rate is {rate:,} Hz, and {MIN_RATE:,} to {MAX_RATE:,} Hz are read")
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise Unreadable(f"it has {channels:,} channels, and 1 to {MAX_CHANNELS} are read")
-
-
-def require_length(num_samples: int, rate: int) -> None:
-    """Raise Unreadable if a recording has more samples of one channel than are read. rate: in Hz."""
-    if num_samples > MAX_SECONDS * rate:
-        raise Unreadable(f"it is longer than the {MAX_SECONDS // 3600} hours that are read")
-    if num_samples > MAX_SAMPLES:
-        raise Unreadable(f"it has more than the {MAX_SAMPLES:,} samples that are read: split it, or lower its rate")
 
 
 def resample(samples: NDArray[np.float32], rate: float, new_rate: float) -> Samples:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import files
-from mapsto.audio import sound_io
+from mapsto.audio import limits, sound_io
+from mapsto.audio.facts import SoundInfo
 from mapsto.audio.mixing import Mixer, Samples
-from mapsto.audio.sound_io import SOUND_SUFFIXES, SoundInfo
+from mapsto.audio.sound_io import SOUND_SUFFIXES
 from mapsto.errors import BadCell, DataError
 from mapsto.media.cells import Unreadable, are_media, read_media_cell
 from mapsto.media.decoded_cache import DecodedCache
@@ -74,8 +75,8 @@ class Sound:
         """
         scaled = _scale(samples)
         rate = _require_rate(rate)
-        sound_io.require_limits(rate, scaled.shape[1])
-        sound_io.require_length(len(scaled), rate)
+        limits.require_limits(rate, scaled.shape[1])
+        limits.require_length(len(scaled), rate)
         mixed, remarks = _mix(scaled)
         digest = hashlib.sha256(f"{rate} ".encode() + mixed.tobytes()).hexdigest()
         info = SoundInfo(len(mixed) / rate, rate, scaled.shape[1], NO_DECODER, remarks)

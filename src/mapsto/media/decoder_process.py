@@ -40,11 +40,13 @@ class DecoderProcess:
 
     A lock lets only one thread at a time send a request.
     program: Python code of the child, which calls `decoder_worker.serve`. noun: the medium in messages, such as "video".
-    install: message for users without PyAV. limit: seconds that decoding a file may take.
+    package: Python package that decodes. install: message for users without it.
     """
 
-    def __init__(self, program: str, noun: str, install: str, limit: float = TIME_LIMIT) -> None:
-        self.program, self.noun, self.install, self.limit = program, noun, install, limit
+    def __init__(self, program: str, noun: str, install: str, package: str = "av") -> None:
+        self.program, self.noun, self.install, self.package = program, noun, install, package
+        # Seconds that decoding a file may take.
+        self.limit = TIME_LIMIT
         self.lock = threading.Lock()
         self.process: subprocess.Popen[bytes] | None = None
         reference = weakref.ref(self)
@@ -53,20 +55,27 @@ class DecoderProcess:
         atexit.register(lambda: _close(reference()))
 
     def request(
-        self, path: str | None, content: bytes | None, details: Mapping[str, Any], parse: Parser[Answer]
+        self,
+        path: str | None,
+        content: bytes | None,
+        details: Mapping[str, Any],
+        parse: Parser[Answer],
+        extra_seconds: float = 0.0,
     ) -> Answer:
         """Send a file to the child process and return its answer.
 
         path, content: the file, or its bytes if `path` is None. details: further entries of the request.
         parse: reads the answer; it raises OSError, EOFError, KeyError, TypeError or ValueError if there is no complete one.
-        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs; UsageError without PyAV.
+        extra_seconds: time that a large file may take beside the limit for every file.
+        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs; UsageError without its package.
         """
+        limit = self.limit + extra_seconds
         content = content or b""
         absolute = path and os.path.abspath(path)  # the process may have been started in another working directory
-        request = {"path": absolute, "size": len(content), "limit": math.ceil(self.limit + GRACE), **details}
+        request = {"path": absolute, "size": len(content), "limit": math.ceil(limit + GRACE), **details}
         with self.lock:
             process = self._running()
-            watchdog = Watchdog(process, self.noun, self.limit)
+            watchdog = Watchdog(process, self.noun, limit)
             try:
                 return _exchange(process, json.dumps(request).encode() + b"\n" + content, parse)
             except Unreadable:
@@ -79,10 +88,10 @@ class DecoderProcess:
                     self.close()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """Return the child process, started if it is not running. Raises UsageError without PyAV."""
+        """Return the child process, started if it is not running. Raises UsageError without its package."""
         if self.process is None or self.process.poll() is not None:
             self.close()
-            if is_pyav_missing():
+            if is_missing(self.package):
                 raise UsageError(self.install)
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", self.program],  # -P: import nothing from the working directory
@@ -171,6 +180,6 @@ def _close(decoder: DecoderProcess | None) -> None:
         decoder.close()
 
 
-def is_pyav_missing() -> bool:
-    """Return whether PyAV is not installed."""
-    return importlib.util.find_spec("av") is None
+def is_missing(package: str) -> bool:
+    """Return whether a Python package is not installed."""
+    return importlib.util.find_spec(package) is None

@@ -1,0 +1,130 @@
+"""Containers of sized parts that FFmpeg reads: whether all of a file is there, and whether it holds one recording.
+
+Sources: ISO 14496-12 (MP4), RFC 9559 (Matroska), Apple's Core Audio Format specification, the Advanced Systems Format
+specification 01.20.06, Sony's Wave64, and the RIFF and IFF families.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mapsto.audio.containers.extent import TOLERATED_BYTES, Content
+from mapsto.media.cells import Unreadable
+
+# The most parts of a file that are looked at.
+MAX_PARTS = 100_000
+
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+ASF_HEADER = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a file: its name, and the offset where it ends; None where the file does not state it."""
+
+    name: bytes
+    stop: int | None
+
+
+Parts = Callable[[Content], Iterator[Part]]
+
+
+def require_whole(content: Content) -> None:
+    """Raise Unreadable if a file of a container of sized parts is cut off, or if a second file is joined to it.
+
+    Files of other containers pass.
+    """
+    if (rule := _rule(content)) is None:
+        return
+    parts, first = rule
+    for count, part in enumerate(parts(content)):
+        if count and part.name == first:
+            raise Unreadable("more than one recording is in it: a second file is joined to the first")
+        if part.stop is None or count > MAX_PARTS:
+            return
+        if part.stop > len(content) + TOLERATED_BYTES:
+            raise Unreadable(
+                f"it is cut off: {len(content):,} of {part.stop:,} bytes that its header declares are there"
+            )
+
+
+def _rule(content: Content) -> tuple[Parts, bytes] | None:
+    """Return how the parts of a file are read, and the name of the part that begins a recording; None if it has no sized parts."""
+    head = content[:16]
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
+        return _boxes, b"ftyp"
+    if head[:4] == EBML:
+        return _elements, EBML
+    if head[:4] == b"caff":
+        return _caf_chunks, b"caff"
+    if head[:8] == ASF_HEADER or head[:4] == b"riff":
+        return _guid_objects, head[:8]
+    if head[:4] in (b"RIFF", b"FORM"):
+        return _riff_chunks, head[:4] + head[8:12]
+    return None
+
+
+def _boxes(content: Content) -> Iterator[Part]:
+    """Yield the boxes of an MP4 file."""
+    position = 0
+    while len(head := content[position : position + 16]) >= 8:
+        size, name = struct.unpack(">I4s", head[:8])
+        if size == 1 and len(head) == 16:
+            (size,) = struct.unpack(">Q", head[8:])
+        # A size of 0 is that of a box up to the end of the file.
+        position = position + size if size >= 8 else len(content)
+        yield Part(name, position)
+
+
+def _elements(content: Content) -> Iterator[Part]:
+    """Yield the elements of a Matroska file; after a segment of unknown size, a second header if there is one."""
+    position = 0
+    while len(head := content[position : position + 12]) == 12:
+        # The leading zero bits of the first byte of the size are the number of bytes behind it.
+        width = 9 - head[4].bit_length()
+        if head[:4] not in (EBML, SEGMENT) or width > 8:
+            return
+        size = int.from_bytes(head[4 : 4 + width], "big") & (1 << 7 * width) - 1
+        if size == (1 << 7 * width) - 1:
+            position = content.find(EBML, position + 4)
+            if position < 0:
+                return
+            continue
+        position += 4 + width + size
+        yield Part(head[:4], position)
+
+
+def _caf_chunks(content: Content) -> Iterator[Part]:
+    """Yield the chunks of a CAF file. A size of -1 is that of samples up to the end of the file."""
+    position = 8
+    while len(head := content[position : position + 12]) == 12:
+        if head[:4] == b"caff":
+            yield Part(b"caff", None)
+            return
+        name, size = struct.unpack(">4sq", head)
+        position = position + 12 + size if size >= 0 else len(content)
+        yield Part(name, position)
+
+
+def _guid_objects(content: Content) -> Iterator[Part]:
+    """Yield the outer objects of an ASF or Wave64 file, named by eight bytes. A broadcast states no size of its data."""
+    position = 0
+    while len(head := content[position : position + 24]) == 24:
+        (size,) = struct.unpack("<Q", head[16:])
+        position += size
+        yield Part(head[:8], position if size >= 24 else None)
+        if size < 24:
+            return
+
+
+def _riff_chunks(content: Content) -> Iterator[Part]:
+    """Yield the outer chunks of a RIFF file (AVI) or an IFF file (compressed AIFF)."""
+    order, position = "<" if content[:4] == b"RIFF" else ">", 0
+    while len(head := content[position : position + 12]) == 12 and head[:4] in (b"RIFF", b"FORM"):
+        (size,) = struct.unpack(f"{order}I", head[4:8])
+        position += 8 + size + size % 2
+        yield Part(head[:4] + head[8:], position if size else None)
+        if not size:
+            return

@@ -1,0 +1,104 @@
+"""The part of a file that holds a recording, and its length as the file states it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mapsto.media.cells import Unreadable
+
+# The content of a file: bytes, or a memory map. Slices of both are bytes.
+Content = Any
+
+# Missing or additional bytes that do no harm, such as those of writers that count the header too.
+TOLERATED_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The bytes of a file that hold a recording, and the length that the file states.
+
+    start, stop: the range of bytes. prefix: the header that stands before them for the decoder.
+    seconds: the length by the header or the frames that are there; None if nothing states it.
+    tolerance: seconds by which a decoder may differ from it, since encoders add a delay and padding.
+    remarks: facts that a user should know.
+    """
+
+    start: int
+    stop: int
+    prefix: bytes = b""
+    seconds: float | None = None
+    tolerance: float = 0.0
+    remarks: tuple[str, ...] = ()
+
+    def require_decoded(self, seconds: float) -> None:
+        """Raise Unreadable if a decoder gave another length than the file states. seconds: the length that was decoded."""
+        if self.seconds is not None and abs(seconds - self.seconds) > self.tolerance:
+            raise Unreadable(
+                f"the sound is damaged: {describe_lengths(seconds, self.seconds)} that the file holds could be decoded"
+            )
+
+
+class ExtentStream(io.RawIOBase):
+    """A read-only stream over the prefix and the bytes of an extent. stream: the opened file."""
+
+    def __init__(self, stream: Any, extent: Extent) -> None:
+        super().__init__()
+        self.stream, self.extent, self.position = stream, extent, 0
+        self.size = len(extent.prefix) + extent.stop - extent.start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = max(0, origin + offset)
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with the bytes at the position of the stream, and return their number."""
+        target = memoryview(buffer).cast("B")
+        prefix = self.extent.prefix
+        part = prefix[self.position : self.position + len(target)]
+        if not part:
+            offset = self.extent.start + self.position - len(prefix)
+            self.stream.seek(offset)
+            part = self.stream.read(max(0, min(len(target), self.extent.stop - offset)))
+        target[: len(part)] = part
+        self.position += len(part)
+        return len(part)
+
+
+def describe_lengths(actual: float, declared: float) -> str:
+    """Return "1.00 of 2.00 s", with as many decimals as tell the two lengths in seconds apart."""
+    decimals = next((digits for digits in (2, 3, 4) if f"{actual:.{digits}f}" != f"{declared:.{digits}f}"), 6)
+    return f"{actual:.{decimals}f} of {declared:.{decimals}f} s"
+
+
+def require_data(
+    declared: int, available: int, seconds: Callable[[int], float], check_rest: Callable[[], str] | None = None
+) -> int:
+    """Return the number of bytes of samples in a file, compared with the number that its header declares.
+
+    declared: bytes by the header. available: bytes that the file has from the first sample on. seconds: length of a number of
+    bytes. check_rest: returns what the bytes behind the samples are, in words, or "" if they belong to the format.
+    Raises Unreadable, with both lengths, if the file is cut off, or if more follows than its header declares.
+    """
+    if declared > available + TOLERATED_BYTES:
+        raise Unreadable(
+            f"it is cut off: {describe_lengths(seconds(available), seconds(declared))} that its header declares are there"
+        )
+    if available > declared + TOLERATED_BYTES and check_rest is not None and (rest := check_rest()):
+        raise Unreadable(
+            f"its header declares less than the file holds: {describe_lengths(seconds(declared), seconds(available))}"
+            f" are declared, and {rest}"
+        )
+    return min(declared, available)

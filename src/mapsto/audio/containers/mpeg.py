@@ -1,0 +1,161 @@
+"""MP3: the frames that are in a file, and their number by its Xing, Info or VBRI header.
+
+Sources: ISO 11172-3 and 13818-3 (frame header), Gabriel Bouvigne's "MP3 Info Tag rev 1" (Xing and LAME), ID3v2.4.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from mapsto.audio.containers.extent import Content, Extent, describe_lengths
+from mapsto.audio.limits import require_limits
+from mapsto.media.cells import Unreadable
+
+# Kilobits a second by index, for MPEG 1 of layers I, II, III, and for MPEG 2 of layer I and of layers II and III.
+BIT_RATES = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+# Hz by the version's two bits (3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5) and the index.
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+# Frames that must follow each other for bytes to be MP3, and how far from the start they may begin.
+MIN_FRAMES, MAX_LEAD = 3, 2**16
+
+# Frames by which a decoder's length may differ, since encoders add a delay and padding.
+TOLERATED_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The header of a frame: its bytes, samples of a channel, rate in Hz, channels, and what all frames of a file share."""
+
+    size: int
+    samples: int
+    rate: int
+    channels: int
+    version: int
+    layer: int
+
+    def is_like(self, frame: Frame) -> bool:
+        """Return whether a frame can be of the same file."""
+        return (self.version, self.layer, self.rate) == (frame.version, frame.layer, frame.rate)
+
+
+def read_frame(content: Content, start: int) -> Frame | None:
+    """Return the header of the MPEG frame at an offset; None if there is none, or if its size is not stated (free format)."""
+    head = content[start : start + 4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    bits, rate_index = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or bits in (0, 15) or rate_index == 3:
+        return None
+    rate, padding = RATES[version][rate_index], head[2] >> 1 & 1
+    bit_rate = 1000 * BIT_RATES[1 if version == 3 else 2, layer][bits - 1]
+    samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
+    size = 4 * (12 * bit_rate // rate + padding) if layer == 1 else samples // 8 * bit_rate // rate + padding
+    return Frame(size, samples, rate, 1 if head[3] >> 6 == 3 else 2, version, layer)
+
+
+def skip_id3(content: Content, start: int = 0) -> int:
+    """Return the offset behind the ID3v2 tags at an offset."""
+    while content[start : start + 3] == b"ID3" and len(size := content[start + 6 : start + 10]) == 4:
+        # Four bytes of seven bits each, and ten of the header, as many again for a footer.
+        length = sum((byte & 127) << 7 * (3 - index) for index, byte in enumerate(size))
+        start += 10 + length + (10 if content[start + 5] & 0x10 else 0)
+    return start
+
+
+def find_frames(content: Content, start: int) -> int | None:
+    """Return the offset of the first of several MP3 frames in sequence, near an offset; None if there are none."""
+    stop = min(len(content), start + MAX_LEAD)
+    position = start
+    while (position := content.find(b"\xff", position, stop)) >= 0:
+        if _count_in_sequence(content, position) or (position == start and _is_single(content, position)):
+            return position
+        position += 1
+    return None
+
+
+def _count_in_sequence(content: Content, start: int) -> bool:
+    """Return whether several frames of one file follow each other from an offset."""
+    first = frame = read_frame(content, start)
+    for _ in range(MIN_FRAMES - 1):
+        if frame is None or first is None or not frame.is_like(first):
+            return False
+        start += frame.size
+        frame = read_frame(content, start)
+    return frame is not None and first is not None and frame.is_like(first)
+
+
+def _is_single(content: Content, start: int) -> bool:
+    """Return whether a frame or two, and nothing else, are at an offset: a very short file."""
+    while frame := read_frame(content, start):
+        start += frame.size
+        if start >= len(content):
+            return True
+    return False
+
+
+def mpeg_extent(content: Content, start: int) -> Extent:
+    """Return the extent of the MP3 frames from the offset `start` of the first frame on.
+
+    Raises Unreadable if the frames are fewer or more than the file's header declares, or exceed a limit.
+    """
+    first = read_frame(content, start)
+    assert first is not None
+    require_limits(first.rate, first.channels)
+    declared = _declared_frames(content, start, first)
+    position, count, is_cut, stop = start if declared is None else start + first.size, 0, False, start
+    while position < len(content):
+        frame = read_frame(content, position)
+        if frame is None or not frame.is_like(first):
+            position = _skip(content, position)
+            continue
+        # A second file that is joined has a header of its own, which is no sound.
+        count += _declared_frames(content, position, frame) is None
+        position += frame.size
+        is_cut = position > len(content)
+        stop = min(position, len(content))
+    count -= is_cut
+    seconds = count * first.samples / first.rate
+    if declared is not None and abs(declared - count) > 1:
+        lengths = describe_lengths(seconds, declared * first.samples / first.rate)
+        reason = "it is cut off" if count < declared else "more than one recording is in it"
+        raise Unreadable(f"{reason}: {lengths} that its header declares are there")
+    if not count:
+        raise Unreadable("it holds no samples")
+    remarks = ("its last frame is incomplete, so it may be cut off",) if is_cut else ()
+    return Extent(start, stop, b"", seconds, TOLERATED_FRAMES * first.samples / first.rate, remarks)
+
+
+def _skip(content: Content, start: int) -> int:
+    """Return the offset where frames may go on, behind a tag or behind bytes that are no frame; the end if there is none."""
+    if (position := skip_id3(content, start)) > start:
+        return position
+    if content[start : start + 8] == b"APETAGEX" and len(size := content[start + 12 : start + 16]) == 4:
+        return start + 32 + int(struct.unpack("<I", size)[0])
+    position = start + 1
+    while (position := content.find(b"\xff", position)) >= 0:
+        if _count_in_sequence(content, position):
+            return position
+        position += 1
+    return len(content)
+
+
+def _declared_frames(content: Content, start: int, frame: Frame) -> int | None:
+    """Return the number of frames that a Xing, Info or VBRI header in the frame at an offset declares; None without a header."""
+    # The header stands behind the side information, whose size depends on version and channels.
+    side = (17 if frame.channels == 1 else 32) if frame.version == 3 else (9 if frame.channels == 1 else 17)
+    xing = content[start + 4 + side : start + 16 + side]
+    if xing[:4] in (b"Xing", b"Info") and len(xing) == 12:
+        flags, count = struct.unpack(">II", xing[4:])
+        return int(count) if flags & 1 else None
+    vbri = content[start + 36 : start + 54]
+    return int(struct.unpack(">I", vbri[14:18])[0]) if vbri[:4] == b"VBRI" and len(vbri) == 18 else None
