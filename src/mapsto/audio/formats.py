@@ -52,7 +52,7 @@ def name_no_sound(head: bytes) -> str:
         return "an HTML page, such as that of an error of a download"
     if text.startswith((b"<?xml", b"<", b"{")) and _is_text(head):
         return "text in XML, HTML or JSON"
-    return "text" if _is_text(head) else ""
+    return "text" if _is_text(head) and head[:4] not in (b"OggS", b"fLaC") else ""
 
 
 def _is_text(head: bytes) -> bool:
@@ -63,7 +63,8 @@ def _is_text(head: bytes) -> bool:
 def decode_compressed(stream: Any) -> tuple[Samples, SoundInfo]:
     """Return the samples (n,) of a file with compressed sound mixed to one channel, and its facts.
 
-    stream: the opened file or an io.BytesIO. Raises Unreadable if it is no sound, damaged or exceeds a limit; any error of a decoder.
+    stream: the opened file or an io.BytesIO.
+    Raises Unreadable if it is no sound, damaged or exceeds a limit, and any error of a decoder.
     """
     content = _map(stream)
     if name := name_no_sound(content[:512]):

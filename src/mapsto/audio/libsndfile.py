@@ -34,6 +34,8 @@ def decode_extent(stream: Any, extent: Extent, channel: int | None = None) -> tu
     mixer, rate = None, 1
     try:
         with soundfile.SoundFile(ExtentStream(stream, extent)) as file:
+            # soundfile seeks after each read of a seekable file, after which a decoder of MP3 lacks the bits of earlier frames.
+            file.seekable = lambda: False
             rate, channels = file.samplerate, file.channels
             require_limits(rate, channels)
             mixer = Mixer(channels, channel)
@@ -56,6 +58,6 @@ def decode_extent(stream: Any, extent: Extent, channel: int | None = None) -> tu
 def _explain(error: Any, extent: Extent, seconds: float) -> str:
     """Return the message for an error of libsndfile, with both lengths where they are known. seconds: the decoded length."""
     reason = str(error.error_string).removeprefix("Error : ").rstrip(".")
-    if extent.seconds is None or not seconds:
+    if extent.seconds is None:
         return f"the sound is damaged: {reason}"
-    return f"it is cut off or damaged: {describe_lengths(seconds, extent.seconds)} could be decoded ({reason})"
+    return f"it is cut off or damaged: about {describe_lengths(seconds, extent.seconds)} could be decoded ({reason})"

@@ -11,7 +11,7 @@ MIN_RATE, MAX_RATE, MAX_CHANNELS, MAX_SECONDS, MAX_SAMPLES = 1_000, 384_000, 64,
 MAX_BYTES = 2**32
 
 # Samples of all channels that are decoded at once. What an error loses is less than a block.
-BLOCK_SAMPLES = 2**13
+BLOCK_SAMPLES = 2**12
 
 
 def require_size(size: int) -> None:

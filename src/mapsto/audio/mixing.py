@@ -24,6 +24,9 @@ MAX_SAMPLE = 100.0
 # The level of a channel, relative to the loudest, below which it is silent; that of the mean below which the channels cancel.
 SILENT_LEVEL, CANCELLED_LEVEL = 1e-3, 3e-2
 
+# The level, relative to the loudest channel, from which another is as loud.
+SAME_LEVEL = 0.995
+
 # The root mean squares below which a recording is silent or very quiet: -90 and -60 dB of full scale.
 SILENT_RMS, QUIET_RMS = 10 ** (-90 / 20), 10 ** (-60 / 20)
 
@@ -84,7 +87,8 @@ class Mixer:
         """Return the mixture of all blocks. Its `channel` is not None where the blocks must be mixed again, to that channel."""
         samples = np.concatenate(self.blocks) if self.blocks else np.zeros(0, np.float32)
         self.blocks = []
-        loudest = int(self.energies.argmax())
+        # The first channel that is as loud as any, since an encoder changes equal ones a little.
+        loudest = int((self.energies >= SAME_LEVEL**2 * self.energies.max()).argmax())
         active = self.energies > SILENT_LEVEL**2 * self.energies[loudest]
         if self.channel is None and active.sum() > 1:
             samples /= active.sum()

@@ -26,6 +26,8 @@ from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable, require_file
 from mapsto.media.decoder_process import DecoderProcess, read_exactly
 
+__all__ = ["SOUND_SUFFIXES", "Samples", "SoundInfo", "Unreadable", "decode_sound", "encode_wav", "resample"]
+
 SOUND_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".sph", ".caf", ".w64",
     ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka", ".weba", ".ac3", ".tta", ".wv", ".ape", ".mp2",

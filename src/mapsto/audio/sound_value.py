@@ -126,9 +126,10 @@ def _mix(samples: NDArray[np.float32]) -> tuple[Samples, tuple[str, ...]]:
 
 def _require_rate(rate: object) -> int:
     """Return a rate in Hz as an integer. Raises Unreadable if it is no number of samples a second."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate != int(rate):
+    is_number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not is_number or not float(rate).is_integer():  # type: ignore[arg-type]
         raise Unreadable(f"a rate is a whole number of Hz, not {rate!r}")
-    return int(rate)
+    return int(rate)  # type: ignore[call-overload, no-any-return]
 
 
 def sample_sounds() -> list[Any]:
@@ -147,7 +148,7 @@ def fits_sounds(values: Sequence[object]) -> bool:
 
     Such a cell is a file name with a sound's suffix, encoded bytes (also in a dict), or samples with their rate.
     """
-    cells = [value for value in values if value is not None and _samples_of(value) is None]
+    cells = [value for value in values if value is not None and not _are_samples(value)]
     return are_media(cells, SOUND_SUFFIXES, axes=None) if cells else any(value is not None for value in values)
 
 
@@ -161,7 +162,7 @@ def read_sound(cell: object) -> Sound:
         return cell
     try:
         if (pair := _samples_of(cell)) is not None:
-            return Sound.from_samples(*pair)
+            return Sound.from_samples(_to_array(pair[0]), pair[1])
         if hasattr(cell, "__array__") or isinstance(cell, (list, tuple)):
             raise BadCell(GIVE_RATE)
         return Sound.from_file(*read_media_cell(cell, "sound", "samples with their rate"))
@@ -171,13 +172,29 @@ def read_sound(cell: object) -> Sound:
         raise BadCell(f"the sound cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _samples_of(cell: object) -> tuple[NDArray[Any], Any] | None:
+def _samples_of(cell: object) -> tuple[Any, Any] | None:
     """Return samples and rate of a cell that holds both, in the forms of Hugging Face, scipy and librosa; else None."""
     if isinstance(cell, Mapping) and cell.get("array") is not None:
-        return np.asarray(cell["array"]), cell.get("sampling_rate")
+        return cell["array"], cell.get("sampling_rate")
     if isinstance(cell, (tuple, list)) and len(cell) == 2:
-        first, second = cell
-        for samples, rate in ((first, second), (second, first)):
-            if np.ndim(rate) == 0 and hasattr(samples, "__len__") and not isinstance(samples, (str, bytes, Mapping)):
-                return np.asarray(samples), rate
+        for samples, rate in (cell, cell[::-1]):
+            is_array = hasattr(samples, "__array__") or isinstance(samples, (list, tuple))
+            if is_array and not hasattr(rate, "__len__"):
+                return samples, rate
     return None
+
+
+def _are_samples(cell: object) -> bool:
+    """Return whether a cell looks like samples with a rate in Hz."""
+    pair = _samples_of(cell)
+    return (
+        pair is not None and isinstance(pair[1], (int, float, np.integer, np.floating)) and pair[1] >= limits.MIN_RATE
+    )
+
+
+def _to_array(samples: Any) -> NDArray[Any]:
+    """Return samples as an array. Raises Unreadable if they are rows of different lengths."""
+    try:
+        return np.asarray(samples)
+    except ValueError as error:
+        raise Unreadable("samples are (n,) or (n, channels) of numbers, not rows of different lengths") from error

@@ -1,7 +1,7 @@
 """The child process that decodes compressed sounds for sound_io.py.
 
-The answer to a request (media/decoder_worker.py) is {"samples": number, "rate", "channels", "decoder", "remarks"}, followed by the
-samples of one channel as 32-bit floats.
+The answer to a request (media/decoder_worker.py) is {"samples": number, "rate", "channels", "decoder", "remarks"}, followed by
+the samples of one channel as 32-bit floats.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def serve() -> None:
     decoder_worker.serve(_answer, "sound")
 
 
-def _answer(stream: Any, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _answer(stream: Any, request: Mapping[str, Any]) -> tuple[dict[str, Any], memoryview]:
     """Return the answer to a request: the dict of its JSON line, and the bytes of the samples. stream: the opened file.
 
     Raises Fault if the stream holds no sound that can be decoded.
@@ -42,4 +42,4 @@ def _answer(stream: Any, request: Mapping[str, Any]) -> tuple[dict[str, Any], by
         "decoder": info.decoder,
         "remarks": info.remarks,
     }
-    return header, samples.tobytes()
+    return header, memoryview(samples).cast("B")

@@ -22,12 +22,15 @@ class DecodedCache:
 
     def __init__(self, room: int) -> None:
         self.room, self.entries, self.lock = room, OrderedDict[str, Decoded](), threading.Lock()
+        self.capacity = room
         if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
             reference = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _unlock(reference()))
 
     def add(self, digest: str, decoded: Decoded) -> None:
-        """Add an array, and drop the oldest ones until all that are left fit into the capacity."""
+        """Add an array, and drop the oldest ones until all fit into the capacity. An array beyond the capacity is not added."""
+        if decoded.nbytes > self.capacity:
+            return
         with self.lock:
             self._remove(digest)
             self.entries[digest], self.room = decoded, self.room - decoded.nbytes

@@ -67,7 +67,7 @@ class DecoderProcess:
         path, content: the file, or its bytes if `path` is None. details: further entries of the request.
         parse: reads the answer; it raises OSError, EOFError, KeyError, TypeError or ValueError if there is no complete one.
         extra_seconds: time that a large file may take beside the limit for every file.
-        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs; UsageError without its package.
+        Raises Unreadable for a file that the decoder cannot read, or over which it crashes or hangs; UsageError without it.
         """
         limit = self.limit + extra_seconds
         content = content or b""

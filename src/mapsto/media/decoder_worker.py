@@ -19,7 +19,7 @@ from typing import Any
 MAX_REASON = 500
 
 # Answers a request about an opened file: the dict of the JSON line, and the bytes that follow it.
-Decoder = Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], bytes]]
+Decoder = Callable[[Any, Mapping[str, Any]], tuple[dict[str, Any], bytes | memoryview]]
 
 
 class Fault(ValueError):
@@ -34,6 +34,7 @@ def serve(decode: Decoder, noun: str) -> None:
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with answers
+    content: bytes | memoryview
     for line in requests:
         request = json.loads(line)
         content = requests.read(request["size"])
@@ -47,7 +48,8 @@ def serve(decode: Decoder, noun: str) -> None:
         except Exception as error:  # decoders raise errors of every type for damaged files
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             header, content = {"fault": f"the {noun} is damaged: {reason}"[:MAX_REASON]}, b""
-        answers.write(json.dumps(header).encode() + b"\n" + content)
+        answers.write(json.dumps(header).encode() + b"\n")
+        answers.write(content)
         answers.flush()
         if hasattr(signal, "alarm"):
             signal.alarm(0)

@@ -51,7 +51,7 @@ def require_whole(content: Content) -> None:
 
 
 def _rule(content: Content) -> tuple[Parts, bytes] | None:
-    """Return how the parts of a file are read, and the name of the part that begins a recording; None if it has no sized parts."""
+    """Return how the parts of a file are read, and the name of the part that begins a recording; None without sized parts."""
     head = content[:16]
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
         return _boxes, b"ftyp"

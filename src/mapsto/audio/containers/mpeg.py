@@ -132,7 +132,22 @@ def mpeg_extent(content: Content, start: int) -> Extent:
     if not count:
         raise Unreadable("it holds no samples")
     remarks = ("its last frame is incomplete, so it may be cut off",) if is_cut else ()
-    return Extent(start, stop, b"", seconds, TOLERATED_FRAMES * first.samples / first.rate, remarks)
+    # Without a number of frames libsndfile estimates the length from the first frame, and decodes no more than that.
+    prefix = _info_frame(content[start : start + 4], first, count) if declared is None and first.layer == 3 else b""
+    return Extent(start, stop, prefix, seconds, TOLERATED_FRAMES * first.samples / first.rate, remarks)
+
+
+def _info_frame(head: bytes, frame: Frame, count: int) -> bytes:
+    """Return a frame without sound whose Info header declares the number of frames that follow.
+
+    head: the four bytes of the header of a frame. frame: its meaning.
+    """
+    # The bit rate of index 9, at which a frame has room for the header; without a checksum behind the header.
+    head = bytes([head[0], head[1] | 1, 9 << 4 | head[2] & 0x0C, head[3]])
+    header = read_frame(head, 0)
+    assert header is not None
+    body = bytes(_side_bytes(frame)) + struct.pack(">4sII", b"Info", 1, count)
+    return (head + body).ljust(header.size, b"\0")
 
 
 def _skip(content: Content, start: int) -> int:
@@ -149,10 +164,16 @@ def _skip(content: Content, start: int) -> int:
     return len(content)
 
 
+def _side_bytes(frame: Frame) -> int:
+    """Return the bytes of side information behind the header of a frame of layer III, behind which a Xing header stands."""
+    if frame.version == 3:
+        return 17 if frame.channels == 1 else 32
+    return 9 if frame.channels == 1 else 17
+
+
 def _declared_frames(content: Content, start: int, frame: Frame) -> int | None:
     """Return the number of frames that a Xing, Info or VBRI header in the frame at an offset declares; None without a header."""
-    # The header stands behind the side information, whose size depends on version and channels.
-    side = (17 if frame.channels == 1 else 32) if frame.version == 3 else (9 if frame.channels == 1 else 17)
+    side = _side_bytes(frame)
     xing = content[start + 4 + side : start + 16 + side]
     if xing[:4] in (b"Xing", b"Info") and len(xing) == 12:
         flags, count = struct.unpack(">II", xing[4:])

@@ -138,7 +138,10 @@ def wav_extent(stream: Any, size: int, tags: set[int]) -> Extent | None:
 
 
 def _wav_length(stream: Any, size: int, chunks: list[Chunk], byte_rate: int, order: str) -> int:
-    """Return the number of bytes of a WAV file's samples. byte_rate: bytes a second. order: "<" or ">". Raises Unreadable as `plain_extent`."""
+    """Return the number of bytes of a WAV file's samples. Raises Unreadable as `plain_extent`.
+
+    byte_rate: bytes a second. order: "<" or ">".
+    """
     data = next(chunk for chunk in chunks if chunk.name == b"data")
     declared, available = data.size, size - data.start
     sizes = next((chunk for chunk in chunks if chunk.name == b"ds64" and chunk.size >= 16), None)

@@ -1,0 +1,146 @@
+"""Make sound files of every format for tests, by soundfile, PyAV and by hand."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+
+RATE, SECONDS, PITCH = 16_000, 1.0, 440.0
+
+# Formats of soundfile: name, container, encoding and byte order.
+SOUNDFILE = {
+    "wav-16": ("WAV", "PCM_16", None),
+    "wav-8": ("WAV", "PCM_U8", None),
+    "wav-24": ("WAV", "PCM_24", None),
+    "wav-32": ("WAV", "PCM_32", None),
+    "wav-float": ("WAV", "FLOAT", None),
+    "wav-double": ("WAV", "DOUBLE", None),
+    "wav-ulaw": ("WAV", "ULAW", None),
+    "wav-alaw": ("WAV", "ALAW", None),
+    "wav-adpcm": ("WAV", "MS_ADPCM", None),
+    "wav-extensible": ("WAVEX", "PCM_16", None),
+    "wav-rf64": ("RF64", "PCM_16", None),
+    "wav-big": ("WAV", "PCM_16", "BIG"),
+    "aiff": ("AIFF", "PCM_16", None),
+    "aiff-float": ("AIFF", "FLOAT", None),
+    "aiff-little": ("AIFF", "PCM_16", "LITTLE"),
+    "au": ("AU", "PCM_16", None),
+    "au-ulaw": ("AU", "ULAW", None),
+    "nist": ("NIST", "PCM_16", None),
+    "caf": ("CAF", "PCM_16", None),
+    "w64": ("W64", "PCM_16", None),
+    "flac": ("FLAC", "PCM_16", None),
+    "flac-24": ("FLAC", "PCM_24", None),
+    "vorbis": ("OGG", "VORBIS", None),
+    "opus": ("OGG", "OPUS", None),
+    "mp3": ("MP3", "MPEG_LAYER_III", None),
+}
+# Formats of PyAV: name, container, codec and rate.
+PYAV = {
+    "m4a": ("ipod", "aac", RATE),
+    "mp4": ("mp4", "aac", RATE),
+    "alac": ("mov", "alac", RATE),
+    "webm": ("webm", "libopus", 48_000),
+    "mka": ("matroska", "pcm_s16le", RATE),
+    "wma": ("asf", "wmav2", 44_100),
+    "amr": ("amr", "libopencore_amrnb", 8_000),
+    "aac": ("adts", "aac", RATE),
+    "ogg-flac": ("ogg", "flac", RATE),
+    "avi": ("avi", "mp3", RATE),
+}
+
+
+def tone(rate: int = RATE, seconds: float = SECONDS, pitch: float = PITCH, channels: int = 1) -> Any:
+    """Return a sine (n, c) with half of full scale."""
+    wave = 0.5 * np.sin(2 * np.pi * pitch * np.arange(round(rate * seconds)) / rate)
+    return np.stack([wave] * channels, 1).astype(np.float32)
+
+
+def by_soundfile(samples: Any, rate: int, container: str, encoding: str, order: str | None = None) -> bytes:
+    """Return samples (n, c) as a file of soundfile."""
+    import soundfile
+
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format=container, subtype=encoding, endian=order)
+    return stream.getvalue()
+
+
+def by_pyav(samples: Any, rate: int, container: str, codec: str, video: bool = False, sound: bool = True) -> bytes:
+    """Return samples (n, c) as a file of PyAV, with a black video if `video`, without the sound unless `sound`."""
+    import av
+
+    stream = io.BytesIO()
+    with av.open(stream, "w", format=container) as file:
+        picture = file.add_stream("mpeg4", rate=10) if video else None
+        track = file.add_stream(codec, rate=rate) if sound else None
+        if track is not None:
+            track.layout = "mono" if samples.shape[1] == 1 else "stereo"
+            if codec in ("wmav2", "aac"):
+                track.bit_rate = 64_000
+        if picture is not None:
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+            for _ in range(round(10 * len(samples) / rate)):
+                black = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+                file.mux(picture.encode(black))
+            file.mux(picture.encode())
+        if track is not None:
+            _encode(file, track, samples, rate)
+    return stream.getvalue()
+
+
+def _encode(file: Any, track: Any, samples: Any, rate: int) -> None:
+    """Encode samples (n, c) into a track, in frames of its codec's size."""
+    import av
+
+    layout = "mono" if samples.shape[1] == 1 else "stereo"
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts = rate, 0
+    if not track.codec_context.is_open:
+        track.codec_context.open()
+    resampler = av.AudioResampler(format=track.codec_context.format, layout=layout, rate=rate)
+    queue = av.AudioFifo()
+    for part in [*resampler.resample(frame), *resampler.resample(None)]:
+        queue.write(part)
+    size = track.codec_context.frame_size or 1024
+    while (part := queue.read(size)) is not None:
+        file.mux(track.encode(part))
+    if (part := queue.read(0, partial=True)) is not None:
+        file.mux(track.encode(part))
+    file.mux(track.encode())
+
+
+def make(name: str, **how: Any) -> bytes:
+    """Return a tone in the format of this name."""
+    if name in SOUNDFILE:
+        container, encoding, order = SOUNDFILE[name]
+        rate = how.pop("rate", RATE)
+        return by_soundfile(tone(rate, **how), rate, container, encoding, order)
+    container, codec, rate = PYAV[name]
+    assert how.pop("rate", rate) == rate
+    return by_pyav(tone(rate, **how), rate, container, codec)
+
+
+def pitch_of(samples: Any, rate: int) -> float:
+    """Return the frequency in Hz of the strongest part of samples (n,)."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 8 * len(samples)))
+    return float(spectrum.argmax() * rate / (8 * len(samples)))
+
+
+def wav(samples: Any, rate: int = RATE, **fields: Any) -> bytes:
+    """Return integers (n, c) of 16 bits as a WAV file, with fields of its header replaced: size, data, tag, channels, rate."""
+    pcm = np.asarray(samples, "<i2").tobytes()
+    channels = fields.get("channels", np.shape(samples)[1])
+    form = struct.pack(
+        "<4sIHHIIHH",
+        b"fmt ",
+        16,
+        fields.get("tag", 1),
+        channels,
+        fields.get("rate", rate),
+        2 * rate * channels & 0xFFFFFFFF,
+        2 * channels & 0xFFFF,
+        16,
+    )
+    head = struct.pack("<4sI4s", b"RIFF", fields.get("size", 36 + len(pcm)), b"WAVE")
+    return head + form + struct.pack("<4sI", b"data", fields.get("data", len(pcm))) + pcm
