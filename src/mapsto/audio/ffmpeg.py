@@ -97,7 +97,8 @@ def _samples(frame: Any) -> NDArray[np.float32]:
     if values.dtype.kind == "f":
         return np.ascontiguousarray(values, np.float32)
     offset = 128.0 if values.dtype.kind == "u" else 0.0
-    return ((values - offset) / FULL_SCALES[values.dtype.name]).astype(np.float32)
+    scaled: NDArray[np.float32] = ((values - offset) / FULL_SCALES[values.dtype.name]).astype(np.float32)
+    return scaled
 
 
 def _require_complete(container: Any, track: Any, seconds: float) -> None:

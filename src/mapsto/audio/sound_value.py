@@ -29,6 +29,8 @@ SAMPLE_CACHE = DecodedCache(64 * 2**20)
 # The decoder of sounds that come as arrays.
 NO_DECODER = "none (samples)"
 
+NUMBERS = (int, float, np.integer, np.floating)
+
 GIVE_RATE = "samples need their rate: give the pair (samples, rate), or a dict of 'array' and 'sampling_rate'"
 
 
@@ -126,10 +128,9 @@ def _mix(samples: NDArray[np.float32]) -> tuple[Samples, tuple[str, ...]]:
 
 def _require_rate(rate: object) -> int:
     """Return a rate in Hz as an integer. Raises Unreadable if it is no number of samples a second."""
-    is_number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
-    if not is_number or not float(rate).is_integer():  # type: ignore[arg-type]
+    if not isinstance(rate, NUMBERS) or isinstance(rate, bool) or not float(rate).is_integer():
         raise Unreadable(f"a rate is a whole number of Hz, not {rate!r}")
-    return int(rate)  # type: ignore[call-overload, no-any-return]
+    return int(rate)
 
 
 def sample_sounds() -> list[Any]:
@@ -187,9 +188,7 @@ def _samples_of(cell: object) -> tuple[Any, Any] | None:
 def _are_samples(cell: object) -> bool:
     """Return whether a cell looks like samples with a rate in Hz."""
     pair = _samples_of(cell)
-    return (
-        pair is not None and isinstance(pair[1], (int, float, np.integer, np.floating)) and pair[1] >= limits.MIN_RATE
-    )
+    return pair is not None and isinstance(pair[1], NUMBERS) and bool(pair[1] >= limits.MIN_RATE)
 
 
 def _to_array(samples: Any) -> NDArray[Any]:

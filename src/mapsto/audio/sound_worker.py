@@ -42,4 +42,4 @@ def _answer(stream: Any, request: Mapping[str, Any]) -> tuple[dict[str, Any], me
         "decoder": info.decoder,
         "remarks": info.remarks,
     }
-    return header, memoryview(samples).cast("B")
+    return header, samples.data.cast("B")

@@ -75,7 +75,7 @@ def skip_id3(content: Content, start: int = 0) -> int:
 def find_frames(content: Content, start: int) -> int | None:
     """Return the offset of the first of several MP3 frames in sequence, near an offset; None if there are none."""
     stop = min(len(content), start + MAX_LEAD)
-    position = start
+    position: int = start
     while (position := content.find(b"\xff", position, stop)) >= 0:
         if _count_in_sequence(content, position) or (position == start and _is_single(content, position)):
             return position
@@ -152,11 +152,11 @@ def _info_frame(head: bytes, frame: Frame, count: int) -> bytes:
 
 def _skip(content: Content, start: int) -> int:
     """Return the offset where frames may go on, behind a tag or behind bytes that are no frame; the end if there is none."""
-    if (position := skip_id3(content, start)) > start:
-        return position
+    if (stop := skip_id3(content, start)) > start:
+        return stop
     if content[start : start + 8] == b"APETAGEX" and len(size := content[start + 12 : start + 16]) == 4:
         return start + 32 + int(struct.unpack("<I", size)[0])
-    position = start + 1
+    position: int = start + 1
     while (position := content.find(b"\xff", position)) >= 0:
         if _count_in_sequence(content, position):
             return position
