@@ -64,6 +64,14 @@ def test_a_length_that_a_pipe_left_open_is_the_rest_of_the_file(size: int) -> No
         assert (np.rint(samples * 32768) == values[:, 0]).all() and info.seconds == 5000 / recordings.RATE
 
 
+def test_silence_from_a_pipe_is_silence() -> None:
+    _, info = decode(recordings.wav(np.zeros((500, 1)), data=0))
+    assert info.seconds == 500 / recordings.RATE and info.remarks == ("it is silent",)
+    # Chunks behind a length of 0 are no samples.
+    with pytest.raises(Unreadable, match="it holds no samples"):
+        decode(recordings.wav(np.zeros((0, 1))) + struct.pack("<4sI", b"LIST", 4) + b"INFO")
+
+
 def test_other_open_lengths_are_the_rest_of_the_file() -> None:
     sound = recordings.make("au")
     for size in (0, 0xFFFFFFFF):

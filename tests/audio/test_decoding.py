@@ -156,3 +156,37 @@ def test_floats_in_chunks_of_any_order_are_read() -> None:
     samples, _ = decode(content)
     for changed in (content[:36] + chunk + content[36:], content + chunk, content[:12] + chunk + content[12:]):
         assert (decode(changed)[0] == samples).all()
+
+
+def test_very_short_sounds_have_samples_at_every_rate() -> None:
+    for count in (1, 2, 3):
+        for rate in (1000, 8000, 48_000, 384_000):
+            sound = sound_io.encode_wav(np.full(count, 0.5, np.float32), rate)
+            samples, info = decode(sound)
+            assert len(samples) == count and info.seconds == count / rate
+            assert len(sound_io.resample(samples, rate, 16_000)) >= 1
+
+
+def test_sounds_may_be_changed_in_place() -> None:
+    """As torch.from_numpy expects it of an array."""
+    for name in ("wav-16", "flac", "m4a"):
+        samples, _ = decode(recordings.make(name, seconds=0.2))
+        assert samples.flags.writeable and samples.flags.c_contiguous
+
+
+def test_tags_in_another_encoding_do_no_harm() -> None:
+    content = recordings.make("m4a")
+    path = io.BytesIO()
+    import av
+
+    with av.open(io.BytesIO(content)) as source, av.open(path, "w", format="ipod") as copy:
+        copy.metadata["title"] = "Grüße"
+        track = copy.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = track
+                copy.mux(packet)
+    tagged = path.getvalue()
+    assert "Grüße".encode() in tagged
+    latin = tagged.replace("ü".encode(), b"\xfc\xfc")
+    assert (decode(latin)[0] == decode(content)[0]).all()

@@ -48,7 +48,7 @@ def decode_stream(stream: Any, names: str, channel: int | None = None) -> tuple[
     stream.seek(0)
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        file = av.open(stream, options=options)
+        file = av.open(stream, options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise Unreadable(f"this is no sound of a known format ({names}), or its header is damaged") from error
     with file as container:

@@ -24,7 +24,7 @@ from mapsto.audio.limits import MAX_CHANNELS, MAX_SAMPLES, require_size
 from mapsto.audio.mixing import Samples
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable, require_file
-from mapsto.media.decoder_process import DecoderProcess, read_exactly
+from mapsto.media.decoder_process import DecoderProcess, read_into
 
 __all__ = ["SOUND_SUFFIXES", "Samples", "SoundInfo", "Unreadable", "decode_sound", "encode_wav", "resample"]
 
@@ -64,7 +64,8 @@ def _parse_samples(header: Mapping[str, Any], stream: IO[bytes]) -> tuple[Sample
     count, rate, channels = int(header["samples"]), int(header["rate"]), int(header["channels"])
     if not 0 < count <= MAX_SAMPLES or not rate > 0 or not 0 < channels <= MAX_CHANNELS:
         raise ValueError("an answer of another size than is read")
-    samples = np.frombuffer(read_exactly(stream, 4 * count), np.float32)
+    samples = np.empty(count, np.float32)
+    read_into(stream, samples.data.cast("B"))
     return samples, SoundInfo(count / rate, rate, channels, str(header["decoder"]), tuple(map(str, header["remarks"])))
 
 
@@ -91,7 +92,8 @@ def resample(samples: NDArray[np.float32], rate: float, new_rate: float) -> Samp
     except ImportError as error:
         raise UsageError(INSTALL_SOUND) from error
     resampled: Samples = soxr.resample(samples, rate, new_rate, quality="HQ")
-    return resampled
+    # Of a few samples none may be left, and a recording has at least one.
+    return resampled if len(resampled) else samples[:1]
 
 
 def encode_wav(samples: Samples, rate: int) -> bytes:

@@ -168,6 +168,16 @@ def read_exactly(stream: IO[bytes], size: int) -> bytes:
     return content
 
 
+def read_into(stream: IO[bytes], buffer: memoryview) -> None:
+    """Fill a buffer with the next bytes of an answer. Raises EOFError if it ends before."""
+    filled = 0
+    while filled < len(buffer):
+        count = stream.readinto(buffer[filled:])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError
+        filled += count
+
+
 def _forget_parent(decoder: DecoderProcess | None) -> None:
     """Let a forked child start a decoder of its own: answers of the parent's would reach whichever of the two reads first."""
     if decoder is not None:

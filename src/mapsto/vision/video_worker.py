@@ -57,7 +57,7 @@ def _answer(stream: Any, request: Mapping[str, Any]) -> tuple[dict[str, Any], by
     times = request["times"]
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        file = av.open(stream, options=options)
+        file = av.open(stream, options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise Fault(f"this is no video of a known format ({CONTAINER_NAMES})") from error
     with file as container:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mapsto.audio.containers.extent import TOLERATED_BYTES, Content
+from mapsto.audio.containers.plain import MIN_UNKNOWN
 from mapsto.media.cells import Unreadable
 
 # The most parts of a file that are looked at.
@@ -125,6 +126,7 @@ def _riff_chunks(content: Content) -> Iterator[Part]:
     while len(head := content[position : position + 12]) == 12 and head[:4] in (b"RIFF", b"FORM"):
         (size,) = struct.unpack(f"{order}I", head[4:8])
         position += 8 + size + size % 2
-        yield Part(head[:4] + head[8:], position if size else None)
-        if not size:
+        is_stated = 0 < size < MIN_UNKNOWN
+        yield Part(head[:4] + head[8:], position if is_stated else None)
+        if not is_stated:
             return

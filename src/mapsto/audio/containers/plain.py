@@ -89,6 +89,11 @@ def _chunks(stream: Any, start: int, size: int, order: str) -> list[Chunk]:
     return chunks
 
 
+def _are_chunks(chunks: list[Chunk], size: int) -> bool:
+    """Return whether chunks reach to the end of a file of `size` bytes, with or without a byte of padding."""
+    return bool(chunks) and size - 1 <= chunks[-1].start + chunks[-1].size <= size + 1
+
+
 def _name_rest(stream: Any, start: int, size: int, order: str) -> str:
     """Return what the bytes from `start` to the end of a file are, in words; "" if they are chunks of its format or zeros."""
     start += start % 2
@@ -98,7 +103,7 @@ def _name_rest(stream: Any, start: int, size: int, order: str) -> str:
     end = chunks[-1].start + chunks[-1].size if chunks else start
     if end < size and size - end <= MAX_HEADER and not any(_read(stream, end, MAX_HEADER)):
         return ""
-    return "" if chunks and size - 1 <= end <= size + 1 else "the other bytes are no part of a header"
+    return "" if _are_chunks(chunks, size) else "the other bytes are no part of a header"
 
 
 def wav_extent(stream: Any, size: int, tags: set[int]) -> Extent | None:
@@ -148,7 +153,7 @@ def _wav_length(stream: Any, size: int, chunks: list[Chunk], byte_rate: int, ord
     if declared == 0xFFFFFFFF and sizes is not None:
         (declared,) = struct.unpack("<Q", _read(stream, sizes.start + 8, 8))
     is_unknown = declared >= MIN_UNKNOWN and declared > available
-    if is_unknown or (not declared and _name_rest(stream, data.start, size, order)):
+    if is_unknown or (not declared and not _are_chunks(_chunks(stream, data.start, size, order), size)):
         return available
 
     def check_rest() -> str:
