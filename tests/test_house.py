@@ -30,7 +30,7 @@ MAX_PARAMETERS, MAX_SHARE_OVER_PARAMETERS = 6, 0.003
 MAX_MEDIAN_LINES, MAX_P90_LINES, MAX_LINES = 6, 18, 95
 
 # Packages that may name a kind: the kinds, what the kinds of a medium share, published families, and the demo's own data.
-KIND_PACKAGES = ("kinds", "vision", "text", "zoo", "demo")
+KIND_PACKAGES = ("kinds", "vision", "text", "audio", "zoo", "demo")
 
 # Strings that equal the name of a kind but mean something else: file or folder, string, and what it means.
 NOT_KINDS = {

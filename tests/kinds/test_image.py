@@ -34,6 +34,7 @@ from mapsto.errors import BadCell
 from mapsto.explain.report import explanation_page
 from mapsto.fitting.prepare import prepare
 from mapsto.fitting.request import FitRequest
+from mapsto.media.decoded_cache import DecodedCache
 from mapsto.options import Options
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import parse
@@ -315,7 +316,7 @@ def test_only_what_nothing_lies_in_is_bent(aligned: bool) -> None:
 
 
 def test_what_was_read_is_decoded_once_and_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, decoded = image_value.PixelCache(3 * 4 * 4 * 3), []
+    kept, decoded = DecodedCache(3 * 4 * 4 * 3), []
     monkeypatch.setattr(image_value, "PIXEL_CACHE", kept)
     decode = image_io.decode_image
     monkeypatch.setattr(image_io, "decode_image", lambda content: decoded.append(content) or decode(content))

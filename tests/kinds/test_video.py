@@ -28,15 +28,17 @@ from mapsto import cli, kinds
 from mapsto.data.table import write_rows
 from mapsto.errors import BadCell, CheckpointError
 from mapsto.kinds.video import Video, VideoSource
+from mapsto.media import decoder_process
+from mapsto.media.cells import Unreadable
+from mapsto.media.decoder_process import DecoderProcess, is_pyav_missing
 from mapsto.pretrained import model_folder
 from mapsto.sequence.corruption import Corruption, choose_hidden, make_generator
 from mapsto.vision import image_io, video_io
 from mapsto.vision.patch_embedding import STACK_HEADER_BYTES
 from mapsto.vision.patch_source import PixelScale, grid_neighbours
-from mapsto.vision.pixels import Unreadable
 from mapsto.vision.resize import Resizer
 
-DECODES = pytest.mark.skipif(video_io.is_pyav_missing(), reason="the extra [video] is not here: no PyAV")
+DECODES = pytest.mark.skipif(is_pyav_missing(), reason="the extra [video] is not here: no PyAV")
 SMALL = ["--layers", "1", "--width", "64", "--device", "cpu"]
 FIT_OPTIONS: Any = {"layers": 2, "width": 64, "device": "cpu"}
 read = kinds.source("video").read
@@ -66,9 +68,9 @@ def rows(start: int, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[video_io.DecoderProcess]:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
     """A decoding process of the test's own."""
-    child = video_io.DecoderProcess()
+    child = DecoderProcess(video_io.WORKER_CODE, "video", video_io.INSTALL_PYAV)
     monkeypatch.setattr(video_io, "DECODER", child)
     yield child
     child.close()
@@ -252,12 +254,10 @@ def test_2_000_mutated_videos_raise_nothing_but_bad_cells(tmp_path: Path) -> Non
     [("MAX_PIXELS", "32 × 32 pixels are more than the 9"), ("MAX_FRAMES", "more than the 9 frames")],
 )
 def test_limits(
-    name: str, message: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, message: str, fresh: DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = write_clip(tmp_path / "a.mp4", np.zeros((12, 32, 32, 3), np.uint8))
-    monkeypatch.setattr(
-        video_io, "WORKER_CODE", f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()"
-    )
+    fresh.program = f"from mapsto.vision import video_worker as d; d.{name} = 9; d.serve()"
     with pytest.raises(BadCell, match=message):
         read(str(path))
 
@@ -265,7 +265,7 @@ def test_limits(
 @DECODES
 @pytest.mark.parametrize("end", ["killed", "hangs"])
 def test_a_decoder_that_dies_costs_one_video(
-    end: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    end: str, fresh: DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And the next one is decoded by another."""
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
@@ -275,17 +275,17 @@ def test_a_decoder_that_dies_costs_one_video(
     if end == "killed":
         threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
     else:
-        monkeypatch.setattr(video_io, "TIME_LIMIT", 0.3)
+        fresh.limit = 0.3
     begun = time.monotonic()
     with pytest.raises(BadCell, match="SIGKILL" if end == "killed" else "more than 0.3 s and was stopped"):
         read(path)
     assert time.monotonic() - begun < 20
-    monkeypatch.setattr(video_io, "TIME_LIMIT", 60.0)
+    fresh.limit = 60.0
     assert read(path).info.frames == 8 and fresh.process.pid != first
 
 
 @DECODES
-def test_a_decoder_that_died_between_two_videos_costs_none(fresh: video_io.DecoderProcess, tmp_path: Path) -> None:
+def test_a_decoder_that_died_between_two_videos_costs_none(fresh: DecoderProcess, tmp_path: Path) -> None:
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
     read(path)
     assert fresh.process is not None
@@ -300,30 +300,30 @@ def test_a_decoder_that_died_between_two_videos_costs_none(fresh: video_io.Decod
     ["'x'", "'{\"shape\": [1, 9, 9, 3]}'", "'{\"shape\": [1, 99999, 99999, 3]}'", "'{\"shape\": [2, 1, 1, 3]}'"],
 )
 def test_an_answer_that_is_none_is_not_believed(
-    answer: str, fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    answer: str, fresh: DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whatever a decoder was made to say, no more is read than was asked for."""
     path = str(write_clip(tmp_path / "a.mp4", clip(0)[0]))
-    monkeypatch.setattr(video_io, "WORKER_CODE", f"input(); print({answer})")
+    fresh.program = f"input(); print({answer})"
     with pytest.raises(Unreadable, match="broke off"):
         video_io.decode_frames(path, None, [0.0])
 
 
 def test_a_path_is_read_from_where_we_are(
-    fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fresh: DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Not from where we were when the first video was decoded."""
     path = write_clip(tmp_path / "a.mp4", clip(0)[0])
-    assert fresh.request(str(path), None, None) == fresh.request(str(path), None, None)
+    assert video_io.probe_video(str(path)) == video_io.probe_video(str(path))
     monkeypatch.chdir(tmp_path)
-    assert fresh.request("a.mp4", None, None) == fresh.request(str(path), None, None)
+    assert video_io.probe_video("a.mp4") == video_io.probe_video(str(path))
 
 
 def test_without_the_package_it_is_named(
-    fresh: video_io.DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fresh: DecoderProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"something")
-    monkeypatch.setattr(video_io, "is_pyav_missing", lambda: True)
+    monkeypatch.setattr(decoder_process, "is_pyav_missing", lambda: True)
     with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[video\]'"):
         read(str(tmp_path / "a.mp4"))
 

@@ -29,9 +29,9 @@ from PIL import Image, ImageOps
 
 from mapsto import kinds
 from mapsto.errors import BadCell
+from mapsto.media.cells import Unreadable
 from mapsto.vision import image_io
 from mapsto.vision.decoding import budget, plain
-from mapsto.vision.pixels import Unreadable
 
 read = kinds.source("image").read
 

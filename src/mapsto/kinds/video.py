@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mapsto import files
 from mapsto.errors import BadCell, CheckpointError, DataError, UsageError
+from mapsto.media.cells import Unreadable, are_media, read_media_cell
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.vision import image_io, preprocessor_config, video_io
 from mapsto.vision.patch_embedding import (
@@ -40,13 +41,11 @@ from mapsto.vision.patch_source import (
     STANDARDISED,
     PatchSource,
     PixelScale,
-    are_media,
     choose_resizer,
     evenly_spaced,
     pixel_statistics,
-    read_media_cell,
 )
-from mapsto.vision.pixels import Pixels, Unreadable
+from mapsto.vision.pixels import Pixels
 from mapsto.vision.resize import Resizer
 
 # For new models: frames that a patch spans, the most frames of a video, and the most pixels a side.

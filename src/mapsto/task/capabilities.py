@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from mapsto.errors import BadCell, UsageError
+from mapsto.media.cells import why_not_local
 from mapsto.task.source import Kind
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ class FileBacked(Kind):
     def locate(cell: object, folder: Path | None) -> object:
         """Return a cell with its file name resolved: beside the table if the file exists there, else in the working directory.
 
-        cell: a file name, or a dict with a "path" (Hugging Face). Any other cell, such as bytes or a URL, is returned unchanged.
+        cell: a file name, or a dict with a "path" (Hugging Face). Any other cell, such as bytes, decoded samples or a URL, is
+        returned unchanged.
         folder: the folder of the table; None if the table is not a file, which leaves the cell unchanged.
         Raises BadCell if the file is missing, or lies outside both folders, since a table from a stranger may name private files.
         """
-        if isinstance(cell, dict) and not cell.get("bytes"):
+        if isinstance(cell, dict) and not cell.get("bytes") and cell.get("array") is None:
             return {**cell, "path": FileBacked.locate(cell.get("path"), folder)}
         if folder is None or not isinstance(cell, str) or not (name := cell.strip()) or why_not_local(name):
             return cell
@@ -73,13 +75,3 @@ class FileBacked(Kind):
         if not os.path.exists(path):
             raise BadCell(f"there is no such file below {folder}, nor below the folder that mapsto is run in")
         return path
-
-
-def why_not_local(name: str) -> str:
-    """Return the reason, in words for an error message, why `name` cannot be the name of a local file; "" if it can.
-
-    The reasons are a NUL character and a URL.
-    """
-    if "\0" in name:
-        return "whose name has no NUL character"
-    return "and no address: nothing is fetched from the network" if "://" in name else ""

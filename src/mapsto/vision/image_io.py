@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from mapsto.media.cells import Unreadable, require_file
 from mapsto.task.source_capabilities import FAINTEST_SHADE
 from mapsto.vision.decoding import budget
 from mapsto.vision.decoding.orientation import FIRST_TRANSPOSED, ORIENTATION, TURNS, exif_orientation, turn
 from mapsto.vision.decoding.plain import PlainPicture, plain_picture
-from mapsto.vision.pixels import BACKGROUND, Pixels, Unreadable, load_pillow
+from mapsto.vision.pixels import BACKGROUND, Pixels, load_pillow
 from mapsto.vision.resize import Resizer
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -38,12 +39,6 @@ BOX_COLOURS = ("#c2410c", "#0a58ca", "#15803d", "#8b2fc9", "#a16207", "#be185d",
 
 # The file names of fonts with Chinese and other non-Latin letters, as Linux, macOS and Windows install them.
 FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "DejaVuSans.ttf")
-
-
-def require_file(path: str | Path) -> None:
-    """Raise Unreadable if the path exists but is no regular file, since reading a pipe or a device might never end."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise Unreadable("this is no file")
 
 
 def read_image_bytes(path: str | Path) -> bytes:

@@ -7,9 +7,6 @@ Legend of shapes: h rows, w columns of pixels.
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto.errors import BadCell, DataError
+from mapsto.media.cells import Unreadable, are_media, read_media_cell
+from mapsto.media.decoded_cache import DecodedCache
 from mapsto.vision import features, image_io
-from mapsto.vision.patch_source import are_media, read_media_cell
-from mapsto.vision.pixels import Pixels, Unreadable
+from mapsto.vision.pixels import Pixels
 
 PIXEL_CACHE_BYTES = 128 * 2**20
 
@@ -28,45 +26,7 @@ PIXEL_CACHE_BYTES = 128 * 2**20
 THUMBNAIL = 160
 
 
-class PixelCache:
-    """A cache of decoded images by the digest of their encoded bytes. It hands out an image once and then forgets it.
-
-    room: capacity in bytes; the attribute of this name is the number of free bytes.
-    """
-
-    def __init__(self, room: int) -> None:
-        self.room, self.entries, self.lock = room, OrderedDict[str, Pixels](), threading.Lock()
-
-    def add(self, digest: str, pixels: Pixels) -> None:
-        """Add an image, and drop the oldest images until all that are left fit into the capacity."""
-        with self.lock:
-            self._remove(digest)
-            self.entries[digest], self.room = pixels, self.room - pixels.nbytes
-            while self.room < 0:
-                self._remove(next(iter(self.entries)))
-
-    def take(self, digest: str) -> Pixels | None:
-        """Remove an image and return its pixels; None if it is not in the cache."""
-        with self.lock:
-            return self._remove(digest)
-
-    def _remove(self, digest: str) -> Pixels | None:
-        """Remove an image and return its pixels; None if it is not in the cache. The caller must hold the lock."""
-        pixels = self.entries.pop(digest, None)
-        self.room += 0 if pixels is None else pixels.nbytes
-        return pixels
-
-
-PIXEL_CACHE = PixelCache(PIXEL_CACHE_BYTES)
-
-
-def _unlock_forked_cache() -> None:
-    """Give a forked child a lock of its own: a thread of the parent that held the old one does not exist in the child."""
-    PIXEL_CACHE.lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_unlock_forked_cache)
+PIXEL_CACHE = DecodedCache(PIXEL_CACHE_BYTES)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.errors import BadCell
 from mapsto.sequence.corruption import Corruption, choose_hidden
 from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
-from mapsto.task.capabilities import FileBacked, why_not_local
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.source import KindDefaults, Learning, Source
 from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, Mixture
 from mapsto.vision import mixup
@@ -38,51 +37,6 @@ PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
 # The entry of config.json that says whether each hidden patch is standardised by its own mean and deviation.
 NORM_PIX_LOSS = "norm_pix_loss"
-
-
-def are_media(values: Sequence[object], suffixes: tuple[str, ...], axes: int) -> bool:
-    """Return whether all cells of a column look like images, or all like videos. Cells that are None do not count.
-
-    Such a cell is a file name that ends in one of `suffixes`, encoded bytes (also in a dict), or an array with `axes` axes. A
-    column with nothing but None gives False.
-    """
-    cells = [value for value in values if value is not None]
-    return bool(cells) and all(_may_be_media(cell, suffixes, axes) for cell in cells)
-
-
-def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int) -> bool:
-    """Return whether a cell looks like one image or video.
-
-    Such a cell is a file name that ends in one of `suffixes`, encoded bytes (also in a dict), or an array with `axes` axes.
-    """
-    if isinstance(cell, str):
-        return cell.lower().endswith(suffixes)
-    is_array = hasattr(cell, "__array__") and getattr(cell, "ndim", axes) == axes
-    return isinstance(cell, bytes) or (isinstance(cell, dict) and "bytes" in cell) or is_array
-
-
-def read_media_cell(cell: object, noun: str, array_noun: str) -> tuple[str | None, bytes | None]:
-    """Return (file name, None) or (None, encoded bytes) from a cell.
-
-    cell: a file name, bytes, or a dict of either (Hugging Face). noun: word for the value in error messages, such as "picture".
-    array_noun: word for its form as an array in error messages, such as "pixels".
-    Raises BadCell for another type, a blank cell or a file name that is an address on the network.
-    """
-    path, content = None, None
-    if isinstance(cell, dict):
-        content, path = cell.get("bytes"), cell.get("path")
-        path = None if content else path
-    elif isinstance(cell, bytes):
-        content = cell
-    elif isinstance(cell, str):
-        path = cell.strip()
-    elif cell is not None:
-        raise BadCell(f"a {noun} is a file's name, bytes or {array_noun}, not {type(cell).__name__}")
-    if not content and not path:
-        raise BadCell(f"the {noun} is blank")
-    if path and (reason := why_not_local(path)):
-        raise BadCell(f"a {noun} is a file here, {reason}")
-    return path, content
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,6 @@ BACKGROUND = (255, 255, 255)
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-class Unreadable(ValueError):
-    """The error for an image or a video that cannot be decoded; the message says why."""
-
-
 def load_pillow() -> Any:
     """Import and return Pillow with its modules Image and ImageOps. Raises UsageError if Pillow is not installed."""
     try:

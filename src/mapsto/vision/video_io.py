@@ -1,44 +1,33 @@
 """Video files: decoding in a child process, augmentation of all frames alike, and classical features.
 
-A decoder is a large C program that reads files from strangers, so it runs in a child process (video_worker.py). If the child
-crashes or hangs, it is killed, the file is reported as unreadable, and a new child decodes the next file.
+The child process runs video_worker.py.
 A decoded video is (k, h, w, 3) of bytes: k frames, h rows, w columns of pixels, red, green and blue.
 """
 
 from __future__ import annotations
 
-import atexit
-import importlib.util
-import json
-import math
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.errors import UsageError
+from mapsto.media.cells import require_readable
+from mapsto.media.decoder_process import DecoderProcess, read_exactly
 from mapsto.vision import augmentation, features, image_io
-from mapsto.vision.pixels import Pixels, Unreadable
+from mapsto.vision.pixels import Pixels
 
 INSTALL_PYAV = "videos need the package PyAV: pip install 'mapsto[video]'"
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp")
 
-# Seconds that decoding a file may take, and that a child whose pipe broke gets to exit by itself.
-TIME_LIMIT, GRACE = 60.0, 2.0
-
 # The program of the child process.
 WORKER_CODE = "from mapsto.vision.video_worker import serve; serve()"
 
-# The most bytes of the first line of an answer, and of the frames behind it.
-MAX_HEADER_BYTES, MAX_FRAME_BYTES = 4096, 2**30
+# The most bytes of the frames in an answer.
+MAX_FRAME_BYTES = 2**30
 
 # How long an animation shows a frame.
 FRAME_MILLISECONDS = 125
@@ -54,140 +43,21 @@ class VideoInfo:
     seconds: float
 
 
-class DecoderProcess:
-    """The child process that decodes videos. It is started at the first request, and again after a crash.
-
-    A lock lets only one thread at a time send a request.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def request(self, path: str | None, content: bytes | None, times: Sequence[float] | None) -> VideoInfo | Pixels:
-        """Return the VideoInfo of a video if `times` is None; else the frames (k, h, w, 3) that it shows at these k seconds.
-
-        path, content: the file, or the bytes of the video if `path` is None.
-        Raises Unreadable for a file that the decoder cannot read, or on which it crashes or hangs; UsageError without PyAV.
-        """
-        content, seconds = content or b"", None if times is None else list(times)
-        absolute = path and os.path.abspath(path)  # the process may have been started in another working directory
-        request = {
-            "path": absolute, "size": len(content), "times": seconds, "limit": math.ceil(TIME_LIMIT + GRACE)
-        }  # fmt: skip
-        with self.lock:
-            process = self._running()
-            watchdog = Watchdog(process)
-            try:
-                return _exchange(process, json.dumps(request).encode() + b"\n" + content, len(seconds or ()))
-            except Unreadable:
-                raise
-            except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
-                self.close(GRACE)
-                raise Unreadable(watchdog.explain(process)) from error
-            finally:
-                if watchdog.stop():
-                    self.close()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        """Return the child process, started if it is not running. Raises UsageError without PyAV."""
-        if self.process is None or self.process.poll() is not None:
-            self.close()
-            if is_pyav_missing():
-                raise UsageError(INSTALL_PYAV)
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", WORKER_CODE],  # -P: import nothing from the working directory
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the parent, which finishes its step and saves
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)},
-            )
-        return self.process
-
-    def close(self, grace: float = 0.0) -> None:
-        """Kill the child process, if there is one. grace: seconds that it first gets to exit by itself."""
-        if self.process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace)
-            self.process.kill()
-            self.process.wait()
-            for stream in (self.process.stdin, self.process.stdout):
-                assert stream is not None
-                with suppress(OSError):  # closing flushes, and there is no reader
-                    stream.close()
-            self.process = None
+def _parse_info(header: Mapping[str, Any], stream: IO[bytes]) -> VideoInfo:
+    """Return the description of a video from an answer. stream: not used."""
+    return VideoInfo(int(header["frames"]), int(header["height"]), int(header["width"]), float(header["seconds"]))
 
 
-class Watchdog:
-    """A timer that kills a process after TIME_LIMIT seconds, unless `stop` is called before."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.has_killed, self.limit, self.process = False, TIME_LIMIT, process
-        self.timer = threading.Timer(self.limit, self._kill)
-        self.timer.start()
-
-    def _kill(self) -> None:
-        self.has_killed = True
-        self.process.kill()
-
-    def stop(self) -> bool:
-        """Stop the timer and return whether it has killed the process."""
-        self.timer.cancel()
-        # From here on `has_killed` cannot change any more.
-        self.timer.join()
-        return self.has_killed
-
-    def explain(self, process: subprocess.Popen[bytes]) -> str:
-        """Stop the timer and return why the process gave no answer: it took too long, or how it ended (signal or exit code)."""
-        if self.stop():
-            return f"decoding the video took more than {self.limit:g} s and was stopped"
-        code = process.returncode
-        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"the decoder broke off over this video ({reason})"
-
-
-def _exchange(process: subprocess.Popen[bytes], request: bytes, count: int) -> VideoInfo | Pixels:
-    """Send a request to the child process; return the VideoInfo if `count` is 0, else `count` frames (k, h, w, 3).
-
-    request: a line of JSON and the bytes of the video, as video_worker.py describes them.
-    Raises Unreadable for a file that the decoder refuses, and OSError, EOFError, KeyError, TypeError or ValueError if there
-    is no complete answer.
-    """
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(request)
-    process.stdin.flush()
-    header = json.loads(process.stdout.readline(MAX_HEADER_BYTES) or "-")
-    if "fault" in header:
-        raise Unreadable(str(header["fault"]))
-    if not count:
-        return VideoInfo(int(header["frames"]), int(header["height"]), int(header["width"]), float(header["seconds"]))
+def _parse_frames(count: int, header: Mapping[str, Any], stream: IO[bytes]) -> Pixels:
+    """Return `count` frames (k, h, w, 3) from an answer. Raises EOFError, KeyError, TypeError or ValueError if it has others."""
     k, h, w, channels = header["shape"]
     size = k * h * w * channels
     if k != count or channels != 3 or not 0 < size <= MAX_FRAME_BYTES:
         raise ValueError("an answer of another size than was asked for")
-    content = process.stdout.read(size)
-    if len(content) < size:
-        raise EOFError
-    return np.frombuffer(content, np.uint8).reshape(k, h, w, channels)
+    return np.frombuffer(read_exactly(stream, size), np.uint8).reshape(k, h, w, channels)
 
 
-DECODER = DecoderProcess()
-
-
-def _renew_forked_decoder() -> None:
-    """Let a forked child start a decoder of its own: answers of the parent's would reach whichever of the two reads first."""
-    DECODER.lock, DECODER.process = threading.Lock(), None
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_forked_decoder)
-atexit.register(DECODER.close)
-
-
-def is_pyav_missing() -> bool:
-    """Return whether PyAV is not installed."""
-    return importlib.util.find_spec("av") is None
+DECODER = DecoderProcess(WORKER_CODE, "video", INSTALL_PYAV)
 
 
 def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
@@ -196,10 +66,8 @@ def probe_video(path: str | None, content: bytes | None = None) -> VideoInfo:
     path, content: the file, or the bytes of the video if `path` is None.
     Raises OSError if the file cannot be opened, Unreadable if it cannot be decoded, and UsageError without PyAV.
     """
-    _require_file(path)
-    info = DECODER.request(path, content, None)
-    assert isinstance(info, VideoInfo)
-    return info
+    require_readable(path)
+    return DECODER.request(path, content, {"times": None}, _parse_info)
 
 
 def decode_frames(path: str | None, content: bytes | None, times: Sequence[float]) -> Pixels:
@@ -208,18 +76,8 @@ def decode_frames(path: str | None, content: bytes | None, times: Sequence[float
     path, content: the file, or the bytes of the video if `path` is None.
     Raises OSError if the file cannot be opened, Unreadable if it cannot be decoded, and UsageError without PyAV.
     """
-    _require_file(path)
-    frames = DECODER.request(path, content, times)
-    assert isinstance(frames, np.ndarray)
-    return frames
-
-
-def _require_file(path: str | None) -> None:
-    """Raise OSError if `path` cannot be opened, and Unreadable if it is no regular file; do nothing if it is None."""
-    if path is not None:
-        image_io.require_file(path)
-        with open(path, "rb"):
-            return
+    require_readable(path)
+    return DECODER.request(path, content, {"times": list(times)}, partial(_parse_frames, len(times)))
 
 
 def middle_times(seconds: float, count: int) -> list[float]:

@@ -1,26 +1,22 @@
 """The child process that decodes videos with PyAV for video_io.py.
 
-A request is one line of JSON: {"path": file or null, "size": number of bytes of the video that follow the line, "times":
-seconds of the frames to return, or null, "limit": seconds that the request may take}.
-An answer is one line of JSON. If "times" is null, it is {"frames", "height", "width", "seconds"}; else {"shape"}, followed by
-the bytes of the frames. For a file that cannot be read it is {"fault": reason}.
+A request (media/decoder_worker.py) has the entry "times": seconds of the frames to return, or null.
+If "times" is null, the answer is {"frames", "height", "width", "seconds"}; else {"shape"}, followed by the bytes of the frames.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import os
 import re
-import signal
 import struct
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import av
 import numpy as np
+
+from mapsto.media import decoder_worker
+from mapsto.media.decoder_worker import Fault
 
 # Demuxers of FFmpeg that read one file of video: no playlists, which name other files, and no devices.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,ogg,asf,flv"
@@ -42,48 +38,23 @@ QUARTER_TURN, TOLERANCE = 90, 5
 # The display matrix: nine numbers, of which the first two of each row of three are 16.16.
 MATRIX = struct.Struct("=9i")
 
-# The most characters of the reason in an answer, which is one line of limited length.
-MAX_REASON = 500
-
 # Start and end of a frame in seconds from the first one, and PyAV's frame.
 TimedFrame = tuple[float, float, Any]
-
-
-class Fault(ValueError):
-    """The error for a file that cannot be read as a video; the message says why."""
 
 
 def serve() -> None:
     """Answer the requests on standard input one after the other, until standard input is closed."""
     av.logging.set_level(None)
-    requests = sys.stdin.buffer
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with answers
-    for line in requests:
-        request = json.loads(line)
-        content = requests.read(request["size"])
-        if hasattr(signal, "alarm"):
-            signal.alarm(request["limit"])  # ends this process even where its parent is gone
-        try:
-            with open(request["path"], "rb") if request["path"] else io.BytesIO(content) as stream:
-                header, content = _answer(stream, request["times"])
-        except Fault as fault:
-            header, content = {"fault": str(fault)}, b""
-        except Exception as error:  # decoders raise errors of every type for damaged files
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            header, content = {"fault": f"the video is damaged: {reason}"[:MAX_REASON]}, b""
-        answers.write(json.dumps(header).encode() + b"\n" + content)
-        answers.flush()
-        if hasattr(signal, "alarm"):
-            signal.alarm(0)
+    decoder_worker.serve(_answer, "video")
 
 
-def _answer(stream: Any, times: list[float] | None) -> tuple[dict[str, Any], bytes]:
+def _answer(stream: Any, request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
     """Return the answer to a request: the dict of its JSON line, and the bytes that follow the line.
 
-    stream: the opened video. times: seconds of the frames to return; None to describe the video.
+    stream: the opened video. request: its "times" are the seconds of the frames to return; None to describe the video.
     Raises Fault if the stream holds no video of a known format, or if the video is damaged or too large.
     """
+    times = request["times"]
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
         file = av.open(stream, options=options)

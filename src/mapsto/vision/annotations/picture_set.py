@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mapsto.media.cells import Unreadable
 from mapsto.vision import image_io
 from mapsto.vision.decoding.orientation import FIRST_TRANSPOSED
-from mapsto.vision.pixels import Unreadable
 
 # The boxes of a picture, the reason why they cannot be read, or None where the picture has no annotation.
 BoxCell = list[dict[str, Any]] | dict[str, str] | None

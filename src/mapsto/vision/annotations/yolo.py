@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mapsto.media.cells import Unreadable
 from mapsto.vision import image_io
 from mapsto.vision.annotations.class_names import CLASS_FILES, ClassNames, read_class_names
 from mapsto.vision.annotations.picture_set import (
@@ -21,7 +22,6 @@ from mapsto.vision.annotations.picture_set import (
     picture_path,
     read_annotation_bytes,
 )
-from mapsto.vision.pixels import Unreadable
 
 # The fewest coordinates of a polygon.
 MIN_POLYGON = 6

@@ -5,7 +5,7 @@ Each check needs only the headers of a file. The factors were measured (tests/vi
 
 from __future__ import annotations
 
-from mapsto.vision.pixels import Unreadable
+from mapsto.media.cells import Unreadable
 
 # Bytes that decoding may take beyond three a pixel.
 MAX_EXTRA_BYTES = 256_000_000

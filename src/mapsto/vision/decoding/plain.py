@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mapsto.media.cells import Unreadable
 from mapsto.vision.decoding import budget
 from mapsto.vision.decoding.orientation import EXIF_HEADER, exif_orientation, xmp_orientation
 from mapsto.vision.decoding.tiff import TIFF_HEADERS, plain_tiff
-from mapsto.vision.pixels import Unreadable
 
 # The most segments, chunks or blocks of a file; reading more of them takes seconds.
 MAX_PARTS = 200_000

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mapsto.media.cells import Unreadable
 from mapsto.vision.decoding import budget
 from mapsto.vision.decoding.orientation import ORIENTATION, entry_orientation, xmp_orientation
-from mapsto.vision.pixels import Unreadable
 
 # The first bytes of a file by byte order: of TIFF, and of BigTIFF, which has 64-bit offsets.
 TIFF_HEADERS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}

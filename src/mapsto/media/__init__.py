@@ -1,0 +1,1 @@
+"""Parts that pictures, videos and sounds share: cells that hold files, a cache of decoded values, decoding in a child process."""
