@@ -43,7 +43,7 @@ DELIMITERS = {"tab": "\t", "\\t": "\t"}
 MAX_SKIPPED = 0.01
 
 # The values of --augment: augmentations of single rows, and methods of mixing a row with others.
-AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop")
+AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop", "spec")
 MIXTURES = ("mixup", "cutmix", "mosaic")
 
 MOST_THREADS = 64

@@ -330,6 +330,59 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(
     assert state.step == 50
 
 
+class SteadyClock:
+    """A clock by which each step of a training run takes the same time, since a run looks at the time once a step."""
+
+    def __init__(self, seconds_per_step: float) -> None:
+        self.now, self.seconds_per_step = 0.0, seconds_per_step
+
+    def monotonic(self) -> float:
+        self.now += self.seconds_per_step
+        return self.now
+
+
+@pytest.mark.parametrize(("planned", "done"), [(10, 50), (49, 50), (60, 50), (5000, 50)])
+def test_a_run_takes_as_many_steps_as_its_time_allows(
+    planned: int, done: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In 5 seconds 50 steps of 0.1 seconds."""
+    monkeypatch.setattr("mapsto.training.loop.time", SteadyClock(0.1))
+    mapping, examples = small_mapping("text:text -> label")
+    rates: list[float] = []
+    listener = StepListener(lambda report: rates.append(report.learning_rate))
+    state = Training(mapping, examples, make_plan(steps=planned, seconds=5.0), RunContext(CPU, loggers=[listener])).run()
+    assert abs(state.step - done) <= 1
+    # The learning rate falls to zero over the last 40 % of the steps, however many they are.
+    assert rates[-1] < 0.1 * max(rates) and rates[round(0.55 * state.step)] == max(rates)
+
+
+def test_a_run_whose_steps_were_corrected_goes_on_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run breaks off at step 30, after three of four reviews; each has saved a checkpoint with the steps to do."""
+
+    def run(folder: Path, last: int | None = None, workers: int = 0) -> tuple[TrainingState, Mapping]:
+        monkeypatch.setattr("mapsto.training.loop.time", SteadyClock(0.1))
+        mapping, examples = small_mapping("~text:text -> text")
+
+        def interrupt(report: StepReport) -> None:
+            if report.step == last:
+                raise KeyboardInterrupt
+
+        plan = make_plan(steps=20, seconds=5.0, average=True)
+        training = Training(mapping, examples, plan, RunContext(CPU, folder, [StepListener(interrupt)], workers=workers))
+        return training.run(), training.mapping
+
+    whole, expected = run(tmp_path / "whole", workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", last=29)
+    resumed, mapping = run(tmp_path / "broken")
+    assert resumed.steps == whole.steps and resumed.step == whole.step and whole.reviews == 4
+    assert all(
+        torch.equal(weight, other) for weight, other in zip(mapping.parameters(), expected.parameters(), strict=True)
+    )
+
+
 def test_a_run_killed_during_an_early_decay_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     """The rate decays from step 6 to step 10; the first run breaks off after step 8."""
 

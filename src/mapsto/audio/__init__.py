@@ -1,1 +1,1 @@
-"""Sounds: decoding of files, mixing to one channel, resampling, and the table cells that hold them."""
+"""Sound: decoding, log-mel frames as tokens, features, augmentation and pictures of spectrograms."""

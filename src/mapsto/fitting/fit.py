@@ -370,7 +370,8 @@ def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:
     facts = run.facts
     num_parameters = sum(p.numel() for p in run.mapping.parameters())
     held_out = f" + {facts['held_out']:,} held out" if facts["held_out"] else ""
-    training = f"{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
+    about = "" if plan.seconds is None else "about "
+    training = f"{about}{plan.steps:,} steps of {plan.batch}, {plan.optimizer}" if plan.steps else "no steps"
     if not run.is_pretraining:
         training = f"method {setup.method} ({setup.reason}): {METHODS[setup.method].format(training)}"
     rows = f"{facts['rows']:,} rows{held_out}"

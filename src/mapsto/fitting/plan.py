@@ -92,14 +92,15 @@ def make_plan(run: PreparedRun, setup: TrainingSetup, started_at: float) -> Plan
     )
     # Raises before the first step is timed.
     setup.layout.check(batch, optimizer)
-    steps = 0 if setup.method in STEPLESS_METHODS else _count_steps(run, setup, plan, started_at)
+    steps, seconds = (0, None) if setup.method in STEPLESS_METHODS else _count_steps(run, setup, plan, started_at)
     # Averaged weights replace the best ones, so held-out rows need not be scored during training.
     watches = setup.objective.trains_heads and not plan.average and not is_pretraining
     return replace(
         plan,
         steps=steps,
+        seconds=seconds,
         save_every=options.save_every or max(50, -(-steps // 20)),
-        watch_every=max(1, min(round(len(examples) / batch), steps // 3)) if watches else 0,
+        watch_every=max(1, round(len(examples) / batch)) if watches else 0,
     )
 
 
@@ -183,8 +184,12 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
     return rate * (1 if run.options.lora is None else LORA_RATE)
 
 
-def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float) -> int:
-    """Return the number of training steps of a new run, from `--steps`, `--epochs` or `--minutes`.
+def _count_steps(
+    run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float
+) -> tuple[int, float | None]:
+    """Return the number of training steps of a new run, from `--steps`, `--epochs` or `--minutes`, and the seconds for them.
+
+    The seconds are None where the time does not count.
 
     Without these options pretraining takes PRETRAIN_MINUTES, and a fit a number of epochs that depends on method and
     data.
@@ -192,21 +197,24 @@ def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at:
     """
     options = run.options
     if options.steps is not None:
-        return options.steps
+        return options.steps, None
     per_epoch = len(run.examples) / plan.batch
     if options.epochs is None and (run.is_pretraining or options.minutes is not None):
         seconds = 60 * (options.minutes or PRETRAIN_MINUTES) - (time.monotonic() - started_at)
         return _calibrate_steps(run, setup, plan, seconds)
     if options.epochs is None and isinstance(setup.objective, SupervisedContrastive):
-        return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch))
+        return max(CONTRAST_STEPS, round(CONTRAST_EPOCHS * per_epoch)), None
     defaults = learning_defaults(run)
     # About as many steps for every size of the data, within bounds on the epochs.
     epochs = options.epochs or max(defaults.min_epochs, min(defaults.max_epochs, defaults.steps / per_epoch))
-    return max(1, round(epochs * per_epoch))
+    return max(1, round(epochs * per_epoch)), None
 
 
-def _calibrate_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, seconds: float) -> int:
-    """Return the number of steps that fit into `seconds`: run and time a few steps, then restore all weights."""
+def _calibrate_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, seconds: float) -> tuple[int, float]:
+    """Return the number of steps that fit into `seconds`, and the seconds that are left for them.
+
+    A few steps are run and timed, then all weights are restored.
+    """
     started_at = time.monotonic()
     mapping = run.mapping
     # The timed steps change the weights; these copies undo that.
@@ -226,4 +234,5 @@ def _calibrate_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, seconds
             parameter.copy_(weights[name])
             parameter.grad = None
     remaining = seconds - (time.monotonic() - started_at)
-    return max(1, int(remaining / statistics.median(durations[1:])))  # the first step also warms up
+    # The first step also warms up.
+    return max(1, int(remaining / statistics.median(durations[1:]))), max(remaining, 0.0)

@@ -36,6 +36,7 @@ class Loader:
         self.examples, self.plan, self.workers, self.ranks = objective.adapt(examples), plan, workers, ranks
         self.objective = objective
         self.pool = ThreadPoolExecutor(workers) if workers else None
+        self.num_steps = plan.steps
         # The batches of steps ahead, by step.
         self.pending: dict[int, Future[list[Batch]]] = {}
 
@@ -46,7 +47,7 @@ class Loader:
 
     def pack_batches(self, step: int) -> list[Batch]:
         """Return this process's share of the examples of step `step`, packed into batches of at most BATCH_TOKENS tokens."""
-        progress = step / self.plan.steps  # some corruptions hide less towards the end of a run
+        progress = step / self.num_steps  # some corruptions hide less towards the end of a run
         rows, num_views = self.ranks.own_share(self.rows_of_step(step)), self.objective.num_views
         examples = [self.examples.example(row, step, progress, view) for view in range(num_views) for row in rows]
         packed_together = num_views if self.objective.packs_views_together else 1
@@ -56,10 +57,17 @@ class Loader:
         """Return this process's packed batches of step `step`, and let threads pack those of the next `workers` steps."""
         if self.pool is None:
             return self.pack_batches(step)
-        for number in range(step, min(step + self.workers + 1, self.plan.steps)):
+        for number in range(step, min(step + self.workers + 1, self.num_steps)):
             if number not in self.pending:
                 self.pending[number] = self.pool.submit(self.pack_batches, number)
         return self.pending.pop(step).result()
+
+    def set_num_steps(self, num_steps: int) -> None:
+        """Set the number of steps of the run, from which the progress of each step follows, and drop all batches packed ahead."""
+        self.num_steps = num_steps
+        for batches in self.pending.values():
+            batches.cancel()
+        self.pending.clear()
 
     def close(self) -> None:
         """Stop the threads that pack batches."""

@@ -39,7 +39,7 @@ from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loader import Loader
 from mapsto.training.loggers import Loggers
 from mapsto.training.objectives import Objective
-from mapsto.training.optimizer import Optimizers, decay_end, rate_factor
+from mapsto.training.optimizer import DECAY, Optimizers, decay_end, rate_factor
 from mapsto.training.plan import KEPT_CHECKPOINTS, Plan, RunContext, TrainingState
 
 # The gradient is scaled down to this norm.
@@ -50,6 +50,13 @@ MAX_SKIPPED_STEPS = 3
 
 # The share of the steps, at the end, over which `Plan.average` averages the weights.
 AVERAGED_TAIL = 0.20
+
+# The most checkpoints of a run with more steps than were planned.
+MOST_SAVES = 20
+
+# At these shares of the steps or of the time, the number of steps is corrected to fit the time. After the last one the learning
+# rate decays.
+REVIEWS = (0.1, 0.25, 0.4, 1 - DECAY)
 
 # The parts of a checkpoint's tensor names, `part/parameter`.
 CHECKPOINT_PARTS = ("model", "optimizer", "average", "best")
@@ -104,8 +111,13 @@ class Training:
 
     @property
     def last_step(self) -> int:
-        """The number of steps of the run: as planned, or fewer when the learning rate decays early."""
-        return self.plan.steps if self.state.end is None else self.state.end
+        """The number of steps of the run: as planned or corrected, or fewer when the learning rate decays early."""
+        return self.num_steps if self.state.end is None else self.state.end
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps as planned, or as corrected to fit the time."""
+        return self.plan.steps if self.state.steps is None else self.state.steps
 
     def run(self) -> TrainingState:
         """Train to the last step, from a checkpoint if there is one, and return the final state.
@@ -131,7 +143,7 @@ class Training:
                     if signum := self.ranks.maximum(signals[0] if signals else self.logger.hang_up):
                         self.save()
                         raise Interrupted(signum, self.state.step, self.folder)
-                    if self._is_due(self.plan.save_every):
+                    if self._review_steps() or self._is_due(max(self.plan.save_every, self.num_steps // MOST_SAVES)):
                         self.save()
         finally:
             self.loader.close()
@@ -166,14 +178,42 @@ class Training:
             loss += share.detach()
         loss = self.layout.sum_over_processes(loss)
         norm = self._clip_gradients()
-        factor = rate_factor(number, self.last_step, self.plan.warm_up)
+        # A run that turns out to have more steps does not warm up twice.
+        warm_up = self.plan.warm_up * min(1.0, self.plan.steps / self.last_step)
+        factor = rate_factor(number, self.last_step, warm_up)
         self._update(factor, loss.isfinite() & norm.isfinite())
         self.state.step = number + 1
         self.state.tokens += int(tokens)
         self._update_average()
-        if self.context.score_held_out and self.plan.watch_every and self._is_due(self.plan.watch_every):
+        if self.context.score_held_out and self.plan.watch_every and self._is_due(self._watch_interval):
             self._score_held_out(self.context.score_held_out)
         return float(loss), self.plan.rate * factor
+
+    @property
+    def _watch_interval(self) -> int:
+        """Return the number of steps between scores of the held-out rows: the plan's, but at least three scores a run."""
+        return max(1, min(self.plan.watch_every, self.num_steps // 3))
+
+    def _review_steps(self) -> bool:
+        """Correct the number of steps to fit the plan's time, if a review is due; return whether one was.
+
+        Steps that were timed before the run may have been slower or faster than most, as beside other work. A review saves
+        a checkpoint, so that a resumed run has the same number of steps.
+        """
+        state, seconds = self.state, self.plan.seconds
+        if seconds is None or state.end is not None or state.reviews == len(REVIEWS):
+            return False
+        if max(state.step / self.num_steps, state.seconds / seconds) < REVIEWS[state.reviews]:
+            return False
+        reviewed_step, reviewed_seconds = state.reviewed
+        pace = (state.seconds - reviewed_seconds) / (state.step - reviewed_step)
+        # A decay that is due at once is still completed.
+        steps = max(decay_end(state.step), state.step + int((seconds - state.seconds) / pace))
+        state.steps = int(self.ranks.broadcast_json(steps))
+        progress = max(state.step / state.steps, state.seconds / seconds)
+        state.reviews, state.reviewed = sum(share <= progress for share in REVIEWS), (state.step, state.seconds)
+        self.loader.set_num_steps(state.steps)
+        return True
 
     def _is_due(self, interval: int) -> bool:
         """Return whether work done every `interval` steps, and after the last one, is due after the current step."""
@@ -211,7 +251,7 @@ class Training:
 
     def _update_average(self) -> None:
         """Add the current weights to their running mean in the last AVERAGED_TAIL of all steps, if the plan asks for it."""
-        if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.plan.steps:
+        if not self.plan.average or self.state.step <= (1 - AVERAGED_TAIL) * self.num_steps:
             return
         self.state.averaged += 1
         with torch.no_grad():
@@ -307,6 +347,7 @@ class Training:
         if name_and_state is None:
             return
         self.state = TrainingState.restore(name_and_state[1])
+        self.loader.set_num_steps(self.num_steps)
         parameters = dict(self.mapping.named_parameters())
         parts: dict[str, dict[str, Tensor]] = {part: {} for part in CHECKPOINT_PARTS}
         for key, tensor in self.ranks.broadcast_tensors(loaded[1] if loaded else {}).items():

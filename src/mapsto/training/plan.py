@@ -34,7 +34,7 @@ class Plan:
     optimizer: Literal["adamw", "muon"]
     seed: int
     save_every: int  # steps between checkpoints
-    watch_every: int = 0  # steps between scores of the held-out rows; 0: never
+    watch_every: int = 0  # most steps between scores of the held-out rows; 0: never
     patience: int = 3  # scores in a row without an improvement after which the learning rate decays
     average: bool = False  # whether the weights are averaged over the tail of the run
     layer_decay: float = 1.0  # ratio of a block's learning rate to that of the next higher block
@@ -42,6 +42,7 @@ class Plan:
     muon_precision: Literal["bf16", "fp32"] = "bf16"
     head: float = 1.0  # factor of the heads' learning rate
     warm_up: float = 0.06  # share of the steps over which the learning rate rises; plans of older versions have none
+    seconds: float | None = None  # time for all steps, by which their number is corrected on the way; None: it is fixed
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class TrainingState:
     best: float = math.inf  # lowest held-out error
     stale: int = 0  # how often the held-out rows were scored since the last improvement
     end: int | None = None  # the new last step, once the learning rate decays earlier than planned
+    steps: int | None = None  # the number of steps, once it was corrected to fit the time
+    reviews: int = 0  # how often it was reviewed
+    reviewed: tuple[int, float] = (0, 0.0)  # steps and seconds at the last review
     watched: list[dict[str, float]] = field(default_factory=list)  # {"step", "loss", "error"} of each held-out scoring
 
     @classmethod

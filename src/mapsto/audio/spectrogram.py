@@ -1,0 +1,92 @@
+"""Sounds on pages: a spectrogram with shaded seconds, and a player.
+
+A spectrogram has time from left to right and log-mel bands from low to high, each pixel the mean energy of some frames.
+Legend of shapes: m frames, b bands, h rows, w columns of pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapsto.audio.log_mel import HOP, RATE, log_mel
+from mapsto.audio.sound_io import encode_wav, resample
+from mapsto.audio.sound_value import Sound
+from mapsto.task.source_capabilities import FAINTEST_SHADE
+
+# Pixels of the widest and of the narrowest spectrogram, its height on a page, and pixels for a second between them.
+MAX_WIDTH, MIN_WIDTH, HEIGHT, PIXELS_PER_SECOND = 640, 120, 80, 100
+
+# A player has the first seconds of a sound alone, in the rate of telephones, so that pages stay small.
+PLAYED_SECONDS, PLAYED_RATE = 15, 8000
+
+# The colours of a spectrogram from quiet to loud: dark blue, purple, orange, pale yellow.
+STOPS = np.array([[12, 12, 40], [110, 30, 110], [240, 130, 40], [255, 250, 200]], np.float64)
+
+
+def excerpt(value: Sound, region: Any) -> str:
+    """Return the seconds of a region in words, such as "0.40–0.52 s"."""
+    ((begin, end),) = region
+    return f"{begin:.2f}–{end:.2f} s"
+
+
+def highlight(value: Sound, regions: Sequence[Any], shades: Sequence[float]) -> str:
+    """Return the sound as HTML: its spectrogram, with the regions shaded below it, and a player.
+
+    regions: ((begin, end),) of each region, in seconds.
+    shades: one number for each region, from −1 (speaks against the answer) to 1 (speaks for it).
+    """
+    samples, seconds = value.decode(RATE), max(value.info.seconds, 1 / RATE)
+    width = int(np.clip(seconds * PIXELS_PER_SECOND, MIN_WIDTH, MAX_WIDTH))
+    picture = base64.b64encode(encode_png(draw_spectrogram(samples, width))).decode()
+    strips = [
+        f'<rect x="{width * begin / seconds:.1f}" y="{HEIGHT}" width="{max(1.0, width * (end - begin) / seconds):.1f}" '
+        f'height="10" fill="rgba(var(--{"against" if shade < 0 else "for"}), {abs(shade):.2f})"/>'
+        for ((begin, end),), shade in zip(regions, shades, strict=True)
+        if abs(shade) >= FAINTEST_SHADE
+    ]
+    height = HEIGHT + (10 if regions else 0)
+    caption = html.escape(f"the spectrogram of {value}, {seconds:.2f} s from left to right, 0 to 8 kHz from below")
+    svg = (
+        f'<svg role="img" aria-label="{caption}" width="{width}" viewBox="0 0 {width} {height}">'
+        f'<image href="data:image/png;base64,{picture}" width="{width}" height="{HEIGHT}" preserveAspectRatio="none"/>'
+        f"{''.join(strips)}</svg>"
+    )
+    played = encode_wav(resample(samples[: PLAYED_SECONDS * RATE], RATE, PLAYED_RATE), PLAYED_RATE)
+    player = f'<audio controls preload="none" src="data:audio/wav;base64,{base64.b64encode(played).decode()}"></audio>'
+    return f'<span class="sound" title="{html.escape(str(value))}">{svg}<br>{player}</span>'
+
+
+def draw_spectrogram(samples: NDArray[np.float32], width: int) -> NDArray[np.uint8]:
+    """Return the spectrogram of samples at RATE as pixels (b, w, 3), the lowest band in the last row."""
+    frames = log_mel(samples, max(1, -(-len(samples) // HOP)))
+    # Each column is the mean of its frames; where there are fewer frames than columns, frames are repeated.
+    edges = np.linspace(0, len(frames), width + 1).astype(np.int64)
+    columns = [frames[begin : max(begin + 1, end)].mean(0) for begin, end in zip(edges, edges[1:], strict=False)]
+    energy = np.stack(columns)[:, ::-1].T
+    low, high = float(energy.min()), float(energy.max())
+    places = (energy - low) / max(high - low, 1e-6) * (len(STOPS) - 1)
+    stops = np.arange(len(STOPS))
+    return np.stack([np.interp(places, stops, STOPS[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels (h, w, 3) as a PNG (ISO/IEC 15948): 8 bits a channel, rows without filters, deflated."""
+    height, width, _ = pixels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
+        (b"IEND", b""),
+    ]
+    parts = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -1,0 +1,334 @@
+"""sound: a recording, read as log-mel frames, of which a token holds some (20 or 40 ms). As an answer, the hidden tokens of `~sound`.
+
+See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
+audio/hidden_frames.py for what pretraining predicts.
+Legend of shapes: t tokens, k frames of a token, b bands, m frames of a sound, d width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mapsto import files
+from mapsto.audio import augmentation, sound_io, sound_value, spectrogram
+from mapsto.audio.band_source import BandSource, describe_parts, frames_of
+from mapsto.audio.features import perturb_sound, strongest_waves
+from mapsto.audio.frame_embedding import (
+    FIRST_ENTRY,
+    FRAMES_AFTER,
+    FRAMES_BEFORE,
+    HEADER,
+    HIDDEN_ENTRY,
+    FrameConfig,
+    FrameEmbedder,
+)
+from mapsto.audio.hidden_frames import HiddenFrames
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, NUM_BANDS, RATE, WINDOW, Frames, log_mel
+from mapsto.audio.sound_value import Sound
+from mapsto.errors import CheckpointError, DataError, UsageError
+from mapsto.model.convolution import ConvolutionConfig
+from mapsto.sequence.corruption import Corruption, choose_hidden
+from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
+from mapsto.task.capabilities import FileBacked
+from mapsto.task.shingles import Hashes, hashes
+from mapsto.task.source import KindDefaults, Learning, Source
+from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture
+
+PROCESSOR_FILE = "preprocessor_config.json"
+
+# The feature extractor of `transformers` that makes these frames.
+EXTRACTOR = "WhisperFeatureExtractor"
+
+# For new models: frames of a token, and the number of sounds from which the mean and deviation of bands are computed.
+TOKEN_FRAMES, STATISTICS_SAMPLE = 4, 500
+
+# The least deviation of a band, so that bands that are always silent are not scaled up.
+MIN_DEVIATION = 0.05
+
+# Tokens of new models that are hidden together: about 400 ms, so that they cannot be read off their neighbours.
+HIDDEN_SECONDS = 0.4
+
+# The most bands and frames of a token of a published model.
+MAX_BANDS, MAX_TOKEN_FRAMES = 512, 64
+
+
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
+    """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
+
+    frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
+    window: number of tokens that a published model reads at once, such as 30 seconds; None for any number.
+    masked: whether hidden tokens have a learnt vector.
+    """
+
+    kind = "sound"
+    family = "log_mel"
+    feature_name = "bands of frequency"
+    size_unit = "seconds"
+    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.4}
+    suffixes = sound_io.SOUND_SUFFIXES
+    augmentations: ClassVar[tuple[str, ...]] = ("spec",)
+    mixtures: ClassVar[Mapping[str, Mixture]] = {}
+    defaults = KindDefaults(
+        Learning(min_epochs=20, max_epochs=100, steps=600, rate=5e-4),
+        rows_at_once=64,
+        contrastive_few_labels=False,
+        linear_rows=200,
+        near_duplicate_threshold=0.8,
+    )
+
+    def __init__(
+        self,
+        frames: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        window: int | None = None,
+        masked: bool = True,
+    ) -> None:
+        self.frames, self.window, self.masked = frames, window, masked
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+
+    def __str__(self) -> str:
+        return f"log-mel frames of sounds: {len(self.mean)} bands, {self.token_seconds * 1000:.0f} ms a token"
+
+    @property
+    def token_seconds(self) -> float:
+        """Return the duration of a token."""
+        return self.frames / FRAMES_PER_SECOND
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Return the number of tokens that a published model reads at once; None if there is no limit."""
+        return self.window
+
+    @property
+    def _config(self) -> FrameConfig:
+        """Return the settings of the embedder, which say how tokens are laid out."""
+        return FrameConfig(self.frames, self.mean, self.std, self.masked)
+
+    @classmethod
+    def new(cls, values: Sequence[Sound], size: int | None = None, share: float = 1.0) -> Self:
+        """Return the source of a new model, with the mean and deviation of each band in the training sounds `values`.
+
+        share: not used. Raises DataError if there are no sounds, UsageError for a `size`, since sounds have no vocabulary.
+        """
+        if size is not None:
+            raise UsageError("--vocabulary is for text; sounds have none")
+        if not values:
+            raise DataError("there is no sound to learn the loudness of bands from")
+        sample = values[:: max(1, len(values) // STATISTICS_SAMPLE)][:STATISTICS_SAMPLE]
+        frames = np.concatenate([frames_of(value) for value in sample])
+        mean, std = frames.mean(0).round(4), np.maximum(frames.std(0), MIN_DEVIATION).round(4)
+        return cls(TOKEN_FRAMES, mean.tolist(), std.tolist())
+
+    @classmethod
+    def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
+        """Return the source of a saved model from the settings in `folder`, and the embedder's `weights`, whose shapes count.
+
+        front: not used. Raises CheckpointError if the settings or weights are missing, invalid or not supported.
+        """
+        processor = files.read_json(folder / PROCESSOR_FILE)
+        shape = tuple(weights["conv1.weight"].shape) if "conv1.weight" in weights else ()
+        if len(shape) != 3 or shape[2] != 3 or not 0 < shape[1] <= MAX_BANDS:
+            raise CheckpointError(f"{folder} lacks the weights of its convolutions, or has them in other shapes")
+        expected = {"sampling_rate": RATE, "n_fft": WINDOW, "hop_length": HOP, "feature_size": shape[1]}
+        settings = {name: processor.get(name, value) for name, value in expected.items()}
+        if settings != expected:
+            raise CheckpointError(f"{folder / PROCESSOR_FILE}: frames by {settings} are not supported, only {expected}")
+        try:
+            frames, window = processor.get("frames_per_token", 2), processor.get("window_tokens")
+            mean, std = processor.get("mean", [0.0] * shape[1]), processor.get("std", [1.0] * shape[1])
+            if not (isinstance(frames, int) and 0 < frames <= MAX_TOKEN_FRAMES and frames % 2 == 0):
+                raise ValueError(f"frames_per_token is an even number up to {MAX_TOKEN_FRAMES}, not {frames!r}")
+            if window is not None and not (isinstance(window, int) and window > 0):
+                raise ValueError(f"window_tokens is a positive number, not {window!r}")
+            numbers = np.array([mean, std], np.float64)
+            if numbers.shape != (2, shape[1]) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
+                raise ValueError(f"mean and std are {shape[1]} finite numbers each, std above 0")
+            return cls(frames, mean, std, window, "mask_token" in weights)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / PROCESSOR_FILE}: {error}") from error
+
+    def save(self, folder: Path, longest: int) -> dict[str, Any]:
+        """Write preprocessor_config.json to `folder`; return the number of bands for config.json. longest: not used."""
+        processor = {
+            "feature_extractor_type": EXTRACTOR,
+            "sampling_rate": RATE,
+            "feature_size": len(self.mean),
+            "n_fft": WINDOW,
+            "hop_length": HOP,
+            "frames_per_token": self.frames,
+            "window_tokens": self.window,
+            "mean": self.mean,
+            "std": self.std,
+        }
+        files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
+        return {"num_mel_bins": len(self.mean)}
+
+    samples = staticmethod(sound_value.sample_sounds)
+    fits = staticmethod(sound_value.fits_sounds)
+    read = staticmethod(sound_value.read_sound)
+
+    @staticmethod
+    def key(value: Sound) -> str:
+        """Return the digest of the sound's bytes; equal sounds have equal digests."""
+        return value.digest
+
+    @staticmethod
+    def size(value: Sound) -> float:
+        """Return the duration of a sound in seconds."""
+        return value.info.seconds
+
+    def encode(self, values: Sequence[Sound], place: int, aligned: bool = False) -> list[Piece]:
+        """Return a piece for each sound; there are no special tokens.
+
+        aligned: whether a piece tells the seconds of each token. place: not used.
+        """
+        return [self._piece(value, aligned) for value in values]
+
+    def _piece(self, value: Sound, aligned: bool) -> Piece:
+        """Return the piece of one sound. aligned: whether it tells the seconds of each token."""
+        samples = value.decode(RATE)
+        count = max(1, -(-len(samples) // (HOP * self.frames)))
+        frames = log_mel(samples, count * self.frames + FRAMES_AFTER, len(self.mean))
+        tokens = self._tokens(np.pad(frames, ((FRAMES_BEFORE, 0), (0, 0))))
+        tokens[:: self.window or count, FIRST_ENTRY] = 1
+        if self.window is not None:
+            # Behind the last frame that it reads at once, a published model sees zeros.
+            tokens[self.window - 1 :: self.window, -FRAMES_AFTER * len(self.mean) :] = 0
+        alignment = units = None
+        if aligned:
+            edges = np.arange(count + 1) * self.token_seconds
+            ends = np.minimum(edges[1:], max(value.info.seconds, edges[-2] + 1 / RATE))
+            alignment = Alignment(np.stack([edges[:-1], ends], axis=-1)[:, None], np.array([[0, value.info.seconds]]))
+            units = np.arange(count)
+        return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)
+
+    def _tokens(self, frames: Frames) -> NDArray[np.float32]:
+        """Return the tokens (t, 2 + (2 + k + 1)·b) of frames (2 + t·k + 1, b), of which none is hidden or the first."""
+        size = self._config.token_frames
+        windows = np.lib.stride_tricks.sliding_window_view(frames, size, axis=0)[:: self.frames].transpose(0, 2, 1)
+        tokens = np.zeros((len(windows), self._config.token_size), np.float32)
+        tokens[:, HEADER:] = windows.reshape(len(windows), -1)
+        return tokens
+
+    def _frames(self, piece: Piece) -> Frames:
+        """Return the frames (2 + t·k + 1, b) of a piece whose tokens follow each other: the inverse of `_tokens`."""
+        by_token = piece.tokens[:, HEADER:].reshape(len(piece), -1, len(self.mean))
+        inner = by_token[:, FRAMES_BEFORE : FRAMES_BEFORE + self.frames].reshape(-1, len(self.mean))
+        return np.concatenate([by_token[0, :FRAMES_BEFORE], inner, by_token[-1, -FRAMES_AFTER:]])
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """Return the frames of tokens themselves, (t, k·b), standardised by band."""
+        b = len(self.mean)
+        begin = HEADER + FRAMES_BEFORE * b
+        frames = tokens[:, begin : begin + self.frames * b].float().unflatten(1, (-1, b))
+        mean, std = (torch.tensor(values, device=tokens.device) for values in (self.mean, self.std))
+        return ((frames - mean) / std).flatten(1)
+
+    def embedder(self, width: int) -> nn.Module:
+        """Return the module from tokens (t, 2 + (2 + k + 1)·b) to vectors (t, width): two convolutions over frames."""
+        return FrameEmbedder(self._config, width)
+
+    def cut(self, piece: Piece, length: int) -> Piece:
+        """Return the first `length` tokens of the piece."""
+        return piece.select(np.arange(length))
+
+    def windows(self, piece: Piece, length: int, overlap: float = 0.0) -> list[Piece]:
+        """Return the tokens of a piece as consecutive pieces of at most `length` tokens, each with positions from 0 on."""
+        windows = super().windows(piece, length, overlap)
+        return [replace(window, positions=window.positions - window.positions[0]) for window in windows]
+
+    def mask(
+        self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
+    ) -> tuple[Piece, Ints]:
+        """Return the piece with some tokens hidden, and the indices (m,) of these tokens.
+
+        Single tokens could be read off their neighbours, so spans of about 0.4 seconds are hidden where no shape is named.
+        corruption: share and shape of hidden tokens. progress: finished share of training, 0 to 1.
+        """
+        if corruption.shape == "token":
+            corruption = replace(corruption, shape="span", span=HIDDEN_SECONDS / self.token_seconds)
+        hidden = choose_hidden(corruption, piece, rng, progress)
+        tokens = piece.tokens.copy()
+        tokens[hidden] = 0
+        tokens[hidden, HIDDEN_ENTRY] = 1
+        tokens[hidden, FIRST_ENTRY] = piece.tokens[hidden, FIRST_ENTRY]
+        return replace(piece, tokens=tokens), hidden
+
+    def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
+        """Return the piece of a random variant of the sound (SpecAugment, another voice); unchanged if tokens are missing.
+
+        method, recolour: not used.
+        """
+        if (np.diff(piece.positions[:, 0]) != 1).any():
+            return piece
+        varied = augmentation.augment_frames(self._frames(piece), np.array(self.mean, np.float32), rng)
+        tokens = self._tokens(varied)
+        tokens[:, :HEADER] = piece.tokens[:, :HEADER]
+        return replace(piece, tokens=tokens)
+
+    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
+        """Raise UsageError: there is no method that mixes sounds."""
+        raise UsageError(f"--augment {method} is not for sounds")
+
+    def token_names(self, piece: Piece) -> list[str]:
+        """Return the beginning of each token in seconds, such as "0.40"."""
+        return [f"{position * self.token_seconds:.2f}" for position in piece.positions[:, 0].tolist()]
+
+    def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
+        """Return the piece without the tokens at the indices `tokens`. All other tokens keep their positions."""
+        return piece.select(np.setdiff1d(np.arange(len(piece)), tokens))
+
+    def blank(self, piece: Piece) -> Piece:
+        """Return the piece with the mean of all sounds in each frame, as the baseline of an attribution."""
+        tokens = piece.tokens.copy()
+        tokens[:, HEADER:] = np.tile(np.array(self.mean, np.float32), self._config.token_frames)
+        return replace(piece, tokens=tokens)
+
+    excerpt = staticmethod(spectrogram.excerpt)
+    highlight = staticmethod(spectrogram.highlight)
+
+    @classmethod
+    def show(cls, value: Sound) -> str:
+        """Return the sound as HTML: a spectrogram and a player."""
+        return cls.highlight(value, [], [])
+
+    @classmethod
+    def linear_source(cls) -> type[LinearFeatures]:
+        """Return BandSource, the source class by which linear models read sounds: statistics of bands in three parts."""
+        return BandSource
+
+    @classmethod
+    def fit_features(cls, values: Sequence[Sound]) -> Callable[[Sequence[Sound]], Any]:
+        """Return the function from sounds to means and deviations of bands in three parts, an array (n, f).
+
+        values: not used, since these features need no fitting.
+        """
+        return lambda sounds: np.stack([describe_parts(frames_of(sound)).ravel() for sound in sounds])
+
+    perturb = staticmethod(perturb_sound)
+
+    @classmethod
+    def sketch(cls, value: Sound) -> Hashes:
+        """Return a hash for each of the strongest waves of the sound's spectrogram; near-duplicates share most."""
+        return hashes(strongest_waves(value).astype(np.uint64))
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of this source's settings. Equal hashes mean equal encodings of a sound."""
+        settings = [self.frames, self.mean, self.std, self.window, self.masked]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+source = SoundSource
+restored = HiddenFrames
