@@ -30,7 +30,7 @@ LONGEST = 65  # tokens of an example: the larger pictures have 8 × 8 patches an
 
 
 def make_table(count: int = 40) -> Any:
-    """Make a table of sentences, images, short videos and answers of every kind.
+    """Make a table of sentences, images, short videos, sounds and answers of every kind.
 
     Most answers depend on whether the text contains "winter", so that they can be learnt.
     """
@@ -44,6 +44,7 @@ def make_table(count: int = 40) -> Any:
             "other": "xyz"[i % 3],
             "image": make_picture(i, "winter" in t),
             "video": np.stack([np.roll(make_picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
+            "sound": (make_sound(i, "winter" in t), 8000),
             "clean": 255 - make_picture(i, "winter" in t)[::2],
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
@@ -62,7 +63,7 @@ def make_table(count: int = 40) -> Any:
 
 def table_for(arrow: str) -> Any:
     """Return the table of make_table, or only the source's column of it for an arrow that restores hidden values."""
-    if arrow not in ("~text -> text", "~image -> image", "~video -> video"):
+    if arrow not in ("~text -> text", "~image -> image", "~video -> video", "~sound -> sound"):
         return make_table()
     (column,) = {port.kind for port in parse(arrow).sources}
     return read_table([{column: value} for value in make_table().column(column)])
@@ -79,6 +80,16 @@ def make_picture(number: int, striped: bool) -> Any:
     if striped:
         pixels[:, ::4, 0] += 70
     return pixels
+
+
+def make_sound(number: int, high: bool) -> Any:
+    """Make samples (n,) at 8 kHz of a tone of 0.3 to 0.5 seconds, high or low to show its class.
+
+    number: decides length and pitch.
+    """
+    times = np.arange(2400 + 400 * (number % 5)) / 8000
+    pitch = (1600 if high else 400) + 20 * (number % 7)
+    return (0.3 * np.sin(2 * np.pi * pitch * times)).astype(np.float32)
 
 
 def small_mapping(
@@ -113,5 +124,5 @@ def small_mapping(
     mapping = make_mapping(bound, config, sources, targets, StartingModel())
     encoded = encode_rows(rows, sources, LONGEST, "cut", aligned=True)
     examples = make_examples(rows, encoded, sources, targets, seed, corruption)
-    augment = "mirror" if "image" in arrow or "video" in arrow else None
+    augment = "mirror" if "image" in arrow or "video" in arrow else "spec" if "sound" in arrow else None
     return mapping, replace(examples, augment=augment, mixing=mixing)

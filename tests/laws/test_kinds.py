@@ -75,6 +75,9 @@ ARROWS = [
     "video -> label",
     "image:image -> clean:image",
     "image:image -> clean:image, label",
+    "~sound -> sound",
+    "sound -> label",
+    "sound -> labels, number",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [

@@ -93,7 +93,7 @@ def explain_file(path: Path) -> str:
         return UNPACK
     if suffix in PICKLED:
         return f"a pickle or may hold one: {CONVERT}"
-    kinds = {PICTURES: "a picture", VIDEOS: "a video", SOUNDS: "sound", TABLES: "a table"}
+    kinds = {PICTURES: "a picture", VIDEOS: "a video", SOUNDS: "a recording", TABLES: "a table"}
     kind = next((kind for suffixes, kind in kinds.items() if suffix in suffixes), "no model")
     return f"{kind}: name the folder of a model, or hf:user/name for one of the hub"
 
@@ -193,7 +193,7 @@ def _explain_contents(paths: Collection[Path]) -> str:
     suffixes = Counter(path.suffix.lower() for path in paths if path.is_file())
     if suffixes[".safetensors"]:
         return "it has weights, but no config.json; copy that of the model beside them"
-    for kinds, noun in ((PICTURES, "pictures"), (VIDEOS, "videos"), (SOUNDS, "sound"), (TABLES, "tables")):
+    for kinds, noun in ((PICTURES, "pictures"), (VIDEOS, "videos"), (SOUNDS, "recordings"), (TABLES, "tables")):
         count = sum(suffixes[suffix] for suffix in kinds)
         if count and 2 * count >= suffixes.total():
             return f"it is a folder of {noun}, which hold data: name the folder of a model"
