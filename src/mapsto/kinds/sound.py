@@ -44,7 +44,7 @@ from mapsto.task.shingles import Hashes, hashes
 from mapsto.task.source import KindDefaults, Learning, Source
 from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture
 
-PROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
 # The feature extractor of `transformers` that makes these frames.
 EXTRACTOR = "WhisperFeatureExtractor"
@@ -145,12 +145,14 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
         if settings != expected:
             raise CheckpointError(f"{folder / PROCESSOR_FILE}: frames by {settings} are not supported, only {expected}")
         try:
-            frames, window = processor.get("frames_per_token", 2), processor.get("window_tokens")
+            # A published model has a table of positions for two frames each.
+            frames = processor.get("frames_per_token", 2)
+            window = files.read_json(folder / CONFIG_FILE).get("max_source_positions")
             mean, std = processor.get("mean", [0.0] * shape[1]), processor.get("std", [1.0] * shape[1])
             if not (isinstance(frames, int) and 0 < frames <= MAX_TOKEN_FRAMES and frames % 2 == 0):
                 raise ValueError(f"frames_per_token is an even number up to {MAX_TOKEN_FRAMES}, not {frames!r}")
             if window is not None and not (isinstance(window, int) and window > 0):
-                raise ValueError(f"window_tokens is a positive number, not {window!r}")
+                raise ValueError(f"max_source_positions is a positive number, not {window!r}")
             numbers = np.array([mean, std], np.float64)
             if numbers.shape != (2, shape[1]) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
                 raise ValueError(f"mean and std are {shape[1]} finite numbers each, std above 0")
@@ -160,17 +162,20 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """Write preprocessor_config.json to `folder`; return the number of bands for config.json. longest: not used."""
-        processor = {
+        processor: dict[str, Any] = {
             "feature_extractor_type": EXTRACTOR,
             "sampling_rate": RATE,
             "feature_size": len(self.mean),
             "n_fft": WINDOW,
             "hop_length": HOP,
-            "frames_per_token": self.frames,
-            "window_tokens": self.window,
-            "mean": self.mean,
-            "std": self.std,
         }
+        if self.window is None:
+            processor |= {"frames_per_token": self.frames, "mean": self.mean, "std": self.std}
+        else:
+            # Entries that `transformers` needs to pad sounds to the whole window.
+            num_frames = self.window * self.frames
+            processor |= {"chunk_length": -(-num_frames // FRAMES_PER_SECOND), "n_samples": num_frames * HOP}
+            processor |= {"nb_max_frames": num_frames, "padding_side": "right", "padding_value": 0.0}
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         return {"num_mel_bins": len(self.mean)}
 

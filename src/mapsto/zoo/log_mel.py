@@ -19,13 +19,14 @@ def fresh(width: int, layers: int, heads: int, longest: int) -> ModelConfig:
     return replace(modernbert.fresh(width, layers, heads, longest), family="log_mel", vocabulary_head=None)
 
 
+EMBEDDER = ("conv1", "conv2", "join", "mask_token")
 _BODY = tuple(pair for pair in modernbert.family.weight_names["body"] if pair[0] != "embedders.text")
 
 family = Family(
     architectures={"body": "LogMelModel", "sound": "LogMelForPreTraining", "label": "LogMelForSequenceClassification"},
     prefix="model.",
     weight_names={
-        "body": (("embedders.sound", "model.frames"), *_BODY),
+        "body": (*((f"embedders.sound.{part}", f"model.frames.{part}") for part in EMBEDDER), *_BODY),
         "sound": (("code_head", "code_head"),),
         "label": modernbert.family.weight_names["label"],
     },
