@@ -102,7 +102,8 @@ def test_hidden_states_and_gradients_are_those_of_transformers(tmp_path: Path, c
     (expected * weights).sum().backward()
     (torch.stack(states) * weights).sum().backward()
     encoder = reference.model.encoder
-    pairs = [(mapping.embedders["sound"].conv1.weight, encoder.conv1.weight), (mapping.embedders["sound"].conv2.bias, encoder.conv2.bias)]
+    embedder = mapping.embedders["sound"]
+    pairs = [(embedder.conv1.weight, encoder.conv1.weight), (embedder.conv2.bias, encoder.conv2.bias)]
     pairs += [(mapping.transformer.blocks[1].feed.up.weight, encoder.layers[1].fc1.weight)]
     for own, other in pairs:
         assert torch.allclose(own.grad, other.grad, atol=1e-4, rtol=1e-3)
@@ -110,9 +111,11 @@ def test_hidden_states_and_gradients_are_those_of_transformers(tmp_path: Path, c
 
 
 def test_a_saved_encoder_opens_in_transformers(tmp_path: Path) -> None:
-    reference, extractor = make(tmp_path / "start")
+    reference, _extractor = make(tmp_path / "start")
     rows = [{"sound": (make_sound(number, number % 2 == 0), 8000), "label": "ab"[number % 2]} for number in range(16)]
-    fitted = mapsto.fit("sound -> label", rows, tmp_path / "run", start=tmp_path / "start", steps=2, method="full", device="cpu")
+    fitted = mapsto.fit(
+        "sound -> label", rows, tmp_path / "run", start=tmp_path / "start", steps=2, method="full", device="cpu"
+    )
     again = WhisperModel.from_pretrained(tmp_path / "run").eval()
     samples = [np.pad(part, (0, RATE - len(part))) for part in sounds()]
     with torch.no_grad():
@@ -141,7 +144,8 @@ def test_sounds_longer_than_the_window_are_read_in_parts(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"scale_embedding": True}, "scale_embedding"), ({"max_source_positions": 0}, "max_source_positions")]
+    ("changes", "message"),
+    [({"scale_embedding": True}, "scale_embedding"), ({"max_source_positions": 0}, "max_source_positions")],
 )
 def test_settings_that_are_not_supported_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     make(tmp_path)

@@ -342,15 +342,15 @@ class SteadyClock:
 
 
 @pytest.mark.parametrize(("planned", "done"), [(10, 50), (49, 50), (60, 50), (5000, 50)])
-def test_a_run_takes_as_many_steps_as_its_time_allows(
-    planned: int, done: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_takes_as_many_steps_as_its_time_allows(planned: int, done: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In 5 seconds 50 steps of 0.1 seconds."""
     monkeypatch.setattr("mapsto.training.loop.time", SteadyClock(0.1))
     mapping, examples = small_mapping("text:text -> label")
     rates: list[float] = []
     listener = StepListener(lambda report: rates.append(report.learning_rate))
-    state = Training(mapping, examples, make_plan(steps=planned, seconds=5.0), RunContext(CPU, loggers=[listener])).run()
+    state = Training(
+        mapping, examples, make_plan(steps=planned, seconds=5.0), RunContext(CPU, loggers=[listener])
+    ).run()
     assert abs(state.step - done) <= 1
     # The learning rate falls to zero over the last 40 % of the steps, however many they are.
     assert rates[-1] < 0.1 * max(rates) and rates[round(0.55 * state.step)] == max(rates)
@@ -370,7 +370,9 @@ def test_a_run_whose_steps_were_corrected_goes_on_with_the_same_bits(
                 raise KeyboardInterrupt
 
         plan = make_plan(steps=20, seconds=5.0, average=True)
-        training = Training(mapping, examples, plan, RunContext(CPU, folder, [StepListener(interrupt)], workers=workers))
+        training = Training(
+            mapping, examples, plan, RunContext(CPU, folder, [StepListener(interrupt)], workers=workers)
+        )
         return training.run(), training.mapping
 
     whole, expected = run(tmp_path / "whole", workers=2)

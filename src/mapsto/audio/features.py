@@ -10,6 +10,7 @@ from mapsto.audio.band_source import frames_of
 from mapsto.audio.log_mel import RATE
 from mapsto.audio.sound_io import resample
 from mapsto.audio.sound_value import Sound
+import itertools
 
 # Rows and columns of the small spectrogram that is hashed, and the number of its strongest waves.
 HASHED_SIDE, NUM_WAVES = 16, 32
@@ -49,4 +50,4 @@ def strongest_waves(value: Sound) -> NDArray[np.int64]:
 def _parts(count: int, parts: int) -> list[NDArray[np.int64]]:
     """Return the indices of the frames of each of `parts` equal parts; at least one each, so that few frames are repeated."""
     edges = np.linspace(0, count, parts + 1).astype(np.int64)
-    return [np.arange(begin, max(begin + 1, end)) for begin, end in zip(edges, edges[1:], strict=False)]
+    return [np.arange(begin, max(begin + 1, end)) for begin, end in itertools.pairwise(edges)]

@@ -20,6 +20,7 @@ from mapsto.audio.log_mel import HOP, RATE, log_mel
 from mapsto.audio.sound_io import encode_wav, resample
 from mapsto.audio.sound_value import Sound
 from mapsto.task.source_capabilities import FAINTEST_SHADE
+import itertools
 
 # Pixels of the widest and of the narrowest spectrogram, its height on a page, and pixels for a second between them.
 MAX_WIDTH, MIN_WIDTH, HEIGHT, PIXELS_PER_SECOND = 640, 120, 80, 100
@@ -69,7 +70,7 @@ def draw_spectrogram(samples: NDArray[np.float32], width: int) -> NDArray[np.uin
     frames = log_mel(samples, max(1, -(-len(samples) // HOP)))
     # Each column is the mean of its frames; where there are fewer frames than columns, frames are repeated.
     edges = np.linspace(0, len(frames), width + 1).astype(np.int64)
-    columns = [frames[begin : max(begin + 1, end)].mean(0) for begin, end in zip(edges, edges[1:], strict=False)]
+    columns = [frames[begin : max(begin + 1, end)].mean(0) for begin, end in itertools.pairwise(edges)]
     energy = np.stack(columns)[:, ::-1].T
     low, high = float(energy.min()), float(energy.max())
     places = (energy - low) / max(high - low, 1e-6) * (len(STOPS) - 1)

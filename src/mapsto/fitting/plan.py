@@ -184,9 +184,7 @@ def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> flo
     return rate * (1 if run.options.lora is None else LORA_RATE)
 
 
-def _count_steps(
-    run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float
-) -> tuple[int, float | None]:
+def _count_steps(run: PreparedRun, setup: TrainingSetup, plan: Plan, started_at: float) -> tuple[int, float | None]:
     """Return the number of training steps of a new run, from `--steps`, `--epochs` or `--minutes`, and the seconds for them.
 
     The seconds are None where the time does not count.

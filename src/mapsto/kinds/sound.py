@@ -1,4 +1,4 @@
-"""sound: a recording, read as log-mel frames, of which a token holds some (20 or 40 ms). As an answer, the hidden tokens of `~sound`.
+"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`.
 
 See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
 audio/hidden_frames.py for what pretraining predicts.
@@ -33,7 +33,7 @@ from mapsto.audio.frame_embedding import (
     FrameEmbedder,
 )
 from mapsto.audio.hidden_frames import HiddenFrames
-from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, NUM_BANDS, RATE, WINDOW, Frames, log_mel
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel
 from mapsto.audio.sound_value import Sound
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig

@@ -43,7 +43,11 @@ family = Family(
     architectures={"body": "LinearModel", "label": "LinearClassifier"},
     prefix="",
     weight_names={
-        "body": (("embedders.text", "features"), ("embedders.image", "image_features"), ("embedders.sound", "sound_features")),
+        "body": (
+            ("embedders.text", "features"),
+            ("embedders.image", "image_features"),
+            ("embedders.sound", "sound_features"),
+        ),
         "label": (("classifier", "classifier"),),
     },
     read_config=read,
