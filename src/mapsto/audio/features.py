@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
@@ -10,7 +12,6 @@ from mapsto.audio.band_source import frames_of
 from mapsto.audio.log_mel import RATE
 from mapsto.audio.sound_io import resample
 from mapsto.audio.sound_value import Sound
-import itertools
 
 # Rows and columns of the small spectrogram that is hashed, and the number of its strongest waves.
 HASHED_SIDE, NUM_WAVES = 16, 32
@@ -44,7 +45,8 @@ def strongest_waves(value: Sound) -> NDArray[np.int64]:
     strength = np.abs(waves) * (1 + order[:, None] + order)
     strength[0, 0] = 0
     ranked = np.argsort(-strength.ravel(), kind="stable")[:NUM_WAVES]
-    return 2 * ranked + (waves.ravel()[ranked] > 0)
+    signed: NDArray[np.int64] = 2 * ranked + (waves.ravel()[ranked] > 0)
+    return signed
 
 
 def _parts(count: int, parts: int) -> list[NDArray[np.int64]]:
