@@ -42,7 +42,7 @@ from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.shingles import Hashes, hashes
 from mapsto.task.source import KindDefaults, Learning, Source
-from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture
+from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture, Padded
 
 PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
@@ -58,15 +58,19 @@ MIN_DEVIATION = 0.05
 # Tokens of new models that are hidden together: about 400 ms, so that they cannot be read off their neighbours.
 HIDDEN_SECONDS = 0.4
 
-# The most bands and frames of a token of a published model.
-MAX_BANDS, MAX_TOKEN_FRAMES = 512, 64
+# The most bands and frames of a token of a published model, and tokens of silence.
+MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
+
+# Tokens of silence that are kept behind sounds for a decoder.
+SILENCE = 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Padded):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
     window: number of tokens that a published model reads at once, such as 30 seconds; None for any number.
+    silence: number of tokens of silence behind each sound, up to the end of the window.
     masked: whether hidden tokens have a learnt vector.
     """
 
@@ -93,8 +97,9 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
         std: Sequence[float],
         window: int | None = None,
         masked: bool = True,
+        silence: int = 0,
     ) -> None:
-        self.frames, self.window, self.masked = frames, window, masked
+        self.frames, self.window, self.masked, self.silence = frames, window, masked, silence
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
 
     def __str__(self) -> str:
@@ -156,7 +161,10 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
             numbers = np.array([mean, std], np.float64)
             if numbers.shape != (2, shape[1]) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
                 raise ValueError(f"mean and std are {shape[1]} finite numbers each, std above 0")
-            return cls(frames, mean, std, window, "mask_token" in weights)
+            silence = processor.get("silence_tokens", window or 0)
+            if not (isinstance(silence, int) and 0 <= silence <= MAX_SILENCE):
+                raise ValueError(f"silence_tokens is a whole number up to {MAX_SILENCE}, not {silence!r}")
+            return cls(frames, mean, std, window, "mask_token" in weights, silence)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR_FILE}: {error}") from error
 
@@ -176,12 +184,24 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
             num_frames = self.window * self.frames
             processor |= {"chunk_length": -(-num_frames // FRAMES_PER_SECOND), "n_samples": num_frames * HOP}
             processor |= {"nb_max_frames": num_frames, "padding_side": "right", "padding_value": 0.0}
+            processor["silence_tokens"] = self.silence
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         return {"num_mel_bins": len(self.mean)}
 
     samples = staticmethod(sound_value.sample_sounds)
     fits = staticmethod(sound_value.fits_sounds)
     read = staticmethod(sound_value.read_sound)
+
+    def with_padding(self, generates: bool) -> SoundSource:
+        """Return a source that reads sounds without the silence to which published models pad them.
+
+        generates: whether answers are generated. Decoders find the end of a sound by the silence behind it, so 1.3 seconds of it
+        are kept (64 tokens, as FUTO's acft does), to which a fit adapts the decoder.
+        """
+        if self.window is None:
+            return self
+        silence = min(SILENCE, self.silence) if generates else 0
+        return SoundSource(self.frames, self.mean, self.std, self.window, self.masked, silence)
 
     @staticmethod
     def key(value: Sound) -> str:
@@ -204,6 +224,9 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
         """Return the piece of one sound. aligned: whether it tells the seconds of each token."""
         samples = value.decode(RATE)
         count = max(1, -(-len(samples) // (HOP * self.frames)))
+        if self.window is not None and count % self.window:
+            # Silence that follows the last samples, up to the end of the window.
+            count += min(self.silence, self.window - count % self.window)
         frames = log_mel(samples, count * self.frames + FRAMES_AFTER, len(self.mean))
         tokens = self._tokens(np.pad(frames, ((FRAMES_BEFORE, 0), (0, 0))))
         tokens[:: self.window or count, FIRST_ENTRY] = 1
@@ -213,7 +236,7 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
         alignment = units = None
         if aligned:
             edges = np.arange(count + 1) * self.token_seconds
-            ends = np.minimum(edges[1:], max(value.info.seconds, edges[-2] + 1 / RATE))
+            ends = np.maximum(edges[:-1] + 1 / RATE, np.minimum(edges[1:], value.info.seconds))
             alignment = Alignment(np.stack([edges[:-1], ends], axis=-1)[:, None], np.array([[0, value.info.seconds]]))
             units = np.arange(count)
         return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)
@@ -332,7 +355,7 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of this source's settings. Equal hashes mean equal encodings of a sound."""
-        settings = [self.frames, self.mean, self.std, self.window, self.masked]
+        settings = [self.frames, self.mean, self.std, self.window, self.masked, self.silence]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
