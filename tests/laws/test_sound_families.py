@@ -19,7 +19,9 @@ import mapsto
 from mapsto.audio.log_mel import RATE, band_filters, log_mel
 from mapsto.audio.sound_io import resample
 from mapsto.audio.sound_value import Sound
-from mapsto.errors import CheckpointError
+from mapsto.data.table import read_table
+from mapsto.errors import CheckpointError, DataError
+from mapsto.inference.predictor import Predictor
 from mapsto.pretrained import huggingface, model_folder
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import make_batches
@@ -120,27 +122,51 @@ def test_a_saved_encoder_opens_in_transformers(tmp_path: Path) -> None:
     samples = [np.pad(part, (0, RATE - len(part))) for part in sounds()]
     with torch.no_grad():
         expected = again.encoder(extract(WhisperFeatureExtractor.from_pretrained(tmp_path / "run"), sounds()))
-        states = encode(fitted.mapping, samples)
+        # A mapping from a folder computes in fp32, on any machine.
+        states = encode(mapsto.load(tmp_path / "run").mapping, samples)
     assert torch.allclose(torch.stack(states), expected.last_hidden_state, atol=1e-4, rtol=1e-3)
     assert not torch.equal(again.encoder.conv1.weight, reference.model.encoder.conv1.weight)
     answers = [answer["label"] for answer in mapsto.load(tmp_path / "run").predict(rows)]
     assert answers == [answer["label"] for answer in fitted.predict(rows)]
 
 
-def test_sounds_longer_than_the_window_are_read_in_parts(tmp_path: Path) -> None:
+def test_a_long_sound_is_cut_in_a_pause_and_each_window_is_read_as_a_sound_of_its_own(tmp_path: Path) -> None:
     make(tmp_path)
-    mapping = model_folder.load_mapping(tmp_path)
-    source = mapping.sources["sound"]
-    long = np.concatenate([np.pad(sounds()[3], (0, 200)), sounds()[0]])
-    (piece,) = source.encode([Sound.from_samples(long, RATE)], 0)
-    parts = source.windows(piece, 50)
-    states = encode(mapping, [np.pad(sounds()[3], (0, 200)), sounds()[0]])
-    for part, expected in zip(parts, states, strict=True):
-        (batch,) = make_batches([Example((part,))], 512)
-        hidden = mapping.hidden(batch).flatten(0, 1)[: len(part)]
-        # The first frames of the second part see the end of the first one, as the whole sound has it.
-        assert torch.allclose(hidden[3:].mean(0), expected[3:].mean(0), atol=0.1)
-    assert [len(part) for part in parts] == [50, len(piece) - 50]
+    source = model_folder.load_mapping(tmp_path).sources["sound"]
+    tone = np.sin(np.arange(RATE) * 0.3).astype(np.float32)
+    # 0.72 seconds of sound, a pause of 0.2 seconds, and 0.5 seconds of sound.
+    long = np.concatenate([tone[: int(0.72 * RATE)], np.zeros(RATE // 5, np.float32), tone[: RATE // 2]])
+    (piece,) = source.encode([Sound.from_samples(long, RATE)], 0, aligned=True)
+    windows = source.windows(piece, 50)
+    assert sum(map(len, windows)) == len(piece) == 71
+    cut = len(windows[0])
+    assert 0.72 < cut * 0.02 < 0.92
+    samples = [long[: cut * 320], long[cut * 320 :]]
+    expected = source.encode([Sound.from_samples(part, RATE) for part in samples], 0, aligned=True)
+    for window, part, begin in zip(windows, expected, (0, cut * 0.02), strict=True):
+        # A token before the first one, and behind the last one, is not looked at, or is silent.
+        assert np.allclose(window.tokens[1:, 2:], part.tokens[1:, 2:], atol=0.02)
+        assert np.array_equal(window.tokens[:, :2], part.tokens[:, :2])
+        assert np.array_equal(window.positions, part.positions)
+        assert window.alignment is not None and part.alignment is not None
+        assert np.allclose(window.alignment.regions, part.alignment.regions + begin, atol=1e-6)
+
+
+def test_long_sounds_get_labels_by_their_first_window_or_by_all(tmp_path: Path) -> None:
+    make(tmp_path / "start")
+    rows = [{"sound": (np.tile(make_sound(n, n % 2 == 0), 4), 8000), "label": "ab"[n % 2]} for n in range(16)]
+    seconds = len(rows[0]["sound"][0]) / 8000
+    assert seconds > 1
+    fitted = mapsto.fit(
+        "sound -> label", rows, tmp_path / "run", start=tmp_path / "start", steps=2, method="full", device="cpu"
+    )
+    table = read_table(rows)
+    cut, windowed = (Predictor(fitted.mapping, "cpu", "fp32", long) for long in ("cut", "window"))
+    shares = [[answer["probability"] for answer in predictor.answer(table)] for predictor in (cut, windowed)]
+    assert cut.cut_rows == 16 and windowed.cut_rows == 0
+    assert shares[0] != shares[1]
+    with pytest.raises(DataError, match="16 rows are longer than 50 tokens"):
+        list(Predictor(fitted.mapping, "cpu", "fp32", "error").answer(table))
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,8 @@ def log_mel(samples: NDArray[np.float32], num_frames: int, num_bands: int = NUM_
     log_energy = energy.clamp(min=SMALLEST).log10()
     scaled = (torch.maximum(log_energy, log_energy.max() - FLOOR) + OFFSET) / OFFSET
     return scaled.T.contiguous().numpy()
+
+
+def silence_beside(frames: Frames) -> float:
+    """Return the value of silence in a sound with these frames, whose loudest band sets the floor."""
+    return max(float(frames.max()) - FLOOR / OFFSET, SILENCE)

@@ -124,12 +124,13 @@ def encode_to_answer(
 ) -> EncodedRows:
     """Encode rows as pieces for a model with these targets, and cut, split or refuse those above `max_tokens` tokens.
 
-    long: as for `encode_rows`, or "auto": windows if a target's answer is composed of those of windows, else "cut".
+    long: as for `encode_rows`, or "auto": windows if a target's answer is composed or joined of those of windows, else "cut".
     aligned: whether pieces are aligned even if no target needs it.
     """
     composed = next((target for target in targets if isinstance(target, Composed)), None)
     windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
-    long = ("cut" if windowed is None else "window") if long == "auto" else long
+    is_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
+    long = ("cut" if windowed is None and not is_joined else "window") if long == "auto" else long
     max_tokens -= _room_for_answers(targets, max_tokens)
     return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed)
 
@@ -192,8 +193,7 @@ def encode_rows(
     require_room(rows.arrow, max_tokens)
     ports = rows.arrow.sources
     if all(sources[port.kind].max_tokens is not None for port in ports):
-        pieces = LazyPieces(rows, sources, aligned)
-        return EncodedRows(pieces, np.arange(len(rows)), np.zeros(0, np.int64), 0, 0)
+        return _encode_lazily(rows, sources, max_tokens, long, aligned)
     columns = [
         _encode_column(sources[port.kind], values, number, aligned, rows.arrow)
         for number, (port, values) in enumerate(zip(ports, rows.sources, strict=True))
@@ -219,13 +219,43 @@ def encode_rows(
                 num_cut += size - max_tokens
         examples.extend(parts)
         row_indices.extend([index] * len(parts))
+    _require_short(long_rows, max_tokens, long)
+    return EncodedRows(
+        examples, np.asarray(row_indices, np.int64), np.asarray(long_rows, np.int64), num_cut, num_tokens
+    )
+
+
+def _encode_lazily(rows: Rows, sources: Mapping[str, Source], max_tokens: int, long: str, aligned: bool) -> EncodedRows:
+    """Encode rows of kinds whose values have a limited number of tokens, each when it is read, as `encode_rows` does.
+
+    Only values above the limit, such as long sounds, are encoded now: they are split into windows or cut.
+    """
+    lazy = LazyPieces(rows, sources, aligned)
+    columns = [(sources[port.kind], values) for port, values in zip(rows.arrow.sources, rows.sources, strict=True)]
+    long_rows = [
+        row for row in range(len(rows)) if not all(source.fits_window(values[row]) for source, values in columns)
+    ]
+    _require_short(long_rows, max_tokens, long)
+    parts: dict[int, list[tuple[Piece, ...]]] = {}
+    num_cut = 0
+    for row in long_rows:
+        pieces = lazy.encode(row)
+        if long == "window" and len(pieces) == 1:
+            parts[row] = [(window,) for window in columns[0][0].windows(pieces[0], max_tokens)]
+        else:
+            parts[row] = [_cut(pieces, sources, max_tokens)]
+            num_cut += sum(map(len, pieces)) - sum(map(len, parts[row][0]))
+    row_indices = np.repeat(np.arange(len(rows)), [len(parts.get(row, [()])) for row in range(len(rows))])
+    pieces_of_rows: Sequence[tuple[Piece, ...]] = lazy if not parts else WindowedPieces(lazy, parts)
+    return EncodedRows(pieces_of_rows, row_indices, np.array(long_rows, np.int64), num_cut, 0)
+
+
+def _require_short(long_rows: Sequence[int], max_tokens: int, long: str) -> None:
+    """Raise DataError if there are rows above the limit and `--long error` forbids them."""
     if long_rows and long == "error":
         raise DataError(
             f"{len(long_rows)} rows are longer than {max_tokens} tokens (use --long cut or --long window to go on)"
         )
-    return EncodedRows(
-        examples, np.asarray(row_indices, np.int64), np.asarray(long_rows, np.int64), num_cut, num_tokens
-    )
 
 
 def _encode_column(source: Source, values: Sequence[Any], place: int, aligned: bool, arrow: Arrow) -> list[Piece]:
@@ -288,16 +318,39 @@ class LazyPieces(Sequence[tuple[Piece, ...]]):
             raise IndexError(row)
         if (cached := self.cache.get(row)) is not None:
             return cached
-        pieces = tuple(
-            source.encode([values[row]], number, self.aligned)[0]
-            for number, (source, values) in enumerate(self.columns)
-        )
+        pieces = self.encode(row)
         size = sum(piece.nbytes for piece in pieces)
         # When the cache is full, later pieces are encoded again at each reading.
         if size <= self.room:
             self.room -= size
             self.cache[row] = pieces
         return pieces
+
+    def encode(self, row: int) -> tuple[Piece, ...]:
+        """Return the pieces of a row, which are not kept."""
+        return tuple(
+            source.encode([values[row]], number, self.aligned)[0]
+            for number, (source, values) in enumerate(self.columns)
+        )
+
+
+class WindowedPieces(Sequence[tuple[Piece, ...]]):
+    """The pieces of rows of which some are split into windows, each of which is an example.
+
+    lazy: the pieces of rows. parts: those of the windows of rows that are split or cut, by row.
+    """
+
+    def __init__(self, lazy: LazyPieces, parts: Mapping[int, list[tuple[Piece, ...]]]) -> None:
+        self.lazy, self.parts = lazy, parts
+        # For each example its row, and its window in it.
+        self.places = [(row, number) for row in range(len(lazy)) for number in range(len(parts.get(row, [()])))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, example: Any) -> Any:
+        row, number = self.places[example]
+        return self.parts[row][number] if row in self.parts else self.lazy[row]
 
 
 def _overlapping_windows(

@@ -130,6 +130,10 @@ def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | 
         return None
     if missing := {port.kind for port in arrow.sources} - set(start.sources):
         raise UsageError(f"the start reads {', '.join(start.sources)}, it cannot read {', '.join(missing)}")
+    if unwritten := set(kinds.embedded(arrow)) - set(start.sources):
+        raise UsageError(
+            f"the start writes no {', '.join(unwritten)}; begin with one that does, such as Whisper for speech"
+        )
     return {kind: source for kind, source in start.sources.items() if kind in kinds.embedded(arrow)}
 
 

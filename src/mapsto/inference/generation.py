@@ -19,6 +19,7 @@ from torch import Tensor
 from mapsto.errors import UsageError
 from mapsto.inference.constraints import Constraint
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
+from mapsto.inference.joined_answers import JoinedAnswers, RowAnswers
 from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search, SearchRules
 from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers
 from mapsto.model.mapping import Mapping
@@ -27,6 +28,7 @@ from mapsto.sequence.packing import collate, make_batches
 from mapsto.sequence.piece import Piece
 from mapsto.task.generation import Decoding, Generated, GeneratedAnswer
 from mapsto.task.generation_rules import GenerationRules
+from mapsto.task.source_capabilities import Spoken
 
 # How many answers are generated at the same time: more use the weights once for more tokens, and take more memory.
 ANSWERS_AT_ONCE = 128
@@ -35,6 +37,8 @@ ANSWERS_AT_ONCE = 128
 REFILL_SHARE = 0.75
 # Prompts that share at least so many of their first tokens, such as an instruction, have these read once for all.
 MIN_SHARED_TOKENS = 16
+# Number of tokens of a sequence that a transcript does not repeat when it is generated again because it ran in a loop.
+LOOP_NGRAM = 3
 
 
 def generate_answers(
@@ -52,14 +56,52 @@ def generate_answers(
     decoding: how tokens are chosen; by default greedily. With samples there are several answers to an example.
     report: called with the number of examples whose answers are complete.
     constraint: the answers that are allowed, from `make_constraint`; None for all.
+
+    Several examples of a row are its windows, whose answers are joined. In a transcript (`Generated.joins_windows`) silence has
+    no words, and an answer that runs in a loop is generated again, without the same words in the same order twice.
     """
     target = mapping.targets[port]
     assert isinstance(target, Generated)
-    generator = _Generator(mapping, port, decoding or Decoding(), device, constraint)
+    decoding = decoding or Decoding()
+    generator = _Generator(mapping, port, decoding, device, constraint)
+    joined = JoinedAnswers()
+    numbered = joined.number(examples)
+    if target.joins_windows:
+        numbered = _answer_silence(mapping, joined, numbered, max(1, decoding.samples))
+    loops: dict[int, Example] = {}
     with torch.inference_mode():
-        for completed in generator.run(examples):
-            report(len(completed))
-            yield from completed
+        for completed in generator.run(numbered):
+            for number, answers in completed:
+                if answers[0].is_loop:
+                    loops[number] = replace(joined.examples[number], row=number)
+                else:
+                    joined.add(number, answers)
+            yield from _report_rows(joined, report)
+        again = _Generator(mapping, port, decoding, device, constraint, LOOP_NGRAM)
+        for completed in again.run(loops.values()) if loops else ():
+            for number, answers in completed:
+                joined.add(number, answers)
+        # Also rows of which nothing was generated, since they are silent.
+        yield from _report_rows(joined, report)
+
+
+def _report_rows(joined: JoinedAnswers, report: Report) -> Iterator[RowAnswers]:
+    """Yield the rows that are complete. report: called with the number of their examples."""
+    for row_answers, num_examples in joined.completed():
+        report(num_examples)
+        yield row_answers
+
+
+def _answer_silence(
+    mapping: Mapping, joined: JoinedAnswers, examples: Iterable[Example], count: int
+) -> Iterator[Example]:
+    """Yield the examples that are not silent, and give `count` empty answers to the others."""
+    for example in examples:
+        spoken = [(mapping.sources[piece.kind], piece) for piece in example.pieces]
+        if all(isinstance(source, Spoken) and source.is_silent(piece) for source, piece in spoken):
+            joined.add(example.row, [GeneratedAnswer((), 0.0, True)] * count)
+        else:
+            yield example
 
 
 def generate_rows(
@@ -107,14 +149,24 @@ class _Generator:
     """The answers that are being generated at the same time, each with its cache."""
 
     def __init__(
-        self, mapping: Mapping, port: int, decoding: Decoding, device: torch.device, constraint: Constraint | None
+        self,
+        mapping: Mapping,
+        port: int,
+        decoding: Decoding,
+        device: torch.device,
+        constraint: Constraint | None,
+        unrepeated: int = 0,
     ) -> None:
+        """unrepeated: number of tokens of a sequence that no answer repeats; 0 for the model's own rule."""
         target = mapping.targets[port]
         assert isinstance(target, Generated)
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
         # A list of answers or a schema says all about the tokens of an answer.
         self.rules = target.rules if constraint is None else GenerationRules()
-        rules = SearchRules(self.rules, target.ends, target.num_forced)
+        if unrepeated:
+            self.rules = replace(self.rules, no_repeat_ngram_size=unrepeated)
+        stops_loops = target.joins_windows and not unrepeated
+        rules = SearchRules(self.rules, target.ends, target.num_forced, stops_loops)
         self.search = make_search(decoding, target.ends, constraint, rules)
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
@@ -181,7 +233,8 @@ class _Generator:
         states = hidden.flatten(0, 1)[questions.at]
         # An answer takes the places that the sources leave free.
         room = self.mapping.config.answer_stack.max_tokens - cache.lengths
-        limits = room.clamp(max=max(1, self.longest - self.target.num_forced)).tolist()
+        longest = self.longest - self.target.num_forced + len(self.rules.beginning)
+        limits = room.clamp(max=max(1, longest)).tolist()
         if min(limits) < 1:
             raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
         self.search.admit(batch.rows.tolist(), limits, self._contexts(batch) if self.rules.changes_logits else None)

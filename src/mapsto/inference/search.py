@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from mapsto.task.generation_rules import GenerationRules
 
 # Separates the random numbers of the samples of a row; no answer has so many tokens.
 MOST_STEPS = 2**20
+
+# An answer whose last tokens, so many at least, are the same few, at least four times, is a loop, such as "ha, ha, ha, …".
+LOOP_LENGTH, MIN_REPEATS = 24, 4
 
 # The answers of complete examples, by the index of the example.
 Answers = dict[int, list[GeneratedAnswer]]
@@ -51,12 +54,13 @@ class SearchRules:
     """The rules of a model's generation_config.json in a search.
 
     rules: the rules. ends: the tokens that end an answer. num_forced: number of forced tokens that begin every answer and
-    count as tokens of it.
+    count as tokens of it. stops_loops: whether an answer ends that repeats its last tokens again and again.
     """
 
     rules: GenerationRules = GenerationRules()
     ends: tuple[int, ...] = ()
     num_forced: int = 0
+    stops_loops: bool = False
 
     def apply(
         self, scores: Tensor, context: Sequence[int], source: Sequence[int], answer: Sequence[int], is_last: bool
@@ -97,6 +101,17 @@ class _Draft:
 
     def finish(self, is_ended: bool) -> GeneratedAnswer:
         return GeneratedAnswer(tuple(self.tokens), self.log_probability, is_ended)
+
+    @property
+    def is_loop(self) -> bool:
+        """Return whether the last LOOP_LENGTH tokens or more repeat the same few tokens."""
+        tokens = self.tokens
+        for size in range(1, LOOP_LENGTH // MIN_REPEATS + 1):
+            # The last token alone rules most sizes out.
+            is_candidate = len(tokens) >= LOOP_LENGTH + size and tokens[-1] == tokens[-1 - size]
+            if is_candidate and tokens[-LOOP_LENGTH:] == tokens[-LOOP_LENGTH - size : -size]:
+                return True
+        return False
 
 
 class Search(ABC):
@@ -230,6 +245,8 @@ class Greedy(Search):
                 draft.tokens.append(token)
             if token in self.ends or len(draft.tokens) >= self.limits[example]:
                 answers[example] = [draft.finish(token in self.ends and not is_cut)]
+            elif self.rules.stops_loops and draft.is_loop:
+                answers[example] = [replace(draft.finish(False), is_loop=True)]
         return tokens, None, answers
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -33,8 +34,9 @@ from mapsto.audio.frame_embedding import (
     FrameEmbedder,
 )
 from mapsto.audio.hidden_frames import HiddenFrames
-from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel, silence_beside
 from mapsto.audio.sound_value import Sound
+from mapsto.audio.windows import choose_cuts
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden
@@ -42,7 +44,15 @@ from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.shingles import Hashes, hashes
 from mapsto.task.source import KindDefaults, Learning, Source
-from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture, Padded
+from mapsto.task.source_capabilities import (
+    Augmentable,
+    Describable,
+    Explainable,
+    LinearFeatures,
+    Mixture,
+    Padded,
+    Spoken,
+)
 
 PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
@@ -61,11 +71,14 @@ HIDDEN_SECONDS = 0.4
 # The most bands and frames of a token of a published model, and tokens of silence.
 MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
 
+# The loudness of frames below which a sound is silent: that of a sine 72 dB below full scale.
+SILENT = -0.25
+
 # Tokens of silence that are kept behind sounds for a decoder.
 SILENCE = 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Padded):
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Padded, Spoken):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
@@ -114,6 +127,10 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Pad
     def max_tokens(self) -> int | None:
         """Return the number of tokens that a published model reads at once; None if there is no limit."""
         return self.window
+
+    def fits_window(self, value: Sound) -> bool:
+        """Return whether a published model reads a sound at once."""
+        return self.window is not None and value.info.seconds <= self.window * self.token_seconds
 
     @property
     def _config(self) -> FrameConfig:
@@ -273,9 +290,48 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Pad
         return piece.select(np.arange(length))
 
     def windows(self, piece: Piece, length: int, overlap: float = 0.0) -> list[Piece]:
-        """Return the tokens of a piece as consecutive pieces of at most `length` tokens, each with positions from 0 on."""
-        windows = super().windows(piece, length, overlap)
-        return [replace(window, positions=window.positions - window.positions[0]) for window in windows]
+        """Return the tokens of a piece as consecutive pieces of at most `length` tokens, each with positions from 0 on.
+
+        A sound is cut where it is quietest in the second half of a window, between words if there is a pause. A published model
+        sees each window as a sound of its own.
+        """
+        assert not overlap, "only windows of text overlap"
+        edges = choose_cuts(self._loudness(piece), length)
+        windows = [piece.select(np.arange(begin, end)) for begin, end in pairwise(edges)]
+        return [self._as_whole(replace(part, positions=part.positions - part.positions[0])) for part in windows]
+
+    def _loudness(self, piece: Piece) -> NDArray[np.float32]:
+        """Return the loudness of each token, (t,), on the scale of frames: the loudest band of its own frames."""
+        frames = piece.tokens[:, HEADER:].reshape(len(piece), -1, len(self.mean))
+        loudness: NDArray[np.float32] = frames[:, FRAMES_BEFORE : FRAMES_BEFORE + self.frames].max((1, 2))
+        return loudness
+
+    def _as_whole(self, piece: Piece) -> Piece:
+        """Return the window of a sound as a published model reads it: with silence behind it, and nothing before it."""
+        if self.window is None:
+            return piece
+        b, count = len(self.mean), len(piece)
+        frames = self._frames(piece)
+        padding = min(self.silence, self.window - count)
+        floor = silence_beside(frames)
+        silent = np.full((padding * self.frames, b), floor, np.float32)
+        tokens = self._tokens(np.concatenate([frames, silent]))
+        tokens[0, FIRST_ENTRY] = 1
+        count += padding
+        if count == self.window:
+            tokens[-1, -FRAMES_AFTER * b :] = 0
+        alignment = units = None
+        if piece.alignment is not None and piece.units is not None:
+            last = piece.alignment.regions[-1, 0, 1]
+            ends = last + np.arange(1, padding + 1) * self.token_seconds
+            regions = np.stack([ends - self.token_seconds, ends], axis=-1)[:, None]
+            alignment = replace(piece.alignment, regions=np.concatenate([piece.alignment.regions, regions]))
+            units = np.concatenate([piece.units, piece.units[-1] + np.arange(1, padding + 1)])
+        return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)
+
+    def is_silent(self, piece: Piece) -> bool:
+        """Return whether a piece holds no sound that could be speech: nothing as loud as a sine of -72 dB."""
+        return bool(self._loudness(piece).max() < SILENT)
 
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float

@@ -143,8 +143,8 @@ def open_folder(folder: Path) -> PretrainedModel:
         source_class = linear_class
     source = _open_source(folder, config, source_class, tensors)
     vocabularies = _open_vocabularies(folder, source.kind, tensors, notes)
-    if config.answer_decoder is not None and family.answer_kind not in (None, *vocabularies):
-        config = replace(config, answer_decoder=None, answer_start=None)
+    if family.answer_kind not in (None, *vocabularies):
+        config, restores = replace(config, answer_decoder=None, answer_start=None), False
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
     sources = {source.kind: source, **vocabularies}
@@ -336,9 +336,7 @@ def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: 
     return source
 
 
-def _open_vocabularies(
-    folder: Path, read: str, tensors: dict[str, Tensor], notes: list[str]
-) -> dict[str, Source]:
+def _open_vocabularies(folder: Path, read: str, tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Source]:
     """Return {kind: source} of the kinds that a model only writes, those with embeddings of tokens that it does not read.
 
     Without the files of a vocabulary the decoder is removed from `tensors`, and `notes` gets a message about this.

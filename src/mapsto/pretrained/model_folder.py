@@ -233,9 +233,7 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
     return arrow, [_make_target(kind, state) for kind, state in zip(kinds.answering(arrow), states, strict=True)]
 
 
-def _without_padding(
-    pretrained: huggingface.PretrainedModel, targets: Sequence[Target]
-) -> huggingface.PretrainedModel:
+def _without_padding(pretrained: huggingface.PretrainedModel, targets: Sequence[Target]) -> huggingface.PretrainedModel:
     """Return a published model that pads values only if it generates answers, since its decoder has seen no other values."""
     if any(isinstance(target, Generated) for target in targets):
         return pretrained

@@ -81,11 +81,13 @@ class GeneratedAnswer:
     tokens: its token ids, without the tokens that begin it and without the end token.
     log_probability: logarithm of its probability, the sum over its tokens and the end token, in nats.
     is_ended: whether the end token ended it; False if it reached the maximum number of tokens.
+    is_loop: whether it was stopped because it repeated its last tokens again and again.
     """
 
     tokens: tuple[int, ...]
     log_probability: float
     is_ended: bool
+    is_loop: bool = False
 
 
 class Prompted(Source):
@@ -121,6 +123,8 @@ class Generated(Target):
     rules: GenerationRules = GenerationRules()
     # Whether answers lie behind their sources and take tokens of the same example; False for an encoder–decoder.
     shares_room: bool = True
+    # Whether the answer to a long value is joined of those to its windows, as a transcript is. Loops in it are faults.
+    joins_windows: bool = False
     # Label smoothing (Szegedy et al. 2016): share of each label spread over the vocabulary. A training option, never saved.
     label_smoothing: float = 0.0
 

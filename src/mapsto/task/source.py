@@ -128,8 +128,12 @@ class Source(Kind):
 
     @property
     def max_tokens(self) -> int | None:
-        """Return the largest number of tokens of a value, special tokens included; None if there is no limit (text)."""
+        """Return the largest number of tokens that a model reads at once, special tokens included; None for no limit (text)."""
         return None
+
+    def fits_window(self, value: Any) -> bool:
+        """Return whether a value has at most `max_tokens` tokens, which is so for all values of most kinds with such a limit."""
+        return self.max_tokens is not None
 
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:

@@ -174,6 +174,14 @@ class Padded(Kind):
         """
 
 
+class Spoken(Kind):
+    """A source of sounds: a text that answers it may be what is said, which word and character error rates score."""
+
+    @abstractmethod
+    def is_silent(self, piece: Piece) -> bool:
+        """Return whether a piece holds nothing that could be speech, so that nothing is said in it."""
+
+
 class Explainable(Kind):
     """A source whose tokens can be named, removed and highlighted, to attribute an answer to single tokens."""
 

@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.errors import DataError, shorten
-from mapsto.metrics import generated_text, intervals
+from mapsto.metrics import generated_text, intervals, word_errors
 from mapsto.metrics.intervals import Score
 from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
 from mapsto.task.generation import Generated, GeneratedAnswer
-from mapsto.task.generation_rules import read_rules
+from mapsto.task.generation_rules import NO_TIMES, read_rules
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
+from mapsto.task.source_capabilities import Spoken
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable, Comparable, Confident, Paired
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
@@ -43,6 +44,13 @@ LIMIT = "limit"
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
 # That of a published model whose folder states none.
 PUBLISHED_LIMIT = 256
+
+# The error rates of answers to sounds: their names, and how a text is split into what is compared.
+ERROR_RATES = {
+    "wer": word_errors.split_words,
+    "wer_normalised": word_errors.split_normalised_words,
+    "cer": word_errors.split_characters,
+}
 
 # Answers that are compared with what the vocabulary makes of them.
 NUM_CHECKED = 1000
@@ -113,7 +121,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     readout = Continued()
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
     primary_metric = "sentence_chrf"
-    unbounded_metrics = ("bleu", "chrf")
+    unbounded_metrics = ("bleu", "chrf", *ERROR_RATES)
     score_unit = "log-probability"
     find_faults = staticmethod(faults.find_faults)
 
@@ -130,10 +138,13 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         self.longest = longest
         # The target of a baseline has no vocabulary, and only scores texts.
         self.is_bound = False
+        # Whether a source is a sound, which the answer may transcribe.
+        self.is_spoken = False
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
+        self.is_spoken = self.joins_windows = any(isinstance(source, Spoken) for source in sources.values())
         self.rules = read_rules(self.source.generation, self.source.vocabulary)
         tokenizer, (opening, ends, banned) = self.source.tokenizer, self.settings
         turn_end = self.source.turn_end
@@ -156,8 +167,8 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         ends = [ends] if isinstance(ends, int) else ends
         limit = settings.get("max_new_tokens")
         if answer_start is not None and limit is None and isinstance(settings.get("max_length"), int):
-            # This one counts the token that begins an answer.
-            limit = settings["max_length"] - 1
+            # This one counts the token that begins an answer, but for recognizers of speech (Whisper).
+            limit = settings["max_length"] - (NO_TIMES not in settings)
         longest = limit if isinstance(limit, int) and limit > 0 else PUBLISHED_LIMIT
         # An encoder–decoder is told the tokens that begin its answers by `begin_with`.
         return cls(opening=[] if answer_start is None else None, ends=ends or None, banned=[], longest=longest)
@@ -292,7 +303,8 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def describe_metrics(self, answers: Sequence[str]) -> str:
         """Return the settings of BLEU and chrF for these true answers, as sacrebleu writes them."""
         tokenizer = choose_bleu_tokenizer(answers)
-        return f"BLEU {generated_text.bleu_signature(tokenizer)}; chrF2 {generated_text.CHRF_SIGNATURE} (as sacrebleu)"
+        rates = "wer, cer as jiwer; wer_normalised ignores case and punctuation; " if self.is_spoken else ""
+        return f"{rates}BLEU {generated_text.bleu_signature(tokenizer)}; chrF2 {generated_text.CHRF_SIGNATURE} (as sacrebleu)"
 
     def source_metrics(self, output: Tensor, answers: Sequence[str], sources: Sequence[str]) -> dict[str, Metric]:
         """Return the shares of numbers, names and word n-grams of the answers that their sources do not hold, by name.
@@ -300,6 +312,8 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         What most true answers add too, such as all n-grams of a translation, is left out.
         output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
         """
+        if self.is_spoken:
+            return {}
         rows = self._unsupported(output, sources)
         counts = unsupported_counts(rows)
         return {f"unsupported_{kind}": (share, *counts[kind]) for kind in _supported_kinds(answers, sources)}
@@ -312,6 +326,8 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         What most true answers add too, such as the nouns of a German translation, is left out.
         output: (n, …), from `pack`. sources: the values that the model read in each row, as text.
         """
+        if self.is_spoken:
+            return [()] * len(sources)
         kinds = [kind for kind in ("numbers", "names") if kind in _supported_kinds(answers, sources)]
         rows = self._unsupported(output, sources)
         return [tuple(part for kind in kinds for part in getattr(row, kind)) for row in rows]
@@ -357,6 +373,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
         """Return mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L, exact matches (0 to 1).
 
+        Answers to sounds have word and character error rates too, which come first.
         output: (n, …), from `pack`.
         """
         texts = self._texts(output)
@@ -364,7 +381,11 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         tokenize = BLEU_TOKENIZERS[choose_bleu_tokenizer(answers)]
         words = [list(map(tokenize_words, column)) for column in (texts, answers)]
         bleu_counts = generated_text.bleu_statistics(list(map(tokenize, texts)), list(map(tokenize, answers)))
-        return {
+        rates = {
+            name: (word_errors.error_rate, word_errors.error_counts(texts, answers, split))
+            for name, split in (ERROR_RATES.items() if self.is_spoken else ())
+        }
+        return rates | {
             self.primary_metric: (intervals.mean_score, generated_text.chrf_of_rows(chrf_counts) / 100),
             "bleu": (generated_text.bleu, bleu_counts),
             "chrf": (generated_text.chrf, chrf_counts),

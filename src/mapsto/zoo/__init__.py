@@ -114,10 +114,9 @@ class Family:
     step_counter: tuple[str, str] | None = None
     # Class of `transformers` for the encoder of an encoder–decoder alone.
     encoder_architecture: str | None = None
-    # For a family with a decoder that restores hidden tokens: name of the family of the same model without decoder, possibly the same family. A decoder whose
-    # shape the family cannot express is saved under our names.
+    # For a family with a decoder of hidden tokens: name of the family of the same model without decoder, possibly the same
+    # family. A decoder whose shape the family cannot express is saved under our names.
     without_decoder: str | None = None
-
 
     @property
     def has_answer_decoder(self) -> bool:
