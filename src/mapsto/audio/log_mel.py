@@ -78,4 +78,4 @@ def log_mel(samples: NDArray[np.float32], num_frames: int, num_bands: int = NUM_
 
 def silence_beside(frames: Frames) -> float:
     """Return the value of silence in a sound with these frames, whose loudest band sets the floor."""
-    return max(float(frames.max()) - FLOOR / OFFSET, SILENCE)
+    return max(float(frames.max()) - FLOOR / OFFSET, float(SILENCE))
