@@ -293,6 +293,16 @@ class DataOptions(OptionGroup):
     fold_labels: bool = _option(
         False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
     )
+    language: str | None = _option(
+        None,
+        "Starts that recognize speech in several languages: the language that is spoken, such as cs; by default the one "
+        "that the start hears in a few of the rows.",
+    )
+    task: str | None = _option(
+        None,
+        "Starts that recognize speech in several languages: transcribe or translate (into English); by default the one "
+        "that the texts of the rows are likelier for.",
+    )
     encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
     delimiter: str | None = _option(None, "The character between the cells of csv files, such as ';', or tab.")
 
@@ -496,6 +506,8 @@ class OptionFields(TypedDict, total=False):
     augment: str
     hold_out: float | None
     fold_labels: bool
+    language: str | None
+    task: str | None
     encoding: str | None
     delimiter: str | None
     objective: ObjectiveName

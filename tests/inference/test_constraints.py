@@ -12,7 +12,7 @@ from generators import TEXTS, examples_of, make_model
 
 from mapsto.data.table import read_table
 from mapsto.errors import UsageError
-from mapsto.inference.constraints import AnswerTrie, make_constraint
+from mapsto.inference.decoding.constraints import AnswerTrie, make_constraint
 from mapsto.inference.generation import generate_answers, stream_text
 from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
@@ -109,7 +109,7 @@ def test_an_answer_does_not_depend_on_which_matchers_are_kept(monkeypatch: pytes
     mapping = make_model("rotary", False, longest=120)
     decoding = Decoding(schema=SCHEMA, beams=3)
     kept = constrained(mapping, decoding)
-    monkeypatch.setattr("mapsto.inference.constraints.MATCHERS", 2)
+    monkeypatch.setattr("mapsto.inference.decoding.constraints.MATCHERS", 2)
     assert constrained(mapping, decoding) == kept
 
 

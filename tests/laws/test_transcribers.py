@@ -134,3 +134,41 @@ def test_a_folder_without_its_tokenizer_still_gives_labels(tmp_path: Path) -> No
             start=tmp_path / "start",
             steps=1,
         )
+
+
+def test_a_fit_hears_the_language_and_finds_the_task(tmp_path: Path) -> None:
+    make_transcriber(tmp_path / "start", MULTILINGUAL)
+    rows = [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)] * 2
+    fitted = mapsto.fit("sound -> text", rows, tmp_path / "run", start=tmp_path / "start", steps=1, device="cpu")
+    opening = fitted.mapping.targets[0].opening
+    assert opening[0] == START and opening[1] in (ENGLISH, CZECH) and opening[2] in (TRANSLATE, TRANSCRIBE)
+    assert opening[3] == NO_TIMES and len(opening) == 4
+    # The choice is saved, and the language is no part of an answer.
+    loaded = mapsto.load(tmp_path / "run").mapping.targets[0]
+    assert loaded.opening == opening and not loaded.rules.beginning
+    chosen = mapsto.fit(
+        "sound -> text", rows, tmp_path / "chosen", start=tmp_path / "start", steps=1, device="cpu", language="cs",
+        task="translate",
+    )  # fmt: skip
+    assert chosen.mapping.targets[0].opening == (START, CZECH, TRANSLATE, NO_TIMES)
+
+
+def test_languages_and_tasks_that_there_are_not_are_refused_in_words(tmp_path: Path) -> None:
+    make_transcriber(tmp_path, MULTILINGUAL)
+    model = mapsto.load(tmp_path, "cpu", "fp32")
+    rows = [{"sound": (clips()[0], RATE)}]
+    for decoding, message in (
+        (mapsto.Decoding(language="xx"), r"no --language 'xx'.*cs, en"),
+        (mapsto.Decoding(task="sing"), r"no --task 'sing'.*transcribe, translate"),
+    ):
+        with pytest.raises(mapsto.MapstoError, match=message):
+            list(model.predict(rows, decoding=decoding))
+    (czech,) = model.predict(rows, decoding=mapsto.Decoding(language="cs", task="translate"))
+    assert czech["text"]
+
+
+def test_a_language_is_refused_where_none_is_chosen(tmp_path: Path) -> None:
+    make_transcriber(tmp_path / "start", ENGLISH_ONLY)
+    rows = [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)]
+    with pytest.raises(mapsto.MapstoError, match="--language and --task are for"):
+        mapsto.fit("sound -> text", rows, tmp_path / "run", start=tmp_path / "start", steps=1, language="en")

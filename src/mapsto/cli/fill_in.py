@@ -27,6 +27,8 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
     mask: an image file whose pixels that are not black mark what to hide in every value, or a folder with such a file for each
         value; None with `hide`.
     """
+    if hide is not None and mask is not None:
+        raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
     port = predictor.arrow.sources[0]
     folder = require_folder(out) if issubclass(kinds.source(port.kind), FileBacked) else None
     if folder is None and out is not None:

@@ -35,6 +35,13 @@ Temperature = Annotated[float | None, typer.Option(help="With --samples: below 1
 TopP = Annotated[
     float | None, typer.Option(help="With --samples: draw from the likeliest tokens with this probability.")
 ]
+Language = Annotated[
+    str | None, typer.Option(help="Recognizers of several languages: the language that is spoken, such as cs.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Recognizers of several languages: transcribe (what is said) or translate (its English)."),
+]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
 Answers = Annotated[
     Path | None, typer.Option(help="Generated answers: each is one of the lines of this text file, exactly.")
@@ -86,6 +93,8 @@ def predict(
     temperature: Temperature = None,
     top_p: TopP = None,
     longest: Longest = None,
+    language: Language = None,
+    task: Task = None,
     answers: Answers = None,
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
@@ -126,12 +135,11 @@ def predict(
         require_output_path(path)
     announce_output(out)
     if hide is not None or mask is not None:
-        if hide is not None and mask is not None:
-            raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
     decoding = make_decoding(
         beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
+        language=language, task=task,
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)

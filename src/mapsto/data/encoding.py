@@ -15,7 +15,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated, Prompted
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Tokenized
+from mapsto.task.source_capabilities import Tokenized, Windowed
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Composed, Located, located_port
 
@@ -233,7 +233,9 @@ def _encode_lazily(rows: Rows, sources: Mapping[str, Source], max_tokens: int, l
     lazy = LazyPieces(rows, sources, aligned)
     columns = [(sources[port.kind], values) for port, values in zip(rows.arrow.sources, rows.sources, strict=True)]
     long_rows = [
-        row for row in range(len(rows)) if not all(source.fits_window(values[row]) for source, values in columns)
+        row
+        for row in range(len(rows))
+        if not all(source.fits_window(values[row]) for source, values in columns if isinstance(source, Windowed))
     ]
     _require_short(long_rows, max_tokens, long)
     parts: dict[int, list[tuple[Piece, ...]]] = {}

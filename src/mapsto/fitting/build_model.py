@@ -27,7 +27,7 @@ from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Padded, Spatial, Tokenized, linear_source
+from mapsto.task.source_capabilities import Spatial, Tokenized, Windowed, linear_source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Located
 
@@ -78,7 +78,7 @@ def _adapt(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> d
     located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
     generates = any(issubclass(target, Generated) for target in kinds.answering(arrow))
     sources = {
-        kind: source.with_padding(generates) if isinstance(source, Padded) else source
+        kind: source.with_padding(generates) if isinstance(source, Windowed) else source
         for kind, source in sources.items()
     }
     return {

@@ -18,6 +18,7 @@ from mapsto.data.examples import Examples
 from mapsto.data.shards import FoundShards
 from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.distributed import Ranks
+from mapsto.errors import UsageError
 from mapsto.fitting.build_model import make_mapping, require_linear
 from mapsto.fitting.corpus_data import read_corpus_data
 from mapsto.fitting.freeze import freeze_weights
@@ -25,6 +26,7 @@ from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import RunData
 from mapsto.fitting.starting_model import StartingModel, add_words, open_start, read_words
 from mapsto.fitting.table_data import read_table_data
+from mapsto.fitting.transcript_beginning import choose_beginnings
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options, RunOptions
 from mapsto.pretrained import model_folder
@@ -104,6 +106,10 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
     mapping = make_mapping(data.arrow, data.config, data.sources, data.targets, data.start)
     freeze_weights(mapping, options, data.start)
     mapping = mapping.to(device).compute_in(precision)
+    if data.start.sources is not None and data.training_rows is not None:
+        choose_beginnings(mapping, data.start.sources, data.training_rows, options.language, options.task, request.say)
+    elif options.language is not None or options.task is not None:
+        raise UsageError("--language and --task are for starts that recognize speech")
     examples, held_out = data.encode()
     facts = {
         "arrow": str(data.arrow),

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from mapsto.errors import UsageError
-from mapsto.inference.constraints import Constraint
+from mapsto.inference.decoding.constraints import Constraint
+from mapsto.inference.decoding.joined_answers import JoinedAnswers, RowAnswers
+from mapsto.inference.decoding.search import BeamSearch, Greedy, Sampling, Search, SearchRules
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
-from mapsto.inference.joined_answers import JoinedAnswers, RowAnswers
-from mapsto.inference.search import BeamSearch, Greedy, Sampling, Search, SearchRules
 from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
@@ -162,7 +162,8 @@ class _Generator:
         assert isinstance(target, Generated)
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
         # A list of answers or a schema says all about the tokens of an answer.
-        self.rules = target.rules if constraint is None else GenerationRules()
+        own_rules = target.narrow_rules(decoding.language, decoding.task)
+        self.rules = own_rules if constraint is None else GenerationRules()
         if unrepeated:
             self.rules = replace(self.rules, no_repeat_ngram_size=unrepeated)
         stops_loops = target.joins_windows and not unrepeated

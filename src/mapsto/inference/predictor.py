@@ -21,7 +21,7 @@ from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
 from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
-from mapsto.inference.constraints import Constraint, make_constraint
+from mapsto.inference.decoding.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
     RowReader,
     build_value,
@@ -116,6 +116,10 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
         raise UsageError(
             f"--beams, --samples, --longest, --answers and --schema are for answers that are generated; {mapping.arrow} has none"
         )
+    for target in mapping.targets:
+        if decoding is not None and isinstance(target, Generated):
+            # Raises for a language or task that there is not before any row is read.
+            target.narrow_rules(decoding.language, decoding.task)
     return [make_constraint(decoding, target) if isinstance(target, Generated) else None for target in mapping.targets]
 
 

@@ -50,8 +50,8 @@ from mapsto.task.source_capabilities import (
     Explainable,
     LinearFeatures,
     Mixture,
-    Padded,
     Spoken,
+    Windowed,
 )
 
 PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
@@ -78,7 +78,7 @@ SILENT = -0.25
 SILENCE = 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Padded, Spoken):
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Windowed, Spoken):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.

@@ -36,7 +36,7 @@ from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.generation import Generated
-from mapsto.task.source_capabilities import Padded
+from mapsto.task.source_capabilities import Windowed
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
 from mapsto.text.spm import marian
@@ -238,7 +238,7 @@ def _without_padding(pretrained: huggingface.PretrainedModel, targets: Sequence[
     if any(isinstance(target, Generated) for target in targets):
         return pretrained
     sources = {
-        kind: source.with_padding(False) if isinstance(source, Padded) else source
+        kind: source.with_padding(False) if isinstance(source, Windowed) else source
         for kind, source in pretrained.sources.items()
     }
     return replace(pretrained, sources=sources)

@@ -50,6 +50,10 @@ class Decoding:
     seed: int = 0
     # The texts that an answer can be; None for any.
     answers: Sequence[str] | None = None
+    # For multilingual recognizers: the language that is spoken, such as "cs", and the task: "transcribe" writes what is said,
+    # "translate" its English. None: each recording's own language, and what is said.
+    language: str | None = None
+    task: str | None = None
     # A JSON Schema, as the object in its file; every complete answer is JSON that it describes. None for any text.
     schema: Mapping[str, Any] | None = None
 
@@ -151,6 +155,35 @@ class Generated(Target):
     @abstractmethod
     def begin_with(self, tokens: Sequence[int]) -> None:
         """Let every answer begin with these tokens: the one of a published encoder–decoder, or none behind an opening prompt."""
+
+    @property
+    def has_languages(self) -> bool:
+        """Return whether answers begin with one of several languages, of which none is chosen yet."""
+        return len(self.rules.beginning) > 1
+
+    def narrow_rules(self, language: str | None, task: str | None) -> GenerationRules:
+        """Return the rules by which answers begin only with this language and task; None for any, and for what is said.
+
+        Raises UsageError for a language or a task that the model does not know, or for a model without a choice.
+        """
+        if language is not None or task is not None:
+            raise UsageError("--language and --task are for recognizers of speech that know several languages")
+        return self.rules
+
+    def beginnings(self, language: int, task: str | None) -> list[tuple[int, ...]]:
+        """Return the sequences of tokens with which answers in a language may begin, one for each task.
+
+        language: its token. task: the only task; None for all.
+        """
+        raise NotImplementedError("only recognizers of speech have languages")
+
+    def begin_transcripts(self, tokens: Sequence[int]) -> None:
+        """Let every answer begin with these tokens too, such as those of a language and a task, without a choice."""
+        raise NotImplementedError("only recognizers of speech have languages")
+
+    def describe_beginning(self) -> str:
+        """Return the tokens that begin every answer in words."""
+        return " ".join(map(str, self.opening))
 
     @abstractmethod
     def answer_piece(self, tokens: Ints) -> Piece:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mapsto.errors import CheckpointError
+from mapsto.errors import CheckpointError, UsageError, near
 
 FILE = "generation_config.json"
 # Settings of recognizers of speech (Whisper): the ids of languages and tasks by name, and that of the token for no times.
@@ -151,6 +151,16 @@ def read_beginning(settings: Mapping[str, Any], size: int) -> tuple[tuple[int, .
         return tuple(_read_tokens(tokens, size) for tokens in beginning)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{FILE}: {LANGUAGES}, {TASKS} and {NO_TIMES} cannot be used; {error!r}") from error
+
+
+def choose_token(settings: Mapping[str, Any] | None, names: str, name: str) -> int:
+    """Return the token of a language or task. names: LANGUAGES or TASKS. Raises UsageError for an unknown one."""
+    # Languages are written as tokens in the file.
+    tokens = {key.strip("<|>"): token for key, token in (settings or {}).get(names, {}).items()}
+    if name not in tokens:
+        option = "--language" if names == LANGUAGES else "--task"
+        raise UsageError(f"the model has no {option} {name!r}{near(name, tokens)}; it has: {', '.join(sorted(tokens))}")
+    return int(tokens[name])
 
 
 def settings_of_config(model_config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -131,10 +131,6 @@ class Source(Kind):
         """Return the largest number of tokens that a model reads at once, special tokens included; None for no limit (text)."""
         return None
 
-    def fits_window(self, value: Any) -> bool:
-        """Return whether a value has at most `max_tokens` tokens, which is so for all values of most kinds with such a limit."""
-        return self.max_tokens is not None
-
     @abstractmethod
     def encode(self, values: Sequence[Any], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece for each value.

@@ -163,8 +163,12 @@ class Spatial(Outlinable):
         """Return (file suffix, file content) of a picture of the value, with the region of each mark outlined and captioned."""
 
 
-class Padded(Kind):
-    """A source whose published models were trained on values that are padded to one length, such as sounds of Whisper."""
+class Windowed(Kind):
+    """A source whose published models read values of one length at most, and pad shorter ones to it (Whisper: 30 seconds)."""
+
+    @abstractmethod
+    def fits_window(self, value: Any) -> bool:
+        """Return whether a published model reads a value at once."""
 
     @abstractmethod
     def with_padding(self, generates: bool) -> Source:

@@ -26,7 +26,7 @@ from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
 from mapsto.task.generation import Generated, GeneratedAnswer
-from mapsto.task.generation_rules import NO_TIMES, read_rules
+from mapsto.task.generation_rules import LANGUAGES, NO_TIMES, TASKS, GenerationRules, choose_token, read_rules
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Spoken
@@ -189,6 +189,35 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def begin_transcripts(self, tokens: Sequence[int]) -> None:
         """Let every answer begin with these tokens too, such as those of a language and a task, without a choice."""
         self.opening, self.rules = (*self.opening, *tokens), replace(self.rules, beginning=())
+        # Kept when the target is bound again.
+        self.settings = (self.opening, *self.settings[1:])
+
+    def narrow_rules(self, language: str | None, task: str | None) -> GenerationRules:
+        """Return the rules by which answers begin only with this language and task; None for any, and for what is said.
+
+        Raises UsageError for a language or a task that the model does not know, or for a model without a choice.
+        """
+        if not self.has_languages:
+            return super().narrow_rules(language, task)
+        languages, tasks, *rest = self.rules.beginning
+        if language is not None:
+            languages = (choose_token(self.source.generation, LANGUAGES, language),)
+        if task is not None:
+            tasks = (choose_token(self.source.generation, TASKS, task),)
+        return replace(self.rules, beginning=(languages, tasks, *rest))
+
+    def beginnings(self, language: int, task: str | None) -> list[tuple[int, ...]]:
+        """Return the sequences of tokens with which answers in a language may begin, one for each task.
+
+        language: its token. task: the only task; None for all.
+        """
+        _, tasks, *rest = self.rules.beginning
+        ids = tasks if task is not None else (self.source.generation or {})[TASKS].values()
+        return [(language, token, *(choices[0] for choices in rest)) for token in ids]
+
+    def describe_beginning(self) -> str:
+        """Return the tokens that begin every answer as they are written in the vocabulary."""
+        return " ".join(filter(None, map(self.source.tokenizer.token, self.opening)))
 
     @property
     def learning(self) -> Learning:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mapsto.inference.constraints import Constraint
+from mapsto.inference.decoding.constraints import Constraint
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.generation import Decoding, GeneratedAnswer
 from mapsto.task.generation_rules import GenerationRules
