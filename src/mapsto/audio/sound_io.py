@@ -1,7 +1,7 @@
 """Sound files: decoding to samples of one channel, resampling, and encoding as WAV.
 
 Uncompressed files are decoded here. A decoder of compressed sound is a large C program that reads files from strangers, so it
-runs in a child process (sound_worker.py).
+runs in a child process (decoding/sound_worker.py).
 Legend of shapes: n samples, c channels.
 """
 
@@ -17,11 +17,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.audio.containers.plain import plain_extent
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.libsndfile import INSTALL_SOUND, decode_extent
-from mapsto.audio.limits import MAX_CHANNELS, MAX_SAMPLES, require_size
-from mapsto.audio.mixing import Samples
+from mapsto.audio.decoding.containers.plain import plain_extent
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.libsndfile import INSTALL_SOUND, decode_extent
+from mapsto.audio.decoding.limits import MAX_CHANNELS, MAX_SAMPLES, require_size
+from mapsto.audio.decoding.mixing import Samples
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable, require_file
 from mapsto.media.decoder_process import DecoderProcess, read_into
@@ -36,7 +36,9 @@ SOUND_SUFFIXES = (
 # Seconds of time that a child process gets for each MiB of a file, beside those for every file.
 SECONDS_A_MEBIBYTE = 5.0
 
-DECODER = DecoderProcess("from mapsto.audio.sound_worker import serve; serve()", "sound", INSTALL_SOUND, "soundfile")
+DECODER = DecoderProcess(
+    "from mapsto.audio.decoding.sound_worker import serve; serve()", "sound", INSTALL_SOUND, "soundfile"
+)
 
 
 def decode_sound(path: str | None, content: bytes | None) -> tuple[Samples, SoundInfo]:

@@ -10,8 +10,8 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mapsto.audio.containers.extent import TOLERATED_BYTES, Content
-from mapsto.audio.containers.plain import MIN_UNKNOWN
+from mapsto.audio.decoding.containers.extent import TOLERATED_BYTES, Content
+from mapsto.audio.decoding.containers.plain import MIN_UNKNOWN
 from mapsto.media.cells import Unreadable
 
 # The most parts of a file that are looked at.

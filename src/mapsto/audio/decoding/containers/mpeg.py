@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from mapsto.audio.containers.extent import Content, Extent, describe_lengths
-from mapsto.audio.limits import require_limits
+from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths
+from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
 # Kilobits a second by index, for MPEG 1 of layers I, II, III, and for MPEG 2 of layer I and of layers II and III.

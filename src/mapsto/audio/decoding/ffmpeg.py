@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.audio.containers.extent import describe_lengths
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.libsndfile import INSTALL_SOUND
-from mapsto.audio.limits import require_length, require_limits
-from mapsto.audio.mixing import Mixer, Samples
+from mapsto.audio.decoding.containers.extent import describe_lengths
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.libsndfile import INSTALL_SOUND
+from mapsto.audio.decoding.limits import require_length, require_limits
+from mapsto.audio.decoding.mixing import Mixer, Samples
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable
 

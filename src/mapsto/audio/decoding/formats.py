@@ -9,14 +9,14 @@ import io
 import mmap
 from typing import Any
 
-from mapsto.audio import ffmpeg, libsndfile
-from mapsto.audio.containers.boxes import require_whole
-from mapsto.audio.containers.extent import Content, Extent
-from mapsto.audio.containers.mpeg import find_frames, mpeg_extent, skip_id3
-from mapsto.audio.containers.ogg import flac_extent, ogg_extent
-from mapsto.audio.containers.plain import PACKED_TAGS, wav_extent
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.mixing import Samples
+from mapsto.audio.decoding import ffmpeg, libsndfile
+from mapsto.audio.decoding.containers.boxes import require_whole
+from mapsto.audio.decoding.containers.extent import Content, Extent
+from mapsto.audio.decoding.containers.mpeg import find_frames, mpeg_extent, skip_id3
+from mapsto.audio.decoding.containers.ogg import flac_extent, ogg_extent
+from mapsto.audio.decoding.containers.plain import PACKED_TAGS, wav_extent
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.mixing import Samples
 from mapsto.media.cells import Unreadable
 
 FORMAT_NAMES = "WAV, FLAC, MP3, Ogg, Opus, AIFF, AU, M4A, MP4, WebM, Matroska, AAC, WMA, AMR"

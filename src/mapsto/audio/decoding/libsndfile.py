@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mapsto.audio.containers.extent import Extent, ExtentStream, describe_lengths
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.limits import BLOCK_SAMPLES, require_length, require_limits
-from mapsto.audio.mixing import Mixer, Samples
+from mapsto.audio.decoding.containers.extent import Extent, ExtentStream, describe_lengths
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.limits import BLOCK_SAMPLES, require_length, require_limits
+from mapsto.audio.decoding.mixing import Mixer, Samples
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable
 

@@ -12,8 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from mapsto.audio.containers.extent import Extent, require_data
-from mapsto.audio.limits import require_limits
+from mapsto.audio.decoding.containers.extent import Extent, require_data
+from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
 # From this size on, a header was written before the length was known: by ffmpeg, sox and arecord into a pipe.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from mapsto.audio.containers.extent import Content, Extent, describe_lengths
-from mapsto.audio.limits import require_limits
+from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths
+from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
 PAGE = struct.Struct("<4sBBqIIIB")

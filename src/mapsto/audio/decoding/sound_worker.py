@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from mapsto.audio import formats
+from mapsto.audio.decoding import formats
 from mapsto.errors import UsageError
 from mapsto.media import decoder_worker
 from mapsto.media.cells import Unreadable
