@@ -10,16 +10,21 @@ import mmap
 from typing import Any
 
 from mapsto.audio.decoding import ffmpeg, libsndfile
-from mapsto.audio.decoding.containers.boxes import require_whole
-from mapsto.audio.decoding.containers.extent import Content, Extent
-from mapsto.audio.decoding.containers.mpeg import find_frames, mpeg_extent, skip_id3
-from mapsto.audio.decoding.containers.ogg import flac_extent, ogg_extent
+from mapsto.audio.decoding.containers.boxes import Damage, find_damage
+from mapsto.audio.decoding.containers.extent import Content, Extent, ExtentStream, describe_lengths
+from mapsto.audio.decoding.containers.mpeg import find_frames, mpeg_extents, skip_id3
+from mapsto.audio.decoding.containers.ogg import FIRST_PAGE, flac_extents, ogg_extents
 from mapsto.audio.decoding.containers.plain import PACKED_TAGS, wav_extent
 from mapsto.audio.decoding.facts import SoundInfo
 from mapsto.audio.decoding.mixing import Samples
+from mapsto.audio.decoding.resampling import join_recordings
 from mapsto.media.cells import Unreadable
 
 FORMAT_NAMES = "WAV, FLAC, MP3, Ogg, Opus, AIFF, AU, M4A, MP4, WebM, Matroska, AAC, WMA, AMR"
+
+HEADLESS = (
+    "a part of a live recording in {} without the header, which stands in the first part: join the parts in order"
+)
 
 # The first bytes of files that are no sound, and their names.
 NO_SOUNDS = (
@@ -34,7 +39,11 @@ NO_SOUNDS = (
     (b"MThd", "MIDI, which holds notes and no samples"),
     (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
     (b"#EXTM3U", "a playlist, which names other files"),
+    (b"\x1fC\xb6u", HEADLESS.format("WebM")),
 )
+
+# The share of the length estimated by bytes from which a declared length is that of a whole file, and not that of its rest.
+MIN_DECLARED = 0.8
 
 # The first bytes of containers that FFmpeg reads: Matroska, ASF, CAF, W64, AMR, FLV, AVI, compressed AIFF and AU, MPEG.
 FFMPEG_MARKERS = (
@@ -47,6 +56,10 @@ def name_no_sound(head: bytes) -> str:
     for start, name in NO_SOUNDS:
         if head.startswith(start):
             return name
+    if head[4:8] in (b"moof", b"styp"):
+        return HEADLESS.format("MP4")
+    if head[:4] == b"OggS" and len(head) > 5 and not head[5] & FIRST_PAGE:
+        return HEADLESS.format("Ogg")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page, such as that of an error of a download"
@@ -68,12 +81,37 @@ def decode_compressed(stream: Any) -> tuple[Samples, SoundInfo]:
     """
     content = _map(stream)
     if name := name_no_sound(content[:512]):
-        raise Unreadable(f"this is {name}, and no sound")
-    extent = _find_extent(stream, content)
-    if extent is None:
-        require_whole(content)
-        return ffmpeg.decode_stream(stream, FORMAT_NAMES)
-    return libsndfile.decode_extent(stream, extent)
+        raise Unreadable(f"this is no sound but {name}")
+    if (extents := _find_extents(stream, content)) is not None:
+        return join_recordings([libsndfile.decode_extent(stream, extent) for extent in extents])
+    # The file may grow while it is read.
+    extent = Extent(0, len(content))
+    if damage := find_damage(content):
+        raise Unreadable(_explain_damage(stream, extent.stop, damage))
+    return ffmpeg.decode_stream(ExtentStream(stream, extent), FORMAT_NAMES)
+
+
+def _explain_damage(stream: Any, size: int, damage: Damage) -> str:
+    """Return the message about a file that is cut off or joined, with the lengths that its header declares and that are there.
+
+    stream: the opened file. size: its bytes.
+    """
+    if damage.second:
+        first, second = (
+            ffmpeg.measure(ExtentStream(stream, Extent(start, stop)))[0]
+            for start, stop in ((0, damage.second), (damage.second, size))
+        )
+        lengths = describe_lengths(first, first + second)
+        return f"several recordings are joined in it: the first has {lengths}; split the file"
+    present, declared = ffmpeg.measure(ExtentStream(stream, Extent(0, size)))
+    share = f"{size:,} of {damage.declared:,} bytes"
+    if not present:
+        return f"it is cut off: {share} that its header declares are there, and its table of contents is missing"
+    # Where the declared length is that of what is there, the bytes tell how long the whole is.
+    estimate = present * damage.declared / size
+    is_declared = declared > MIN_DECLARED * estimate
+    lengths = describe_lengths(present, declared if is_declared else estimate)
+    return f"it is cut off: {'' if is_declared else 'about '}{lengths} that its header declares are there ({share})"
 
 
 def _map(stream: Any) -> Content:
@@ -83,21 +121,22 @@ def _map(stream: Any) -> Content:
     return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _find_extent(stream: Any, content: Content) -> Extent | None:
-    """Return the extent of a recording that libsndfile decodes; None if it is for FFmpeg.
+def _find_extents(stream: Any, content: Content) -> list[Extent] | None:
+    """Return the extents of the recordings in a file that libsndfile decodes; None if it is for FFmpeg.
 
     Raises Unreadable if the file is cut off or damaged.
     """
     if content[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and content[8:12] == b"WAVE":
-        return wav_extent(stream, len(content), PACKED_TAGS)
+        extent = wav_extent(stream, len(content), PACKED_TAGS)
+        return None if extent is None else [extent]
     if content[:4] == b"OggS":
-        return ogg_extent(content)
+        return ogg_extents(content)
     start = skip_id3(content)
     if content[start : start + 4] == b"fLaC":
-        return flac_extent(content, start)
+        return flac_extents(content, start)
     if _is_for_ffmpeg(content[:189]) or (position := find_frames(content, start)) is None:
         return None
-    return mpeg_extent(content, position)
+    return mpeg_extents(content, position)
 
 
 def _is_for_ffmpeg(head: bytes) -> bool:

@@ -58,6 +58,5 @@ def decode_extent(stream: Any, extent: Extent, channel: int | None = None) -> tu
 def _explain(error: Any, extent: Extent, seconds: float) -> str:
     """Return the message for an error of libsndfile, with both lengths where they are known. seconds: the decoded length."""
     reason = str(error.error_string).removeprefix("Error : ").rstrip(".")
-    if extent.seconds is None:
-        return f"the sound is damaged: {reason}"
-    return f"it is cut off or damaged: about {describe_lengths(seconds, extent.seconds)} could be decoded ({reason})"
+    lengths = describe_lengths(seconds, extent.seconds) if extent.seconds else f"{seconds:.2f} s"
+    return f"it is cut off or damaged: about {lengths} could be decoded ({reason})"
