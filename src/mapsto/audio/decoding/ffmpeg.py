@@ -26,11 +26,14 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,asf,flv,aac,amr,ac3,eac3,caf,w64,wav,aiff,au,tta,wv,ape"
 )
 
-# Demuxers whose files state no length, so that the one that FFmpeg gives is an estimate.
-ESTIMATED = {"aac", "amr", "ac3", "eac3", "mpeg", "mpegts", "avi", "flv"}
+# Demuxers whose files state no length, so that the one that FFmpeg gives is an estimate, or of which it computes a wrong one.
+ESTIMATED = {"aac", "amr", "ac3", "eac3", "mpeg", "mpegts", "avi", "flv", "aiff", "w64"}
 
 # Of these, demuxers of files whose header states a length that programs often write wrong.
 UNCERTAIN = {"avi", "flv"}
+
+# The names of codecs in MP4 whose samples are encrypted.
+ENCRYPTED = ("drms", "enca")
 
 # The share and the seconds by which the length of a track may be shorter than declared, since programs round it.
 MAX_MISSING_SHARE, MAX_MISSING_SECONDS = 0.02, 0.15
@@ -194,6 +197,8 @@ def _find_track(container: Any) -> Any:
         raise Unreadable("the video has no sound" if container.streams.video else "the file holds no sound")
     if track.codec_context is None:
         raise Unreadable("its sound has a codec that is not known")
+    if track.codec_context.codec_tag in ENCRYPTED:
+        raise Unreadable("its sound is encrypted (DRM)")
     return track
 
 

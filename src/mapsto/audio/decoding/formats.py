@@ -13,34 +13,15 @@ from mapsto.audio.decoding import ffmpeg, libsndfile
 from mapsto.audio.decoding.containers.boxes import Damage, find_damage
 from mapsto.audio.decoding.containers.extent import Content, Extent, ExtentStream, describe_lengths
 from mapsto.audio.decoding.containers.mpeg import find_frames, mpeg_extents, skip_id3
-from mapsto.audio.decoding.containers.ogg import FIRST_PAGE, flac_extents, ogg_extents
+from mapsto.audio.decoding.containers.ogg import flac_extents, ogg_extents
 from mapsto.audio.decoding.containers.plain import PACKED_TAGS, wav_extent
 from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.foreign import name_no_sound
 from mapsto.audio.decoding.mixing import Samples
 from mapsto.audio.decoding.resampling import join_recordings
 from mapsto.media.cells import Unreadable
 
 FORMAT_NAMES = "WAV, FLAC, MP3, Ogg, Opus, AIFF, AU, M4A, MP4, WebM, Matroska, AAC, WMA, AMR"
-
-HEADLESS = (
-    "a part of a live recording in {} without the header, which stands in the first part: join the parts in order"
-)
-
-# The first bytes of files that are no sound, and their names.
-NO_SOUNDS = (
-    (b"%PDF", "a PDF"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"7z\xbc\xaf", "a 7z archive"),
-    (b"MThd", "MIDI, which holds notes and no samples"),
-    (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with git lfs pull"),
-    (b"#EXTM3U", "a playlist, which names other files"),
-    (b"\x1fC\xb6u", HEADLESS.format("WebM")),
-)
 
 # The share of the length estimated by bytes from which a declared length is that of a whole file, and not that of its rest.
 MIN_DECLARED = 0.8
@@ -49,28 +30,6 @@ MIN_DECLARED = 0.8
 FFMPEG_MARKERS = (
     b"\x1aE\xdf\xa3", b"0&\xb2u", b"caff", b"riff", b"#!AM", b"FLV\x01", b"RIFF", b"FORM", b".snd", b"dns.", b"\0\0\1\xba",
 )  # fmt: skip
-
-
-def name_no_sound(head: bytes) -> str:
-    """Return what the first bytes of a file show it to be, in words, if it is no sound; "" if it may be one."""
-    for start, name in NO_SOUNDS:
-        if head.startswith(start):
-            return name
-    if head[4:8] in (b"moof", b"styp"):
-        return HEADLESS.format("MP4")
-    if head[:4] == b"OggS" and len(head) > 5 and not head[5] & FIRST_PAGE:
-        return HEADLESS.format("Ogg")
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page, such as that of an error of a download"
-    if text.startswith((b"<?xml", b"<", b"{")) and _is_text(head):
-        return "text in XML, HTML or JSON"
-    return "text" if _is_text(head) and head[:4] not in (b"OggS", b"fLaC") else ""
-
-
-def _is_text(head: bytes) -> bool:
-    """Return whether the first bytes of a file are text in ASCII."""
-    return bool(head) and all(byte in b"\t\r\n\f" or 32 <= byte < 127 for byte in head)
 
 
 def decode_compressed(stream: Any) -> tuple[Samples, SoundInfo]:

@@ -43,16 +43,18 @@ def decode_extent(stream: Any, extent: Extent, channel: int | None = None) -> tu
                 mixer.add(block)
                 require_length(mixer.num_samples, rate)
     except soundfile.LibsndfileError as error:
+        if extent.original is not None:
+            return decode_extent(stream, extent.original, channel)
         raise Unreadable(_explain(error, extent, mixer.num_samples / rate if mixer else 0.0)) from error
     if mixer is None or not mixer.num_samples:
         raise Unreadable("it holds no samples")
     seconds = mixer.num_samples / rate
-    extent.require_decoded(seconds)
+    remarks = (*extent.remarks, *extent.compare(seconds))
     mixture = mixer.finish()
     if mixture.channel is not None:
         return decode_extent(stream, extent, mixture.channel)
     decoder = f"libsndfile {soundfile.__libsndfile_version__}"
-    return mixture.samples, SoundInfo(seconds, rate, mixer.num_channels, decoder, (*extent.remarks, *mixture.remarks))
+    return mixture.samples, SoundInfo(seconds, rate, mixer.num_channels, decoder, (*remarks, *mixture.remarks))
 
 
 def _explain(error: Any, extent: Extent, seconds: float) -> str:

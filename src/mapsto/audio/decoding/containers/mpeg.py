@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths
+from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths, describe_more, is_tag
 from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
@@ -25,7 +25,7 @@ BIT_RATES = {
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 # Frames that must follow each other for bytes to be MP3, and how far from the start they may begin.
-MIN_FRAMES, MAX_LEAD = 3, 2**16
+MIN_FRAMES, MAX_LEAD = 3, 2**20
 
 # Frames by which a decoder's length may differ, since encoders add a delay and padding.
 TOLERATED_FRAMES = 4
@@ -70,7 +70,10 @@ def skip_id3(content: Content, start: int = 0) -> int:
     while content[start : start + 3] == b"ID3" and len(size := content[start + 6 : start + 10]) == 4:
         # Four bytes of seven bits each, and ten of the header, as many again for a footer.
         length = sum((byte & 127) << 7 * (3 - index) for index, byte in enumerate(size))
-        start += 10 + length + (10 if content[start + 5] & 0x10 else 0)
+        stop = start + 10 + length + (10 if content[start + 5] & 0x10 else 0)
+        if stop >= len(content):
+            return start + 10  # a wrong length: the frames are searched for
+        start = stop
     return start
 
 
@@ -160,7 +163,7 @@ def _read_runs(content: Content, start: int) -> list[Run]:
         elif frame is None or is_other:
             assert run is not None
             next_position = _skip(content, position)
-            if next_position < size and not _is_tag(content, position):
+            if next_position < size and not is_tag(content[position : position + 16]):
                 run.skipped += next_position - position
             position = next_position
             continue
@@ -185,8 +188,7 @@ def _run_extent(content: Content, run: Run, earlier: float) -> Extent:
         lengths = describe_lengths(earlier + run.seconds, earlier + declared * run.first.samples / run.first.rate)
         raise Unreadable(f"it is cut off: {lengths} that its header declares are there")
     if declared is not None and run.count - declared > 1:
-        lengths = describe_lengths(declared * run.first.samples / run.first.rate, run.seconds)
-        remarks.append(f"its header declares {lengths} that are there; all are read")
+        remarks.append(describe_more(declared * run.first.samples / run.first.rate, run.seconds))
         declared = None
     if run.is_cut:
         remarks.append("its last frame is incomplete, so it may be cut off")
@@ -199,12 +201,6 @@ def _run_extent(content: Content, run: Run, earlier: float) -> Extent:
         prefix = _info_frame(content[run.start : run.start + 4], run.first, run.count)
     tolerance = TOLERATED_FRAMES * run.first.samples / run.first.rate
     return Extent(start, run.stop, prefix, run.seconds, tolerance, tuple(remarks))
-
-
-def _is_tag(content: Content, start: int) -> bool:
-    """Return whether a tag begins at an offset: ID3v2, ID3v1, or APE; or whether nothing but zeros follow for a while."""
-    head = content[start : start + 8]
-    return head[:3] in (b"ID3", b"TAG") or head == b"APETAGEX" or not any(head)
 
 
 def _info_frame(head: bytes, frame: Frame, count: int) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths
@@ -25,6 +25,9 @@ MIN_START = 1.0
 
 # Bytes behind the last page that do no harm, such as a tag.
 TOLERATED_REST = 1024
+
+# The bytes of a tag ID3v1, which some programs write behind any file.
+ID3V1_BYTES = 128
 
 # The beginning of a FLAC file: the marker, and the head of the block STREAMINFO of 34 bytes.
 FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
@@ -200,7 +203,14 @@ def _flac_extent(content: Content, start: int, stop: int) -> Extent:
         raise Unreadable("it is cut off within its header")
     rate, channels, total = _read_stream_info(info)
     require_limits(rate, channels)
-    return Extent(start, stop, b"", total / rate if total else None, 1 / rate)
+    if content[stop - ID3V1_BYTES : stop - ID3V1_BYTES + 3] == b"TAG":
+        stop -= ID3V1_BYTES
+    original = Extent(start, stop, b"", total / rate if total else None, 1 / rate)
+    # Where a length is declared, libFLAC decodes no more than that.
+    header = bytearray(content[start : start + 42])
+    header[21] &= 0xF0
+    header[22:26] = bytes(4)
+    return replace(original, start=start + 42, prefix=bytes(header), original=original) if total else original
 
 
 def _read_stream_info(info: bytes) -> tuple[int, int, int]:
