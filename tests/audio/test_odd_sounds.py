@@ -4,6 +4,7 @@ The numbers are those of issues of the projects in which a kind of trouble was r
 """
 
 import base64
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from mapsto.media.cells import Unreadable
 from mapsto.media.decoder_process import DecoderProcess
 
 pytest.importorskip("soundfile", reason="the extra [sound] is not here")
-pytest.importorskip("av", reason="the extra [sound] is not here: no PyAV")
+av = pytest.importorskip("av", reason="the extra [sound] is not here: no PyAV")
 
 RAMP = np.arange(8000)[:, None] - 4000
 RNG = np.random.default_rng(0)
@@ -169,6 +170,27 @@ def test_ogg_without_an_end_has_its_length() -> None:
         samples, info = decode(content[: content.rindex(b"OggS")])
         assert 1 < info.seconds < 5 and len(samples) == round(info.seconds * info.rate)
         assert info.remarks == ("its last page is not marked as the last, so it may be cut off",)
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_all_channels_of_a_film_are_mixed(count: int) -> None:
+    """PyAV reads a ninth plane behind the eighth and crashes."""
+    layout, content = {6: "5.1", 8: "7.1"}[count], io.BytesIO()
+    values = np.zeros((count, 16_384), np.float32)
+    values[count - 1] = recordings.tone(seconds=1.024)[:, 0]
+    with av.open(content, "w", format="mp4") as file:
+        track = file.add_stream("aac", rate=16_000, layout=layout)
+        for start in range(0, 16_384, 1024):
+            frame = av.AudioFrame(format="fltp", layout=layout, samples=1024)
+            for plane, channel in zip(frame.planes[:count], values, strict=True):
+                plane.update(channel[start : start + 1024].tobytes())
+            frame.sample_rate, frame.pts = 16_000, start
+            file.mux(track.encode(frame))
+        file.mux(track.encode())
+    samples, info = decode(content.getvalue())
+    assert info.channels == count and info.seconds == pytest.approx(1, abs=0.1)
+    assert abs(recordings.pitch_of(samples, info.rate) - recordings.PITCH) < 5
+    assert "are silent and left out" in info.remarks[0]
 
 
 def test_an_encrypted_track_is_named() -> None:

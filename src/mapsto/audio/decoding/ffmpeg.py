@@ -44,8 +44,15 @@ DURATION = re.compile(r"(\d{1,4}):(\d{2}):(\d{2}(?:\.\d+)?)", re.ASCII)
 # The most changes of rate or channels in a file.
 MAX_SEGMENTS = 1000
 
-# Full scale of the integer formats of FFmpeg's samples, by NumPy's type.
-FULL_SCALES = {"int16": 2.0**15, "int32": 2.0**31, "int64": 2.0**63, "uint8": 2.0**7}
+# NumPy's type and the full scale of each format of samples of FFmpeg; those that end in "p" have a plane for each channel.
+SAMPLE_FORMATS = {
+    "u8": ("u1", 2.0**7),
+    "s16": ("i2", 2.0**15),
+    "s32": ("i4", 2.0**31),
+    "s64": ("i8", 2.0**63),
+    "flt": ("f4", 1.0),
+    "dbl": ("f8", 1.0),
+}
 
 
 @dataclass
@@ -220,15 +227,18 @@ def _add_frame(segments: list[Segment], frame: Any, channels: Sequence[int | Non
 
 def _samples(frame: Any) -> NDArray[np.float32]:
     """Return the samples (n, c) of a frame of PyAV in ±1."""
-    values = frame.to_ndarray()
-    channels = frame.layout.nb_channels
-    # Planar frames are (c, n), packed ones (1, n · c).
-    values = values.T if frame.format.is_planar else values.reshape(-1, channels)
-    if values.dtype.kind == "f":
+    name, channels = frame.format.name, frame.layout.nb_channels
+    dtype, scale = SAMPLE_FORMATS[name.removesuffix("p")]
+    if frame.format.is_planar:
+        # AudioFrame.to_ndarray of PyAV reads one plane too many where there are eight channels, and crashes.
+        planes = [np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes[:channels]]
+        values = np.stack(planes, axis=1)
+    else:
+        values = np.frombuffer(frame.planes[0], dtype, frame.samples * channels).reshape(-1, channels)
+    offset = 128.0 if dtype == "u1" else 0.0
+    if scale == 1.0:
         return np.ascontiguousarray(values, np.float32)
-    offset = 128.0 if values.dtype.kind == "u" else 0.0
-    scaled: NDArray[np.float32] = ((values - offset) / FULL_SCALES[values.dtype.name]).astype(np.float32)
-    return scaled
+    return ((values - offset) / scale).astype(np.float32)
 
 
 def _declared(container: Any, track: Any, of_file: bool = False) -> float:
