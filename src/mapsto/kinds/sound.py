@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import files
-from mapsto.audio import augmentation, sound_io, sound_value, spectrogram
+from mapsto.audio import augmentation, remarks, sound_io, sound_value, spectrogram
 from mapsto.audio.band_source import BandSource, describe_parts, frames_of
 from mapsto.audio.features import perturb_sound, strongest_waves
 from mapsto.audio.frame_embedding import (
@@ -42,7 +42,7 @@ from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.shingles import Hashes, hashes
 from mapsto.task.source import KindDefaults, Learning, Source
-from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture
+from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, Inspectable, LinearFeatures, Mixture
 
 PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
@@ -62,7 +62,7 @@ HIDDEN_SECONDS = 0.4
 MAX_BANDS, MAX_TOKEN_FRAMES = 512, 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Inspectable):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
@@ -182,6 +182,7 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
     samples = staticmethod(sound_value.sample_sounds)
     fits = staticmethod(sound_value.fits_sounds)
     read = staticmethod(sound_value.read_sound)
+    inspect = staticmethod(remarks.inspect_sounds)
 
     @staticmethod
     def key(value: Sound) -> str:
