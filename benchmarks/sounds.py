@@ -16,7 +16,7 @@ import soxr
 from common import DATA, record, seconds, spread, take_turns
 
 from mapsto.audio import sound_io, sound_value
-from mapsto.audio.mixing import Samples
+from mapsto.audio.decoding.mixing import Samples
 
 FOLDER = DATA.parent / "audio"
 RATE, NUM_CLIPS, ROUNDS = 16_000, 60, 5

@@ -50,6 +50,9 @@ PYAV = {
     "avi": ("avi", "mp3", RATE),
 }
 
+# Formats that are streams, so that two files are read as one. Of aac nothing tells that they were two.
+READ_JOINED = {"mp3", "flac", "flac-24", "vorbis", "opus", "aac"}
+
 
 def tone(rate: int = RATE, seconds: float = SECONDS, pitch: float = PITCH, channels: int = 1) -> Any:
     """Return a sine (n, c) with half of full scale."""
@@ -108,6 +111,39 @@ def _encode(file: Any, track: Any, samples: Any, rate: int) -> None:
     if (part := queue.read(0, partial=True)) is not None:
         file.mux(track.encode(part))
     file.mux(track.encode())
+
+
+class Pipe(io.RawIOBase):
+    """A stream that can be written once from start to end, as a pipe or a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, part: Any) -> int:
+        self.content += bytes(part)
+        return len(part)
+
+
+def remux(content: bytes, container: str, start: float = 0.0, live: bool = False, **options: str) -> bytes:
+    """Return the sound of a file in another container, without encoding it again.
+
+    start: the time of the first sample in seconds. live: write into a pipe, so that no length is known. options: of the muxer.
+    """
+    import av
+
+    target = Pipe() if live else io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(target, "w", format=container, options=options) as copy:
+        track = copy.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                offset = round(start / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + offset, packet.dts + offset, track
+                copy.mux(packet)
+    return bytes(target.content) if isinstance(target, Pipe) else target.getvalue()
 
 
 def make(name: str, **how: Any) -> bytes:

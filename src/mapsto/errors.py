@@ -13,6 +13,9 @@ from pathlib import Path
 # The most findings that an error message lists.
 SHOWN_FINDINGS = 20
 
+# Parts of a reason that differ from row to row: what it quotes, and its numbers.
+QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
+
 
 class MapstoError(Exception):
     """Base class of all errors that mapsto raises on purpose, each with a message for the user."""
@@ -105,6 +108,11 @@ class Finding:
         if self.value is not None and self.value != self.file:
             text += f": {shorten(self.value)!r}"
         return f"{text}: {self.reason}"
+
+    @property
+    def group(self) -> tuple[str | None, str]:
+        """Return the column and the reason without what it quotes and counts; findings of one sort have the same."""
+        return self.column, QUOTED.sub("…", self.reason)
 
 
 class DataError(MapstoError, ValueError):

@@ -9,7 +9,7 @@ import pytest
 import recordings
 
 from mapsto.audio import sound_io
-from mapsto.audio.limits import MAX_CHANNELS, MAX_RATE, MIN_RATE
+from mapsto.audio.decoding.limits import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from mapsto.media.cells import Unreadable
 
 pytest.importorskip("soundfile", reason="the extra [sound] is not here")
@@ -115,7 +115,7 @@ def test_channels_are_limited() -> None:
 
 
 def test_lengths_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mapsto.audio import limits
+    from mapsto.audio.decoding import limits
 
     content = recordings.wav(np.zeros((2 * recordings.RATE, 1)))
     with monkeypatch.context() as patch:

@@ -1,7 +1,7 @@
 """Sound files: decoding to samples of one channel, resampling, and encoding as WAV.
 
 Uncompressed files are decoded here. A decoder of compressed sound is a large C program that reads files from strangers, so it
-runs in a child process (sound_worker.py).
+runs in a child process (decoding/sound_worker.py).
 Legend of shapes: n samples, c channels.
 """
 
@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mapsto.audio.containers.plain import plain_extent
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.libsndfile import INSTALL_SOUND, decode_extent
-from mapsto.audio.limits import MAX_CHANNELS, MAX_SAMPLES, require_size
-from mapsto.audio.mixing import Samples
+from mapsto.audio.decoding.containers.plain import plain_extent
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.libsndfile import INSTALL_SOUND, decode_extent
+from mapsto.audio.decoding.limits import MAX_CHANNELS, MAX_SAMPLES, require_size
+from mapsto.audio.decoding.mixing import Samples
+from mapsto.audio.decoding.resampling import resample
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable, require_file
 from mapsto.media.decoder_process import DecoderProcess, read_into
@@ -36,7 +36,9 @@ SOUND_SUFFIXES = (
 # Seconds of time that a child process gets for each MiB of a file, beside those for every file.
 SECONDS_A_MEBIBYTE = 5.0
 
-DECODER = DecoderProcess("from mapsto.audio.sound_worker import serve; serve()", "sound", INSTALL_SOUND, "soundfile")
+DECODER = DecoderProcess(
+    "from mapsto.audio.decoding.sound_worker import serve; serve()", "sound", INSTALL_SOUND, "soundfile"
+)
 
 
 def decode_sound(path: str | None, content: bytes | None) -> tuple[Samples, SoundInfo]:
@@ -78,22 +80,6 @@ def _explaining_damage() -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(f"the sound is damaged: {str(error) or type(error).__name__}") from error
-
-
-def resample(samples: NDArray[np.float32], rate: float, new_rate: float) -> Samples:
-    """Return samples (n,) at another rate, by soxr with its quality "HQ"; the same array if the rates are equal.
-
-    rate, new_rate: in Hz. Raises UsageError if the package soxr is not installed.
-    """
-    if rate == new_rate:
-        return samples
-    try:
-        import soxr
-    except ImportError as error:
-        raise UsageError(INSTALL_SOUND) from error
-    resampled: Samples = soxr.resample(samples, rate, new_rate, quality="HQ")
-    # Of a few samples none may be left, and a recording has at least one.
-    return resampled if len(resampled) else samples[:1]
 
 
 def encode_wav(samples: Samples, rate: int) -> bytes:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import files
-from mapsto.audio import limits, sound_io
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.mixing import Mixer, Samples
+from mapsto.audio import sound_io
+from mapsto.audio.decoding import limits
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.mixing import Mixer, Samples
 from mapsto.audio.sound_io import SOUND_SUFFIXES
 from mapsto.errors import BadCell, DataError
 from mapsto.media.cells import Unreadable, are_media, read_media_cell

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from mapsto.fitting.starting_model import StartingModel
     from mapsto.task.arrow import Arrow as BoundArrow
     from mapsto.task.source import Source
-
-# Parts of a reason that differ from row to row: what it quotes, and its numbers.
-QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
 
 
 @app.command(epilog="Example: mapsto check 'text -> label' train.csv --test test.csv")
@@ -135,9 +131,8 @@ def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:
     counts = Counter[tuple[str | None, str]]()
     for finding in findings:
         if isinstance(finding, Finding):
-            shared = finding.column, QUOTED.sub("…", finding.reason)
-            counts[shared] += 1
-            if counts[shared] > SHOWN_FINDINGS:
+            counts[finding.group] += 1
+            if counts[finding.group] > SHOWN_FINDINGS:
                 continue
         yield str(finding)
     for (column, reason), count in counts.items():

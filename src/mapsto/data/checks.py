@@ -21,7 +21,7 @@ from mapsto.errors import DataError, Finding, place, shorten
 from mapsto.task.label_spelling import describe_alike, look_alikes, same_value
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Describable
+from mapsto.task.source_capabilities import Describable, Inspectable
 from mapsto.task.target_capabilities import (
     Classes,
     Located,
@@ -145,6 +145,8 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _label_names(rows, test)
     report.warnings += _label_columns(rows) + ([] if test is None else _label_columns(test))
     report.warnings += _outliers(rows)
+    for checked in (rows, *([] if test is None else [test])):
+        report.warnings += _inspected(checked)
     report.warnings += _repeated(train)
     for checked in (rows, *([] if test is None else [test])) if arrow.symmetric else ():
         report.warnings += _lone_texts(checked) if arrow.is_grouped else _pairs(checked)
@@ -184,6 +186,19 @@ def _outliers(rows: Rows) -> list[Finding]:
         for target in (kind(),)
         for index, reason in target.find_outliers(answers)
     ]
+
+
+def _inspected(rows: Rows) -> list[Finding]:
+    """Return a warning for each fact about source values that a user should know, such as a silent recording."""
+    findings = []
+    for port, values in zip(rows.arrow.sources, rows.sources, strict=True):
+        kind = kinds.source(port.kind)
+        for index, remark in kind.inspect(values) if issubclass(kind, Inspectable) else ():
+            if index is None:
+                findings.append(Finding(rows.table.origin(0)[0], None, port.column, None, remark))
+            else:
+                findings.append(Finding(*rows.origin(index), port.column, str(values[index]), remark))
+    return findings
 
 
 def _label_names(rows: Rows, test: Rows | None) -> list[Finding]:

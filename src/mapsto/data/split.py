@@ -63,9 +63,20 @@ def check_data(
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Print the first MAX_WARNINGS findings, and how many others there are. say: function that prints a line."""
-    for finding in findings[:MAX_WARNINGS]:
-        say(f"note: {finding}")
+    """Print MAX_WARNINGS findings, of each sort one before others of it, and how many others there are.
+
+    say: function that prints a line.
+    """
+    groups: dict[tuple[str | None, str], list[int]] = {}
+    for index, finding in enumerate(findings):
+        groups.setdefault(finding.group, []).append(index)
+    firsts = [indices[0] for indices in groups.values()]
+    others = sorted({*range(len(findings))} - {*firsts})
+    shown = sorted([*firsts, *others][:MAX_WARNINGS])
+    for index in shown:
+        group = groups[findings[index].group]
+        num_hidden = len(group) - len({*group} & {*shown}) if index == group[0] else 0
+        say(f"note: {findings[index]}" + (f" (and {num_hidden:,} more like it)" if num_hidden else ""))
     if len(findings) > MAX_WARNINGS:
         say(f"note: {len(findings) - MAX_WARNINGS} more; `mapsto check` lists them all")
 

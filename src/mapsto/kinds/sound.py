@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import files
-from mapsto.audio import augmentation, sound_io, sound_value, spectrogram
+from mapsto.audio import augmentation, remarks, sound_io, sound_value, spectrogram
 from mapsto.audio.band_source import BandSource, describe_parts, frames_of
 from mapsto.audio.features import perturb_sound, strongest_waves
 from mapsto.audio.frame_embedding import (
@@ -48,6 +48,7 @@ from mapsto.task.source_capabilities import (
     Augmentable,
     Describable,
     Explainable,
+    Inspectable,
     LinearFeatures,
     Mixture,
     Spoken,
@@ -78,7 +79,7 @@ SILENT = -0.25
 SILENCE = 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Windowed, Spoken):
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Inspectable, Windowed, Spoken):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
@@ -208,6 +209,7 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Win
     samples = staticmethod(sound_value.sample_sounds)
     fits = staticmethod(sound_value.fits_sounds)
     read = staticmethod(sound_value.read_sound)
+    inspect = staticmethod(remarks.inspect_sounds)
 
     def with_padding(self, generates: bool) -> SoundSource:
         """Return a source that reads sounds without the silence to which published models pad them.

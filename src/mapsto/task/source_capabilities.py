@@ -289,6 +289,18 @@ class Describable(Kind):
         return np.concatenate([np.zeros(0, np.uint64), *sketches]), counts
 
 
+class Inspectable(Kind):
+    """A source whose values are inspected for facts that a user should know before training, such as a silent recording."""
+
+    @staticmethod
+    @abstractmethod
+    def inspect(values: Sequence[Any]) -> list[tuple[int | None, str]]:
+        """Return (index of a value, remark about it); None in place of the index for a remark about all values together.
+
+        values: of all rows; None for a cell that cannot be read.
+        """
+
+
 class LinearFeatures(Source):
     """A source for linear models.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mapsto.audio.containers.extent import Extent, ExtentStream, describe_lengths
-from mapsto.audio.facts import SoundInfo
-from mapsto.audio.limits import BLOCK_SAMPLES, require_length, require_limits
-from mapsto.audio.mixing import Mixer, Samples
+from mapsto.audio.decoding.containers.extent import Extent, ExtentStream, describe_lengths
+from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.limits import BLOCK_SAMPLES, require_length, require_limits
+from mapsto.audio.decoding.mixing import Mixer, Samples
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable
 
@@ -43,21 +43,22 @@ def decode_extent(stream: Any, extent: Extent, channel: int | None = None) -> tu
                 mixer.add(block)
                 require_length(mixer.num_samples, rate)
     except soundfile.LibsndfileError as error:
+        if extent.original is not None:
+            return decode_extent(stream, extent.original, channel)
         raise Unreadable(_explain(error, extent, mixer.num_samples / rate if mixer else 0.0)) from error
     if mixer is None or not mixer.num_samples:
         raise Unreadable("it holds no samples")
     seconds = mixer.num_samples / rate
-    extent.require_decoded(seconds)
+    remarks = (*extent.remarks, *extent.compare(seconds))
     mixture = mixer.finish()
     if mixture.channel is not None:
         return decode_extent(stream, extent, mixture.channel)
     decoder = f"libsndfile {soundfile.__libsndfile_version__}"
-    return mixture.samples, SoundInfo(seconds, rate, mixer.num_channels, decoder, (*extent.remarks, *mixture.remarks))
+    return mixture.samples, SoundInfo(seconds, rate, mixer.num_channels, decoder, (*remarks, *mixture.remarks))
 
 
 def _explain(error: Any, extent: Extent, seconds: float) -> str:
     """Return the message for an error of libsndfile, with both lengths where they are known. seconds: the decoded length."""
     reason = str(error.error_string).removeprefix("Error : ").rstrip(".")
-    if extent.seconds is None:
-        return f"the sound is damaged: {reason}"
-    return f"it is cut off or damaged: about {describe_lengths(seconds, extent.seconds)} could be decoded ({reason})"
+    lengths = describe_lengths(seconds, extent.seconds) if extent.seconds else f"{seconds:.2f} s"
+    return f"it is cut off or damaged: about {lengths} could be decoded ({reason})"

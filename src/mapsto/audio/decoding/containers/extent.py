@@ -24,6 +24,8 @@ class Extent:
     seconds: the length by the header or the frames that are there; None if nothing states it.
     tolerance: seconds by which a decoder may differ from it, since encoders add a delay and padding.
     remarks: facts that a user should know.
+    original: the extent with the header of the file, if the prefix states no length, so that all is decoded; for decoders that
+        fail without one.
     """
 
     start: int
@@ -32,13 +34,19 @@ class Extent:
     seconds: float | None = None
     tolerance: float = 0.0
     remarks: tuple[str, ...] = ()
+    original: Extent | None = None
 
-    def require_decoded(self, seconds: float) -> None:
-        """Raise Unreadable if a decoder gave another length than the file states. seconds: the length that was decoded."""
-        if self.seconds is not None and abs(seconds - self.seconds) > self.tolerance:
-            raise Unreadable(
-                f"the sound is damaged: {describe_lengths(seconds, self.seconds)} that the file holds could be decoded"
-            )
+    def compare(self, seconds: float) -> tuple[str, ...]:
+        """Return remarks about a length that differs from the declared one. seconds: the length that was decoded.
+
+        Raises Unreadable if less was decoded than the file states, or more where that cannot be.
+        """
+        if self.seconds is None or abs(seconds - self.seconds) <= self.tolerance:
+            return ()
+        if self.original is not None and seconds > self.seconds:
+            return (describe_more(self.seconds, seconds),)
+        lengths = describe_lengths(seconds, self.seconds)
+        raise Unreadable(f"the sound is damaged: {lengths} that the file holds could be decoded")
 
 
 class ExtentStream(io.RawIOBase):
@@ -81,6 +89,16 @@ def describe_lengths(actual: float, declared: float) -> str:
     """Return "1.00 of 2.00 s", with as many decimals as tell the two lengths in seconds apart."""
     decimals = next((digits for digits in (2, 3, 4) if f"{actual:.{digits}f}" != f"{declared:.{digits}f}"), 6)
     return f"{actual:.{decimals}f} of {declared:.{decimals}f} s"
+
+
+def describe_more(declared: float, actual: float) -> str:
+    """Return the remark about a recording that is longer than declared. Both in seconds."""
+    return f"its header declares {describe_lengths(declared, actual)} that are there; all are read"
+
+
+def is_tag(head: bytes) -> bool:
+    """Return whether bytes behind samples begin a tag, or are zeros: ID3v2, ID3v1, APE, Lyrics3."""
+    return head.startswith((b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")) or not any(head[:8])
 
 
 def require_data(

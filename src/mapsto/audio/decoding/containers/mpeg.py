@@ -8,8 +8,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from mapsto.audio.containers.extent import Content, Extent, describe_lengths
-from mapsto.audio.limits import require_limits
+from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths, describe_more, is_tag
+from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
 # Kilobits a second by index, for MPEG 1 of layers I, II, III, and for MPEG 2 of layer I and of layers II and III.
@@ -25,7 +25,7 @@ BIT_RATES = {
 RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
 # Frames that must follow each other for bytes to be MP3, and how far from the start they may begin.
-MIN_FRAMES, MAX_LEAD = 3, 2**16
+MIN_FRAMES, MAX_LEAD = 3, 2**20
 
 # Frames by which a decoder's length may differ, since encoders add a delay and padding.
 TOLERATED_FRAMES = 4
@@ -44,7 +44,9 @@ class Frame:
 
     def is_like(self, frame: Frame) -> bool:
         """Return whether a frame can be of the same file."""
-        return (self.version, self.layer, self.rate) == (frame.version, frame.layer, frame.rate)
+        return (self.version, self.layer, self.rate, self.channels) == (
+            frame.version, frame.layer, frame.rate, frame.channels,
+        )  # fmt: skip
 
 
 def read_frame(content: Content, start: int) -> Frame | None:
@@ -68,7 +70,10 @@ def skip_id3(content: Content, start: int = 0) -> int:
     while content[start : start + 3] == b"ID3" and len(size := content[start + 6 : start + 10]) == 4:
         # Four bytes of seven bits each, and ten of the header, as many again for a footer.
         length = sum((byte & 127) << 7 * (3 - index) for index, byte in enumerate(size))
-        start += 10 + length + (10 if content[start + 5] & 0x10 else 0)
+        stop = start + 10 + length + (10 if content[start + 5] & 0x10 else 0)
+        if stop >= len(content):
+            return start + 10  # a wrong length: the frames are searched for
+        start = stop
     return start
 
 
@@ -103,38 +108,99 @@ def _is_single(content: Content, start: int) -> bool:
     return False
 
 
-def mpeg_extent(content: Content, start: int) -> Extent:
-    """Return the extent of the MP3 frames from the offset `start` of the first frame on.
+@dataclass
+class Run:
+    """Frames of one recording: the first one, the offset behind the last, and the number of frames that hold sound.
 
-    Raises Unreadable if the frames are fewer or more than the file's header declares, or exceed a limit.
+    declared: the number of frames by the header in the first one; None without a header.
+    skipped: bytes between the frames that are neither frames nor tags.
     """
-    first = read_frame(content, start)
-    assert first is not None
-    require_limits(first.rate, first.channels)
-    declared = _declared_frames(content, start, first)
-    position, count, is_cut, stop = start if declared is None else start + first.size, 0, False, start
-    while position < len(content):
-        frame = read_frame(content, position)
-        if frame is None or not frame.is_like(first):
-            position = _skip(content, position)
-            continue
-        # A second file that is joined has a header of its own, which is no sound.
-        count += _declared_frames(content, position, frame) is None
-        position += frame.size
-        is_cut = position > len(content)
-        stop = min(position, len(content))
-    count -= is_cut
-    seconds = count * first.samples / first.rate
-    if declared is not None and abs(declared - count) > 1:
-        lengths = describe_lengths(seconds, declared * first.samples / first.rate)
-        reason = "it is cut off" if count < declared else "more than one recording is in it"
-        raise Unreadable(f"{reason}: {lengths} that its header declares are there")
-    if not count:
+
+    first: Frame
+    start: int
+    stop: int
+    declared: int | None
+    count: int = 0
+    skipped: int = 0
+    is_cut: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Return the length of the frames that are there."""
+        return self.count * self.first.samples / self.first.rate
+
+
+def mpeg_extents(content: Content, start: int) -> list[Extent]:
+    """Return the extents of the recordings whose MP3 frames follow each other from the offset `start` of the first frame on.
+
+    A file of several recordings is one that was joined from several files, or a broadcast whose rate changes.
+    Raises Unreadable if frames are missing of those that a header declares, or if a recording exceeds a limit.
+    """
+    runs = [run for run in _read_runs(content, start) if run.count or run.declared]
+    if not any(run.count for run in runs):
         raise Unreadable("it holds no samples")
-    remarks = ("its last frame is incomplete, so it may be cut off",) if is_cut else ()
-    # Without a number of frames libsndfile estimates the length from the first frame, and decodes no more than that.
-    prefix = _info_frame(content[start : start + 4], first, count) if declared is None and first.layer == 3 else b""
-    return Extent(start, stop, prefix, seconds, TOLERATED_FRAMES * first.samples / first.rate, remarks)
+    return [
+        _run_extent(content, run, sum(earlier.seconds for earlier in runs[:index])) for index, run in enumerate(runs)
+    ]
+
+
+def _read_runs(content: Content, start: int) -> list[Run]:
+    """Return the recordings of a file, which has a frame at the offset `start`."""
+    runs: list[Run] = []
+    position, size = start, len(content)
+    while position < size:
+        frame, run = read_frame(content, position), runs[-1] if runs else None
+        # A header, which holds no sound, or frames of another kind begin another recording.
+        header = None if frame is None else _declared_frames(content, position, frame)
+        is_other = frame is not None and run is not None and not frame.is_like(run.first)
+        if frame is not None and (
+            run is None
+            or (header is not None and position > run.start)
+            or (is_other and _count_in_sequence(content, position))
+        ):
+            run = Run(frame, position, position, header)
+            runs.append(run)
+        elif frame is None or is_other:
+            assert run is not None
+            next_position = _skip(content, position)
+            if next_position < size and not is_tag(content[position : position + 16]):
+                run.skipped += next_position - position
+            position = next_position
+            continue
+        assert run is not None
+        position += frame.size
+        run.is_cut = position > size
+        run.count += header is None and not run.is_cut
+        run.stop = min(position, size)
+    return runs
+
+
+def _run_extent(content: Content, run: Run, earlier: float) -> Extent:
+    """Return the extent of a recording. earlier: seconds of the recordings before it, which messages count in.
+
+    Raises Unreadable if frames are missing of those that its header declares, or if it exceeds a limit.
+    """
+    require_limits(run.first.rate, run.first.channels)
+    start, remarks = run.start, list[str]()
+    # A count of 0 was written before the length was known.
+    declared = run.declared or None
+    if declared is not None and declared - run.count > 1:
+        lengths = describe_lengths(earlier + run.seconds, earlier + declared * run.first.samples / run.first.rate)
+        raise Unreadable(f"it is cut off: {lengths} that its header declares are there")
+    if declared is not None and run.count - declared > 1:
+        remarks.append(describe_more(declared * run.first.samples / run.first.rate, run.seconds))
+        declared = None
+    if run.is_cut:
+        remarks.append("its last frame is incomplete, so it may be cut off")
+    if run.skipped:
+        remarks.append(f"{run.skipped:,} bytes between its frames are damaged and left out")
+    prefix = b""
+    if declared is None and run.first.layer == 3:
+        # Without a number of frames libsndfile estimates the length from the first frame, and decodes no more than that.
+        start += 0 if run.declared is None else run.first.size
+        prefix = _info_frame(content[run.start : run.start + 4], run.first, run.count)
+    tolerance = TOLERATED_FRAMES * run.first.samples / run.first.rate
+    return Extent(start, run.stop, prefix, run.seconds, tolerance, tuple(remarks))
 
 
 def _info_frame(head: bytes, frame: Frame, count: int) -> bytes:

@@ -12,8 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from mapsto.audio.containers.extent import Extent, require_data
-from mapsto.audio.limits import require_limits
+from mapsto.audio.decoding.containers.extent import Extent, is_tag, require_data
+from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
 # From this size on, a header was written before the length was known: by ffmpeg, sox and arecord into a pipe.
@@ -82,11 +82,18 @@ def _chunks(stream: Any, start: int, size: int, order: str) -> list[Chunk]:
     chunks: list[Chunk] = []
     while start + 8 <= size and len(chunks) < MAX_CHUNKS:
         name, length = struct.unpack(f"{order}4sI", _read(stream, start, 8))
-        if not all(32 <= byte < 127 for byte in name):
+        if not _is_name(name):
             break
         chunks.append(Chunk(name, start + 8, length))
-        start += 8 + length + length % 2
+        start += 8 + length
+        # Some writers leave out the byte that pads an odd length.
+        start += length % 2 and not (_is_name(_read(stream, start, 4)) and not _is_name(_read(stream, start + 1, 4)))
     return chunks
+
+
+def _is_name(name: bytes) -> bool:
+    """Return whether four bytes can be the name of a chunk."""
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
 
 
 def _are_chunks(chunks: list[Chunk], size: int) -> bool:
@@ -95,9 +102,13 @@ def _are_chunks(chunks: list[Chunk], size: int) -> bool:
 
 
 def _name_rest(stream: Any, start: int, size: int, order: str) -> str:
-    """Return what the bytes from `start` to the end of a file are, in words; "" if they are chunks of its format or zeros."""
+    """Return what the bytes from `start` to the end of a file are, in words; "" for chunks of its format, tags or zeros."""
+    if is_tag(_read(stream, start, 16)):
+        return ""
     start += start % 2
     chunks = _chunks(stream, start, size, order)
+    if any(chunk.name == b"data" for chunk in chunks):
+        return "more samples follow in a second part"
     if chunks and chunks[0].name in (b"RIFF", b"FORM", b"RIFX", b"RF64"):
         return "a second file is joined to it"
     end = chunks[-1].start + chunks[-1].size if chunks else start

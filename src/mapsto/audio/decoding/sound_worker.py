@@ -6,11 +6,13 @@ the samples of one channel as 32-bit floats.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from mapsto.audio import formats
+from mapsto.audio.decoding import formats
 from mapsto.errors import UsageError
 from mapsto.media import decoder_worker
 from mapsto.media.cells import Unreadable
@@ -19,6 +21,8 @@ from mapsto.media.decoder_worker import Fault
 
 def serve() -> None:
     """Answer the requests on standard input one after the other, until standard input is closed."""
+    # libsndfile reads "._" in the working directory as the resource fork of any stream, and then takes MP3 for damaged.
+    os.chdir(Path(__file__).parent)
     with suppress(ImportError):  # files that only FFmpeg reads are then reported one by one
         import av
 

@@ -6,49 +6,58 @@ specification 01.20.06, Sony's Wave64, and the RIFF and IFF families.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mapsto.audio.containers.extent import TOLERATED_BYTES, Content
-from mapsto.audio.containers.plain import MIN_UNKNOWN
-from mapsto.media.cells import Unreadable
+from mapsto.audio.decoding.containers.extent import TOLERATED_BYTES, Content
+from mapsto.audio.decoding.containers.plain import MIN_UNKNOWN
 
 # The most parts of a file that are looked at.
 MAX_PARTS = 100_000
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+MATROSKA_HEADER = re.compile(rb"\x1a\x45\xdf\xa3.{1,60}?(?:webm|matroska)", re.DOTALL)
 ASF_HEADER = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a file: its name, and the offset where it ends; None where the file does not state it."""
+    """A part of a file: its name, and the offsets where it begins and ends; None where the file does not state its end."""
 
     name: bytes
+    start: int
     stop: int | None
 
 
 Parts = Callable[[Content], Iterator[Part]]
 
 
-def require_whole(content: Content) -> None:
-    """Raise Unreadable if a file of a container of sized parts is cut off, or if a second file is joined to it.
+@dataclass(frozen=True)
+class Damage:
+    """Damage of a file: the bytes that its parts declare, which are more than it has; or the offset of a second file in it."""
 
-    Files of other containers pass.
+    declared: int = 0
+    second: int = 0
+
+
+def find_damage(content: Content) -> Damage | None:
+    """Return how a file of a container of sized parts is cut off, or where a second file is joined to it; None if it is whole.
+
+    Files of other containers are whole.
     """
     if (rule := _rule(content)) is None:
-        return
+        return None
     parts, first = rule
     for count, part in enumerate(parts(content)):
         if count and part.name == first:
-            raise Unreadable("more than one recording is in it: a second file is joined to the first")
+            return Damage(second=part.start)
         if part.stop is None or count > MAX_PARTS:
-            return
+            return None
         if part.stop > len(content) + TOLERATED_BYTES:
-            raise Unreadable(
-                f"it is cut off: {len(content):,} of {part.stop:,} bytes that its header declares are there"
-            )
+            return Damage(declared=part.stop)
+    return None
 
 
 def _rule(content: Content) -> tuple[Parts, bytes] | None:
@@ -64,7 +73,16 @@ def _rule(content: Content) -> tuple[Parts, bytes] | None:
         return _guid_objects, head[:8]
     if head[:4] in (b"RIFF", b"FORM"):
         return _riff_chunks, head[:4] + head[8:12]
-    return None
+    return (_amr_files, b"#!AMR") if head[:5] == b"#!AMR" else None
+
+
+def _amr_files(content: Content) -> Iterator[Part]:
+    """Yield the files of AMR that follow each other."""
+    position = 0
+    while position < len(content):
+        start, position = position, content.find(b"#!AMR", position + 5)
+        position = position if position >= 0 else len(content)
+        yield Part(b"#!AMR", start, position)
 
 
 def _boxes(content: Content) -> Iterator[Part]:
@@ -75,8 +93,8 @@ def _boxes(content: Content) -> Iterator[Part]:
         if size == 1 and len(head) == 16:
             (size,) = struct.unpack(">Q", head[8:])
         # A size of 0 is that of a box up to the end of the file.
-        position = position + size if size >= 8 else len(content)
-        yield Part(name, position)
+        start, position = position, position + size if size >= 8 else len(content)
+        yield Part(name, start, position)
 
 
 def _elements(content: Content) -> Iterator[Part]:
@@ -89,24 +107,25 @@ def _elements(content: Content) -> Iterator[Part]:
             return
         size = int.from_bytes(head[4 : 4 + width], "big") & (1 << 7 * width) - 1
         if size == (1 << 7 * width) - 1:
-            position = content.find(EBML, position + 4)
-            if position < 0:
+            second = MATROSKA_HEADER.search(content, position + 4)
+            if second is None:
                 return
+            position = second.start()
             continue
-        position += 4 + width + size
-        yield Part(head[:4], position)
+        start, position = position, position + 4 + width + size
+        yield Part(head[:4], start, position)
 
 
 def _caf_chunks(content: Content) -> Iterator[Part]:
     """Yield the chunks of a CAF file. A size of -1 is that of samples up to the end of the file."""
     position = 8
     while len(head := content[position : position + 12]) == 12:
-        if head[:4] == b"caff":
-            yield Part(b"caff", None)
-            return
         name, size = struct.unpack(">4sq", head)
-        position = position + 12 + size if size >= 0 else len(content)
-        yield Part(name, position)
+        if name == b"caff":
+            yield Part(name, position, None)
+            return
+        start, position = position, position + 12 + size if size >= 0 else len(content)
+        yield Part(name, start, position)
 
 
 def _guid_objects(content: Content) -> Iterator[Part]:
@@ -114,8 +133,8 @@ def _guid_objects(content: Content) -> Iterator[Part]:
     position = 0
     while len(head := content[position : position + 24]) == 24:
         (size,) = struct.unpack("<Q", head[16:])
-        position += size
-        yield Part(head[:8], position if size >= 24 else None)
+        start, position = position, position + size
+        yield Part(head[:8], start, position if size >= 24 else None)
         if size < 24:
             return
 
@@ -125,8 +144,8 @@ def _riff_chunks(content: Content) -> Iterator[Part]:
     order, position = "<" if content[:4] == b"RIFF" else ">", 0
     while len(head := content[position : position + 12]) == 12 and head[:4] in (b"RIFF", b"FORM"):
         (size,) = struct.unpack(f"{order}I", head[4:8])
-        position += 8 + size + size % 2
+        start, position = position, position + 8 + size + size % 2
         is_stated = 0 < size < MIN_UNKNOWN
-        yield Part(head[:4] + head[8:], position if is_stated else None)
+        yield Part(head[:4] + head[8:], start, position if is_stated else None)
         if not is_stated:
             return
