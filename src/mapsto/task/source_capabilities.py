@@ -266,6 +266,13 @@ class Describable(Kind):
         return np.concatenate([np.zeros(0, np.uint64), *sketches]), counts
 
 
+class Varied(Source):
+    """A kind whose published models read values in several ways, each by a source class of its own, such as waves of sounds."""
+
+    # The source classes besides the kind's own, by the name that a family in zoo/ gives in `source_variant`.
+    variants: ClassVar[Mapping[str, type[Source]]]
+
+
 class LinearFeatures(Source):
     """A source for linear models.
 
