@@ -172,7 +172,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None, errors: list[
     from mapsto import kinds
     from mapsto.data.encoding import describe_dropped, encode_rows, encode_sides
     from mapsto.data.rows import load_rows
-    from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources
+    from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources, read_sources
     from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
     from mapsto.task.generation import Generated
@@ -185,7 +185,7 @@ def _describe_lengths(rows: Rows, table: Table, start: str | None, errors: list[
     # the vocabulary of generated answers, and the pairs of grouped texts.
     source_rows = rows.readable() if is_generated or arrow.is_grouped else load_rows(replace(arrow, targets=()), table)
     sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
-    config = make_config(beginning, Options(), arrow.corrupted, sources)
+    config = make_config(beginning, Options(), arrow.corrupted, read_sources(arrow, sources))
     max_tokens = config.transformer.max_tokens
     if arrow.symmetric:
         sentence = make_sentence_config(beginning, config, Options())

@@ -27,7 +27,7 @@ from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Spatial, Tokenized, linear_source
+from mapsto.task.source_capabilities import Padded, Spatial, Tokenized, linear_source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Located
 
@@ -43,40 +43,44 @@ SHAPE_OPTIONS = ("layers", "width", "heads", "vocabulary")
 def make_sources(
     start: StartingModel, arrow: Arrow, rows: Rows, options: ModelOptions, say: Callable[[str], None]
 ) -> dict[str, Source]:
-    """Return the source of each kind of value that the arrow reads, by kind, such as {"text": …}.
+    """Return the source of each kind of value that the arrow reads or generates, by kind, such as {"text": …}.
 
-    They are the starting model's. If `start` is empty, as for a new model, they are made from the values of `rows`: for
-    texts a tokenizer is trained, with a vocabulary of the size in `options`.
+    They are the starting model's. Those that it lacks are made from the values of `rows`: for texts a tokenizer is trained,
+    with a vocabulary of the size in `options`.
     say: prints a line about each new source.
     """
-    sources = starting_sources(start, arrow)
-    if sources is not None:
-        return _resize(sources, arrow, options)
-    sources = {}
+    sources = starting_sources(start, arrow) or {}
     generated = {target.kind for target in kinds.answering(arrow) if issubclass(target, Generated)}
-    for kind in sorted({port.kind for port in arrow.sources}):
+    for kind in kinds.embedded(arrow):
+        if kind in sources:
+            continue
         # Columns of one kind share a source, which is made from the values of all; generated answers take their tokens from it.
         ports = [*zip(arrow.sources, rows.sources, strict=True)]
         ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated and rows.targets else []
         values = list(chain(*(column for port, column in ports if port.kind == kind)))
         cls = kinds.source(kind)
         new = require(cls, Tokenized, "generated").new_reversible if kind in generated else cls.new
-        sources[kind] = new(values, options.vocabulary)
-    sources = _resize(sources, arrow, options)
-    for source in sources.values():
-        say(f"made {source}")
-    return sources
+        sources[kind] = new(values, options.vocabulary if kind in generated or not generated else None)
+        say(f"made {sources[kind]}")
+    return _adapt(sources, arrow, options)
 
 
-def _resize(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> dict[str, Source]:
-    """Return the sources by kind; if `--size` is set, a source of pictures is replaced by a copy that resizes them to it.
+def _adapt(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> dict[str, Source]:
+    """Return the sources by kind, each as the arrow and the options need it.
 
+    If `--size` is set, a source of pictures is replaced by a copy that resizes them to it. A source that a published model
+    pads to one length is replaced by one that pads as the answers need.
     If an answer is a position in the picture, such as a box, the copy does not crop, as a crop could cut the position
     off.
     Raises UsageError if `--size` is set and a source reads values without a size, such as text.
     """
     # A crop could cut off the place that an answer names.
     located_in = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located)}
+    generates = any(issubclass(target, Generated) for target in kinds.answering(arrow))
+    sources = {
+        kind: source.with_padding(generates) if isinstance(source, Padded) else source
+        for kind, source in sources.items()
+    }
     return {
         kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
         if options.size is not None or (kind in located_in and isinstance(source, Spatial))
@@ -118,16 +122,20 @@ def _num_outputs(target: Target) -> int:
 
 
 def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:
-    """Return the starting model's sources for the kinds of value that the arrow reads, by kind; None if `start` is empty.
+    """Return the starting model's sources for the kinds of value that the arrow reads or generates; None if `start` is empty.
 
-    Raises UsageError if the starting model has no source for one of these kinds.
+    Raises UsageError if the starting model has no source for a kind that the arrow reads.
     """
     if start.sources is None:
         return None
-    needed = {port.kind for port in arrow.sources}
-    if missing := needed - set(start.sources):
+    if missing := {port.kind for port in arrow.sources} - set(start.sources):
         raise UsageError(f"the start reads {', '.join(start.sources)}, it cannot read {', '.join(missing)}")
-    return {kind: source for kind, source in start.sources.items() if kind in needed}
+    return {kind: source for kind, source in start.sources.items() if kind in kinds.embedded(arrow)}
+
+
+def read_sources(arrow: Arrow, sources: Dict[str, Source]) -> dict[str, Source]:
+    """Return the sources, by kind, whose values the arrow reads: not the vocabulary of a text that it only generates."""
+    return {port.kind: sources[port.kind] for port in arrow.sources}
 
 
 def make_config(
@@ -137,7 +145,7 @@ def make_config(
 
     The latter is changed as the run needs, for example without dropout in pretraining and without a decoder in a fit.
     pretraining: whether the arrow hides parts of its source with `~`.
-    sources: the model's sources by kind; None before they are made, when only the options are checked.
+    sources: the sources that the model reads, by kind; None before they are made, when only the options are checked.
     Raises UsageError for an impossible shape, and for an option that would change the shape of a starting model.
     """
     # In pretraining the length limits the examples alone: the model keeps all of its positions.

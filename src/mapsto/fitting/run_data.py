@@ -17,7 +17,7 @@ from mapsto.data.overlap import filter_rows
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError
-from mapsto.fitting.build_model import add_answer_decoder, make_config, make_sentence_config
+from mapsto.fitting.build_model import add_answer_decoder, make_config, make_sentence_config, read_sources
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
 from mapsto.model.row_filter import RowFilter
@@ -105,7 +105,8 @@ def bind_targets(
     """
     if options.length is not None and any(source.max_tokens is not None for source in sources.values()):
         raise UsageError(f"--length would change nothing: {arrow} reads its values whole")
-    config = add_answer_decoder(make_config(start, options, arrow.corrupted, sources), start, options, targets)
+    read = read_sources(arrow, sources)
+    config = add_answer_decoder(make_config(start, options, arrow.corrupted, read), start, options, targets)
     if arrow.symmetric:
         config = replace(config, sentence=make_sentence_config(start, config, options))
     if config.decoder is not None and options.objective != "mae":

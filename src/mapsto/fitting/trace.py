@@ -21,7 +21,7 @@ from mapsto.data.table import Table, read_table
 from mapsto.data.writers import to_text_cells
 from mapsto.device import seed_all
 from mapsto.errors import UsageError, place, shorten
-from mapsto.fitting.build_model import make_config, make_mapping, make_sources
+from mapsto.fitting.build_model import make_config, make_mapping, make_sources, read_sources
 from mapsto.fitting.starting_model import open_start
 from mapsto.model.mapping import Mapping
 from mapsto.options import DEFAULT_FORMAT, Options, RowPolicy, TextFormat
@@ -82,7 +82,7 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
     model = open_start(start)
     targets = [target() for target in kinds.answering(rows.arrow)]
     sources = make_sources(model, rows.arrow, rows, options, lambda text: None)
-    config = make_config(model, options, rows.arrow.corrupted, sources)
+    config = make_config(model, options, rows.arrow.corrupted, read_sources(rows.arrow, sources))
     for target in targets:
         bind_target(target, sources, config, rows.arrow)
     require_few_bad_rows([], 0, 0, len(rows), RowPolicy("skip"))  # a table without a readable row is an error

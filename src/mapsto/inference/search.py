@@ -67,6 +67,12 @@ class SearchRules:
         is_last: whether the answer reaches its maximum length with this token.
         """
         rules = self.rules
+        if len(answer) < len(rules.beginning):
+            allowed = list(rules.beginning[len(answer)])
+            values = scores[allowed]
+            scores.fill_(-torch.inf)
+            scores[allowed] = values
+            return set()
         if rules.repetition_penalty != 1 and context:
             repeated = torch.tensor(sorted(set(context)), device=scores.device)
             values = scores[repeated]
@@ -77,7 +83,8 @@ class SearchRules:
             scores.fill_(-torch.inf)
             # Certain, since no other token is possible.
             scores[list(rules.forced_eos_token_id)] = 0.0
-            return {*rules.suppress_tokens, *([] if answer else rules.begin_suppress_tokens)}
+            is_first = len(answer) == len(rules.beginning)
+            return {*rules.suppress_tokens, *(rules.begin_suppress_tokens if is_first else ())}
         return rules.banned_after(context, source, answer, self.num_forced, self.ends)
 
 
@@ -183,6 +190,10 @@ class Search(ABC):
         """Return whether the next token ends an answer only because it is the last one that the limit allows."""
         return bool(self.rules.rules.forced_eos_token_id) and len(draft.tokens) + 1 >= self.limits[example]
 
+    def _is_forced(self, draft: _Draft) -> bool:
+        """Return whether the next token is one of those that begin an answer, such as its language, and not of its text."""
+        return len(draft.tokens) < len(self.rules.rules.beginning)
+
     def _log_probabilities(self, tokens: Tensor, normalizer: Tensor) -> Tensor:
         """Return the model's own log-probabilities (b,) of tokens (b,), which no rule changes. normalizer: (b,)."""
         return self.model_logits.gather(1, tokens[:, None])[:, 0] - normalizer
@@ -214,7 +225,7 @@ class Greedy(Search):
         steps = zip(self.drafts, tokens.tolist(), log_probabilities.tolist(), strict=True)
         for example, ((draft,), token, log_probability) in enumerate(steps):
             is_cut = self._is_cut(example, draft)
-            draft.log_probability += 0.0 if is_cut else log_probability
+            draft.log_probability += 0.0 if is_cut or self._is_forced(draft) else log_probability
             if token not in self.ends:
                 draft.tokens.append(token)
             if token in self.ends or len(draft.tokens) >= self.limits[example]:
@@ -259,7 +270,8 @@ class Sampling(Search):
                     continue
                 token = tokens[example * self.width + sample]
                 is_cut = self._is_cut(example, draft)
-                draft.log_probability += 0.0 if is_cut else token_scores[example * self.width + sample]
+                is_counted = not (is_cut or self._is_forced(draft))
+                draft.log_probability += token_scores[example * self.width + sample] if is_counted else 0.0
                 if token not in self.ends:
                     draft.tokens.append(token)
                 if token in self.ends or len(draft.tokens) >= self.limits[example]:

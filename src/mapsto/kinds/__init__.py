@@ -23,6 +23,7 @@ from typing import Literal
 from mapsto.errors import UsageError, near
 from mapsto.task.arrow import MATCH, Arrow
 from mapsto.task.capabilities import FileBacked
+from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -104,6 +105,13 @@ def targets() -> Iterator[type[Target]]:
 def reading(arrow: Arrow) -> dict[str, type[Source]]:
     """Return {kind: Source class} of the arrow's source ports. Raises UsageError if one of their kinds cannot be read."""
     return {port.kind: source(port.kind) for port in arrow.sources}
+
+
+def embedded(arrow: Arrow) -> list[str]:
+    """Return the kinds whose values become tokens of a model: first those that it reads, then those that it only generates."""
+    read = sorted({port.kind for port in arrow.sources})
+    generated = {target.kind for target in answering(arrow) if issubclass(target, Generated)}
+    return [*read, *sorted(generated - {*read})]
 
 
 def answering(arrow: Arrow) -> list[type[Target]]:

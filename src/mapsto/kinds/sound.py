@@ -41,7 +41,7 @@ from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden
 from mapsto.sequence.piece import Alignment, Ints, Piece
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Varied
+from mapsto.task.source_capabilities import Padded, Varied
 
 # The feature extractor of `transformers` that makes these frames.
 EXTRACTOR = "WhisperFeatureExtractor"
@@ -52,15 +52,19 @@ TOKEN_FRAMES, STATISTICS_SAMPLE = 4, 500
 # The least deviation of a band, so that bands that are always silent are not scaled up.
 MIN_DEVIATION = 0.05
 
-# The most bands and frames of a token of a published model.
-MAX_BANDS, MAX_TOKEN_FRAMES = 512, 64
+# The most bands and frames of a token of a published model, and tokens of silence.
+MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
+
+# Tokens of silence that are kept behind sounds for a decoder.
+SILENCE = 64
 
 
-class SoundSource(SoundSourceBase, Varied):
+class SoundSource(SoundSourceBase, Varied, Padded):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
     window: number of tokens that a published model reads at once, such as 30 seconds; None for any number.
+    silence: number of tokens of silence behind each sound, up to the end of the window.
     masked: whether hidden tokens have a learnt vector.
     """
 
@@ -75,8 +79,9 @@ class SoundSource(SoundSourceBase, Varied):
         std: Sequence[float],
         window: int | None = None,
         masked: bool = True,
+        silence: int = 0,
     ) -> None:
-        self.frames, self.window, self.masked = frames, window, masked
+        self.frames, self.window, self.masked, self.silence = frames, window, masked, silence
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
 
     def __str__(self) -> str:
@@ -138,7 +143,10 @@ class SoundSource(SoundSourceBase, Varied):
             numbers = np.array([mean, std], np.float64)
             if numbers.shape != (2, shape[1]) or not np.isfinite(numbers).all() or not (numbers[1] > 0).all():
                 raise ValueError(f"mean and std are {shape[1]} finite numbers each, std above 0")
-            return cls(frames, mean, std, window, "mask_token" in weights)
+            silence = processor.get("silence_tokens", window or 0)
+            if not (isinstance(silence, int) and 0 <= silence <= MAX_SILENCE):
+                raise ValueError(f"silence_tokens is a whole number up to {MAX_SILENCE}, not {silence!r}")
+            return cls(frames, mean, std, window, "mask_token" in weights, silence)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / PROCESSOR_FILE}: {error}") from error
 
@@ -158,8 +166,20 @@ class SoundSource(SoundSourceBase, Varied):
             num_frames = self.window * self.frames
             processor |= {"chunk_length": -(-num_frames // FRAMES_PER_SECOND), "n_samples": num_frames * HOP}
             processor |= {"nb_max_frames": num_frames, "padding_side": "right", "padding_value": 0.0}
+            processor["silence_tokens"] = self.silence
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         return {"num_mel_bins": len(self.mean)}
+
+    def with_padding(self, generates: bool) -> SoundSource:
+        """Return a source that reads sounds without the silence to which published models pad them.
+
+        generates: whether answers are generated. Decoders find the end of a sound by the silence behind it, so 1.3 seconds of it
+        are kept (64 tokens, as FUTO's acft does), to which a fit adapts the decoder.
+        """
+        if self.window is None:
+            return self
+        silence = min(SILENCE, self.silence) if generates else 0
+        return SoundSource(self.frames, self.mean, self.std, self.window, self.masked, silence)
 
     def encode(self, values: Sequence[Sound], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece for each sound; there are no special tokens.
@@ -172,6 +192,9 @@ class SoundSource(SoundSourceBase, Varied):
         """Return the piece of one sound. aligned: whether it tells the seconds of each token."""
         samples = value.decode(RATE)
         count = max(1, -(-len(samples) // (HOP * self.frames)))
+        if self.window is not None and count % self.window:
+            # Silence that follows the last samples, up to the end of the window.
+            count += min(self.silence, self.window - count % self.window)
         frames = log_mel(samples, count * self.frames + FRAMES_AFTER, len(self.mean))
         tokens = self._tokens(np.pad(frames, ((FRAMES_BEFORE, 0), (0, 0))))
         tokens[:: self.window or count, FIRST_ENTRY] = 1
@@ -181,7 +204,7 @@ class SoundSource(SoundSourceBase, Varied):
         alignment = units = None
         if aligned:
             edges = np.arange(count + 1) * self.token_seconds
-            ends = np.minimum(edges[1:], max(value.info.seconds, edges[-2] + 1 / RATE))
+            ends = np.maximum(edges[:-1] + 1 / RATE, np.minimum(edges[1:], value.info.seconds))
             alignment = Alignment(np.stack([edges[:-1], ends], axis=-1)[:, None], np.array([[0, value.info.seconds]]))
             units = np.arange(count)
         return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)
@@ -204,9 +227,10 @@ class SoundSource(SoundSourceBase, Varied):
         """Return the frames of tokens themselves, (t, k·b), standardised by band."""
         b = len(self.mean)
         begin = HEADER + FRAMES_BEFORE * b
-        frames = tokens[:, begin : begin + self.frames * b].float().unflatten(1, (-1, b))
+        frames = tokens[:, begin : begin + self.frames * b].float().view(len(tokens), -1, b)
         mean, std = (torch.tensor(values, device=tokens.device) for values in (self.mean, self.std))
-        return ((frames - mean) / std).flatten(1)
+        standardised: Tensor = (frames - mean) / std
+        return standardised.flatten(1)
 
     def embedder(self, width: int) -> nn.Module:
         """Return the module from tokens (t, 2 + (2 + k + 1)·b) to vectors (t, width): two convolutions over frames."""
@@ -265,7 +289,7 @@ class SoundSource(SoundSourceBase, Varied):
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of this source's settings. Equal hashes mean equal encodings of a sound."""
-        settings = [self.frames, self.mean, self.std, self.window, self.masked]
+        settings = [self.frames, self.mean, self.std, self.window, self.masked, self.silence]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto.model.attention import attend
@@ -57,12 +58,17 @@ class CrossAttention(nn.Module):
         self.heads, self.dropout = config.heads, config.attention_dropout
         self.scale = None if config.scaled_scores else 1.0
         self.query = Linear(config.width, config.query_width, bias=config.bias)
-        self.key_value = Linear(config.width, 2 * config.query_width, bias=config.bias)
+        self.key_value = Linear(config.width, 2 * config.query_width, bias=config.bias and config.key_bias)
+        has_value_bias = config.bias and not config.key_bias
+        self.value_bias = nn.Parameter(torch.zeros(config.query_width)) if has_value_bias else None
         self.out = Linear(config.query_width, config.width, bias=config.bias)
 
     def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and the values (r, s, h, e) of source states (r, s, d)."""
-        keys, values = self.key_value(states).view(*states.shape[:2], 2 * self.heads, -1).chunk(2, dim=2)
+        mapped = self.key_value(states)
+        if self.value_bias is not None:
+            mapped = mapped + F.pad(self.value_bias, (len(self.value_bias), 0)).to(mapped.dtype)
+        keys, values = mapped.view(*states.shape[:2], 2 * self.heads, -1).chunk(2, dim=2)
         return keys, values
 
     def forward(self, x: Tensor, layer: int, sources: Sources) -> Tensor:

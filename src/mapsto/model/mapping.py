@@ -52,7 +52,7 @@ class SkipInit(TorchFunctionMode):
 class Mapping(nn.Module):
     """The neural network of an arrow: an embedder for each source kind, one Transformer, and a head for each target port.
 
-    sources: the source of each source kind.
+    sources: the source of each kind that is read, and then of each that is only generated, whose tokens it has.
     targets: the target of each target port, in the order of the ports.
     initialise_body: False leaves the weights of embedders and Transformer uninitialised, for the caller to fill.
     """
@@ -73,9 +73,10 @@ class Mapping(nn.Module):
         self.fit_record: FitRecord | None = None  # of the fit that saved it, if it was opened from a folder
         self.familiarity: Familiarity | None = None  # with its training rows; None before a fit
         width = config.transformer.width
-        input_width = config.transformer.input_width
+        read = {port.kind for port in arrow.sources}
+        widths = {kind: (config.transformer if kind in read else config.answer_stack).input_width for kind in sources}
         with nullcontext() if initialise_body else SkipInit():
-            self.embedders = nn.ModuleDict({kind: source.embedder(input_width) for kind, source in sources.items()})
+            self.embedders = nn.ModuleDict({kind: source.embedder(widths[kind]) for kind, source in sources.items()})
             self.transformer = Transformer(config.transformer)
             self.answer_decoder = None if config.answer_decoder is None else Transformer(config.answer_decoder)
         self.pooled_norm = make_norm(config.transformer) if config.pooled_norm else None

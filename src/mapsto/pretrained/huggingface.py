@@ -76,7 +76,7 @@ class PretrainedModel:
 
     config: the shape of the model.
     tensors: the weights in fp32, by the parameter names of mapsto's models.
-    sources: {kind: source}, with one entry.
+    sources: {kind: source}: of the values that the model reads, and of those that its decoder writes if they are of another kind.
     labels: class names of the head, in the order of its outputs; None if no head has classes.
     folder: the folder with the files.
     notes: messages for the user, such as that some weights were left out.
@@ -137,13 +137,18 @@ def open_folder(folder: Path) -> PretrainedModel:
     config = _choose_pooling(config, raw, tensors, labels if target_kind == classifier() else None)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
     source = _open_source(folder, config, _source_class(raw, family, folder), tensors)
+    vocabularies = _open_vocabularies(folder, source.kind, tensors, notes)
+    if config.answer_decoder is not None and family.answer_kind not in (None, *vocabularies):
+        config = replace(config, answer_decoder=None, answer_start=None)
     if source.max_tokens is not None:
         config = replace(config, transformer=replace(config.transformer, max_positions=source.max_tokens))
-    _require_body(config, source, tensors, folder)
-    if isinstance(source, Prompted) and (config.answer_decoder is not None or config.transformer.causal):
-        notes += filter(None, [describe_unfollowed(source.generation)])
+    sources = {source.kind: source, **vocabularies}
+    _require_body(config, sources, tensors, folder)
+    for writer in sources.values():
+        if isinstance(writer, Prompted) and (config.answer_decoder is not None or config.transformer.causal):
+            notes += filter(None, [describe_unfollowed(writer.generation)])
     restores |= any(name.startswith(f"{kinds.target(source.kind, restored=True).head_name}.") for name in tensors)
-    return PretrainedModel(config, tensors, {source.kind: source}, labels, folder, tuple(notes), target_kind, restores)
+    return PretrainedModel(config, tensors, sources, labels, folder, tuple(notes), target_kind, restores)
 
 
 def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None) -> None:
@@ -161,8 +166,11 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
         raw[POOLING_KEY] = config.pooling
         # `all_weights` adds a layer that computes the mean.
         config = replace(config, transformer=replace(config.transformer, layers=config.transformer.layers + 1))
-    ((kind, source),) = mapping.sources.items()
-    shape = {**source.save(folder, mapping.config.max_tokens), **family.write_config(config)}
+    kind = next(iter(mapping.sources))
+    shape: dict[str, Any] = {}
+    for source in mapping.sources.values():
+        shape |= source.save(folder, mapping.config.max_tokens)
+    shape |= family.write_config(config)
     if kind != family.source_kind:
         raw[SOURCE_KEY] = kind
     if family.tower is not None and task != "body":
@@ -173,7 +181,7 @@ def save_pretrained(mapping: Mapping, folder: Path, labels: Sequence[str] | None
     raw |= shape
     if mapping.decoder is not None and not can_save_decoder(config):
         raw[DECODER_KEY] = {key: getattr(config.decoder, field) for field, key in DECODER_SIZES.items()}
-    if config.answer_decoder is not None and family.encoder_architecture is None:
+    if config.answer_decoder is not None and not family.has_answer_decoder:
         raw[ANSWER_DECODER_KEY] = config.answer_decoder.layers
     if config.answer_decoder is None and family.encoder_architecture is not None:
         raw["architectures"] = [family.encoder_architecture]
@@ -339,6 +347,28 @@ def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: 
     return source
 
 
+def _open_vocabularies(
+    folder: Path, read: str, tensors: dict[str, Tensor], notes: list[str]
+) -> dict[str, Source]:
+    """Return {kind: source} of the kinds that a model only writes, those with embeddings of tokens that it does not read.
+
+    Without the files of a vocabulary the decoder is removed from `tensors`, and `notes` gets a message about this.
+    read: the kind that the model reads.
+    """
+    stems = {name.split(".")[1] for name in tensors if name.startswith("embedders.")} - {read}
+    vocabularies: dict[str, Source] = {}
+    for kind in sorted(stems & set(kinds.names("source"))):
+        stem = f"embedders.{kind}."
+        weights = {name.removeprefix(stem): tensor for name, tensor in tensors.items() if name.startswith(stem)}
+        try:
+            vocabularies[kind] = kinds.source(kind).open(folder, weights)
+        except CheckpointError as error:
+            for name in [name for name in tensors if name.startswith((stem, "answer_decoder."))]:
+                del tensors[name]
+            notes.append(f"its decoder is left out, so that it writes no {kind}: {error}")
+    return vocabularies
+
+
 def _read_classes(
     raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor], notes: list[str]
 ) -> tuple[str, list[str] | None]:
@@ -434,11 +464,12 @@ def _choose_vocabulary_head(
         return config, False
     if any(name in tensors for name in family.untied_weights.values()) and not head.head_weight:
         return replace(config, vocabulary_head=replace(head, head_weight=True)), True
-    is_published = architecture is not None and architecture == family.architectures.get(family.source_kind)
+    written = family.answer_kind or family.source_kind
+    is_published = architecture is not None and architecture == family.architectures.get(written)
     return config, head.is_empty and is_published
 
 
-def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor], folder: Path) -> None:
+def _require_body(config: ModelConfig, sources: Dict[str, Source], tensors: Dict[str, Tensor], folder: Path) -> None:
     """Raise CheckpointError unless `tensors` has every weight of the model without heads, in the shape that config.json gives.
 
     No memory is allocated for weights, since a damaged config.json may describe a model of any size.
@@ -450,7 +481,7 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
             raise CheckpointError(
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
             )
-    shapes = _body_shapes(config, source)
+    shapes = _body_shapes(config, sources)
     unexpected = [name for name in tensors if name.startswith("decoder.") and name not in shapes]
     if unexpected:
         raise CheckpointError(
@@ -465,17 +496,18 @@ def _require_body(config: ModelConfig, source: Source, tensors: Dict[str, Tensor
             )
 
 
-def _body_shapes(config: ModelConfig, source: Source) -> dict[str, torch.Size]:
+def _body_shapes(config: ModelConfig, sources: Dict[str, Source]) -> dict[str, torch.Size]:
     """Return {name: shape} of every weight of the model without heads.
 
     The modules are built on the meta device, which allocates no memory.
     """
     shape = config.transformer
+    source = next(iter(sources.values()))
     with torch.device("meta"), SkipInit():
-        modules: dict[str, torch.nn.Module] = {
-            "transformer": Transformer(shape),
-            f"embedders.{source.kind}": source.embedder(shape.input_width),
-        }
+        modules: dict[str, torch.nn.Module] = {"transformer": Transformer(shape)}
+        for kind, embedded in sources.items():
+            width = (shape if embedded is source else config.answer_stack).input_width
+            modules[f"embedders.{kind}"] = embedded.embedder(width)
         if config.answer_decoder is not None:
             modules["answer_decoder"] = Transformer(config.answer_decoder)
         if config.pooled_norm:

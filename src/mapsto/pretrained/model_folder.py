@@ -36,6 +36,7 @@ from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.generation import Generated
+from mapsto.task.source_capabilities import Padded
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
 from mapsto.text.spm import marian
@@ -143,7 +144,8 @@ def _load_mapping(path: Path) -> Mapping:
     folder = _open_folder(path)
     manifest = folder.manifest
     if manifest is None:
-        mapping = _build(folder.pretrained, *_published_targets(folder.pretrained), None)
+        arrow, targets = _published_targets(folder.pretrained)
+        mapping = _build(_without_padding(folder.pretrained, targets), arrow, targets, None)
     else:
         with _refusing_states(path):
             mapping = _build(folder.pretrained, *_saved_targets(manifest), manifest.get("length"))
@@ -231,6 +233,19 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
     return arrow, [_make_target(kind, state) for kind, state in zip(kinds.answering(arrow), states, strict=True)]
 
 
+def _without_padding(
+    pretrained: huggingface.PretrainedModel, targets: Sequence[Target]
+) -> huggingface.PretrainedModel:
+    """Return a published model that pads values only if it generates answers, since its decoder has seen no other values."""
+    if any(isinstance(target, Generated) for target in targets):
+        return pretrained
+    sources = {
+        kind: source.with_padding(False) if isinstance(source, Padded) else source
+        for kind, source in pretrained.sources.items()
+    }
+    return replace(pretrained, sources=sources)
+
+
 def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, list[Target]]:
     """Return the arrow and the targets of a published model, such as `text -> label` for a classifier.
 
@@ -238,7 +253,7 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
     arrow with `~`, such as `~text -> text`.
     Without such a head there are no targets.
     """
-    (kind,) = pretrained.sources
+    kind, *written = pretrained.sources
     if pretrained.labels:
         arrow = Arrow((Port(kind),), (Port(pretrained.target_kind),))
         return arrow, [_make_target(kinds.target(pretrained.target_kind), {"classes": pretrained.labels})]
@@ -250,9 +265,10 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
         return Arrow((Port(kind),), ()), []
     config = pretrained.config
     if config.transformer.causal or config.answer_decoder is not None:
-        generated = kinds.target(kind)
+        answer = written[0] if written else kind
+        generated = kinds.target(answer)
         assert issubclass(generated, Generated)
-        return parse(f"{kind} -> {kind}"), [generated.of_published(pretrained.sources[kind], config.answer_start)]
+        return parse(f"{kind} -> {answer}"), [generated.of_published(pretrained.sources[answer], config.answer_start)]
     arrow = parse(f"~{kind} -> {kind}")
     (target,) = [target() for target in kinds.answering(arrow)]
     assert isinstance(target, Reconstruction)

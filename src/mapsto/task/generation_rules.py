@@ -14,6 +14,8 @@ from typing import Any
 from mapsto.errors import CheckpointError
 
 FILE = "generation_config.json"
+# Settings of recognizers of speech (Whisper): the ids of languages and tasks by name, and that of the token for no times.
+LANGUAGES, TASKS, NO_TIMES = "lang_to_id", "task_to_id", "no_timestamps_token_id"
 # Settings that change answers and are not followed, with the value at which each changes nothing (besides null).
 NOT_FOLLOWED: dict[str, Any] = {
     "encoder_repetition_penalty": 1.0,
@@ -57,6 +59,7 @@ class GenerationRules:
     forced_eos_token_id: the tokens of which one ends an answer that reaches its maximum length.
     early_stopping: whether a beam search stops as soon as it has as many answers as beams; "never": only when no longer answer
     can score higher. length_penalty: that of beams, if the user gives none.
+    beginning: for each of an answer's first tokens those that it can be, such as the languages of a multilingual recognizer.
     """
 
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
@@ -71,6 +74,8 @@ class GenerationRules:
     forced_eos_token_id: tuple[int, ...] = ()
     early_stopping: bool | str = False
     length_penalty: float = 1.0
+    # No name of the file: computed from several of them by `read_beginning`.
+    beginning: tuple[tuple[int, ...], ...] = ()
 
     @property
     def changes_logits(self) -> bool:
@@ -107,7 +112,7 @@ class GenerationRules:
                 banned.add(last)
         if len(context) < self.min_length or num_forced + len(answer) < self.min_new_tokens:
             banned.update(ends)
-        if not answer:
+        if len(answer) == len(self.beginning):
             banned.update(self.begin_suppress_tokens)
         return banned
 
@@ -127,7 +132,25 @@ def read_rules(settings: Mapping[str, Any] | None, size: int) -> GenerationRules
             values[field.name] = _read_rule(field.name, value, size)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{FILE}: {field.name} cannot be {value!r}; {error}") from error
-    return GenerationRules(**values)
+    return GenerationRules(**values, beginning=read_beginning(stated, size))
+
+
+def read_beginning(settings: Mapping[str, Any], size: int) -> tuple[tuple[int, ...], ...]:
+    """Return for each of an answer's first tokens those that it can be, by the settings of a recognizer of speech (Whisper).
+
+    A multilingual one begins with a language and a task; all begin with the token that says that no times are written.
+    settings: those that are stated. size: number of tokens of the vocabulary. Raises CheckpointError for invalid settings.
+    """
+    if NO_TIMES not in settings:
+        return ()
+    try:
+        beginning = [[settings[NO_TIMES]]]
+        if settings.get("is_multilingual", LANGUAGES in settings):
+            tasks = settings[TASKS]
+            beginning = [[*settings[LANGUAGES].values()], [tasks["transcribe"]], *beginning]
+        return tuple(_read_tokens(tokens, size) for tokens in beginning)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{FILE}: {LANGUAGES}, {TASKS} and {NO_TIMES} cannot be used; {error!r}") from error
 
 
 def settings_of_config(model_config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -143,6 +166,9 @@ def describe_unfollowed(settings: Mapping[str, Any] | None, is_search_chosen: bo
     is_search_chosen: whether the user has chosen beams or samples, so that nothing need be said about these.
     """
     stated = {name: value for name, value in (settings or {}).items() if value is not None}
+    if NO_TIMES in stated:
+        # The tokens that begin a transcript are known by other settings.
+        stated.pop("forced_decoder_ids", None)
     if is_search_chosen:
         stated = {name: value for name, value in stated.items() if name not in {**OPTIONS, **SAMPLING}}
     sampling = {**SAMPLING, **MORE_SAMPLING} if stated.get("do_sample") else {}

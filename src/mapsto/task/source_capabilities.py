@@ -163,6 +163,17 @@ class Spatial(Outlinable):
         """Return (file suffix, file content) of a picture of the value, with the region of each mark outlined and captioned."""
 
 
+class Padded(Kind):
+    """A source whose published models were trained on values that are padded to one length, such as sounds of Whisper."""
+
+    @abstractmethod
+    def with_padding(self, generates: bool) -> Source:
+        """Return a source that pads values as an arrow needs it.
+
+        generates: whether answers are generated token by token, by a decoder that has only seen padded values.
+        """
+
+
 class Explainable(Kind):
     """A source whose tokens can be named, removed and highlighted, to attribute an answer to single tokens."""
 

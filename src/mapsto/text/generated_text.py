@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -143,6 +143,9 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         # Without a token behind every text, as in decoder-only models, the end token also separates a source from its answer.
         separator = tokenizer.opening[:1] if tokenizer.closing else self.ends[:1]
         self.opening = separator if opening is None else tuple(opening)
+        if opening is not None:
+            # It has the tokens that begin a transcript, such as its language.
+            self.rules = replace(self.rules, beginning=())
         self.banned = tuple(set(tokenizer.special_ids) - {*self.ends}) if banned is None else tuple(banned)
 
     @classmethod
@@ -162,11 +165,19 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
     def begin_with(self, tokens: Sequence[int]) -> None:
         """Let every answer begin with these tokens, unless the target was opened with other ones.
 
-        Behind the token of an encoder–decoder stands the one that its generation_config.json forces, such as a language.
+        Behind the token of an encoder–decoder stands the one that its generation_config.json forces, such as a language, or
+        those that begin a transcript if there is no choice among them.
         """
-        if self.settings[0] is None:
-            forced = self.rules.forced_bos_token_id
-            self.opening = (*tokens, *([] if forced is None or not tokens else [forced]))
+        if self.settings[0] is not None:
+            return
+        forced, beginning = self.rules.forced_bos_token_id, self.rules.beginning
+        self.opening = (*tokens, *([] if forced is None or not tokens else [forced]))
+        if tokens and all(len(choices) == 1 for choices in beginning):
+            self.begin_transcripts([choices[0] for choices in beginning])
+
+    def begin_transcripts(self, tokens: Sequence[int]) -> None:
+        """Let every answer begin with these tokens too, such as those of a language and a task, without a choice."""
+        self.opening, self.rules = (*self.opening, *tokens), replace(self.rules, beginning=())
 
     @property
     def learning(self) -> Learning:
@@ -328,7 +339,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
                 GeneratedText(
                     self.to_value(answer.tokens),
                     answer.log_probability,
-                    len(answer.tokens) + answer.is_ended,
+                    len(answer.tokens) - len(self.rules.beginning) + answer.is_ended,
                     answer.is_ended,
                 )
                 for answer in answers

@@ -93,6 +93,8 @@ class Family:
     required_files: Dict[str, str] = field(default_factory=dict)
     # Kind of value that the body reads.
     source_kind: str = "text"
+    # Kind of value that the decoder writes, if it is another one.
+    answer_kind: str | None = None
     # Whether the model is linear: its source is the kind's source of classical features, not that of tokens.
     linear: bool = False
     # Function from width, layers, heads and maximum number of tokens to the ModelConfig of a new model; None: new models do not
@@ -116,9 +118,15 @@ class Family:
     step_counter: tuple[str, str] | None = None
     # Class of `transformers` for the encoder of an encoder–decoder alone.
     encoder_architecture: str | None = None
-    # For a family with a decoder: name of the family of the same model without decoder, possibly the same family. A decoder whose
+    # For a family with a decoder that restores hidden tokens: name of the family of the same model without decoder, possibly the same family. A decoder whose
     # shape the family cannot express is saved under our names.
     without_decoder: str | None = None
+
+
+    @property
+    def has_answer_decoder(self) -> bool:
+        """Return whether published models of the family are encoder–decoders."""
+        return self.encoder_architecture is not None or self.answer_kind is not None
 
 
 def family_names() -> tuple[str, ...]:

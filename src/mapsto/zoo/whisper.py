@@ -1,21 +1,26 @@
-"""Whisper (Radford et al. 2022): pre-norm encoder over log-mel frames, with a table of sinusoidal positions.
+"""Whisper (Radford et al. 2022): pre-norm encoder over log-mel frames, and a decoder that writes what is said.
 
-The encoder alone is read, from folders of the whole model too: for labels, numbers and vectors of sounds. It reads at most 30
-seconds at once, and shorter sounds without the silence to which the published model pads them.
+Both stacks have tables of positions. The encoder reads at most 30 seconds at once. For labels, numbers and vectors it is read
+alone, and sounds without the silence to which the published model pads them.
 Starting models are openai/whisper-tiny, tiny.en, base and larger ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
-from mapsto.zoo import Family, read_activation, read_fraction, read_positive_int, write_activation
+from mapsto.model.layers import TransformConfig
+from mapsto.zoo import Family, Names, read_activation, read_fraction, read_positive_int, write_activation
 
-# Positions of the published models: 30 seconds of 20 ms.
-MAX_POSITIONS = 1500
+# Positions of the published models: 30 seconds of 20 ms, and the tokens of an answer.
+MAX_POSITIONS, MAX_ANSWER_POSITIONS = 1500, 448
+
+# The token that begins every answer, where config.json names none.
+START = 50257
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
@@ -39,23 +44,45 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
         dropout=read_fraction(raw, "dropout", 0.0),
         attention_dropout=read_fraction(raw, "attention_dropout", 0.0),
     )
-    return ModelConfig(transformer=encoder, pooling="mean", pooler=None, vocabulary_head=None)
+    decoder = replace(
+        encoder,
+        layers=read_positive_int(raw, "decoder_layers"),
+        heads=read_positive_int(raw, "decoder_attention_heads"),
+        feed_forward_width=read_positive_int(raw, "decoder_ffn_dim"),
+        max_positions=read_positive_int(raw, "max_target_positions", MAX_ANSWER_POSITIONS),
+        causal=True,
+        cross_attention=True,
+    )
+    start = raw.get("decoder_start_token_id", START)
+    if not isinstance(start, int):
+        raise CheckpointError(f"config.json: decoder_start_token_id must be the id of a token, not {start!r}")
+    return ModelConfig(
+        transformer=encoder,
+        answer_decoder=decoder,
+        answer_start=start,
+        pooling="mean",
+        pooler=None,
+        vocabulary_head=TransformConfig(norm=False, dense=False, head_bias=False),
+    )
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
     """Return the settings of config.json for a ModelConfig, as a dict: the inverse of `read`."""
     shape = config.transformer
+    # The encoder alone is saved as a model whose decoder no file has.
+    decoder = config.answer_decoder or replace(shape, max_positions=MAX_ANSWER_POSITIONS)
     return {
         "d_model": shape.width,
         "encoder_layers": shape.layers,
         "encoder_attention_heads": shape.heads,
         "encoder_ffn_dim": shape.feed_forward_width,
-        # The encoder alone is saved as a model whose decoder no file has.
-        "decoder_layers": shape.layers,
-        "decoder_attention_heads": shape.heads,
-        "decoder_ffn_dim": shape.feed_forward_width,
+        "decoder_layers": decoder.layers,
+        "decoder_attention_heads": decoder.heads,
+        "decoder_ffn_dim": decoder.feed_forward_width,
         "activation_function": write_activation(shape.activation),
         "max_source_positions": shape.max_positions,
+        "max_target_positions": decoder.max_positions,
+        "decoder_start_token_id": START if config.answer_start is None else config.answer_start,
         "dropout": shape.dropout,
         "attention_dropout": shape.attention_dropout,
         "scale_embedding": False,
@@ -63,7 +90,27 @@ def write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-LAYER, BLOCK = "model.encoder.layers.{i}.", "transformer.blocks.{i}."
+def _stack_names(own: str, published: str) -> Names:
+    """Return pairs (our name, published name) of the weights of one stack. own, published: start of their names."""
+    block, layer = f"{own}blocks.{{i}}.", f"{published}layers.{{i}}."
+    return (
+        (f"{own}position_table", f"{published}embed_positions"),
+        (f"{block}attention_norm", f"{layer}self_attn_layer_norm"),
+        # One weight of ours holds the biases of queries and values, one after the other.
+        (f"{block}attention.qv_bias", tuple(f"{layer}self_attn.{part}_proj.bias" for part in "qv")),
+        (f"{block}attention.qkv", tuple(f"{layer}self_attn.{part}_proj" for part in "qkv")),
+        (f"{block}attention.out", f"{layer}self_attn.out_proj"),
+        (f"{block}cross_norm", f"{layer}encoder_attn_layer_norm"),
+        (f"{block}cross.query", f"{layer}encoder_attn.q_proj"),
+        (f"{block}cross.value_bias", f"{layer}encoder_attn.v_proj.bias"),
+        (f"{block}cross.key_value", (f"{layer}encoder_attn.k_proj", f"{layer}encoder_attn.v_proj")),
+        (f"{block}cross.out", f"{layer}encoder_attn.out_proj"),
+        (f"{block}feed_norm", f"{layer}final_layer_norm"),
+        (f"{block}feed.up", f"{layer}fc1"),
+        (f"{block}feed.down", f"{layer}fc2"),
+        (f"{own}final_norm", f"{published}layer_norm"),
+    )
+
 
 family = Family(
     # `transformers` has a classifier over 30 seconds with a layer more; ours has a name of its own, so that no one mistakes it.
@@ -71,29 +118,24 @@ family = Family(
         "body": "WhisperModel",
         "sound": "WhisperEncoderForPreTraining",
         "label": "WhisperEncoderForSequenceClassification",
+        "text": "WhisperForConditionalGeneration",
     },
     prefix="model.",
     weight_names={
         "body": (
             ("embedders.sound.conv1", "model.encoder.conv1"),
             ("embedders.sound.conv2", "model.encoder.conv2"),
-            ("transformer.position_table", "model.encoder.embed_positions"),
-            (f"{BLOCK}attention_norm", f"{LAYER}self_attn_layer_norm"),
-            # One weight of ours holds the biases of queries and values, one after the other.
-            (f"{BLOCK}attention.qv_bias", tuple(f"{LAYER}self_attn.{part}_proj.bias" for part in "qv")),
-            (f"{BLOCK}attention.qkv", tuple(f"{LAYER}self_attn.{part}_proj" for part in "qkv")),
-            (f"{BLOCK}attention.out", f"{LAYER}self_attn.out_proj"),
-            (f"{BLOCK}feed_norm", f"{LAYER}final_layer_norm"),
-            (f"{BLOCK}feed.up", f"{LAYER}fc1"),
-            (f"{BLOCK}feed.down", f"{LAYER}fc2"),
-            ("transformer.final_norm", "model.encoder.layer_norm"),
+            ("embedders.text", "model.decoder.embed_tokens"),
+            *_stack_names("transformer.", "model.encoder."),
+            *_stack_names("answer_decoder.", "model.decoder."),
         ),
         "sound": (("code_head", "code_head"),),
         "label": (("classifier", "classifier"),),
+        "text": (),
     },
     read_config=read,
     write_config=write,
-    tied_weights={},
-    ignored_weights=(r"(model\.)?decoder\.", r"proj_out\."),
+    tied_weights={"proj_out.weight": "embedders.text.weight"},
     source_kind="sound",
+    answer_kind="text",
 )
