@@ -34,6 +34,7 @@ from mapsto.audio.frame_embedding import (
 from mapsto.audio.hidden_frames import HiddenFrames
 from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel
 from mapsto.audio.sound_value import Sound
+from mapsto.audio.sources.patch_source import SpectrogramSource
 from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
 from mapsto.audio.sources.wave_source import WaveSource
 from mapsto.errors import CheckpointError, DataError, UsageError
@@ -70,7 +71,7 @@ class SoundSource(SoundSourceBase, Varied, Padded):
 
     family = "log_mel"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.4}
-    variants: ClassVar[Mapping[str, type[Source]]] = {"waves": WaveSource}
+    variants: ClassVar[Mapping[str, type[Source]]] = {"waves": WaveSource, "patches": SpectrogramSource}
 
     def __init__(
         self,

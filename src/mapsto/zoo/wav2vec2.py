@@ -195,7 +195,7 @@ def body_names(prefix: str) -> Names:
         (f"{BLOCK}feed.down", f"{LAYER}feed_forward.output_dense"),
         (f"{BLOCK}feed_norm", f"{LAYER}final_layer_norm"),
     )
-    return tuple((own, _with_prefix(prefix, published)) for own, published in names)
+    return tuple((name, _with_prefix(prefix, published)) for name, published in names)
 
 
 def _with_prefix(prefix: str, names: str | tuple[str, ...]) -> str | tuple[str, ...]:

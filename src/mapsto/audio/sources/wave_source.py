@@ -175,8 +175,9 @@ class WaveSource(SoundSourceBase, Source):
         taper = torch.hann_window(windows.shape[1], device=tokens.device)
         spectrum = torch.fft.rfft(windows * taper, WINDOW).abs() ** 2
         energies = (spectrum @ band_filters(CODED_BANDS).T.to(tokens.device)).clamp(min=SMALLEST).log10()
-        centred: Tensor = energies - energies.mean(1, keepdim=True)
-        return centred / energies.std(1, keepdim=True).clamp(min=MIN_DEVIATION)
+        centred = energies - energies.mean(1, keepdim=True)
+        features: Tensor = centred / energies.std(1, keepdim=True).clamp(min=MIN_DEVIATION)
+        return features
 
     def embedder(self, width: int) -> nn.Module:
         """Return the module from tokens (t, 3 + s) to vectors (t, width)."""
