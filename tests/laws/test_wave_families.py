@@ -170,21 +170,22 @@ def test_a_saved_body_opens_in_transformers_with_every_weight(tmp_path: Path, fa
     fitted = mapsto.fit(
         "sound -> label", rows, tmp_path / "run", start=tmp_path / "start", steps=2, method="full", device="cpu"
     )
-    again, loading = getattr(transformers, f"{CLASSES[family]}Model").from_pretrained(
+    again, loading = getattr(transformers, f"{CLASSES[family]}ForSequenceClassification").from_pretrained(
         tmp_path / "run", output_loading_info=True
     )
-    assert not loading["missing_keys"] and set(loading["unexpected_keys"]) <= {"classifier.weight", "classifier.bias"}
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
     mapping = model_folder.load_mapping(tmp_path / "run")
     batch = pack(mapping, sounds())
     with torch.no_grad():
-        states = unpack(mapping.hidden(batch), batch)
-        for samples, own in zip(sounds(), states, strict=True):
-            expected = again.eval()(prepare(samples)).last_hidden_state[0]
+        states, (logits,) = unpack(mapping.hidden(batch), batch), mapping(batch)
+        for samples, own, own_logits in zip(sounds(), states, logits, strict=True):
+            expected = again.eval().base_model(prepare(samples)).last_hidden_state[0]
             torch.testing.assert_close(own, expected, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(own_logits, again(prepare(samples)).logits[0], atol=1e-4, rtol=1e-3)
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "run")
     assert extractor.do_normalize and extractor.sampling_rate == RATE
     loaded = mapsto.load(tmp_path / "run")
-    assert loaded.mapping.config == fitted.mapping.config
+    assert loaded.mapping.config == fitted.mapping.config and again.config.id2label == {0: "a", 1: "b"}
     assert [answer["label"] for answer in loaded.predict(rows)] == [answer["label"] for answer in fitted.predict(rows)]
 
 
@@ -220,6 +221,7 @@ def test_either_name_of_a_weight_norm_is_read(tmp_path: Path) -> None:
         ("hubert", "ForSequenceClassification", {"num_labels": 3}),
         ("wavlm", "ForCTC", {"vocab_size": 20}),
         ("wavlm", "ForSequenceClassification", {"num_labels": 3}),
+        ("wavlm", "ForSequenceClassification", {"classifier_proj_size": 32, "use_weighted_layer_sum": True}),
     ],
 )
 def test_bodies_of_models_with_heads_are_read(tmp_path: Path, family: str, head: str, changes: dict[str, Any]) -> None:
@@ -232,6 +234,17 @@ def test_bodies_of_models_with_heads_are_read(tmp_path: Path, family: str, head:
     batch = pack(mapping, sounds()[-2:] + sounds()[:1])
     expected = body(prepare(sounds()[-1])).last_hidden_state[0]
     torch.testing.assert_close(unpack(mapping.hidden(batch), batch)[1], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_a_published_classifier_of_the_last_layer_answers(tmp_path: Path, family: str) -> None:
+    reference = make(tmp_path, family, "ForSequenceClassification", classifier_proj_size=32, num_labels=3)
+    mapping = model_folder.load_mapping(tmp_path)
+    (logits,) = mapping(pack(mapping, sounds()))
+    for own, samples in zip(logits, sounds(), strict=True):
+        torch.testing.assert_close(own, reference(prepare(samples)).logits[0], atol=1e-5, rtol=1e-4)
+    answers = mapsto.load(tmp_path).predict([{"sound": (sounds()[0], RATE)}])
+    assert answers[0]["label"] == f"LABEL_{int(logits[0].argmax())}"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

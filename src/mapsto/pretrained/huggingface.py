@@ -403,7 +403,7 @@ def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor]
         raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
     # Regression has one output, and several labels at once have another loss; both look like a classifier's weights.
     is_single_label = raw.get("problem_type") in (None, "single_label_classification") and num_classes > 1
-    if published not in (None, architectures[0]) or not is_single_label:
+    if published not in (None, architectures[0]) or not is_single_label or not family.reads_classifier(raw):
         for name in [name for name in tensors if name.startswith((f"{target.head_name}.", "pooler."))]:
             del tensors[name]
         notes.append(f"the head of {architectures[0]} is for another task and was left out")

@@ -107,6 +107,8 @@ class Family:
     gated_names: Names = ()
     # Names of the body that depend on where the norms of a layer stand, by TransformerConfig.norm_place.
     norm_names: Dict[str, Names] = field(default_factory=dict)
+    # Function from a parsed config.json to whether its classifier is one that we compute; if not, the classifier is left out.
+    reads_classifier: Callable[[Dict[str, Any]], bool] = lambda raw: True
     # Of a kind with several sources, the name of the one that reads the family's values; None for the kind's own.
     source_variant: str | None = None
     # Our weights that have leading axes of size 1 which the published ones lack → the number of these axes; negative if the

@@ -1,8 +1,9 @@
 """wav2vec 2.0 (Baevski et al. 2020): Transformer over convolutions of the waveform, pretrained without transcripts.
 
-The body is read, also from folders of models with a head (CTC, classes, speakers) or of the pretraining; their heads are left
-out. Heads here read the mean of all hidden states. Sounds are read up to 30 seconds at once, without padding. Starting models are
-facebook/wav2vec2-base, wav2vec2-base-960h, wav2vec2-large-lv60, wav2vec2-large-xlsr-53 and wav2vec2-xls-r-300m.
+The body is read, also from folders of models with a head (CTC, speakers) or of the pretraining, whose heads are left out.
+Classifiers read the mean of all hidden states behind a linear map. (Published ones take the mean behind the map, which is the same.)
+Those that read a weighted sum of layers, or behind a narrower map, are left out too. Sounds are read up to 30 seconds at once,
+without padding. Starting models are facebook/wav2vec2-base, wav2vec2-base-960h, wav2vec2-large-lv60, wav2vec2-large-xlsr-53 and wav2vec2-xls-r-300m.
 The files of HuBERT and WavLM use functions of this one.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
+from mapsto.model.layers import TransformConfig
 from mapsto.model.wave.network import WaveConfig
 from mapsto.zoo import Family, Names, read_activation, read_fraction, read_positive_int, write_activation
 
@@ -26,6 +28,9 @@ MAX_WIDTH, MAX_KERNEL, MAX_LAYERS, MAX_FIELD = 2**14, 2**10, 16, 16_000
 
 # The largest span, in tokens, of the convolution over positions.
 MAX_POSITION_KERNEL = 2**12
+
+# The linear map in front of a classifier.
+PROJECTOR = TransformConfig(activation="identity", bias=True, norm=False)
 
 REQUIRES = {
     "preprocessor_config.json": "it says how samples are prepared; copy it from the published model, or save the feature "
@@ -136,7 +141,12 @@ def read_stack(raw: Mapping[str, Any], front: WaveConfig) -> TransformerConfig:
 
 def model_config(stack: TransformerConfig, front: WaveConfig) -> ModelConfig:
     """Return the ModelConfig of a model of this family or one like it."""
-    return ModelConfig(transformer=stack, pooling="mean", pooler=None, vocabulary_head=None, backbone=front)
+    return ModelConfig(transformer=stack, pooling="mean", pooler=PROJECTOR, vocabulary_head=None, backbone=front)
+
+
+def reads_classifier(raw: Mapping[str, Any]) -> bool:
+    """Return whether the classifier of a config.json reads the last layer, behind a linear map that keeps its width."""
+    return not raw.get("use_weighted_layer_sum") and raw.get("classifier_proj_size", 256) == raw.get("hidden_size", 768)
 
 
 def read(raw: Mapping[str, Any]) -> ModelConfig:
@@ -159,6 +169,8 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "layer_norm_eps": stack.norm_epsilon,
         "hidden_dropout": stack.dropout,
         "attention_dropout": stack.attention_dropout,
+        "classifier_proj_size": stack.width,
+        "use_weighted_layer_sum": False,
         # Layers are never left out in training here.
         "layerdrop": 0.0,
         "num_conv_pos_embeddings": stack.position_kernel,
@@ -219,17 +231,17 @@ ALIASES = (
 def make_family(prefix: str, name: str) -> Family:
     """Return the Family of models like wav2vec 2.0. prefix: that of their published names. name: that of their classes."""
     return Family(
-        # The published classifier has one more layer; ours has a name of its own, so that no one mistakes it.
         architectures={
             "body": f"{name}Model",
-            "sound": f"{name}MeanForPreTraining",
-            "label": f"{name}MeanForSequenceClassification",
+            # The published pretraining has another head; ours has a name of its own, so that no one mistakes it.
+            "sound": f"{name}CodesForPreTraining",
+            "label": f"{name}ForSequenceClassification",
         },
         prefix=prefix,
         weight_names={
             "body": body_names(prefix),
             "sound": (("code_head", "code_head"),),
-            "label": (("classifier", "classifier"),),
+            "label": (("pooler.dense", "projector"), ("classifier", "classifier")),
         },
         read_config=read,
         write_config=write,
@@ -237,6 +249,7 @@ def make_family(prefix: str, name: str) -> Family:
         required_files=REQUIRES,
         aliases=ALIASES,
         norm_names=norm_names(prefix),
+        reads_classifier=reads_classifier,
         source_kind="sound",
         source_variant="waves",
     )
