@@ -22,6 +22,7 @@ from models import (
     NETWORKS,
     SEQ2SEQ,
     SHAPES,
+    SOUNDS,
     TEXTS,
     VIDEOS,
     VISION,
@@ -66,7 +67,9 @@ def pack_texts(mapping: Mapping, texts: list[str], answers: list[tuple[Answer | 
 def test_all_promised_families_are_here() -> None:
     promised = {"bert", "roberta", "xlm-roberta", "distilbert", "modernbert", "xlm", "electra", "albert", *CAUSAL}
     assert set(FAMILIES) >= promised
-    covered = {shape.split(":")[0] for shape in (*SHAPES, *SEQ2SEQ, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS)}
+    covered = {
+        shape.split(":")[0] for shape in (*SHAPES, *SEQ2SEQ, *VISION, *NETWORKS, *DECODED, *DETECTORS, *VIDEOS, *SOUNDS)
+    }
     covered |= {
         tower.model_type for name in covered if (tower := zoo.get_family(name).tower) is not None
     }  # as which their bodies are held

@@ -27,14 +27,14 @@ def augment_frames(frames: Frames, mean: Frames, rng: np.random.Generator) -> Fr
     varied: Frames = frames[:, low] * (1 - share) + frames[:, np.minimum(low + 1, b - 1)] * share
     varied = varied + np.float32(rng.uniform(-MAX_GAIN, MAX_GAIN))
     for _ in range(NUM_STRETCHES):
-        begin, end = _stretch(b, rng)
+        begin, end = choose_stretch(b, rng)
         varied[:, begin:end] = mean[begin:end]
-        begin, end = _stretch(m, rng)
+        begin, end = choose_stretch(m, rng)
         varied[begin:end] = mean
     return varied
 
 
-def _stretch(size: int, rng: np.random.Generator) -> tuple[int, int]:
+def choose_stretch(size: int, rng: np.random.Generator) -> tuple[int, int]:
     """Return begin and end of a random stretch of up to a share MAX_STRETCH of `size`."""
     length = int(rng.integers(0, max(1, round(MAX_STRETCH * size)) + 1))
     begin = int(rng.integers(0, size - length + 1))

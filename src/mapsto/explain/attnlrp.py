@@ -2,7 +2,8 @@
 
 With three backward rules changed, input × gradient is the relevance of the input. The gradient of an activation f is f(x)/x
 in place of its derivative. That of a normalisation treats the scale as constant. Each factor of a product gets half of its
-gradient. Linear maps and softmax keep their gradient. Relevance costs one backward pass.
+gradient. The gates of a bias of attention count as constant. Linear maps and softmax keep their gradient. Relevance costs one
+backward pass.
 """
 
 from __future__ import annotations
@@ -100,11 +101,17 @@ def _gated(x: Tensor, activation: Activation) -> Tensor:
     return _halve_gradient(_as_constant_factor(ACTIVATIONS[activation])(value)) * _halve_gradient(gate)
 
 
+def _constant_gate(x: Tensor) -> Tensor:
+    """Return the sigmoid of `x` without a gradient: it scales a bias that holds nothing of the input."""
+    return x.sigmoid().detach()
+
+
 # Torch function → the function that replaces it inside the context.
 RULES: dict[Any, Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: _attention,
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     gated_activation: _gated,
+    torch.sigmoid: _constant_gate,
     **{activation: _as_constant_factor(activation) for activation in (F.gelu, F.relu, F.silu, torch.tanh)},
 }

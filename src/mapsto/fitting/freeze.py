@@ -39,7 +39,8 @@ def freeze_weights(mapping: Mapping, options: OptimizationOptions, start: Starti
         raise UsageError(
             f"--freeze {num_frozen} is more than the {num_layers} layers of the start; --freeze all leaves all of it"
         )
-    embedding = [mapping.embedders, stack.position_table, stack.type_table, stack.embedding_norm]
+    positions = [stack.position_table, stack.position_convolution]
+    embedding = [mapping.embedders, *positions, stack.type_table, stack.embedding_norm]
     # These norms stand above the blocks, so they are frozen only together with all of them.
     top = [stack.final_norm, mapping.pooled_norm] if options.freeze == "all" else []
     for module in [*embedding, *stack.blocks[:num_frozen], *top]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import files
-from mapsto.audio import augmentation, remarks, sound_io, sound_value, spectrogram
-from mapsto.audio.band_source import BandSource, describe_parts, frames_of
-from mapsto.audio.features import perturb_sound, strongest_waves
+from mapsto.audio import augmentation
+from mapsto.audio.band_source import frames_of
 from mapsto.audio.frame_embedding import (
     FIRST_ENTRY,
     FRAMES_AFTER,
@@ -36,26 +35,16 @@ from mapsto.audio.frame_embedding import (
 from mapsto.audio.hidden_frames import HiddenFrames
 from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel, silence_beside
 from mapsto.audio.sound_value import Sound
+from mapsto.audio.sources.patch_source import SpectrogramSource
+from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
+from mapsto.audio.sources.wave_source import WaveSource
 from mapsto.audio.windows import choose_cuts
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden
-from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
-from mapsto.task.capabilities import FileBacked
-from mapsto.task.shingles import Hashes, hashes
-from mapsto.task.source import KindDefaults, Learning, Source
-from mapsto.task.source_capabilities import (
-    Augmentable,
-    Describable,
-    Explainable,
-    Inspectable,
-    LinearFeatures,
-    Mixture,
-    Spoken,
-    Windowed,
-)
-
-PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
+from mapsto.sequence.piece import Alignment, Ints, Piece
+from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Varied, Windowed
 
 # The feature extractor of `transformers` that makes these frames.
 EXTRACTOR = "WhisperFeatureExtractor"
@@ -65,9 +54,6 @@ TOKEN_FRAMES, STATISTICS_SAMPLE = 4, 500
 
 # The least deviation of a band, so that bands that are always silent are not scaled up.
 MIN_DEVIATION = 0.05
-
-# Tokens of new models that are hidden together: about 400 ms, so that they cannot be read off their neighbours.
-HIDDEN_SECONDS = 0.4
 
 # The most bands and frames of a token of a published model, and tokens of silence.
 MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
@@ -79,7 +65,7 @@ SILENT = -0.25
 SILENCE = 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Inspectable, Windowed, Spoken):
+class SoundSource(SoundSourceBase, Varied, Windowed):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
@@ -88,21 +74,9 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Ins
     masked: whether hidden tokens have a learnt vector.
     """
 
-    kind = "sound"
     family = "log_mel"
-    feature_name = "bands of frequency"
-    size_unit = "seconds"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.4}
-    suffixes = sound_io.SOUND_SUFFIXES
-    augmentations: ClassVar[tuple[str, ...]] = ("spec",)
-    mixtures: ClassVar[Mapping[str, Mixture]] = {}
-    defaults = KindDefaults(
-        Learning(min_epochs=20, max_epochs=100, steps=600, rate=5e-4),
-        rows_at_once=64,
-        contrastive_few_labels=False,
-        linear_rows=200,
-        near_duplicate_threshold=0.8,
-    )
+    variants: ClassVar[Mapping[str, type[Source]]] = {"waves": WaveSource, "patches": SpectrogramSource}
 
     def __init__(
         self,
@@ -206,11 +180,6 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Ins
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         return {"num_mel_bins": len(self.mean)}
 
-    samples = staticmethod(sound_value.sample_sounds)
-    fits = staticmethod(sound_value.fits_sounds)
-    read = staticmethod(sound_value.read_sound)
-    inspect = staticmethod(remarks.inspect_sounds)
-
     def with_padding(self, generates: bool) -> SoundSource:
         """Return a source that reads sounds without the silence to which published models pad them.
 
@@ -221,16 +190,6 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Ins
             return self
         silence = min(SILENCE, self.silence) if generates else 0
         return SoundSource(self.frames, self.mean, self.std, self.window, self.masked, silence)
-
-    @staticmethod
-    def key(value: Sound) -> str:
-        """Return the digest of the sound's bytes; equal sounds have equal digests."""
-        return value.digest
-
-    @staticmethod
-    def size(value: Sound) -> float:
-        """Return the duration of a sound in seconds."""
-        return value.info.seconds
 
     def encode(self, values: Sequence[Sound], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece for each sound; there are no special tokens.
@@ -343,9 +302,7 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Ins
         Single tokens could be read off their neighbours, so spans of about 0.4 seconds are hidden where no shape is named.
         corruption: share and shape of hidden tokens. progress: finished share of training, 0 to 1.
         """
-        if corruption.shape == "token":
-            corruption = replace(corruption, shape="span", span=HIDDEN_SECONDS / self.token_seconds)
-        hidden = choose_hidden(corruption, piece, rng, progress)
+        hidden = choose_hidden(widen_spans(corruption, self.token_seconds), piece, rng, progress)
         tokens = piece.tokens.copy()
         tokens[hidden] = 0
         tokens[hidden, HIDDEN_ENTRY] = 1
@@ -364,10 +321,6 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Ins
         tokens[:, :HEADER] = piece.tokens[:, :HEADER]
         return replace(piece, tokens=tokens)
 
-    def mix(self, pieces: Sequence[Piece], rng: np.random.Generator, method: str) -> tuple[Piece, list[MixturePart]]:
-        """Raise UsageError: there is no method that mixes sounds."""
-        raise UsageError(f"--augment {method} is not for sounds")
-
     def token_names(self, piece: Piece) -> list[str]:
         """Return the beginning of each token in seconds, such as "0.40"."""
         return [f"{position * self.token_seconds:.2f}" for position in piece.positions[:, 0].tolist()]
@@ -381,34 +334,6 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Ins
         tokens = piece.tokens.copy()
         tokens[:, HEADER:] = np.tile(np.array(self.mean, np.float32), self._config.token_frames)
         return replace(piece, tokens=tokens)
-
-    excerpt = staticmethod(spectrogram.excerpt)
-    highlight = staticmethod(spectrogram.highlight)
-
-    @classmethod
-    def show(cls, value: Sound) -> str:
-        """Return the sound as HTML: a spectrogram and a player."""
-        return cls.highlight(value, [], [])
-
-    @classmethod
-    def linear_source(cls) -> type[LinearFeatures]:
-        """Return BandSource, the source class by which linear models read sounds: statistics of bands in three parts."""
-        return BandSource
-
-    @classmethod
-    def fit_features(cls, values: Sequence[Sound]) -> Callable[[Sequence[Sound]], Any]:
-        """Return the function from sounds to means and deviations of bands in three parts, an array (n, f).
-
-        values: not used, since these features need no fitting.
-        """
-        return lambda sounds: np.stack([describe_parts(frames_of(sound)).ravel() for sound in sounds])
-
-    perturb = staticmethod(perturb_sound)
-
-    @classmethod
-    def sketch(cls, value: Sound) -> Hashes:
-        """Return a hash for each of the strongest waves of the sound's spectrogram; near-duplicates share most."""
-        return hashes(strongest_waves(value).astype(np.uint64))
 
     @property
     def fingerprint(self) -> str:

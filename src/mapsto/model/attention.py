@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from mapsto.device import has_amx
 from mapsto.model.config import RotaryScaling
-from mapsto.model.layers import dropout_mask
+from mapsto.model.layers import Linear, dropout_mask
 from mapsto.sequence.piece import Role
 
 # Cosines and sines of rotary angles, (r, l, 1, e / 2) each.
@@ -295,6 +296,42 @@ def relative_buckets(distances: Tensor, num_buckets: int, longest: int, causal: 
     growth = torch.log(sizes.clamp(min=1).float() / num_exact) / math.log(longest / num_exact)
     logarithmic = (num_exact + (growth * (num_buckets - num_exact)).long()).clamp(max=num_buckets - 1)
     return buckets + torch.where(sizes < num_exact, sizes, logarithmic)
+
+
+@dataclass(frozen=True)
+class GatedBias:
+    """A mask for attention with a bias of relative positions that each layer has yet to scale.
+
+    mask: mask to add to the scores, (r, 1, l, s); None if every query sees every key of its row.
+    bias: bias of the scores by distance, (1 or r, h, l, s).
+    """
+
+    mask: Tensor | None
+    bias: Tensor
+
+
+class BiasGate(nn.Module):
+    """The gate by which each query of a layer scales the bias of its distances (WavLM, Chen et al. 2022, section 3.1).
+
+    heads: number of heads h. head_width: width of a head e.
+    """
+
+    # Numbers that are computed for each query and head: they are summed to an update and a reset gate.
+    NUM_PARTS = 8
+
+    def __init__(self, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = Linear(head_width, self.NUM_PARTS)
+        self.constant = nn.Parameter(torch.ones(1, heads, 1, 1))
+
+    def forward(self, x: Tensor, bias: GatedBias) -> Tensor:
+        """Return the mask to add to the scores, (r, h, l, s). x: the tokens that the layer's attention reads, (r, l, d)."""
+        parts = self.linear(x.view(*x.shape[:2], self.heads, -1))
+        parts = parts.view(*parts.shape[:3], 2, -1).sum(-1).transpose(1, 2)
+        update, reset = torch.sigmoid(parts).chunk(2, dim=-1)
+        gated = (update * (reset * self.constant.to(x.dtype) - 1) + 2) * bias.bias
+        return gated if bias.mask is None else gated + bias.mask
 
 
 def sinusoids(count: int, width: int) -> Tensor:

@@ -81,6 +81,13 @@ class TransformerConfig:
     # Number of buckets of relative positions, and the distance from which on all tokens are in the last bucket.
     relative_buckets: int = 32
     relative_distance: int = 128
+    # Whether each query scales the bias of its distances by a learnt gate (WavLM).
+    gated_relative: bool = False
+    # Span in tokens of the convolution whose output is added to tokens as their positions (wav2vec 2.0); None: no convolution.
+    # Below: into how many groups it splits the channels, and its activation.
+    position_kernel: int | None = None
+    position_groups: int = 16
+    position_activation: Activation = "gelu"
     # Whether attention scores are divided by the root of the head width (not in T5).
     scaled_scores: bool = True
     # Number of tokens seen on either side in local layers; None: all layers are global. The first layer and every
@@ -160,7 +167,7 @@ class TransformerConfig:
         return self.window is not None and layer % self.global_every != 0
 
 
-Pooling = Literal["first", "last", "mean", "normed_mean", "rest_mean", "first_mean", "sum"]
+Pooling = Literal["first", "last", "mean", "normed_mean", "prefix_mean", "rest_mean", "first_mean", "sum"]
 
 
 # Names of the prompts of queries and of the texts that are searched.
@@ -211,8 +218,8 @@ class ModelConfig:
     family: str = "modernbert"
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     # Vector of an example: the first token ("first"); the last one ("last"); the mean of all tokens, plain ("mean") or normalised
-    # ("normed_mean"); the mean of all but the prefix tokens ("rest_mean"); the first token and that mean, concatenated
-    # ("first_mean"); or the sum of all tokens ("sum").
+    # ("normed_mean"); the mean of the prefix tokens ("prefix_mean"), or of all but these ("rest_mean"); the first token and the
+    # latter mean, concatenated ("first_mean"); or the sum of all tokens ("sum").
     pooling: Pooling = "mean"
     # Dense layer between the pooled vector and its head; None: no layer.
     pooler: TransformConfig | None = field(default_factory=TransformConfig)
@@ -222,7 +229,7 @@ class ModelConfig:
     sentence: SentenceConfig | None = None
     # Maximum number of tokens of an example in training, if lower than the Transformer's limit.
     length: int | None = None
-    # Special tokens in front of a picture's patches (class and distillation tokens, registers).
+    # Special tokens in front of the patches of a picture or spectrogram (class and distillation tokens, registers).
     num_prefix_tokens: int = 1
     # Whether a norm with trained weights follows the pooling (ConvNeXt).
     pooled_norm: bool = False

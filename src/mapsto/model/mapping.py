@@ -319,10 +319,12 @@ class Mapping(nn.Module):
         sums = sums.index_add_(0, batch.owner.flatten(), states.float())
         # All tokens of a value without special tokens may be hidden. Its mean is then zero, not 0/0.
         lengths = batch.lengths_without(self.decoded_places(batch)).clamp(min=1)
-        if pooling in ("rest_mean", "first_mean"):
+        if pooling in ("prefix_mean", "rest_mean", "first_mean"):
             num_prefix = self.config.num_prefix_tokens
-            prefix = [states[batch.starts + offset].float() for offset in range(num_prefix)]
-            rest = sums[:n] - torch.stack(prefix).sum(0)
+            prefix = torch.stack([states[batch.starts + offset].float() for offset in range(num_prefix)])
+            if pooling == "prefix_mean":
+                return prefix.mean(0)
+            rest = sums[:n] - prefix.sum(0)
             rest = rest / (lengths - num_prefix).clamp(min=1)[:, None]
             return rest if pooling == "rest_mean" else torch.cat([first, rest], dim=-1)
         if pooling == "sum":

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto.model.attention import (
+    BiasGate,
+    GatedBias,
     Rotary,
     additive_mask,
     attend,
@@ -29,7 +31,11 @@ from mapsto.model.config import TransformerConfig
 from mapsto.model.cross_attention import CrossAttention, Sources
 from mapsto.model.kv_cache import KeyValueCache, KeyValueStore, Recorder
 from mapsto.model.layers import Dropout, LayerNorm, Linear, RMSNorm, gated_activation
+from mapsto.model.wave.positions import PositionConvolution
 from mapsto.sequence.piece import Role
+
+# What is added to the scores of attention: a mask, or a mask and a bias that each layer scales; None for nothing.
+Mask = Tensor | GatedBias | None
 
 
 class TokenLayout(Protocol):
@@ -124,16 +130,16 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = (
             RMSNorm(config.width_per_head, eps=config.norm_epsilon) if config.qk_norm else None for _ in range(2)
         )
+        self.bias_gate = BiasGate(config.heads, config.width_per_head) if config.gated_relative else None
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None, state: LayerState | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, rotary: Rotary | None = None, state: LayerState | None = None) -> Tensor:
         """Return the output of self-attention, (r, l, d) → (r, l, d).
 
-        mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
+        mask: mask to add to the scores, (r, 1, l, l), possibly with a bias; None if every token of a row sees every other.
         rotary: cosines and sines from `rotary_angles`; None for no rotary positions.
         state: where keys and values of earlier tokens are kept; None for tokens that are computed once.
         """
+        mask = self._scale_bias(x, mask)
         if state is not None and state.store is not None:
             queries, keys, values = self.queries_keys_values(x, rotary)
             return self.attend(queries, *state.store.extend(state.layer, keys, values), mask)
@@ -143,6 +149,14 @@ class Attention(nn.Module):
             return self.attend(*self.queries_keys_values(x, rotary), mask)
         out: Tensor = self.out(self_attention(self._projected(x), mask, self.heads, rotary, self._dropout_now))
         return out
+
+    def _scale_bias(self, x: Tensor, mask: Mask) -> Tensor | None:
+        """Return the mask to add to the scores, with its bias of relative positions scaled by the gate of x (r, l, d)."""
+        if not isinstance(mask, GatedBias):
+            return mask
+        assert self.bias_gate is not None
+        scaled: Tensor = self.bias_gate(x, mask)
+        return scaled
 
     def queries_keys_values(self, x: Tensor, rotary: Rotary | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries (r, l, h, e), keys and values (r, l, g, e) of x (r, l, d), with their biases, norms and rotation.
@@ -224,9 +238,7 @@ class Block(nn.Module):
             None if scale is None else nn.Parameter(torch.full((config.width,), scale)) for _ in range(2)
         )
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, rotary: Rotary | None = None, state: LayerState | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, rotary: Rotary | None = None, state: LayerState | None = None) -> Tensor:
         """Return the output of the layer, (r, l, d) → (r, l, d).
 
         mask: mask to add to the scores, (r, 1, l, l); None if every token of a row sees every other.
@@ -280,6 +292,11 @@ class Transformer(nn.Module):
         self.register_buffer("sinusoids", sinusoids(config.max_positions, width) if is_sinusoidal else None, False)
         # One bias for each bucket of distances and each head, the same in all layers.
         self.relative_table = nn.Embedding(config.relative_buckets, config.heads) if is_relative else None
+        self.position_convolution = (
+            PositionConvolution(width, config.position_kernel, config.position_groups, config.position_activation)
+            if config.position_kernel
+            else None
+        )
         self.type_table = nn.Embedding(config.token_types, width) if config.token_types else None
         self.language_table = nn.Embedding(config.languages, width).requires_grad_(False) if config.languages else None
         self.embedding_norm = make_norm(config, width) if config.embedding_norm else nn.Identity()
@@ -333,8 +350,10 @@ class Transformer(nn.Module):
         config = self.config
         num_earlier = 0 if store is None else store.num_earlier
         positions = layout.positions + num_earlier
+        if self.position_convolution is not None:
+            x = x + self.position_convolution(x, layout.segments, layout.roles)
         x = self._embed(x, positions, layout.places)
-        masks = {
+        seen = {
             is_local: additive_mask(
                 F.pad(visibility(layout.segments, layout.roles, window, config.causal), (num_earlier, 0), value=True),
                 x.dtype,
@@ -342,7 +361,7 @@ class Transformer(nn.Module):
             for is_local, window in self._windows.items()
         }
         index = torch.arange(x.shape[1], device=x.device)
-        masks = self._add_bias(masks, index[None], index, x.dtype)
+        masks = self._add_bias(seen, index[None], index, x.dtype)
         rotary = self._rotary(positions, x.dtype)
         states = [x]
         for i in range(config.layers):
@@ -367,11 +386,11 @@ class Transformer(nn.Module):
         # A text has one axis of position; further axes, of pictures, stay 0.
         positions = F.pad(cache.lengths[:, None, None], (0, cache.axes - 1))
         x = self._embed(x[:, None], positions, torch.full_like(cache.lengths[:, None], place))
-        masks: dict[bool, Tensor | None] = {
+        seen: dict[bool, Tensor | None] = {
             is_local: cache.mask(x.dtype, window) for is_local, window in self._windows.items()
         }
         index = torch.arange(cache.top, device=x.device)
-        masks = self._add_bias(masks, cache.lengths[:, None], index, x.dtype)
+        masks = self._add_bias(seen, cache.lengths[:, None], index, x.dtype)
         rotary = self._rotary(positions, x.dtype)
         for i in range(self.config.layers):
             is_local = self.config.is_local(i)
@@ -400,17 +419,20 @@ class Transformer(nn.Module):
 
     def _add_bias(
         self, masks: dict[bool, Tensor | None], queries: Tensor, keys: Tensor, dtype: torch.dtype
-    ) -> dict[bool, Tensor | None]:
+    ) -> dict[bool, Mask]:
         """Return the masks with the bias of relative positions added, (r, h, l, s); unchanged without such positions.
 
+        If the layers scale the bias, each mask is returned beside it.
         queries: (1 or r, l), position of each query. keys: (s,), position of each key. Only distances within an example matter.
         """
         if self.relative_table is None:
-            return masks
+            return {**masks}
         distances = keys - queries[:, :, None]
         config = self.config
         buckets = relative_buckets(distances, config.relative_buckets, config.relative_distance, config.causal)
         bias = self.relative_table(buckets).permute(0, 3, 1, 2).to(dtype)
+        if config.gated_relative:
+            return {is_local: GatedBias(mask, bias) for is_local, mask in masks.items()}
         return {is_local: bias if mask is None else mask + bias for is_local, mask in masks.items()}
 
     @property

@@ -47,10 +47,11 @@ from mapsto.pretrained.weight_names import (
     to_mapsto_names,
     to_published_names,
 )
+from mapsto.task.capabilities import require
 from mapsto.task.generation import Prompted
 from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Spatial, linear_source
+from mapsto.task.source_capabilities import Spatial, Varied, linear_source
 from mapsto.task.target_capabilities import Classes
 from mapsto.zoo import Family
 
@@ -135,13 +136,7 @@ def open_folder(folder: Path) -> PretrainedModel:
     target_kind, labels = _read_classes(raw, family, tensors, notes)
     config = _choose_pooling(config, raw, tensors, labels if target_kind == classifier() else None)
     config = replace(config, sentence=sentence_transformers.read_sentence_config(folder, config.transformer.max_tokens))
-    source_class = kinds.source(_source_kind(raw, family, folder))
-    if family.linear:
-        linear_class = linear_source(source_class)
-        if linear_class is None:
-            raise CheckpointError(f"{folder}: no linear model reads values of the kind {source_class.kind!r}")
-        source_class = linear_class
-    source = _open_source(folder, config, source_class, tensors)
+    source = _open_source(folder, config, _source_class(raw, family, folder), tensors)
     vocabularies = _open_vocabularies(folder, source.kind, tensors, notes)
     if family.answer_kind not in (None, *vocabularies):
         config, restores = replace(config, answer_decoder=None, answer_start=None), False
@@ -317,6 +312,22 @@ def _source_kind(raw: Dict[str, Any], family: Family, folder: Path) -> str:
     return str(kind)
 
 
+def _source_class(raw: Dict[str, Any], family: Family, folder: Path) -> type[Source]:
+    """Return the source class by which a model reads its values: the kind's own, the one of linear models, or a variant.
+
+    raw: the content of config.json. Raises CheckpointError if there is no such class.
+    """
+    kind = kinds.source(_source_kind(raw, family, folder))
+    if family.linear:
+        linear_class = linear_source(kind)
+        if linear_class is None:
+            raise CheckpointError(f"{folder}: no linear model reads values of the kind {kind.kind!r}")
+        return linear_class
+    if family.source_variant is None or kind.kind != family.source_kind:
+        return kind
+    return require(kind, Varied, "read in several ways").variants[family.source_variant]
+
+
 def _open_source(folder: Path, config: ModelConfig, cls: type[Source], tensors: Dict[str, Tensor]) -> Source:
     """Return the source in a model folder, as an object of `cls`. Raises CheckpointError if its files or weights are invalid.
 
@@ -390,7 +401,7 @@ def _read_labels(raw: Dict[str, Any], family: Family, tensors: dict[str, Tensor]
         raise CheckpointError(f"architectures in config.json is no list, but {architectures!r}")
     # Regression has one output, and several labels at once have another loss; both look like a classifier's weights.
     is_single_label = raw.get("problem_type") in (None, "single_label_classification") and num_classes > 1
-    if published not in (None, architectures[0]) or not is_single_label:
+    if published not in (None, architectures[0]) or not is_single_label or not family.reads_classifier(raw):
         for name in [name for name in tensors if name.startswith((f"{target.head_name}.", "pooler."))]:
             del tensors[name]
         notes.append(f"the head of {architectures[0]} is for another task and was left out")
@@ -432,7 +443,8 @@ def _choose_pooling(
         for name in [name for name in tensors if name.startswith(f"transformer.blocks.{last}.")]:
             del tensors[name]
         return replace(config, pooling="normed_mean", transformer=replace(config.transformer, layers=last))
-    if labels is None and config.transformer.norm_place == "post" and not config.transformer.shared_layers:
+    is_post_norm = config.transformer.norm_place == "post" and not config.transformer.shared_layers
+    if labels is None and is_post_norm and config.pooling == "first":
         return replace(config, pooling="normed_mean")
     return config
 

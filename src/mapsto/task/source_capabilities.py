@@ -181,9 +181,9 @@ class Windowed(Kind):
 class Spoken(Kind):
     """A source of sounds: a text that answers it may be what is said, which word and character error rates score."""
 
-    @abstractmethod
     def is_silent(self, piece: Piece) -> bool:
-        """Return whether a piece holds nothing that could be speech, so that nothing is said in it."""
+        """Return whether a piece holds nothing that could be speech, so that nothing is said in it; by default False."""
+        return False
 
 
 class Explainable(Kind):
@@ -299,6 +299,13 @@ class Inspectable(Kind):
 
         values: of all rows; None for a cell that cannot be read.
         """
+
+
+class Varied(Source):
+    """A kind whose published models read values in several ways, each by a source class of its own, such as waves of sounds."""
+
+    # The source classes besides the kind's own, by the name that a family in zoo/ gives in `source_variant`.
+    variants: ClassVar[Mapping[str, type[Source]]]
 
 
 class LinearFeatures(Source):

@@ -33,6 +33,7 @@ HEAD_PREFIX = "heads."
 EMBEDDING_PREFIXES = (
     "embedders.",
     "transformer.position_table.",
+    "transformer.position_convolution.",
     "transformer.type_table.",
     "transformer.embedding_norm.",
 )

@@ -105,6 +105,12 @@ class Family:
     aliases: tuple[tuple[str, str], ...] = ()
     # Names of the body that differ if its feed-forward part is gated.
     gated_names: Names = ()
+    # Names of the body that depend on where the norms of a layer stand, by TransformerConfig.norm_place.
+    norm_names: Dict[str, Names] = field(default_factory=dict)
+    # Function from a parsed config.json to whether its classifier is one that we compute; if not, the classifier is left out.
+    reads_classifier: Callable[[Dict[str, Any]], bool] = lambda raw: True
+    # Of a kind with several sources, the name of the one that reads the family's values; None for the kind's own.
+    source_variant: str | None = None
     # Our weights that have leading axes of size 1 which the published ones lack → the number of these axes; negative if the
     # published ones have them.
     leading_ones: Dict[str, int] = field(default_factory=dict)
@@ -152,10 +158,9 @@ def family_of(config: ModelConfig) -> Family:
         names = {**family.weight_names, "text": (*family.weight_names["text"], *own_names)}
         tied = {copy: name for copy, name in family.tied_weights.items() if copy not in family.untied_weights}
         family = replace(family, weight_names=names, tied_weights=tied)
-    if not config.transformer.gated:
-        return family
+    gated_names = family.gated_names if config.transformer.gated else ()
     # Later entries replace earlier ones, so the gated names come last.
-    body = (*family.weight_names["body"], *family.gated_names)
+    body = (*family.weight_names["body"], *family.norm_names.get(config.transformer.norm_place, ()), *gated_names)
     return replace(family, weight_names={**family.weight_names, "body": body})
 
 
