@@ -15,10 +15,14 @@ pytest.importorskip("transformers", reason="transformers is the oracle")
 
 from mappings import make_sound
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 import mapsto
 from mapsto.audio.log_mel import RATE
 from mapsto.audio.sound_io import resample
+from mapsto.cli.subtitles import render
+from mapsto.inference.decoding.search import SearchRules
+from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.text.tokenizer import Tokenizer
 
 TEXTS = ["one two three", "two three four", "four five", "one one nine", "zero eight"]
@@ -172,3 +176,36 @@ def test_a_language_is_refused_where_none_is_chosen(tmp_path: Path) -> None:
     rows = [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)]
     with pytest.raises(mapsto.MapstoError, match="--language and --task are for"):
         mapsto.fit("sound -> text", rows, tmp_path / "run", start=tmp_path / "start", steps=1, language="en")
+
+
+def test_times_are_those_of_transformers_and_become_subtitles(tmp_path: Path) -> None:
+    """Tokens from 406 on are times. A random model writes few, and the rules put them where they belong."""
+    model = make_transcriber(tmp_path, ENGLISH_ONLY)
+    opened = mapsto.load(tmp_path, "cpu", "fp32")
+    target = opened.mapping.targets[0]
+    assert isinstance(target, Generated)
+    # As in published vocabularies, the end token stands behind all words.
+    end = 399
+    rules = SearchRules(target.with_times().rules, (end,))
+    model.generation_config.eos_token_id = end
+    processor = WhisperTimeStampLogitsProcessor(model.generation_config, begin_index=1)
+    generator = torch.Generator().manual_seed(0)
+    for answer in ([], [406], [406, 20], [406, 20, 408], [406, 20, 408, 408], [406, 20, 408, 408, 21], [407, 20, 21]):
+        for _ in range(20):
+            scores = 3 * torch.randn(410, generator=generator)
+            # Never written: the tokens that begin an answer.
+            scores[START : NO_TIMES + 1] = -torch.inf
+            expected = processor(torch.tensor([[START, *answer]]), scores[None].clone())[0]
+            own = scores.clone()
+            rules._apply_times(own, answer, NO_TIMES + 1)
+            assert torch.equal(own, expected), answer
+    windows = ((0.0, (406, 20, 408, 408, 21)), (2.0, (407, 22, 409)))
+    answer = GeneratedAnswer((), -1.0, False, windows=windows)
+    phrases = target.phrases(answer)
+    assert [(phrase["start"], phrase["end"]) for phrase in phrases] == [(0.0, 0.04), (0.04, 0.04), (2.02, 2.06)]
+    assert render(phrases, ".srt").startswith("1\n00:00:00,000 --> 00:00:00,040\n")
+    assert render(phrases, ".vtt").startswith("WEBVTT\n\n00:00:00.000 --> 00:00:00.040\n")
+    rows = [{"sound": (np.resize(clips()[0], RATE * 3), RATE)}]
+    (answer_with_times,) = opened.predict(rows, decoding=mapsto.Decoding(times=True))
+    starts = [phrase["start"] for phrase in answer_with_times["phrases"]]
+    assert starts == sorted(starts) and all(start < 3 for start in starts)

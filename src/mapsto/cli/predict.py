@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
 
@@ -41,6 +42,12 @@ Language = Annotated[
 Task = Annotated[
     str | None,
     typer.Option(help="Recognizers of several languages: transcribe (what is said) or translate (its English)."),
+]
+Times = Annotated[
+    bool,
+    typer.Option(
+        "--times", help="Recordings: say when each phrase is said (Whisper). --out talk.srt or .vtt does too."
+    ),
 ]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
 Answers = Annotated[
@@ -95,6 +102,7 @@ def predict(
     longest: Longest = None,
     language: Language = None,
     task: Task = None,
+    times: Times = False,
     answers: Answers = None,
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
@@ -139,7 +147,7 @@ def predict(
         return
     decoding = make_decoding(
         beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
-        language=language, task=task,
+        language=language, task=task, times=times or is_subtitles(out) or None,
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
@@ -147,6 +155,8 @@ def predict(
         if out is not None or json or draw is not None:
             raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
         _stream(answering, inputs)
+    elif is_subtitles(out):
+        write_subtitles(answering, inputs, out)
     else:
         _write(answering, inputs, out, draw, json, csv_safe)
 

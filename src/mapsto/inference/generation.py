@@ -64,7 +64,7 @@ def generate_answers(
     assert isinstance(target, Generated)
     decoding = decoding or Decoding()
     generator = _Generator(mapping, port, decoding, device, constraint)
-    joined = JoinedAnswers()
+    joined = JoinedAnswers(decoding.times)
     numbered = joined.number(examples)
     if target.joins_windows:
         numbered = _answer_silence(mapping, joined, numbered, max(1, decoding.samples))
@@ -160,6 +160,7 @@ class _Generator:
         """unrepeated: number of tokens of a sequence that no answer repeats; 0 for the model's own rule."""
         target = mapping.targets[port]
         assert isinstance(target, Generated)
+        target = target.with_times() if decoding.times else target
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
         # A list of answers or a schema says all about the tokens of an answer.
         own_rules = target.narrow_rules(decoding.language, decoding.task)

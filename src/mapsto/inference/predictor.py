@@ -120,6 +120,8 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
         if decoding is not None and isinstance(target, Generated):
             # Raises for a language or task that there is not before any row is read.
             target.narrow_rules(decoding.language, decoding.task)
+            if decoding.times:
+                target.with_times()
     return [make_constraint(decoding, target) if isinstance(target, Generated) else None for target in mapping.targets]
 
 
@@ -242,7 +244,8 @@ class Predictor:
             assert mapping.config.sentence is not None
             encoded = encode_sides(rows, mapping.sources, mapping.config.sentence, self.long)
         else:
-            encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long)
+            aligned = self.decoding is not None and self.decoding.times
+            encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long, aligned)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
         return _Prepared(answers, rows, self._make_examples(encoded), num_cut)
@@ -315,6 +318,8 @@ class Predictor:
         )
         for row, alternatives in generated:
             best, *further = target.decode(target.pack(alternatives))
+            if self.decoding is not None and self.decoding.times:
+                best["phrases"] = target.phrases(alternatives[0])
             is_sampled = self.decoding is not None and self.decoding.samples > 1
             answers[row] = {**best, "others": further} if is_sampled else best
         return answers

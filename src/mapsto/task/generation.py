@@ -54,6 +54,8 @@ class Decoding:
     # "translate" its English. None: each recording's own language, and what is said.
     language: str | None = None
     task: str | None = None
+    # Whether an answer to a recording says when each phrase is said.
+    times: bool = False
     # A JSON Schema, as the object in its file; every complete answer is JSON that it describes. None for any text.
     schema: Mapping[str, Any] | None = None
 
@@ -86,12 +88,14 @@ class GeneratedAnswer:
     log_probability: logarithm of its probability, the sum over its tokens and the end token, in nats.
     is_ended: whether the end token ended it; False if it reached the maximum number of tokens.
     is_loop: whether it was stopped because it repeated its last tokens again and again.
+    windows: for the answer to a recording, in seconds the begin of each window, and its tokens; empty if no times are asked for.
     """
 
     tokens: tuple[int, ...]
     log_probability: float
     is_ended: bool
     is_loop: bool = False
+    windows: tuple[tuple[float, tuple[int, ...]], ...] = ()
 
 
 class Prompted(Source):
@@ -180,6 +184,14 @@ class Generated(Target):
     def begin_transcripts(self, tokens: Sequence[int]) -> None:
         """Let every answer begin with these tokens too, such as those of a language and a task, without a choice."""
         raise NotImplementedError("only recognizers of speech have languages")
+
+    def with_times(self) -> Self:
+        """Return a copy whose answers say when each phrase is said. Raises UsageError for a model that does not write times."""
+        raise UsageError("--times is for recognizers of speech that write times (Whisper)")
+
+    def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
+        """Return {"start", "end", "text"} for each phrase of an answer with times, in seconds. answer: with its windows."""
+        raise NotImplementedError("only recognizers of speech write times")
 
     def describe_beginning(self) -> str:
         """Return the tokens that begin every answer in words."""

@@ -16,6 +16,8 @@ from mapsto.errors import CheckpointError, UsageError, near
 FILE = "generation_config.json"
 # Settings of recognizers of speech (Whisper): the ids of languages and tasks by name, and that of the token for no times.
 LANGUAGES, TASKS, NO_TIMES = "lang_to_id", "task_to_id", "no_timestamps_token_id"
+# Rules that no setting of the file states by their own names.
+COMPUTED = {"beginning", "first_time"}
 # Settings that change answers and are not followed, with the value at which each changes nothing (besides null).
 NOT_FOLLOWED: dict[str, Any] = {
     "encoder_repetition_penalty": 1.0,
@@ -60,6 +62,8 @@ class GenerationRules:
     early_stopping: whether a beam search stops as soon as it has as many answers as beams; "never": only when no longer answer
     can score higher. length_penalty: that of beams, if the user gives none.
     beginning: for each of an answer's first tokens those that it can be, such as the languages of a multilingual recognizer.
+    first_time: id of the token for the time 0, from which on all tokens are times; None for answers without times.
+    max_initial_timestamp_index: largest time at which an answer begins, in steps of the tokens (20 ms).
     """
 
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
@@ -74,8 +78,10 @@ class GenerationRules:
     forced_eos_token_id: tuple[int, ...] = ()
     early_stopping: bool | str = False
     length_penalty: float = 1.0
-    # No name of the file: computed from several of them by `read_beginning`.
+    max_initial_timestamp_index: int = 50
+    # No names of the file: `read_beginning` computes the first from several of them, and the second is set to ask for times.
     beginning: tuple[tuple[int, ...], ...] = ()
+    first_time: int | None = None
 
     @property
     def changes_logits(self) -> bool:
@@ -84,6 +90,7 @@ class GenerationRules:
             forced_bos_token_id=self.forced_bos_token_id,
             early_stopping=self.early_stopping,
             length_penalty=self.length_penalty,
+            max_initial_timestamp_index=self.max_initial_timestamp_index,
         )
         return self != no_rules
 
@@ -125,7 +132,7 @@ def read_rules(settings: Mapping[str, Any] | None, size: int) -> GenerationRules
     stated = {name: value for name, value in (settings or {}).items() if value is not None}
     values: dict[str, Any] = {}
     for field in fields(GenerationRules):
-        if field.name not in stated:
+        if field.name not in stated or field.name in COMPUTED:
             continue
         value = stated[field.name]
         try:
@@ -165,7 +172,7 @@ def choose_token(settings: Mapping[str, Any] | None, names: str, name: str) -> i
 
 def settings_of_config(model_config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings of generation in a config.json, where older folders have them; None for none."""
-    names = {field.name for field in fields(GenerationRules)} | {"max_length", *OPTIONS, *NOT_FOLLOWED}
+    names = {field.name for field in fields(GenerationRules)} - COMPUTED | {"max_length", *OPTIONS, *NOT_FOLLOWED}
     settings = {name: value for name, value in model_config.items() if name in names and value is not None}
     return settings or None
 

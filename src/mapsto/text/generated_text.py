@@ -7,6 +7,7 @@ Legend of shapes: n answers, m tokens of answers, v vocabulary.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,9 @@ ERROR_RATES = {
     "wer_normalised": word_errors.split_normalised_words,
     "cer": word_errors.split_characters,
 }
+
+# Seconds between two tokens of times.
+TIME_STEP = 0.02
 
 # Answers that are compared with what the vocabulary makes of them.
 NUM_CHECKED = 1000
@@ -214,6 +218,39 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         _, tasks, *rest = self.rules.beginning
         ids = tasks if task is not None else (self.source.generation or {})[TASKS].values()
         return [(language, token, *(choices[0] for choices in rest)) for token in ids]
+
+    def with_times(self) -> Self:
+        """Return a copy whose answers say when each phrase is said. Raises UsageError for a model that does not write times."""
+        no_times = (self.source.generation or {}).get(NO_TIMES)
+        if no_times is None or not self.is_spoken:
+            return super().with_times()
+        timed = copy.copy(self)
+        timed.opening = tuple(token for token in self.opening if token != no_times)
+        beginning = tuple(tokens for tokens in self.rules.beginning if tokens != (no_times,))
+        timed.rules = replace(self.rules, beginning=beginning, first_time=no_times + 1)
+        return timed
+
+    def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
+        """Return {"start", "end", "text"} for each phrase of an answer with times, in seconds. answer: with its windows."""
+        first = int((self.source.generation or {})[NO_TIMES]) + 1
+        phrases: list[dict[str, Any]] = []
+        for begin, tokens in answer.windows:
+            start = end = 0.0
+            words: list[int] = []
+            # A phrase that the limit of tokens cut has no end of its own.
+            for token in [*tokens, first - 1]:
+                end = (token - first) * TIME_STEP if token >= first else end
+                if token >= first - 1 and words:
+                    text = self.to_value(words)
+                    phrases += [
+                        {"start": round(begin + start, 2), "end": round(begin + max(start, end), 2), "text": text}
+                    ]
+                    words = []
+                if token >= first:
+                    start = end
+                elif token != first - 1:
+                    words.append(token)
+        return [phrase for phrase in phrases if any(map(str.isalnum, phrase["text"]))]
 
     def describe_beginning(self) -> str:
         """Return the tokens that begin every answer as they are written in the vocabulary."""

@@ -22,10 +22,11 @@ RowAnswers = tuple[int, list[GeneratedAnswer]]
 class JoinedAnswers:
     """The answers of rows as they are completed.
 
-    examples: in flight, by their number, with their own rows.
+    examples: in flight, by their number, with their own rows. keep_windows: whether answers keep the begin of each window.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_windows: bool = False) -> None:
+        self.keep_windows = keep_windows
         self.examples: dict[int, Example] = {}
         self.rows: dict[int, list[int]] = {}  # the numbers of each row's examples
         self.answers: dict[int, list[GeneratedAnswer]] = {}
@@ -44,8 +45,13 @@ class JoinedAnswers:
 
     def add(self, number: int, answers: list[GeneratedAnswer]) -> None:
         """Add the answers of an example."""
+        example = self.examples.pop(number)
+        if self.keep_windows:
+            alignment = example.pieces[0].alignment
+            assert alignment is not None, "windows are aligned where times are asked for"
+            begin = float(alignment.regions[0, 0, 0])
+            answers = [replace(answer, windows=((begin, answer.tokens),)) for answer in answers]
         self.answers[number] = answers
-        del self.examples[number]
 
     def completed(self) -> Iterator[tuple[RowAnswers, int]]:
         """Yield, once, each complete row with its joined answers, and its number of examples."""
@@ -65,4 +71,5 @@ def join(parts: Sequence[GeneratedAnswer]) -> GeneratedAnswer:
         tokens=tuple(token for part in parts for token in part.tokens),
         log_probability=sum(part.log_probability for part in parts),
         is_ended=all(part.is_ended for part in parts),
+        windows=tuple(window for part in parts for window in part.windows),
     )

@@ -89,7 +89,39 @@ class SearchRules:
             scores[list(rules.forced_eos_token_id)] = 0.0
             is_first = len(answer) == len(rules.beginning)
             return {*rules.suppress_tokens, *(rules.begin_suppress_tokens if is_first else ())}
-        return rules.banned_after(context, source, answer, self.num_forced, self.ends)
+        banned = rules.banned_after(context, source, answer, self.num_forced, self.ends)
+        if rules.first_time is None:
+            return banned
+        scores[list(banned)] = -torch.inf
+        self._apply_times(scores, answer[len(rules.beginning) :], rules.first_time)
+        return set()
+
+    def _apply_times(self, scores: Tensor, answer: Sequence[int], first: int) -> None:
+        """Change the scores so that each phrase of a transcript stands between its times, which never fall (Radford et al. 2022).
+
+        scores: (v,). answer: the tokens of the transcript so far. first: id of the token for the time 0.
+        """
+        last_is_time, former_is_time = (len(answer) >= place and answer[-place] >= first for place in (1, 2))
+        # The token that says that no times are written.
+        scores[first - 1] = -torch.inf
+        if not answer:
+            scores[:first] = -torch.inf
+            scores[first + self.rules.max_initial_timestamp_index + 1 :] = -torch.inf
+        elif last_is_time and (former_is_time or len(answer) == 1):
+            scores[first:] = -torch.inf
+        elif last_is_time:
+            # A phrase has ended: the next one begins, or the transcript ends.
+            ends = list(self.ends)
+            values = scores[ends]
+            scores[:first] = -torch.inf
+            scores[ends] = values
+        times = [token for token in answer if token >= first]
+        if times:
+            # The next phrase may begin when the last one ends, but a phrase takes some time.
+            scores[first : times[-1] + (not last_is_time or former_is_time)] = -torch.inf
+        # Where a time is likelier than any one word, it is taken.
+        if scores[first:].logsumexp(0) > scores[:first].max():
+            scores[:first] = -torch.inf
 
 
 @dataclass
