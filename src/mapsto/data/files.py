@@ -360,7 +360,8 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
     Raises DataError for annotations that cannot be understood, OSError for a file or folder that cannot be read.
     """
     medium = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
-    if medium is not None and path.is_file():
+    # A pipe with the name of a picture or a sound is a value that cannot be read, and no table.
+    if medium is not None and path.exists() and not path.is_dir():
         return FileListing([path], {medium: [str(path)]}, [])
     if annotations := _read_annotations(path, lambda folder: walk(folder).files):
         (medium,) = {target.lies_in for target in _located_targets() if target.kind in annotations}

@@ -56,8 +56,8 @@ class FileBacked(Kind):
     def locate(cell: object, folder: Path | None) -> object:
         """Return a cell with its file name resolved: beside the table if the file exists there, else in the working directory.
 
-        cell: a file name, also with the separators of Windows, or a dict with a "path" (Hugging Face). Any other cell, such as bytes, decoded samples or a URL, is
-        returned unchanged.
+        cell: a file name, also with the separators of Windows, or a dict with a "path" (Hugging Face). Any other cell, such as
+        bytes, decoded samples or a URL, is returned unchanged.
         folder: the folder of the table; None if the table is not a file, which leaves the cell unchanged.
         Raises BadCell if the file is missing, or lies outside both folders, since a table from a stranger may name private files.
         """
