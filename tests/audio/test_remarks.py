@@ -47,7 +47,8 @@ def test_lengths_are_compared() -> None:
 
 def test_rates_are_compared() -> None:
     ((place, remark),) = inspect_sounds([sound(TONE), sound(TONE), sound(TONE, 8000)])
-    assert place is None and "resampled to 16,000 Hz: 16,000 Hz (2), 8,000 Hz (1); those of a lower rate" in remark
+    assert place == 2 and "such as 8,000 Hz here" in remark
+    assert "resampled to 16,000 Hz: 16,000 Hz (2), 8,000 Hz (1); those of a lower rate" in remark
     ((_, remark),) = inspect_sounds([sound(TONE, 44_100), sound(TONE, 48_000)])
     assert "lower" not in remark
     assert not inspect_sounds([sound(TONE, 8000)] * 2)

@@ -34,6 +34,7 @@ def test_samples_are_four_different_sounds() -> None:
         (["a.mp4"], False),
         ([b"RIFF", {"bytes": b"x", "path": None}], True),
         ([{"array": [0.1, 0.2], "sampling_rate": 8000}, None], True),
+        ([{"array": [0.1], "sampling_rate": 8000}, {"array": [0.1], "sampling_rate": 0}], True),
         ([(TONE, 16_000), (16_000, TONE)], True),
         ([(TONE, 16_000), "a.flac"], True),
         ([TONE], False),

@@ -1,7 +1,10 @@
 """Sounds that are streams: recordings that follow each other in one file, live streams and parts of them are read whole."""
 
+import contextlib
 import io
 import re
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +155,33 @@ def test_parts_that_a_stream_lost_are_remarked() -> None:
     _, info = decode(webm[: clusters[2]] + webm[clusters[4] :])
     (remark,) = info.remarks
     assert re.fullmatch(r"by its time stamps 4\.\d+ of 6\.\d+ s are there: parts within it are missing", remark)
+
+
+@pytest.mark.parametrize("container", ["webm", "matroska", "mpegts"])
+def test_a_file_that_grows_while_it_is_read_ends(container: str, tmp_path: Path) -> None:
+    """A recorder still writes into it, faster than it is decoded."""
+    opus = recordings.by_pyav(recordings.tone(48_000, 2), 48_000, "webm", "libopus")
+    content = recordings.remux(
+        opus if container != "mpegts" else recordings.make("m4a", seconds=2), container, live=True
+    )
+    part, path, is_over = content[len(content) // 2 :], tmp_path / "growing.webm", threading.Event()
+    path.write_bytes(content)
+
+    def grow() -> None:
+        with path.open("ab") as file:
+            while not is_over.wait(1e-4) and file.tell() < 2**27:
+                file.write(part * 50)
+                file.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        # Of the file as it was when it was opened, all is read, or its length is a finding.
+        with contextlib.suppress(Unreadable):
+            assert sound_io.decode_sound(str(path), None)[1].seconds > 0.5
+    finally:
+        is_over.set()
+        writer.join()
 
 
 def test_several_tracks_of_sound_are_remarked() -> None:

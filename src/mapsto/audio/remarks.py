@@ -20,15 +20,12 @@ LONG_SECONDS, LONG_FACTOR = 30.0, 10.0
 MAX_RATES = 6
 
 
-def inspect_sounds(values: Sequence[Sound | None]) -> list[tuple[int | None, str]]:
-    """Return (index of a sound, remark about it); None in place of the index for a remark about all sounds together.
-
-    values: None for a cell that cannot be read.
-    """
+def inspect_sounds(values: Sequence[Sound | None]) -> list[tuple[int, str]]:
+    """Return (index of a sound, remark about it). values: None for a cell that cannot be read."""
     sounds = [(index, sound) for index, sound in enumerate(values) if sound is not None]
-    remarks: list[tuple[int | None, str]] = [(index, remark) for index, sound in sounds for remark in sound.remarks]
     if not sounds:
-        return remarks
+        return []
+    remarks = [(index, remark) for index, sound in sounds for remark in sound.remarks]
     median = float(np.median([sound.info.seconds for _, sound in sounds]))
     for index, sound in sounds:
         seconds = sound.info.seconds
@@ -36,17 +33,19 @@ def inspect_sounds(values: Sequence[Sound | None]) -> list[tuple[int | None, str
             remarks.append((index, f"it is very short: {seconds:.3f} s"))
         if seconds >= LONG_SECONDS and seconds > LONG_FACTOR * median:
             remarks.append((index, f"it is very long: {seconds:,.1f} s, and half of all have at most {median:.1f} s"))
-    return [*remarks, *((None, remark) for remark in _compare_rates([sound for _, sound in sounds]))]
+    return remarks + _compare_rates(sounds)
 
 
-def _compare_rates(sounds: Sequence[Sound]) -> list[str]:
-    """Return a remark if sounds have several rates, and say what that costs."""
-    counts = Counter(sound.info.rate for sound in sounds)
+def _compare_rates(sounds: Sequence[tuple[int, Sound]]) -> list[tuple[int, str]]:
+    """Return a remark about the first sound of the rarest rate if sounds have several. sounds: each with its index."""
+    counts = Counter(sound.info.rate for _, sound in sounds)
     if len(counts) < 2:
         return []
     listed = [f"{rate:,} Hz ({count:,})" for rate, count in counts.most_common(MAX_RATES)]
     listed += ["…"] if len(counts) > MAX_RATES else []
-    remark = f"sounds of several rates, which are all resampled to {RATE:,} Hz: {', '.join(listed)}"
+    rarest, _ = counts.most_common()[-1]
+    remark = f"sounds of several rates, such as {rarest:,} Hz here, which are all resampled to {RATE:,} Hz: "
+    remark += ", ".join(listed)
     if min(counts) < RATE <= max(counts):
         remark += "; those of a lower rate lack high frequencies, and a label that goes with the rate is learnt by that"
-    return [remark]
+    return [(next(index for index, sound in sounds if sound.info.rate == rarest), remark)]

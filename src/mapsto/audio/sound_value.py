@@ -188,6 +188,8 @@ def _samples_of(cell: object) -> tuple[Any, Any] | None:
 
 def _are_samples(cell: object) -> bool:
     """Return whether a cell looks like samples with a rate in Hz."""
+    if isinstance(cell, Mapping) and cell.get("array") is not None and "sampling_rate" in cell:
+        return True  # with another rate it is a bad cell of a column of sounds
     pair = _samples_of(cell)
     return pair is not None and isinstance(pair[1], NUMBERS) and bool(pair[1] >= limits.MIN_RATE)
 

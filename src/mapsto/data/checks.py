@@ -194,10 +194,7 @@ def _inspected(rows: Rows) -> list[Finding]:
     for port, values in zip(rows.arrow.sources, rows.sources, strict=True):
         kind = kinds.source(port.kind)
         for index, remark in kind.inspect(values) if issubclass(kind, Inspectable) else ():
-            if index is None:
-                findings.append(Finding(rows.table.origin(0)[0], None, port.column, None, remark))
-            else:
-                findings.append(Finding(*rows.origin(index), port.column, str(values[index]), remark))
+            findings.append(Finding(*rows.origin(index), port.column, str(values[index]), remark))
     return findings
 
 

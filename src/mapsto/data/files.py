@@ -55,11 +55,13 @@ class FolderTree:
 
     links: symbolic links to folders, which are not followed.
     empty: folders that hold nothing.
+    special: pipes, sockets and devices, which are not read, since reading them might never end.
     """
 
     files: list[Path]
     links: list[Path]
     empty: list[Path]
+    special: list[Path] = field(default_factory=list)
 
 
 def is_path(source: Any) -> bool:
@@ -261,15 +263,17 @@ def _walk(path: Path) -> FolderTree:
     files: list[Path] = []
     links: list[Path] = []
     empty: list[Path] = []
+    special: list[Path] = []
     for folder, inner, names in os.walk(path, onerror=_refuse):
         # Changed in place, since os.walk descends into the folders that remain in this list.
         inner[:] = [name for name in inner if not name.startswith(".")]
         visible = [Path(folder, name) for name in names if not name.startswith(".")]
-        files += [file for file in visible if file.is_file() or _leads_nowhere(file)]
+        for file in visible:
+            (files if file.is_file() or _leads_nowhere(file) else special).append(file)
         links += [link for name in inner if (link := Path(folder, name)).is_symlink()]
         if not inner and not visible:
             empty.append(Path(folder))
-    return FolderTree(sorted(files), sorted(links), sorted(empty))
+    return FolderTree(sorted(files), sorted(links), sorted(empty), sorted(special))
 
 
 def _refuse(error: OSError) -> None:
@@ -283,7 +287,7 @@ def _leads_nowhere(file: Path) -> bool:
 
 
 def _describe_left_out(root: Path, tree: FolderTree, without_remark: Collection[Path]) -> list[Finding]:
-    """Return remarks on what is not read below `root`: linked folders, empty folders, and files of other types by suffix.
+    """Return remarks on what is not read below `root`: linked and empty folders, pipes, and files of other types by suffix.
 
     tree: the contents of `root`. without_remark: files that are read or need no remark.
     """
@@ -291,6 +295,7 @@ def _describe_left_out(root: Path, tree: FolderTree, without_remark: Collection[
     endings = Counter(file.suffix.lower() or file.name for file in tree.files if file not in read)
     remarks = [
         ("links to folders are not followed: ", [str(link.relative_to(root)) for link in tree.links]),
+        ("pipes and devices are not read: ", [str(file.relative_to(root)) for file in tree.special]),
         ("nothing stands in the folders ", [str(folder.relative_to(root)) for folder in tree.empty if folder != root]),
         ("left out by their endings: ", [f"{ending} ({count:,})" for ending, count in endings.most_common()]),
     ]
@@ -355,7 +360,8 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
     Raises DataError for annotations that cannot be understood, OSError for a file or folder that cannot be read.
     """
     medium = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
-    if medium is not None and path.is_file():
+    # A pipe with the name of a picture or a sound is a value that cannot be read, and no table.
+    if medium is not None and path.exists() and not path.is_dir():
         return FileListing([path], {medium: [str(path)]}, [])
     if annotations := _read_annotations(path, lambda folder: walk(folder).files):
         (medium,) = {target.lies_in for target in _located_targets() if target.kind in annotations}

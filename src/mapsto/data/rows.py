@@ -295,6 +295,7 @@ class _Reader:
             except BadCell as error:
                 # A report is UTF-8, which cannot hold the lone surrogates of an undecodable file name.
                 text = cell.text if isinstance(cell, UnreadableCell) else cell
+                text = text.get("path") if isinstance(text, dict) else text  # a file of Hugging Face
                 quoted = str(text).encode(errors="backslashreplace").decode() if isinstance(text, QUOTABLE) else None
                 self.add_fault(row, port.column, quoted, error)
                 values.append(None)

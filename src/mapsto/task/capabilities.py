@@ -56,8 +56,8 @@ class FileBacked(Kind):
     def locate(cell: object, folder: Path | None) -> object:
         """Return a cell with its file name resolved: beside the table if the file exists there, else in the working directory.
 
-        cell: a file name, or a dict with a "path" (Hugging Face). Any other cell, such as bytes, decoded samples or a URL, is
-        returned unchanged.
+        cell: a file name, also with the separators of Windows, or a dict with a "path" (Hugging Face). Any other cell, such as
+        bytes, decoded samples or a URL, is returned unchanged.
         folder: the folder of the table; None if the table is not a file, which leaves the cell unchanged.
         Raises BadCell if the file is missing, or lies outside both folders, since a table from a stranger may name private files.
         """
@@ -65,6 +65,8 @@ class FileBacked(Kind):
             return {**cell, "path": FileBacked.locate(cell.get("path"), folder)}
         if folder is None or not isinstance(cell, str) or not (name := cell.strip()) or why_not_local(name):
             return cell
+        if "\\" in name and not os.path.exists(folder / name) and not os.path.exists(name):
+            name = name.replace("\\", "/")  # of a table that was written on Windows
         path = str(folder / name) if os.path.exists(folder / name) else name
         if ".." in Path(name).parts or not any(
             Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)) for root in (folder, Path())

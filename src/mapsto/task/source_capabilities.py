@@ -294,11 +294,8 @@ class Inspectable(Kind):
 
     @staticmethod
     @abstractmethod
-    def inspect(values: Sequence[Any]) -> list[tuple[int | None, str]]:
-        """Return (index of a value, remark about it); None in place of the index for a remark about all values together.
-
-        values: of all rows; None for a cell that cannot be read.
-        """
+    def inspect(values: Sequence[Any]) -> list[tuple[int, str]]:
+        """Return (index of a value, remark about it). values: of all rows; None for a cell that cannot be read."""
 
 
 class Varied(Source):
