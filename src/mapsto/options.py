@@ -290,6 +290,11 @@ class DataOptions(OptionGroup):
     hold_out: float | None = _option(
         None, "Share of the rows held out from training, to choose the best weights by and to score at the end."
     )
+    group: str | None = _option(
+        None,
+        "Columns such as speaker, with commas: rows with an equal cell are held out together, and intervals resample them. "
+        "none: no column; by default columns of recordings are found by their names (speaker, dialogue, file, sentence, ...).",
+    )
     fold_labels: bool = _option(
         False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
     )
@@ -495,6 +500,7 @@ class OptionFields(TypedDict, total=False):
     unlabelled: Unlabelled
     augment: str
     hold_out: float | None
+    group: str | None
     fold_labels: bool
     encoding: str | None
     delimiter: str | None

@@ -32,7 +32,7 @@ from mapsto.data.rows import (
     require_readable,
     set_aside_unlabelled,
 )
-from mapsto.data.split import check_data, drop_leaks, split_indices
+from mapsto.data.split import check_data, drop_leaks, require_held_out, split_indices
 from mapsto.data.table import Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
@@ -267,7 +267,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if test_table is None:
-        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say)
+        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say, options.group)
+        require_held_out(test_indices, options)
         test_table = pool.select(test_indices).own_table()
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)

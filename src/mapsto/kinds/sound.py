@@ -42,7 +42,7 @@ from mapsto.sequence.piece import Alignment, Ints, MixturePart, Piece
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.shingles import Hashes, hashes
 from mapsto.task.source import KindDefaults, Learning, Source
-from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, LinearFeatures, Mixture
+from mapsto.task.source_capabilities import Augmentable, Describable, Explainable, Grouped, LinearFeatures, Mixture
 
 PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 
@@ -62,7 +62,7 @@ HIDDEN_SECONDS = 0.4
 MAX_BANDS, MAX_TOKEN_FRAMES = 512, 64
 
 
-class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
+class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable, Grouped):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
@@ -78,6 +78,7 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
     suffixes = sound_io.SOUND_SUFFIXES
     augmentations: ClassVar[tuple[str, ...]] = ("spec",)
     mixtures: ClassVar[Mapping[str, Mixture]] = {}
+    group_nouns: ClassVar[tuple[str, ...]] = ("speaker", "dialogue", "session", "file", "sentence")
     defaults = KindDefaults(
         Learning(min_epochs=20, max_epochs=100, steps=600, rate=5e-4),
         rows_at_once=64,

@@ -266,6 +266,17 @@ class Describable(Kind):
         return np.concatenate([np.zeros(0, np.uint64), *sketches]), counts
 
 
+class Grouped(Kind):
+    """A source whose values come in groups that are alike, such as recordings of one speaker.
+
+    Columns that name the groups are found by their names (see task/group_names.py). Splits keep groups together, and intervals
+    resample them.
+    """
+
+    # What the values of a group have in common, in the order of importance: nouns of task/group_names.py.
+    group_nouns: ClassVar[tuple[str, ...]]
+
+
 class LinearFeatures(Source):
     """A source for linear models.
 
