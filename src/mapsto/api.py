@@ -134,14 +134,18 @@ class Model:
         unlabelled: str = "stop",
         encoding: str | None = None,
         delimiter: str | None = None,
+        group: str | None = None,
     ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
         bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out, up to the share `most_skipped` of all rows.
         unlabelled: "drop" leaves rows without a label out, "stop" takes them for unreadable.
         encoding, delimiter: of text files, where they do not tell it themselves.
+        group: the column, such as "speaker", of the groups of rows that intervals resample; "none" for rows. By default columns
+            of recordings are found by their names.
         """
-        table, policy = read_table(data, TextFormat(encoding, delimiter)), RowPolicy(bad_rows, most_skipped, unlabelled)
+        table = read_table(data, TextFormat(encoding, delimiter))
+        policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
         return evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:

@@ -115,18 +115,20 @@ DEFAULT_FORMAT = TextFormat()
 
 @dataclass(frozen=True)
 class RowPolicy:
-    """Say which rows are left out, where the user allows it. Raises UsageError for a value that an option cannot have.
+    """Say which rows are left out, where the user allows it, and which belong together. Raises UsageError for a bad value.
 
     bad_rows: "stop" raises an error for an unreadable row, "skip" leaves it out. most_skipped: the largest share of skipped rows.
     unlabelled: what happens to rows without a label: "stop" takes them for unreadable ones, "drop" leaves them out, "predict"
         leaves them out and answers them at the end.
     is_set_by_user: whether the command has these options, so that messages can name them.
+    group: the columns of rows that belong together, "none", or None to find them where a kind comes in groups.
     """
 
     bad_rows: str = "stop"
     most_skipped: float = MAX_SKIPPED
     unlabelled: str = "stop"
     is_set_by_user: bool = True
+    group: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("bad_rows", self.bad_rows)
@@ -309,7 +311,7 @@ class DataOptions(OptionGroup):
     @property
     def row_policy(self) -> RowPolicy:
         """Return which rows of the run's data are left out."""
-        return RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled)
+        return RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled, group=self.group)
 
     def _check(self) -> None:
         super()._check()

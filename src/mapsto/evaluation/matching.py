@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows, encode_sides
+from mapsto.data.grouping.row_groups import find_independent_groups
 from mapsto.data.rows import Rows, load_rows, require_readable, side_keys
 from mapsto.data.table import Table
 from mapsto.errors import Finding
@@ -140,28 +141,45 @@ def row_ranks(pairs: Relevance, ranks: Sequence[Ints]) -> Tensor:
     return torch.tensor([int(ranks[query][0]) for query in pairs.query_of_row.tolist()])
 
 
-def score_pairs(mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device) -> dict[str, Score]:
-    """Return the scores of a model on pairs by name, such as "query→passage recall@1". encoded: of `encode_pairs`."""
+def score_pairs(
+    mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device, group: str | None = None
+) -> dict[str, Score]:
+    """Return the scores of a model on pairs by name, such as "query→passage recall@1".
+
+    encoded: of `encode_pairs`. group: `--group`, the column of the groups of rows that intervals resample, see `find_groups`.
+    """
     if rows.arrow.is_scored:
         outputs = cosines(mapping, encoded, device)
-        return with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]))
-    return _with_intervals(rows.arrow, *rank_pairs(mapping, rows, encoded, device)[1:])
+        return with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]), _row_groups(rows, group))
+    return _with_intervals(rows, group, *rank_pairs(mapping, rows, encoded, device))
 
 
-def score_baseline(rows: Rows) -> dict[str, Score]:
-    """Return the scores of BM25 on pairs, by the same names as `score_pairs`; empty for pairs with scores."""
+def score_baseline(rows: Rows, group: str | None = None) -> dict[str, Score]:
+    """Return the scores of BM25 on pairs, by the same names as `score_pairs`; empty for pairs with scores. group: as there."""
     if rows.arrow.is_scored:
         return {}
-    return _with_intervals(rows.arrow, *rank_by_bm25(rows)[1:])
+    return _with_intervals(rows, group, *rank_by_bm25(rows))
 
 
-def _with_intervals(arrow: Arrow, forward: Sequence[Ints], backward: Sequence[Ints]) -> dict[str, Score]:
-    """Return the metrics of both directions with intervals over queries. forward, backward: the ranks of each query."""
-    query, passage = (port.column or port.kind for port in arrow.sources[:2])
-    directions = ((query, passage, forward), (passage, query, backward))
+def _row_groups(rows: Rows, group: str | None) -> Ints | None:
+    """Return the number of the group of each row, (n,), that intervals resample; None to resample single queries or pairs."""
+    groups = find_independent_groups(rows, group)
+    return None if groups is None else groups.numbers
+
+
+def _with_intervals(
+    rows: Rows, group: str | None, pairs: Relevance, forward: Sequence[Ints], backward: Sequence[Ints]
+) -> dict[str, Score]:
+    """Return the metrics of both directions with intervals over queries, or over the groups of their rows.
+
+    pairs: the relevance of the rows. forward, backward: the ranks of each query.
+    """
+    groups = _row_groups(rows, group)
+    query, passage = (port.column or port.kind for port in rows.arrow.sources[:2])
+    directions = ((query, passage, forward, pairs.query_rows), (passage, query, backward, pairs.candidate_rows))
     return {
-        f"{source}→{found} {name}": with_interval(mean_score, values)
-        # Texts of one column are searched in one direction.
-        for source, found, ranks in directions[: 1 if arrow.is_grouped else 2]
+        f"{source}→{found} {name}": with_interval(mean_score, values, groups=None if groups is None else groups[first])
+        # Values of one column are searched in one direction.
+        for source, found, ranks, first in directions[: 1 if rows.arrow.is_grouped else 2]
         for name, values in by_query(ranks).items()
     }

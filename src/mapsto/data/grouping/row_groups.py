@@ -27,6 +27,8 @@ NO_GROUPS = "none"
 SENTENCE = "sentence"
 # With fewer different texts for the number of rows, a column of texts has words or classes and not sentences.
 MIN_DIFFERENT_TEXTS = 0.1
+# With fewer groups, intervals are said to be rough.
+FEW_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,20 @@ def find_independent_groups(rows: Rows, group: str | None = None) -> RowGroups |
 
     Equal sentences are no such group, since their speakers differ. group: as for `find_groups`. Raises UsageError as it does.
     """
-    return next((groups for groups in find_groups(rows, group) if groups.noun != SENTENCE and groups.separates), None)
+    rules = find_groups(rows, group)
+    return next((rule for rule in rules if rule.is_explicit or (rule.noun != SENTENCE and rule.separates)), None)
+
+
+def describe_intervals(rows: Rows, group: str | None = None) -> list[str]:
+    """Return the sentences that say over which groups intervals are, if not over rows. group: as for `find_groups`."""
+    groups = find_independent_groups(rows, group)
+    if groups is None:
+        single = [rule for rule in find_groups(rows, group) if rule.noun != SENTENCE and rule.count == 1 < len(rows)]
+        return [f"all rows have one {rule}, so intervals do not say how good the model is on others" for rule in single]
+    if groups.count == 1:
+        return [f"there are no intervals, since all rows have one {groups}"]
+    few = f"; with fewer than {FEW_GROUPS} they are rough" if groups.count < FEW_GROUPS else ""
+    return [f"intervals resample the {groups.count:,} groups of rows with one {groups}, and not single rows{few}"]
 
 
 def _named_groups(rows: Rows, group: str) -> list[RowGroups]:
