@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def operating_points(scores: Any, is_target: Any) -> list[tuple[float, float]]:
 def brute_eer(scores: Any, is_target: Any) -> float:
     """Return where the line through the operating points has equal errors."""
     points = operating_points(scores, is_target)
-    for (miss_0, alarm_0), (miss_1, alarm_1) in zip(points, points[1:], strict=False):
+    for (miss_0, alarm_0), (miss_1, alarm_1) in pairwise(points):
         if miss_0 <= alarm_0 and miss_1 >= alarm_1:
             gap_0, gap_1 = alarm_0 - miss_0, miss_1 - alarm_1
             return miss_0 + (miss_1 - miss_0) * (gap_0 / (gap_0 + gap_1) if gap_0 + gap_1 else 0.0)

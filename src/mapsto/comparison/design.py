@@ -38,7 +38,7 @@ from mapsto.data.table import Int64s, Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.linear_baseline import baseline_name, feature_names
-from mapsto.evaluation.matching import BASELINE
+from mapsto.evaluation.matching import ranker_name
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -381,8 +381,8 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
-    if arrow.symmetric:
-        candidates.append(Candidate(BASELINE, CLASSICAL))
+    if arrow.symmetric and (ranker := ranker_name(arrow)):
+        candidates.append(Candidate(ranker, CLASSICAL))
     if issubclass(target, Composed | Generated):
         candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:

@@ -26,6 +26,7 @@ from mapsto.errors import UsageError
 from mapsto.evaluation import matching
 from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
 from mapsto.evaluation.training_file import compare_with_training_file
+from mapsto.evaluation.verification import describe_trials
 from mapsto.inference.forward import (
     Report,
     build_value,
@@ -233,16 +234,16 @@ def evaluate(
 def evaluate_pairs(
     mapping: Mapping, table: Table, device: torch.device, policy: RowPolicy = STOP_AT_BAD_ROWS
 ) -> Evaluation:
-    """Score a model that matches pairs on those of `table`, beside BM25. policy: as for `evaluate`."""
+    """Score a model that matches pairs on those of `table`, beside a ranking without a model. policy: as for `evaluate`."""
     rows, faults = matching.load_pairs(mapping.arrow, table, policy)
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
-    notes += describe_intervals(rows, policy.group)
+    notes += describe_intervals(rows, policy.group) + describe_trials(rows, policy.group)
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
     encoded = matching.encode_pairs(mapping, rows)
     if encoded.num_cut:
         notes.append(
-            f"{len(encoded.long_rows):,} rows have texts longer than the model takes; {encoded.num_cut:,} tokens were cut off"
+            f"{len(encoded.long_rows):,} rows have values longer than the model takes; {encoded.num_cut:,} tokens were cut off"
         )
     return Evaluation(
         len(rows),
@@ -250,7 +251,7 @@ def evaluate_pairs(
         matching.score_baseline(rows, policy.group),
         notes=notes,
         overlap=overlap,
-        baseline_name=matching.BASELINE,
+        baseline_name=matching.ranker_name(rows.arrow),
         has_groups=find_independent_groups(rows, policy.group) is not None,
     )
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from mapsto import files, kinds
 from mapsto.errors import Finding, places
-from mapsto.evaluation import matching
 from mapsto.evaluation.error_analysis import ErrorAnalysis
 from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
@@ -25,6 +24,11 @@ from mapsto.report.page import SERIES, Page, PageTable, Section, draw_chart, tru
 MAX_POINTS = 500  # of a loss curve; more are averaged, so that the page stays small
 
 INTERVALS = "95 % intervals over the rows: Wilson's for a share of correct answers, by bootstrap for other metrics"
+# The rankings without a model that are a baseline of matching, by name.
+RANKERS = {
+    "BM25": "which ranks texts by the words that they share",
+    "cosines of features": "which compares simple features of both values",
+}
 GROUPED_INTERVALS = "95 % intervals by bootstrap over groups of rows, see below how it was measured"
 
 FOLDER_SUFFIX, RESULTS_FILE = "_files", "results.json"  # beside page.html stands the folder page_files
@@ -141,8 +145,8 @@ def _score_section(evaluation: Evaluation) -> Section:
         baseline = f"{evaluation.baseline[name].value:.4f}" if name in evaluation.baseline else ""
         rows.append([name.replace("_", " "), value, f"{score.n:,}", baseline])
     text = ["The baseline ignores its input: it always gives the most frequent answer, or the mean of numbers."]
-    if evaluation.baseline_name == matching.BASELINE:
-        text = ["The baseline is BM25, which ranks texts by the words that they share and learns nothing."]
+    if evaluation.baseline_name in RANKERS:
+        text = [f"The baseline is {evaluation.baseline_name}, {RANKERS[evaluation.baseline_name]} and learns nothing."]
     columns = ["metric", "value (95 % interval)", "rows", "baseline"]
     return Section(
         "Scores",

@@ -108,7 +108,7 @@ def _choose_edges(scores: Floats, is_target: Bools) -> Floats:
 
 
 def _with_limits(value: float, samples: Floats, k: int, n: int) -> Score:
-    """Return a metric of n trials with the limits of its interval over k speakers. samples: (r,), NaN without trials of a kind."""
+    """Return a metric of n trials with the limits of its interval over k speakers. samples: (r,), NaN where undefined."""
     if k < 2 or np.isnan(samples).all():
         return Score(value, math.nan, math.nan, n)
     tail = expanded_tail(k)
