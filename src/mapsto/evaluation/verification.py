@@ -106,7 +106,7 @@ def _owners(rows: Rows, is_one: NDArray[np.bool_], group: str | None) -> tuple[I
     same = np.flatnonzero(is_one).tolist()
     links.append(([first[row] for row in same], [second[row] for row in same]))
     if rows.arrow.is_grouped:
-        links.append((first, [("label", str(label)) for label in rows.targets[0]]))
+        links.append((first, [("group", str(label)) for label in rows.targets[0]]))
     groups = find_independent_groups(rows, group)
     if groups is not None and len(groups.columns) == 2:
         for side, column in zip((first, second), groups.columns, strict=True):
