@@ -165,6 +165,7 @@ class Model:
         column: str | None = None,
         size: int | None = None,
         exact: bool = False,
+        group: str | None = None,
     ) -> list[Any]:
         """Return for each query the `top` most similar texts of a table, the best first: {"score", "row", "index", cells}.
 
@@ -175,6 +176,7 @@ class Model:
         index: a folder that keeps their vectors for the next call; None keeps them in memory, until another `among` is searched.
         column: the column to search; None for that of the model, or the only one with texts.
         size: compare only so many numbers of each vector, as trained with `sizes`.
+        group: the column, such as "speaker", of rows that are found as one, by the mean of their vectors; "none" for single rows.
         exact: compare all texts, also above a million, where an approximate index is used if it is worth building; a warning
             says so.
 
@@ -182,7 +184,7 @@ class Model:
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
         folder = None if index is None else Path(index)
-        finder = self._finder(among, SearchSettings(folder, column, size, keeps_graph=folder is not None))
+        finder = self._finder(among, SearchSettings(folder, column, size, folder is not None, group))
         answers = [
             [{**finder.describe(match, ("index",)), "index": match.row} for match in matches]
             for matches in finder.find(texts, top, exact)
