@@ -134,14 +134,18 @@ class Model:
         unlabelled: str = "stop",
         encoding: str | None = None,
         delimiter: str | None = None,
+        group: str | None = None,
     ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
         bad_rows: "stop" raises DataError for unreadable rows; "skip" leaves them out, up to the share `most_skipped` of all rows.
         unlabelled: "drop" leaves rows without a label out, "stop" takes them for unreadable.
         encoding, delimiter: of text files, where they do not tell it themselves.
+        group: the column, such as "speaker", of the groups of rows that intervals resample; "none" for rows. By default columns
+            of recordings are found by their names.
         """
-        table, policy = read_table(data, TextFormat(encoding, delimiter)), RowPolicy(bad_rows, most_skipped, unlabelled)
+        table = read_table(data, TextFormat(encoding, delimiter))
+        policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
         return evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy)
 
     def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
@@ -161,6 +165,7 @@ class Model:
         column: str | None = None,
         size: int | None = None,
         exact: bool = False,
+        group: str | None = None,
     ) -> list[Any]:
         """Return for each query the `top` most similar texts of a table, the best first: {"score", "row", "index", cells}.
 
@@ -171,6 +176,7 @@ class Model:
         index: a folder that keeps their vectors for the next call; None keeps them in memory, until another `among` is searched.
         column: the column to search; None for that of the model, or the only one with texts.
         size: compare only so many numbers of each vector, as trained with `sizes`.
+        group: the column, such as "speaker", of rows that are found as one, by the mean of their vectors; "none" for single rows.
         exact: compare all texts, also above a million, where an approximate index is used if it is worth building; a warning
             says so.
 
@@ -178,7 +184,7 @@ class Model:
         """
         texts = [queries] if isinstance(queries, str) else list(queries)
         folder = None if index is None else Path(index)
-        finder = self._finder(among, SearchSettings(folder, column, size, keeps_graph=folder is not None))
+        finder = self._finder(among, SearchSettings(folder, column, size, folder is not None, group))
         answers = [
             [{**finder.describe(match, ("index",)), "index": match.row} for match in matches]
             for matches in finder.find(texts, top, exact)

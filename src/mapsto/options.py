@@ -115,18 +115,20 @@ DEFAULT_FORMAT = TextFormat()
 
 @dataclass(frozen=True)
 class RowPolicy:
-    """Say which rows are left out, where the user allows it. Raises UsageError for a value that an option cannot have.
+    """Say which rows are left out, where the user allows it, and which belong together. Raises UsageError for a bad value.
 
     bad_rows: "stop" raises an error for an unreadable row, "skip" leaves it out. most_skipped: the largest share of skipped rows.
     unlabelled: what happens to rows without a label: "stop" takes them for unreadable ones, "drop" leaves them out, "predict"
         leaves them out and answers them at the end.
     is_set_by_user: whether the command has these options, so that messages can name them.
+    group: the columns of rows that belong together, "none", or None to find them where a kind comes in groups.
     """
 
     bad_rows: str = "stop"
     most_skipped: float = MAX_SKIPPED
     unlabelled: str = "stop"
     is_set_by_user: bool = True
+    group: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("bad_rows", self.bad_rows)
@@ -290,6 +292,11 @@ class DataOptions(OptionGroup):
     hold_out: float | None = _option(
         None, "Share of the rows held out from training, to choose the best weights by and to score at the end."
     )
+    group: str | None = _option(
+        None,
+        "Columns such as speaker, with commas: rows with an equal cell are held out together, and intervals resample them. "
+        "none: no column; by default columns of recordings are found by their names (speaker, dialogue, file, sentence, ...).",
+    )
     fold_labels: bool = _option(
         False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
     )
@@ -314,7 +321,7 @@ class DataOptions(OptionGroup):
     @property
     def row_policy(self) -> RowPolicy:
         """Return which rows of the run's data are left out."""
-        return RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled)
+        return RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled, group=self.group)
 
     def _check(self) -> None:
         super()._check()
@@ -505,6 +512,7 @@ class OptionFields(TypedDict, total=False):
     unlabelled: Unlabelled
     augment: str
     hold_out: float | None
+    group: str | None
     fold_labels: bool
     language: str | None
     task: str | None

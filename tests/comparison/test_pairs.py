@@ -12,7 +12,7 @@ import mapsto
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import UsageError
-from mapsto.evaluation.matching import rank_by_bm25
+from mapsto.evaluation.matching import rank_without_model
 from mapsto.task.arrow import parse
 
 ARROW = "query:text <-> passage:text"
@@ -26,7 +26,7 @@ def test_starts_are_compared_by_mrr_with_bm25_as_the_baseline(tmp_path: Path) ->
         jobs=1, epochs=1, device="cpu", precision="fp32", allow_overlap=True,
     )  # fmt: skip
     scores = {name: points[-1].score.value for name, points in comparison.curves.items()}
-    ranks = rank_by_bm25(load_rows(parse(ARROW), read_table(test)))[1]
+    ranks = rank_without_model(load_rows(parse(ARROW), read_table(test)))[1]
     assert scores["BM25"] == pytest.approx(np.mean([1 / numbers[0] for numbers in ranks]), rel=1e-5)
     assert len(scores) == 3 and (tmp_path / "out" / "report.html").exists()
 

@@ -115,7 +115,7 @@ def test_a_saved_model_opens_in_sentence_transformers(tmp_path: Path) -> None:
 def test_texts_that_are_cut_are_counted() -> None:
     model = fit_pairs(length=12)
     notes = model.evaluate([{"query": "a", "passage": "a " * 50}, {"query": "b", "passage": "b"}]).notes
-    assert any("1 rows have texts longer than the model takes; " in note for note in notes)
+    assert any("1 rows have values longer than the model takes; " in note for note in notes)
     lines: list[str] = []
     table = read_table([{"passage": "a " * 50}, {"passage": "b"}])
     make_finder(model.mapping, model.predictor.device, table, SearchSettings(), lines.append)

@@ -18,7 +18,7 @@ from mapsto.data.rows import link_rows, load_rows
 from mapsto.data.split import split_indices
 from mapsto.data.table import read_table
 from mapsto.errors import MapstoError
-from mapsto.evaluation.matching import rank_by_bm25, relevance
+from mapsto.evaluation.matching import rank_without_model, relevance
 from mapsto.fitting.prepare import PreparedRun, prepare
 from mapsto.fitting.request import FitRequest
 from mapsto.options import Options
@@ -99,7 +99,7 @@ def test_scores_search_the_other_texts() -> None:
     )
     # The candidates are numbered as the partners: dog, cat, fox, …
     assert [numbers.tolist() for numbers in relevance(rows).right] == [[0, 1], [1, 2], [0, 2], [3], [4]]
-    _, ranks, _ = rank_by_bm25(rows)
+    _, ranks, _ = rank_without_model(rows)
     assert [numbers.tolist() for numbers in ranks] == [[1, 2], [1, 2], [1, 2], [1], [1]], "a text does not find itself"
 
 

@@ -19,7 +19,6 @@ from mapsto.audio.frame_embedding import HIDDEN_ENTRY
 from mapsto.audio.random_codes import NUM_CODES, find_codes
 from mapsto.errors import UsageError
 from mapsto.metrics import intervals
-from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
@@ -116,7 +115,7 @@ class HiddenFrames(Reconstruction):
             "codes_used": (_perplexity, codes),
         }
 
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return nothing: which codes are frequent is known only where tokens are hidden."""
         return {}
 

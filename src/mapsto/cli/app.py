@@ -118,6 +118,13 @@ CsvSafe = Annotated[
     ),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files that are neither UTF-8 nor UTF-16.")]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns such as speaker, with commas: rows with an equal cell belong together, so intervals resample them. none: "
+        "no column; by default columns of recordings are found by their names."
+    ),
+]
 Delimiter = Annotated[
     str | None, typer.Option(help="The character between the cells of csv files, such as ';', or tab.")
 ]

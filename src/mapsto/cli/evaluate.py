@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Data, Delimiter, Device, Encoding, Json, Model, Precision, app
+from mapsto.cli.app import Data, Delimiter, Device, Encoding, Group, Json, Model, Precision, app
 from mapsto.errors import UsageError
 from mapsto.options import MAX_SKIPPED, RowPolicy, TextFormat
 
@@ -41,6 +41,7 @@ def evaluate(
         float, typer.Option(help="Largest share of the rows that --bad-rows skip leaves out.")
     ] = MAX_SKIPPED,
     unlabelled: Annotated[str, typer.Option(help="Rows without a label: stop, or drop (they are counted).")] = "stop",
+    group: Group = None,
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
     from mapsto.cli.output import print_json, read_table_with_notes
@@ -56,7 +57,7 @@ def evaluate(
 
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
-    policy = RowPolicy(bad_rows, most_skipped, unlabelled)
+    policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
     mapping = load_mapping(model)
     if suspects is not None:
         require_writable(suspects)
@@ -80,6 +81,7 @@ def evaluate(
             "unlabelled": (unlabelled, "stop"),
         }
         flags = [f"--{name}={value}" for name, (value, default) in settings.items() if value != default]
+        flags += [] if group is None else [f"--group={group}"]
         flags += [] if encoding is None else [f"--encoding={encoding}"]
         flags += [] if delimiter is None else [f"--delimiter={delimiter}"]
         command = shlex.join(["mapsto", "evaluate", model, str(path), *flags, "--out", str(out)])

@@ -20,7 +20,10 @@ SHOWN_CHARACTERS = 100  # of a text, on the screen
 @app.command(epilog="Example: mapsto find runs/pairs 'Where is my card?' --among passages.csv --top 5")
 def find(
     model: Model,
-    query: Annotated[list[str] | None, typer.Argument(help="One or more queries, in place of --queries.")] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(help="One or more queries, such as texts or files of recordings, in place of --queries."),
+    ] = None,
     among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
     queries: Annotated[Path | None, typer.Option(help="A table with a query in each row.")] = None,
     top: Annotated[int, typer.Option(help="How many texts to find for each query.")] = 10,
@@ -39,6 +42,13 @@ def find(
     query_column: Annotated[
         str | None, typer.Option(help="The column of --queries; by default the model's, or the only one with texts.")
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The column, such as speaker, of rows that are found as one, by the mean of their vectors. none: no column; by "
+            "default a speaker of recordings is found by the name of its column."
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Compare only so many numbers of each vector, as trained with --sizes.")
     ] = None,
@@ -53,7 +63,7 @@ def find(
     json: Json = False,
     csv_safe: CsvSafe = False,
 ) -> None:
-    """Find the texts of a table that are most similar to each query, by any model that embeds texts."""
+    """Find the values of a table, such as texts or speakers, that are most similar to each query, by a model that embeds them."""
     from mapsto.cli.output import announce_output, print_note, print_status, read_table_with_notes
     from mapsto.data.writers import require_folder, require_writable
     from mapsto.device import keep_memory
@@ -79,18 +89,19 @@ def find(
         texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, text_format), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
-    settings = SearchSettings(index or index_folder(among), column, size, keeps_graph=index is not None)
+    names = [str(text) for text in texts]
+    settings = SearchSettings(index or index_folder(among), column, size, index is not None, group)
     finder = make_finder(predictor.mapping, predictor.device, table, settings, print_status)
     if finder.faults:
         print_note(f"{len(finder.faults):,} rows cannot be read and are not searched; the first: {finder.faults[0]}")
     matches = finder.find(texts, top, exact)
     if out is not None and is_page:
-        find_page(finder, texts, matches, model).write(out)
-        print_status(f"wrote the texts found for {len(texts):,} queries to {out}")
+        find_page(finder, names, matches, model).write(out)
+        print_status(f"wrote the texts found for {len(names):,} queries to {out}")
     elif out is None and not json:
-        _print_matches(finder, texts, matches)
+        _print_matches(finder, names, matches)
     else:
-        _write_matches(finder, texts, matches, out, csv_safe)
+        _write_matches(finder, names, matches, out, csv_safe)
 
 
 def _print_matches(finder: Finder, texts: list[str], matches: list[list[Match]]) -> None:

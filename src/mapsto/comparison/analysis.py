@@ -103,6 +103,7 @@ class Comparison:
     num_pool_rows: number of labelled rows from which the training rows were drawn.
     curves: each candidate's learning curve by the candidate's name, in ascending order of the number of labelled rows.
     headline: the result in sentences.
+    units: what intervals are over: "rows", or groups of them.
     overlaps: by name of a starting model that was fitted before to rows of this comparison, these rows.
     """
 
@@ -116,6 +117,7 @@ class Comparison:
     extrapolations: list[Extrapolation] = field(metadata={"key": "foresights"})
     headline: list[str]
     overlaps: dict[str, StartOverlap] = field(default_factory=dict)
+    units: str = "rows"
 
     def record(self) -> dict[str, Any]:
         """Return the comparison as a JSON-serialisable dict; infinite numbers and missing intervals become None."""
@@ -137,7 +139,7 @@ class Comparison:
         for name, points in self.curves.items():
             cells = {point.num_labels: format_score(point.score) for point in points}
             rows.append(name.ljust(width) + "".join(cells.get(count, "").rjust(21) for count in counts))
-        interval_note = f"95 % interval over {self.num_seeds} draws of labels and the test rows"
+        interval_note = f"95 % interval over {self.num_seeds} draws of labels and the test {self.units}"
         if self.num_seeds == 1:
             interval_note = "one draw of labels, so no interval"
         note = f"{self.metric} in % on {self.num_test_rows:,} test rows; mean, {interval_note}"
@@ -169,7 +171,8 @@ def analyse(experiment: Experiment) -> Comparison:
     candidates = {candidate.name: candidate for candidate in design.candidates}
     item_scores = [_item_scores(experiment, candidates[name], count, TEST) for name, count in keys]
     # One call for all models: what draws and rows have in common cancels out in their differences.
-    samples: ScoreSamples = dict(zip(keys, _sample_means(*item_scores).T, strict=True))
+    means = _sample_means(*item_scores, groups=design.group_numbers(TEST))
+    samples: ScoreSamples = dict(zip(keys, means.T, strict=True))
     num_rows = len(design.test_sets[TEST])
     curves = {
         candidate.name: [
@@ -190,6 +193,7 @@ def analyse(experiment: Experiment) -> Comparison:
         extrapolations=_extrapolations(design, samples, num_rows),
         headline=[*describe_overlaps(design.overlaps, list(curves)), *_headline(design, curves, differences)],
         overlaps=design.overlaps,
+        units=design.test_units,
     )
 
 
@@ -216,14 +220,14 @@ def _item_scores(experiment: Experiment, candidate: Candidate, num_labels: int, 
     return np.stack([experiment.results[fit].item_scores[test_set].numpy() for fit in fits])
 
 
-def _sample_means(*item_scores: Any) -> Floats:
+def _sample_means(*item_scores: Any, groups: Any = None) -> Floats:
     """Return k mean scores over rows and seeds, followed by their bootstrap samples, (1 + b, k); b is 0 for a single seed.
 
-    item_scores: k arrays (s, n), the score of each test row for each seed.
+    item_scores: k arrays (s, n), the score of each test row for each seed. groups: (n,), the group of each row, if there are any.
     Samples are clipped to the metric's range: at most 1, and at least 0 unless a row has a negative score.
     """
     stacked = np.stack(item_scores)
-    return np.clip(CrossedMeans.estimate(stacked).samples(), 0.0 if stacked.min() >= 0 else -np.inf, 1.0)
+    return np.clip(CrossedMeans.estimate(stacked, groups).samples(), 0.0 if stacked.min() >= 0 else -np.inf, 1.0)
 
 
 def mean_over_draws(values: list[float], maximum: float) -> Score:
@@ -249,10 +253,11 @@ def _curve_point(experiment: Experiment, candidate: Candidate, num_labels: int, 
             continue
         item_scores = _item_scores(experiment, candidate, num_labels, name)
         num_rows = item_scores.shape[1]
-        test_set_scores[name] = interval(_sample_means(item_scores)[:, 0], num_rows)
+        groups = design.group_numbers(name)
+        test_set_scores[name] = interval(_sample_means(item_scores, groups=groups)[:, 0], num_rows)
         # Perturbed rows pair with the original test rows. The rows of --shift are other rows and have no partner.
         if name != SHIFT:
-            perturbed, unchanged = _sample_means(item_scores, test_scores).T
+            perturbed, unchanged = _sample_means(item_scores, test_scores, groups=groups).T
             changes[name] = interval(perturbed - unchanged, num_rows)
     unbounded = design.target.unbounded_metrics
     # A mean over only some of the seeds would not be comparable.

@@ -14,7 +14,7 @@ from mapsto.task.target_capabilities import Comparable
 
 
 def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Predict]:
-    """Fit a baseline (constant answer or linear model) to the training rows; BM25, the baseline of pairs, needs none.
+    """Fit a baseline (constant answer or linear model) to the training rows; the ranking of pairs needs none.
 
     Return (target object, function): the target object scores outputs, the function computes the outputs (n, …) of test
     rows.
@@ -24,7 +24,9 @@ def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Pred
     labels = rows.targets[design.port]
     target.learn(labels, design.options.balance)
     if design.arrow.symmetric:
-        return target, lambda test_rows: matching.row_ranks(*matching.rank_by_bm25(matching.pairs_of(test_rows))[:2])
+        return target, lambda test_rows: matching.row_ranks(
+            *matching.rank_without_model(matching.pairs_of(test_rows))[:2]
+        )
     if fit.candidate.method == CONSTANT:
         # Targets with a constant answer read one vector a row, so no pieces with token positions are needed.
         return target, _fit_constant(target, np.array([target.encode(label, ()).values for label in labels]))

@@ -4,18 +4,20 @@ Each draw of the training rows gives one model, and all models are scored on the
 draws and n items has the variance a/s + b/n + e/(sn), where a is the variance between draws, b between items, and e the
 residual. A two-way analysis of variance estimates the three (Owen 2007 gives the bootstrap of the same model). With few
 draws, such as five, a normal distribution gives intervals that are too narrow, so the deviations of the draws follow
-Student's t. The price is one k × k eigendecomposition and 10,000 samples of k numbers.
+Student's t. Where test items come in groups, such as recordings of one speaker, the groups are the items, and their deviations
+follow Student's t too. The price is one k × k eigendecomposition and 10,000 samples of k numbers.
 Legend of shapes: k scores that are bootstrapped together, s draws, n items, b bootstrap samples.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.metrics.intervals import Floats, Score
+from mapsto.metrics.intervals import Floats, Score, group_scores
 
 NUM_SAMPLES = 10_000
 TAIL = 0.025  # on each side of the 95 % interval
@@ -32,6 +34,7 @@ class CrossedMeans:
 
     values: (k,), the means over all draws and items.
     draw_covariance, item_covariance: (k, k).
+    num_items: number of items, or of groups of items if `has_groups`.
     """
 
     values: Floats
@@ -39,19 +42,23 @@ class CrossedMeans:
     item_covariance: Floats
     num_draws: int
     num_items: int
+    has_groups: bool = False
 
     @classmethod
-    def estimate(cls, item_scores: NDArray[np.float32]) -> CrossedMeans:
+    def estimate(cls, item_scores: NDArray[Any], groups: NDArray[np.int64] | None = None) -> CrossedMeans:
         """Estimate the means and both covariances by a two-way analysis of variance.
 
-        item_scores: (k, s, n), each score of each item in each draw.
+        item_scores: (k, s, n), each score of each item in each draw. groups: (n,), the group of each item; None for no groups.
         """
+        num_rows, has_groups = item_scores.shape[-1], groups is not None
+        if groups is not None:
+            item_scores = group_scores(item_scores, groups)
         k, s, n = item_scores.shape
         values = item_scores.mean(axis=(1, 2), dtype=np.float64)
         zeros = np.zeros((k, k))
         # A variance needs two values.
         if s < 2 or n < 2:
-            return cls(values, zeros, zeros, s, n)
+            return cls(values, zeros, zeros, s, n, has_groups)
         draw_effects = item_scores.mean(axis=2, dtype=np.float64) - values[:, None]
         item_effects = item_scores.mean(axis=1, dtype=np.float64) - values[:, None]
         # The mean squares of the analysis of variance: of draws, of items, and of the residual.
@@ -65,8 +72,8 @@ class CrossedMeans:
         # The residual is part of both mean squares: it stays in the draws' and is subtracted from the items'.
         item_covariance = _nearest_covariance(item_squares - residual_squares) / (s * n)
         # Items with equal scores would give a variance of 0, which claims certainty.
-        np.fill_diagonal(item_covariance, np.maximum(item_covariance.diagonal(), (MIN_DEVIATION / n) ** 2))
-        return cls(values, draw_squares / (s * n), item_covariance, s, n)
+        np.fill_diagonal(item_covariance, np.maximum(item_covariance.diagonal(), (MIN_DEVIATION / num_rows) ** 2))
+        return cls(values, draw_squares / (s * n), item_covariance, s, n, has_groups)
 
     def samples(self, seed: int = 0, count: int = NUM_SAMPLES) -> Floats:
         """Return the means, followed by bootstrap samples of them, (1 + count, k).
@@ -82,6 +89,8 @@ class CrossedMeans:
         scale = np.sqrt(degrees_of_freedom / rng.chisquare(degrees_of_freedom, (count, 1)))
         draw_deviations = rng.standard_normal((count, k)) @ _square_root(self.draw_covariance).T * scale
         item_deviations = rng.standard_normal((count, k)) @ _square_root(self.item_covariance).T
+        if self.has_groups:
+            item_deviations *= np.sqrt((self.num_items - 1) / rng.chisquare(self.num_items - 1, (count, 1)))
         return np.concatenate([self.values[None], self.values + draw_deviations + item_deviations])
 
 

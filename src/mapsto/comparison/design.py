@@ -22,6 +22,7 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.comparison.start_overlap import OVERLAP_MARK, StartOverlap, find_start_overlaps
 from mapsto.data.checks import find_leaks
+from mapsto.data.grouping.row_groups import describe_intervals, find_independent_groups
 from mapsto.data.rows import (
     Rows,
     bind_to,
@@ -32,12 +33,12 @@ from mapsto.data.rows import (
     require_readable,
     set_aside_unlabelled,
 )
-from mapsto.data.split import check_data, drop_leaks, split_indices
-from mapsto.data.table import Table, read_table
+from mapsto.data.split import check_data, drop_leaks, require_held_out, split_indices
+from mapsto.data.table import Int64s, Table, read_table
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.linear_baseline import baseline_name, feature_names
-from mapsto.evaluation.matching import BASELINE
+from mapsto.evaluation.matching import ranker_name
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -197,6 +198,18 @@ class Design:
         """
         return self.pool.targets[self.port] if has_exclusive_classes(self.target) else [None] * len(self.pool)
 
+    def group_numbers(self, test_set: str) -> Int64s | None:
+        """Return the number of the group of each test row, (n,), which intervals are over; None if there are no groups."""
+        # Rows of --shift have groups of their own, and perturbed rows have those of the test rows.
+        groups = find_independent_groups(self.test_sets[test_set], self.options.group)
+        return None if groups is None or groups.count < 2 else groups.numbers
+
+    @property
+    def test_units(self) -> str:
+        """What intervals are over: "rows", or groups of test rows."""
+        groups = find_independent_groups(self.test_sets[TEST], self.options.group)
+        return "rows" if groups is None or groups.count < 2 else f"rows by {groups}, {groups.count:,} groups"
+
     def predictions(self, target: Target, output: Tensor) -> Predictions:
         """Return the outputs (n, …) of a fit for the test rows, together with these rows and their labels.
 
@@ -267,7 +280,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     for target, labels in zip(targets, pool.targets, strict=True):
         target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
     if test_table is None:
-        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say)
+        pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say, options.group)
+        require_held_out(test_indices, options)
         test_table = pool.select(test_indices).own_table()
         progress.say(f"no --test: {len(test_indices):,} of the {len(pool):,} rows are held out as test rows")
         pool = pool.select(pool_indices)
@@ -277,6 +291,8 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     test_sets = _test_sets(arrow, test_table_left)
     if request.shift is not None:
         test_sets[SHIFT] = _read_shift(request, arrow, pool, progress)
+    for note in describe_intervals(test_sets[TEST], options.group):
+        progress.say(f"note: {note}")
     starts = {start: open_start(start) for start in dict.fromkeys(request.starts) if start != SCRATCH}
     for start in starts.values():
         # Both calls are checks: they raise UsageError if the starting model has other source kinds, or another shape
@@ -365,8 +381,8 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
     candidates = [Candidate(target.constant_rule, CONSTANT)] if target.constant_rule else []
     if (features := feature_names(arrow)) and has_probe:
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
-    if arrow.symmetric:
-        candidates.append(Candidate(BASELINE, CLASSICAL))
+    if arrow.symmetric and (ranker := ranker_name(arrow)):
+        candidates.append(Candidate(ranker, CLASSICAL))
     if issubclass(target, Composed | Generated):
         candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:

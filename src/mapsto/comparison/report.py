@@ -365,8 +365,9 @@ def _method_section(comparison: Comparison, experiment: Experiment) -> Section:
         "one with the largest mean gain. Where several are close, this choice flatters it a little.",
         "Nothing was tuned on the test rows. Fits use the settings of mapsto fit for that number of labels; a probe and "
         "the linear baseline choose their regularisation by cross-validation within their labels.",
-        "Intervals: draws of labels and test rows vary at once. A two-way analysis of variance separates their variances, "
-        "and the few draws get Student's t. Labels saved and extrapolations use 10,000 bootstrap samples of the learning curves.",
+        f"Intervals: draws of labels and test {comparison.units} vary at once. A two-way analysis of variance separates their "
+        "variances, and the few draws get Student's t. Labels saved and extrapolations use 10,000 bootstrap samples of the "
+        "learning curves.",
     ]
     has_scratch = any(candidate.start is None and candidate.method == "full" for candidate in design.candidates)
     if design.scratch_like is not None and has_scratch:

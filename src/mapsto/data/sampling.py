@@ -5,6 +5,7 @@ Each position of a permutation is computed by itself, so that shuffling a corpus
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -89,6 +90,33 @@ def stratified_split(
         if quota[stratum] >= len(rows) - 0.5:
             quota[stratum] -= len(rows)
             held_out.extend(rows)
+    indices = np.array(sorted(held_out), np.int64)
+    return np.setdiff1d(np.arange(n), indices), indices
+
+
+def grouped_split(
+    n: int, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, share: float, seed: int
+) -> tuple[Int64s, Int64s]:
+    """Split n rows at random, as `stratified_split` does, where groups are large and have rows of several classes.
+
+    A group is held out if there is room for all of its rows, and each of its classes still lacks rows. If none of several groups
+    fits, the smallest one is held out. groups: of each row, such as its speaker. strata, share: as for `stratified_split`.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for row in permute_rows(seed, 0, n).tolist():
+        members.setdefault(groups[row], []).append(row)
+    classes = [None] * n if strata is None else list(strata)
+    quota = {name: share * count for name, count in Counter(classes).items()}
+    room, held_out = share * n, list[int]()
+    for rows in members.values():
+        counts = Counter(classes[row] for row in rows)
+        # Half a row of tolerance rounds to whole rows.
+        if room >= len(rows) - 0.5 and all(quota[name] >= 0.5 for name in counts):
+            room -= len(rows)
+            quota = {name: left - counts[name] for name, left in quota.items()}
+            held_out += rows
+    if not held_out and share and len(members) > 1:
+        held_out = min(members.values(), key=len)
     indices = np.array(sorted(held_out), np.int64)
     return np.setdiff1d(np.arange(n), indices), indices
 

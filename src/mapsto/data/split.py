@@ -1,5 +1,7 @@
 """Training rows, held-out rows and test rows. Rows with equal sources or of one dialogue are never in two of these sets.
 
+Nor are, in training and held-out rows, those of one speaker or with one sentence (see grouping/row_groups.py), as far as enough
+rows can be held out so; what cannot be kept apart is said.
 Training and held-out rows share no near-duplicates either: a sentence with another number or name would be scored too well. They
 are found by MinHash (near_duplicates.py), in about 0.3 ms for a text of 100 characters.
 """
@@ -16,6 +18,7 @@ import numpy as np
 from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.checks import check_rows, find_leaks
+from mapsto.data.grouping.row_groups import NO_GROUPS, RowGroups, are_sentences, describe_shared, find_groups
 from mapsto.data.near_duplicates import link_near_duplicates
 from mapsto.data.rows import Rows, link_rows, load_rows, report_skipped, require_readable
 from mapsto.data.table import Int64s, Table
@@ -28,6 +31,9 @@ from mapsto.task.source_capabilities import Describable
 from mapsto.task.target_capabilities import has_exclusive_classes
 from mapsto.text.pairs.dialogues import DIALOGUE, MESSAGES
 
+# A function of sampling.py that splits rows by groups, strata, share and seed.
+SplitMethod = Callable[[int, Sequence[Hashable], Sequence[Hashable] | None, float, int], tuple[Int64s, Int64s]]
+
 # The largest number of rows held out by default.
 MAX_HELD_OUT = 1000
 # Held-out rows are lost to training. Below these numbers of rows, that costs more than choosing weights by them gains.
@@ -37,6 +43,8 @@ FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
 MAX_COMPARED = 20_000
 # If fewer of the rows to hold out can be, since chains of near-duplicates are too long, only equal rows are kept together.
 MIN_SHARE_HELD_OUT = 0.5
+# If more of the rows than that would be held out, groups such as speakers are too large to be kept together.
+MAX_SHARE_HELD_OUT = 2.0
 # Number of warnings that a run prints.
 MAX_WARNINGS = 5
 
@@ -59,6 +67,9 @@ def check_data(
     test_rows = None if test_table is None else _read_test(rows.arrow, test_table, options, say)
     report = check_rows(rows, test_rows)
     report_findings(report.warnings, say)
+    if test_table is not None and test_rows is not None:
+        for sentence in describe_shared(rows, test_table, test_rows, options.group):
+            say(f"note: {sentence}")
     return None if test_table is None else drop_leaks(report.leaks, test_table, options, say), report.warnings
 
 
@@ -160,24 +171,40 @@ def split_rows(rows: Rows, options: Options, say: Callable[[str], None] = lambda
     share = held_out_share(len(rows), rows.arrow.corrupted, options)
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
-    training, held_out = split_indices(rows, share, options.seed, say)
+    training, held_out = split_indices(rows, share, options.seed, say, options.group)
+    require_held_out(held_out, options)
     if not len(training):
         raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")
     return rows.select(training), rows.select(held_out)
 
 
+def require_held_out(held_out: Int64s, options: Options) -> None:
+    """Raise UsageError if `--group` names columns by which all rows are one group, so that no row can be held out."""
+    if options.group not in (None, NO_GROUPS) and not len(held_out):
+        raise UsageError(
+            f"--group {options.group}: all rows are in one group, so none can be held out; see --group none"
+        )
+
+
 def split_indices(
-    rows: Rows, share: float, seed: int, say: Callable[[str], None] = lambda text: None
+    rows: Rows,
+    share: float,
+    seed: int,
+    say: Callable[[str], None] = lambda text: None,
+    group: str | None = None,
 ) -> tuple[Int64s, Int64s]:
     """Split rows at random; return the sorted indices of training rows and of held-out rows.
 
-    Rows with equal or similar sources or of one dialogue are on the same side, and so are pairs that share a text.
+    Rows with equal or similar sources or of one dialogue are on the same side, and so are pairs that share a text, and rows of
+    one group, such as a speaker.
     share: fraction to hold out, of each class if a target has exclusive classes.
-    say: prints a line where near-duplicates are not kept on one side.
+    say: prints which groups are kept on one side, and where near-duplicates are not.
+    group: `--group`, see `find_groups`. Raises UsageError for a column that the table lacks.
     """
-    groups, targets_by_port = _equal_groups(rows), enumerate(kinds.answering(rows.arrow))
+    keys, targets_by_port = _equal_groups(rows), enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in targets_by_port if has_exclusive_classes(target)), None)
-    equal = sampling.stratified_split(len(rows), groups, strata, share, seed)
+    groups, method = _join_rules(keys, find_groups(rows, group), strata, share, seed, say)
+    equal = method(len(rows), groups, strata, share, seed)
     columns = _comparable_columns(rows)
     if not columns:
         return equal
@@ -187,12 +214,45 @@ def split_indices(
         )
         return equal
     similar = sampling.join_groups(groups, _similar_groups(columns, groups))
-    split = sampling.stratified_split(len(rows), similar, strata, share, seed)
-    if len(split[1]) < MIN_SHARE_HELD_OUT * len(equal[1]):
+    result = method(len(rows), similar, strata, share, seed)
+    if len(result[1]) < MIN_SHARE_HELD_OUT * len(equal[1]):
         size = max(Counter(similar).values())
         say(f"note: {size:,} of {len(rows):,} rows are similar; rows are held out although similar ones are trained on")
         return equal
-    return split
+    return result
+
+
+def _join_rules(
+    keys: Sequence[Hashable],
+    rules: Sequence[RowGroups],
+    strata: Sequence[Hashable] | None,
+    share: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[Sequence[Hashable], SplitMethod]:
+    """Return the group of each row by all rules that a split can follow, and the method to split them.
+
+    A rule that was found, not named by `--group`, is not followed if by far too few or too many rows could be held out.
+    keys: the groups of equal rows. strata, share, seed: of the split. say: prints one line on all rules.
+    """
+    groups, method = keys, sampling.stratified_split
+    wanted = len(method(len(keys), keys, strata, share, seed)[1]) if rules else 0
+    kept, dropped = list[str](), list[str]()
+    for rule in rules:
+        joined = sampling.join_groups(groups, rule.numbers.tolist())
+        num_held_out = len(sampling.grouped_split(len(keys), joined, strata, share, seed)[1])
+        is_near = MIN_SHARE_HELD_OUT * wanted <= num_held_out <= MAX_SHARE_HELD_OUT * wanted
+        if rule.is_explicit or (rule.separates and are_sentences(rule) and is_near):
+            groups, method = joined, sampling.grouped_split
+            kept.append(f"{rule}, {rule.count:,} groups")
+        # Where each row is a group of its own, there is nothing to keep together.
+        elif rule.count < len(keys):
+            dropped.append(f"{rule}, {rule.count:,} groups")
+    parts = [f"rows with the same {'; '.join(kept)}, are held out together (--group none: at random)"] if kept else []
+    parts += [f"not held out together, since too few or too many would be: {'; '.join(dropped)}"] if dropped else []
+    if parts:
+        say(f"note: {'; '.join(parts)}")
+    return groups, method
 
 
 def _comparable_columns(rows: Rows) -> list[tuple[type[Source], list[Any]]]:

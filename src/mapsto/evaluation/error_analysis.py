@@ -239,7 +239,7 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
     return ErrorAnalysis(
         target.primary_metric,
         _slices(predictions, scores),
-        [] if confidence is None else _coverage_curve(scores, confidence),
+        [] if confidence is None else _coverage_curve(scores, confidence, predictions.group_numbers),
         _cases(predictions, _worst_mistakes(predictions), scores, parts),
         target.primary_metric if isinstance(target, Generated) else "confidence",
         _cases(predictions, first_suspects, scores, {}),
@@ -249,21 +249,28 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
     )
 
 
-def _coverage_curve(scores: Floats, confidence: Floats) -> list[CoveragePoint]:
+def _coverage_curve(scores: Floats, confidence: Floats, groups: Ints | None) -> list[CoveragePoint]:
     """Return a point of selective prediction for each share in COVERAGES, at the threshold that answers this share.
 
-    scores, confidence: (n,), of every row. A point that would answer the same rows as the one before is left out.
+    scores, confidence: (n,), of every row. groups: (n,), of rows that intervals resample; None for single rows.
+    A point that would answer the same rows as the one before is left out.
     """
     points: list[CoveragePoint] = []
     for coverage in COVERAGES:
         threshold = _round_down(float(np.sort(confidence)[::-1][max(1, round(coverage * len(confidence))) - 1]))
         # Equal confidences and rounding may answer more rows than `coverage`, so the true share is computed.
         is_answered = confidence >= threshold
-        point = CoveragePoint(threshold, float(is_answered.mean()), with_interval(mean_score, scores[is_answered]))
+        score = _mean_of(scores, is_answered, groups)
+        point = CoveragePoint(threshold, float(is_answered.mean()), score)
         # Many equal confidences give the same threshold twice.
         if not points or point.coverage < points[-1].coverage:
             points.append(point)
     return points
+
+
+def _mean_of(scores: Floats, is_inside: Bools, groups: Ints | None) -> Score:
+    """Return the mean score of the rows that are inside, with its interval over these rows or their groups (n,)."""
+    return with_interval(mean_score, scores[is_inside], groups=None if groups is None else groups[is_inside])
 
 
 def _round_down(threshold: float) -> float:
@@ -289,7 +296,12 @@ def _slices(predictions: Predictions, scores: Floats) -> list[Slice]:
     # All slices count as tests, so that the adjusted p-values are honest about how many were tried.
     p_values = np.array([_p_value(scores[is_inside], scores[~is_inside]) for _, is_inside in candidates])
     slices = [
-        Slice(name, with_interval(mean_score, scores[is_inside]), float(scores[~is_inside].mean()), float(p_value))
+        Slice(
+            name,
+            _mean_of(scores, is_inside, predictions.group_numbers),
+            float(scores[~is_inside].mean()),
+            float(p_value),
+        )
         for (name, is_inside), p_value in zip(candidates, _adjust_p_values(p_values), strict=True)
     ]
     return sorted(slices, key=lambda part: (part.adjusted_p_value, part.score.value))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows, encode_to_answer
 from mapsto.data.examples import Examples, make_examples
+from mapsto.data.grouping.row_groups import RowGroups, describe_intervals, find_independent_groups
 from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows, load_rows, require_readable, set_aside_unlabelled
 from mapsto.data.table import Table
@@ -25,6 +26,7 @@ from mapsto.errors import UsageError
 from mapsto.evaluation import matching
 from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
 from mapsto.evaluation.training_file import compare_with_training_file
+from mapsto.evaluation.verification import describe_trials
 from mapsto.inference.forward import (
     Report,
     build_value,
@@ -40,6 +42,7 @@ from mapsto.options import STOP_AT_BAD_ROWS, RowPolicy
 from mapsto.progress import Progress
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
+from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
@@ -54,6 +57,7 @@ class Predictions:
 
     prefix: the target's column and a colon, put before the names of its scores; empty if the model has one target.
     port: index of the target in the arrow.
+    groups: the groups of rows that intervals resample; None to resample rows.
     """
 
     arrow: Arrow
@@ -63,6 +67,12 @@ class Predictions:
     outputs: Tensor
     prefix: str = ""
     port: int = 0
+    groups: RowGroups | None = None
+
+    @property
+    def group_numbers(self) -> Ints | None:
+        """The number of the group of each row, (n,); None if intervals resample rows."""
+        return None if self.groups is None else self.groups.numbers
 
     @property
     def column(self) -> str:
@@ -120,7 +130,7 @@ class Evaluation:
     predictions: outputs and labels of each target with one answer per row, for the error analysis.
     samples: NUM_SAMPLES random rows for each target that generates a value, such as a picture.
     overlap: the scored rows that the model or one of its starting models was fitted to; on them scores are too good.
-    baseline_name: words for the baseline.
+    baseline_name: words for the baseline. has_groups: whether intervals resample groups of rows.
     """
 
     num_rows: int
@@ -132,6 +142,7 @@ class Evaluation:
     samples: list[OutputSample] = field(default_factory=list, repr=False)
     overlap: Overlap = Overlap()
     baseline_name: str = "reading nothing"
+    has_groups: bool = False
 
     def suspects(self) -> Suspects:
         """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
@@ -161,7 +172,7 @@ def evaluate(
 ) -> Evaluation:
     """Score every target of a model on the rows of `table`.
 
-    policy: what happens to rows that cannot be read or have no label.
+    policy: what happens to rows that cannot be read or have no label, and which rows belong together.
     seed: seeds the random choice of masked tokens.
 
     The notes of a model opened from the folder of a fit have the score of the linear baseline, fitted to its training file.
@@ -187,6 +198,8 @@ def evaluate(
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
     notes += [] if unlabelled is None else [f"{len(unlabelled):,} rows without a label are not scored"]
+    groups = find_independent_groups(rows, policy.group)
+    notes += describe_intervals(rows, policy.group)
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
     if encoded.num_cut:
         notes.append(
@@ -200,17 +213,17 @@ def evaluate(
     scores: dict[str, Score] = {}
     if token_ports:
         examples = _labelled_examples(mapping, arrow, rows, encoded, token_ports, seed)
-        scores |= score_examples(mapping, examples, rows, device, on_scored)
-    evaluation = Evaluation(len(rows), scores, notes=notes, overlap=overlap)
+        scores |= score_examples(mapping, examples, rows, device, on_scored, policy.group)
+    evaluation = Evaluation(len(rows), scores, notes=notes, overlap=overlap, has_groups=groups is not None)
     # All targets with one answer per example share one forward pass.
     outputs_by_port = row_outputs(mapping, question_examples(mapping, encoded), len(rows), row_ports, device, on_scored)
     for port, outputs in zip(row_ports, outputs_by_port, strict=True):
         prefix = f"{arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
-        predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix, port)
+        predictions = Predictions(arrow, mapping.targets[port], rows, rows.targets[port], outputs, prefix, port, groups)
         _add_predictions(evaluation, predictions)
     # Beside rows that were trained on, a linear model that was fitted to them has no meaning either.
     if evaluation.predictions and not overlap:
-        sentence = compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs)
+        sentence = compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs, policy.group)
         notes += [] if sentence is None else [sentence]
     for port in token_ports:
         if isinstance(mapping.targets[port], Located):
@@ -221,23 +234,25 @@ def evaluate(
 def evaluate_pairs(
     mapping: Mapping, table: Table, device: torch.device, policy: RowPolicy = STOP_AT_BAD_ROWS
 ) -> Evaluation:
-    """Score a model that matches pairs on those of `table`, beside BM25. policy: as for `evaluate`."""
+    """Score a model that matches pairs on those of `table`, beside a ranking without a model. policy: as for `evaluate`."""
     rows, faults = matching.load_pairs(mapping.arrow, table, policy)
     overlap = find_overlap(mapping.row_filters, rows)
     notes = [overlap.warning] if overlap.warning else []
+    notes += describe_intervals(rows, policy.group) + describe_trials(rows, policy.group)
     notes += [f"left out, as it cannot be read: {fault}" for fault in faults]
     encoded = matching.encode_pairs(mapping, rows)
     if encoded.num_cut:
         notes.append(
-            f"{len(encoded.long_rows):,} rows have texts longer than the model takes; {encoded.num_cut:,} tokens were cut off"
+            f"{len(encoded.long_rows):,} rows have values longer than the model takes; {encoded.num_cut:,} tokens were cut off"
         )
     return Evaluation(
         len(rows),
-        matching.score_pairs(mapping, rows, encoded, device),
-        matching.score_baseline(rows),
+        matching.score_pairs(mapping, rows, encoded, device, policy.group),
+        matching.score_baseline(rows, policy.group),
         notes=notes,
         overlap=overlap,
-        baseline_name=matching.BASELINE,
+        baseline_name=matching.ranker_name(rows.arrow),
+        has_groups=find_independent_groups(rows, policy.group) is not None,
     )
 
 
@@ -252,9 +267,10 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
         if num_unended := target.num_unended(predictions.outputs):
             limit = f"{num_unended:,} of {len(labels):,} answers reached the limit of {target.longest:,} tokens"
             evaluation.notes.append(f"{prefix}{limit} before they ended")
-    scores = with_intervals(metrics)
+    scores = with_intervals(metrics, predictions.group_numbers)
+    baseline = with_intervals(target.baseline(labels), predictions.group_numbers)
     evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})
-    evaluation.baseline.update({f"{prefix}{name}": score for name, score in target.baseline(labels).items()})
+    evaluation.baseline.update({f"{prefix}{name}": score for name, score in baseline.items()})
     if isinstance(target, Classes):
         confusion = target.confusion(predictions.outputs, labels)
         evaluation.confusion.update({f"{prefix}{label}": counts for label, counts in confusion.items()})
@@ -357,18 +373,24 @@ def scoring_examples(examples: Examples) -> Iterator[Example]:
 
 
 def score_examples(
-    mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Report = lambda count: None
+    mapping: Mapping,
+    examples: Examples,
+    rows: Rows | None,
+    device: torch.device,
+    done: Report = lambda count: None,
+    group: str | None = None,
 ) -> dict[str, Score]:
     """Return the scores of every target on examples that carry labels, by name of the metric.
 
     rows: the rows with the labels; may be None if all targets restore a masked (`~`) source, which is its own label.
-    done: called after each batch with its number of examples.
+    done: called after each batch with its number of examples. group: `--group`, as for `evaluate`.
     """
     scores: dict[str, Score] = {}
+    groups = None if rows is None else find_independent_groups(rows, group)
     by_row = _ports_by_row(mapping, examples) if rows is not None else []
     if by_row:
         assert rows is not None
-        scores |= _score_by_row(mapping, examples, rows, by_row, device)
+        scores |= _score_by_row(mapping, examples, rows, by_row, device, groups)
     for port, port_evidence in collect_evidence(mapping, scoring_examples(examples), device, done).items():
         if port in by_row:
             continue
@@ -378,7 +400,10 @@ def score_examples(
             assert rows is not None and examples.answers is not None
             # Metrics need the labels as the table has them; a restored source has its tokens as labels.
             labels = [rows.targets[port][examples.answers.row_indices[row]] for row in port_evidence.rows]
-        port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.evidence, labels))
+        numbers = None
+        if groups is not None and examples.answers is not None:
+            numbers = groups.numbers[examples.answers.row_indices[port_evidence.rows]]
+        port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.evidence, labels), numbers)
         scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
     return scores
 
@@ -394,11 +419,16 @@ def _ports_by_row(mapping: Mapping, examples: Examples) -> list[int]:
 
 
 def _score_by_row(
-    mapping: Mapping, examples: Examples, rows: Rows, ports: Sequence[int], device: torch.device
+    mapping: Mapping,
+    examples: Examples,
+    rows: Rows,
+    ports: Sequence[int],
+    device: torch.device,
+    groups: RowGroups | None,
 ) -> dict[str, Score]:
     """Return the scores of target ports with one answer for each row, of examples that are windows, by name of the metric.
 
-    examples: the windows, which carry labels. rows: the rows with the labels.
+    examples: the windows, which carry labels. rows: the rows with the labels. groups: those of rows that intervals resample.
     """
     assert examples.answers is not None
     row_of = examples.answers.row_indices
@@ -406,6 +436,7 @@ def _score_by_row(
     scores: dict[str, Score] = {}
     for port, outputs in zip(ports, row_outputs(mapping, windows, len(rows), ports, device), strict=True):
         prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
-        port_scores = with_intervals(mapping.targets[port].metrics(outputs, rows.targets[port]))
+        numbers = None if groups is None else groups.numbers
+        port_scores = with_intervals(mapping.targets[port].metrics(outputs, rows.targets[port]), numbers)
         scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
     return scores

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from mapsto import kinds
+from mapsto.data.grouping.row_groups import find_independent_groups
 from mapsto.data.rows import Rows
-from mapsto.metrics.intervals import Floats
+from mapsto.metrics.intervals import Floats, mean_half_width
 from mapsto.model.mapping import Mapping
+from mapsto.options import Options
 from mapsto.progress import duration
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
@@ -40,9 +42,6 @@ TIMED_ROWS = 300
 
 # The beginning of the sentence that says why there is no linear model.
 NO_LINEAR_MODEL = "no linear model beside this one"
-
-# Standard errors on either side of a difference, in its 95 % interval.
-HALF_WIDTH = 1.96
 
 
 def feature_names(arrow: Arrow) -> list[str]:
@@ -192,11 +191,17 @@ class BaselineComparison:
 
 
 def compare_with_baseline(
-    target: Comparable, outputs: Tensor, baseline: Tensor, rows: Rows, is_method: bool
+    target: Comparable,
+    outputs: Tensor,
+    baseline: Tensor,
+    rows: Rows,
+    is_method: bool,
+    group: str | None = None,
 ) -> BaselineComparison | None:
     """Compare a model's outputs (n, …) with those of the linear baseline for the same rows, by the target's main metric.
 
     rows: with the labels of the arrow's first target. is_method: see BaselineComparison.
+    group: `--group`, the column of the groups of rows that the interval is over, see `find_groups`.
     Return None if single rows have no score.
     """
     labels, metric = rows.targets[0], target.primary_metric
@@ -204,7 +209,8 @@ def compare_with_baseline(
     if row_scores[0] is None or row_scores[1] is None:
         return None
     differences: Floats = row_scores[0].astype(np.float64) - row_scores[1]
-    error = float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
+    groups = find_independent_groups(rows, group)
+    half_width = mean_half_width(differences, None if groups is None else groups.numbers)
     compute, *arrays = target.metrics(outputs, labels)[metric]
     compute_baseline, *baseline_arrays = target.metrics(baseline, labels)[metric]
     return BaselineComparison(
@@ -214,24 +220,30 @@ def compare_with_baseline(
         float(compute_baseline(*baseline_arrays)),
         is_method,
         float(differences.mean()),
-        HALF_WIDTH * error,
+        half_width,
     )
 
 
 def compare_with_linear_model(
-    mapping: Mapping, training: Rows, rows: Rows, answer: Callable[[], Tensor], seconds: float, seed: int
+    mapping: Mapping,
+    training: Rows,
+    rows: Rows,
+    answer: Callable[[], Tensor],
+    seconds: float,
+    options: Options,
 ) -> str | None:
     """Return a sentence with the scores of a mapping's first target and of the linear baseline, for fits and for `evaluate`.
 
     The sentence says so if the baseline would take more than TIME_SHARE of the training. None if single rows have no score.
     mapping: one for which `has_linear_baseline` is true. training: the rows that it was trained on. rows: the rows to score.
     answer: returns the mapping's outputs (n, …) for `rows`. seconds: duration of the mapping's training.
-    seed: draws the folds that choose the baseline's penalty.
+    options: their `seed` draws the folds that choose the baseline's penalty; their `group` is as for `compare_with_baseline`.
     """
     target = mapping.targets[0]
     assert isinstance(target, Comparable)
-    if (needed := estimate_seconds(target, 0, training, seed)) > time_limit(seconds):
+    if (needed := estimate_seconds(target, 0, training, options.seed)) > time_limit(seconds):
         return f"{NO_LINEAR_MODEL}: it would take {duration(needed)}, more than a tenth of the training"
-    baseline = fit_linear_baseline(target, 0, training, seed)(rows)
-    comparison = compare_with_baseline(target, answer(), baseline, rows, is_method=not why_not_linear(mapping.arrow))
+    baseline = fit_linear_baseline(target, 0, training, options.seed)(rows)
+    is_method = not why_not_linear(mapping.arrow)
+    comparison = compare_with_baseline(target, answer(), baseline, rows, is_method, options.group)
     return None if comparison is None else str(comparison)

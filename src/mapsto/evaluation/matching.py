@@ -1,4 +1,4 @@
-"""Scores of a model that matches pairs: how well it finds the right candidate among all of a table, beside BM25.
+"""Scores of a model that matches pairs: how well it finds the right candidate among all of a table, beside a simple ranking.
 
 Every distinct query is compared with every distinct candidate of the table, in both directions, and the intervals resample
 queries. With a score for each pair it is the correlation of cosines and scores instead.
@@ -16,23 +16,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mapsto import kinds
 from mapsto.data.encoding import EncodedRows, encode_sides
+from mapsto.data.grouping.row_groups import find_independent_groups
 from mapsto.data.rows import Rows, load_rows, require_readable, side_keys
 from mapsto.data.table import Table
 from mapsto.errors import Finding
+from mapsto.evaluation.verification import comes_in_groups, verify_pairs, verify_values
 from mapsto.inference.forward import embed_examples
-from mapsto.metrics.intervals import Score, mean_score, with_interval, with_intervals
-from mapsto.metrics.ranking import GroupRelevance, Ints, Relevance, by_query, right_ranks
+from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval, with_intervals
+from mapsto.metrics.ranking import GroupRelevance, Ints, Relevance, by_query, number_by_occurrence, right_ranks
 from mapsto.model.mapping import Mapping
 from mapsto.options import RowPolicy
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
-from mapsto.text.bm25 import BM25
+from mapsto.task.source_capabilities import Describable
 
 # Queries whose scores of all candidates are in memory at a time.
 QUERIES_AT_ONCE = 256
-# Words for the baseline beside the scores.
-BASELINE = "BM25"
 
 # Computes the scores (k, c) of all candidates for the queries from one number to another.
 ScoreQueries = Callable[[int, int], NDArray[Any]]
@@ -101,16 +102,24 @@ def rank_pairs(
     )
 
 
-def rank_by_bm25(rows: Rows) -> tuple[Relevance, list[Ints], list[Ints]]:
-    """Return what `rank_pairs` does, by the words that query and candidate share."""
+def ranker_name(arrow: Arrow) -> str:
+    """Return the ranking without a model in words, such as "BM25" for texts; an empty string if the kind has none."""
+    kind = kinds.source(arrow.sources[0].kind)
+    return kind.ranker_name if issubclass(kind, Describable) else ""
+
+
+def rank_without_model(rows: Rows) -> tuple[Relevance, list[Ints], list[Ints]]:
+    """Return what `rank_pairs` does, by the ranking without a model of the kind, such as BM25. The kind is `Describable`."""
     pairs = relevance(rows)
     queries = [rows.sources[0][row] for row in pairs.query_rows.tolist()]
     candidates = [rows.sources[1][row] for row in pairs.candidate_rows.tolist()]
-    forward, backward = BM25(candidates), BM25(queries)
+    kind = kinds.source(rows.arrow.sources[0].kind)
+    assert issubclass(kind, Describable)
+    forward, backward = kind.fit_ranker(candidates), kind.fit_ranker(queries)
     return (
         pairs,
-        _rank(pairs, lambda start, end: forward.scores(queries[start:end])),
-        _rank(pairs.reverse, lambda start, end: backward.scores(candidates[start:end])),
+        _rank(pairs, lambda start, end: forward(queries[start:end])),
+        _rank(pairs.reverse, lambda start, end: backward(candidates[start:end])),
     )
 
 
@@ -140,28 +149,64 @@ def row_ranks(pairs: Relevance, ranks: Sequence[Ints]) -> Tensor:
     return torch.tensor([int(ranks[query][0]) for query in pairs.query_of_row.tolist()])
 
 
-def score_pairs(mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device) -> dict[str, Score]:
-    """Return the scores of a model on pairs by name, such as "query→passage recall@1". encoded: of `encode_pairs`."""
+def score_pairs(
+    mapping: Mapping, rows: Rows, encoded: EncodedRows, device: torch.device, group: str | None = None
+) -> dict[str, Score]:
+    """Return the scores of a model on pairs by name, such as "query→passage recall@1".
+
+    encoded: of `encode_pairs`. group: `--group`, the column of the groups of rows that intervals resample, see `find_groups`.
+    """
     if rows.arrow.is_scored:
         outputs = cosines(mapping, encoded, device)
-        return with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]))
-    return _with_intervals(rows.arrow, *rank_pairs(mapping, rows, encoded, device)[1:])
+        scores = with_intervals(mapping.targets[0].metrics(outputs, rows.targets[0]), _row_groups(rows, group))
+        return scores | verify_pairs(rows, outputs.double().numpy(), group)
+    scores = _with_intervals(rows, group, *rank_pairs(mapping, rows, encoded, device))
+
+    def cosines_of(first: Ints, second: Ints) -> Floats:
+        queries = unit_vectors(mapping, encoded, 0, first, device)
+        return (queries @ unit_vectors(mapping, encoded, 1, second, device).T).double().numpy()
+
+    return scores | verify_values(rows, cosines_of, group)
 
 
-def score_baseline(rows: Rows) -> dict[str, Score]:
-    """Return the scores of BM25 on pairs, by the same names as `score_pairs`; empty for pairs with scores."""
-    if rows.arrow.is_scored:
+def score_baseline(rows: Rows, group: str | None = None) -> dict[str, Score]:
+    """Return the scores of the ranking without a model, by the same names as `score_pairs`; empty for pairs with scores.
+
+    group: as there.
+    """
+    kind = kinds.source(rows.arrow.sources[0].kind)
+    if rows.arrow.is_scored or not issubclass(kind, Describable):
         return {}
-    return _with_intervals(rows.arrow, *rank_by_bm25(rows)[1:])
+
+    def score(first: Ints, second: Ints) -> Floats:
+        candidates = [rows.sources[1][row] for row in second.tolist()]
+        scores: Floats = kind.fit_ranker(candidates)([rows.sources[0][row] for row in first.tolist()])
+        return scores
+
+    return _with_intervals(rows, group, *rank_without_model(rows)) | verify_values(rows, score, group)
 
 
-def _with_intervals(arrow: Arrow, forward: Sequence[Ints], backward: Sequence[Ints]) -> dict[str, Score]:
-    """Return the metrics of both directions with intervals over queries. forward, backward: the ranks of each query."""
-    query, passage = (port.column or port.kind for port in arrow.sources[:2])
-    directions = ((query, passage, forward), (passage, query, backward))
+def _row_groups(rows: Rows, group: str | None) -> Ints | None:
+    """Return the number of the group of each row, (n,), that intervals resample; None to resample single queries or pairs."""
+    groups = find_independent_groups(rows, group)
+    if groups is None and group is None and rows.arrow.is_grouped and comes_in_groups(rows):
+        return number_by_occurrence(rows.targets[0])
+    return None if groups is None else groups.numbers
+
+
+def _with_intervals(
+    rows: Rows, group: str | None, pairs: Relevance, forward: Sequence[Ints], backward: Sequence[Ints]
+) -> dict[str, Score]:
+    """Return the metrics of both directions with intervals over queries, or over the groups of their rows.
+
+    pairs: the relevance of the rows. forward, backward: the ranks of each query.
+    """
+    groups = _row_groups(rows, group)
+    query, passage = (port.column or port.kind for port in rows.arrow.sources[:2])
+    directions = ((query, passage, forward, pairs.query_rows), (passage, query, backward, pairs.candidate_rows))
     return {
-        f"{source}→{found} {name}": with_interval(mean_score, values)
-        # Texts of one column are searched in one direction.
-        for source, found, ranks in directions[: 1 if arrow.is_grouped else 2]
+        f"{source}→{found} {name}": with_interval(mean_score, values, groups=None if groups is None else groups[first])
+        # Values of one column are searched in one direction.
+        for source, found, ranks, first in directions[: 1 if rows.arrow.is_grouped else 2]
         for name, values in by_query(ranks).items()
     }

@@ -13,7 +13,6 @@ import numpy as np
 
 from mapsto import files, kinds
 from mapsto.errors import Finding, places
-from mapsto.evaluation import matching
 from mapsto.evaluation.error_analysis import ErrorAnalysis
 from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
@@ -25,6 +24,12 @@ from mapsto.report.page import SERIES, Page, PageTable, Section, draw_chart, tru
 MAX_POINTS = 500  # of a loss curve; more are averaged, so that the page stays small
 
 INTERVALS = "95 % intervals over the rows: Wilson's for a share of correct answers, by bootstrap for other metrics"
+# The rankings without a model that are a baseline of matching, by name.
+RANKERS = {
+    "BM25": "which ranks texts by the words that they share",
+    "cosines of features": "which compares simple features of both values",
+}
+GROUPED_INTERVALS = "95 % intervals by bootstrap over groups of rows, see below how it was measured"
 
 FOLDER_SUFFIX, RESULTS_FILE = "_files", "results.json"  # beside page.html stands the folder page_files
 
@@ -140,10 +145,14 @@ def _score_section(evaluation: Evaluation) -> Section:
         baseline = f"{evaluation.baseline[name].value:.4f}" if name in evaluation.baseline else ""
         rows.append([name.replace("_", " "), value, f"{score.n:,}", baseline])
     text = ["The baseline ignores its input: it always gives the most frequent answer, or the mean of numbers."]
-    if evaluation.baseline_name == matching.BASELINE:
-        text = ["The baseline is BM25, which ranks texts by the words that they share and learns nothing."]
+    if evaluation.baseline_name in RANKERS:
+        text = [f"The baseline is {evaluation.baseline_name}, {RANKERS[evaluation.baseline_name]} and learns nothing."]
     columns = ["metric", "value (95 % interval)", "rows", "baseline"]
-    return Section("Scores", text if evaluation.baseline else (), tables=[PageTable(INTERVALS, columns, rows)])
+    return Section(
+        "Scores",
+        text if evaluation.baseline else (),
+        tables=[PageTable(_describe_intervals(evaluation), columns, rows)],
+    )
 
 
 def _sample_sections(evaluation: Evaluation) -> list[Section]:
@@ -193,7 +202,7 @@ def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
     """Return the section on how the scores were measured: rows, intervals, training time, and the command."""
     origin = " that training did not use" if provenance.steps and not evaluation.overlap else ""
-    text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {INTERVALS}.", *evaluation.notes]
+    text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {_describe_intervals(evaluation)}.", *evaluation.notes]
     if not evaluation.overlap.warning:
         text.append(_describe_check(evaluation.overlap.checked))
     if provenance.steps:
@@ -201,6 +210,11 @@ def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
         num_steps = len(provenance.steps)
         text.append(f"Training took {num_steps:,} steps, {last['tokens']:,} tokens and {duration(last['seconds'])}.")
     return Section("How it was measured", text, code=provenance.command)
+
+
+def _describe_intervals(evaluation: Evaluation) -> str:
+    """Return what the intervals of an evaluation are over, and how they are computed."""
+    return GROUPED_INTERVALS if evaluation.has_groups else INTERVALS
 
 
 def _describe_check(data: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ rows of the fit: without those that the fit held out, and only if the hash agree
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -21,11 +22,11 @@ from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import Arrow
 
 
-def compare_with_training_file(mapping: Mapping, rows: Rows, outputs: Tensor) -> str | None:
+def compare_with_training_file(mapping: Mapping, rows: Rows, outputs: Tensor, group: str | None = None) -> str | None:
     """Return a sentence with the scores of a saved model's first target and of the linear baseline, or why there is none.
 
     None for models that no fit has saved, and for those without a linear baseline.
-    rows: the rows to score. outputs: (n, …), those of the first target for these rows.
+    rows: the rows to score. outputs: (n, …), those of the first target for these rows. group: `--group`, as for `evaluate`.
     """
     record = mapping.fit_record
     if record is None or not has_linear_baseline(mapping):
@@ -34,7 +35,8 @@ def compare_with_training_file(mapping: Mapping, rows: Rows, outputs: Tensor) ->
         training = read_training_rows(mapping.arrow, record)
     except DataError as error:
         return f"{NO_LINEAR_MODEL}: {error}"
-    return compare_with_linear_model(mapping, training, rows, lambda: outputs, record.seconds, record.options.seed)
+    options = replace(record.options, group=group)
+    return compare_with_linear_model(mapping, training, rows, lambda: outputs, record.seconds, options)
 
 
 def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mapsto.data.encoding import EncodedRows
 from mapsto.data.files import is_path
+from mapsto.data.grouping.row_groups import describe_intervals
 from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table, write_rows
@@ -129,9 +130,12 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
     elif run.held_out is not None:
         if mapping.arrow.symmetric and data.held_out_rows is not None:
             pairs = pairs_of(data.held_out_rows)
-            held_out = score_pairs(mapping, pairs, encode_pairs(mapping, pairs), run.device)
+            held_out = score_pairs(mapping, pairs, encode_pairs(mapping, pairs), run.device, run.options.group)
         else:
-            held_out = score_examples(mapping, run.held_out, data.held_out_rows, run.device)
+            held_out = score_examples(mapping, run.held_out, data.held_out_rows, run.device, group=run.options.group)
+        if data.held_out_rows is not None:
+            for note in describe_intervals(data.held_out_rows, run.options.group):
+                progress.say(f"note: {note}")
         # Not the run's own filter, which counts its held-out rows in.
         overlap = Overlap() if data.held_out_rows is None else find_overlap(run.start.row_filters, data.held_out_rows)
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
@@ -161,7 +165,7 @@ def _compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, 
             return evaluation.predictions[0].outputs
         return predict_rows(mapping, run.data.arrow, rows, 0, run.device)
 
-    return compare_with_linear_model(mapping, training, rows, answer, seconds, run.options.seed)
+    return compare_with_linear_model(mapping, training, rows, answer, seconds, run.options)
 
 
 def _scored_rows(run: PreparedRun, evaluation: Evaluation | None) -> Rows | None:

@@ -131,9 +131,10 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
     Also raise it if several sources have the same kind and the model could not tell their values apart.
     """
     read = [kinds.source(port.kind) for port in arrow.sources]
-    for kind in read:
-        if arrow.symmetric and not issubclass(kind, Tokenized):
-            raise UsageError(f"{arrow} matches values of {kind.kind!r}; only text can be matched here")
+    if arrow.symmetric and len(set(read)) > 1:
+        names = " and ".join(dict.fromkeys(kind.kind for kind in read))
+        raise UsageError(f"{arrow} matches values of {names}; only values of one kind can be matched here")
+    for kind in read if not arrow.symmetric else ():
         if not issubclass(kind, Tokenized) and sum(port.kind == kind.kind for port in arrow.sources) > 1:
             raise UsageError(
                 f"{arrow} reads several values of {kind.kind!r}; it can read one, as nothing would tell them apart"

@@ -8,15 +8,19 @@ a million different texts; above that it is approximate where a graph of them is
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from mapsto import __version__
+from mapsto import __version__, kinds
+from mapsto.data.grouping.row_groups import RowGroups, find_groups, group_nouns
 from mapsto.data.rows import Rows, load_rows, require_any_readable, row_keys
 from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError, free_name
@@ -25,6 +29,9 @@ from mapsto.inference.index_files import FORMAT, Say, open_graph, open_index, sa
 from mapsto.inference.vector_graph import ApproximateIndex, is_worth_building, suits_graph
 from mapsto.inference.vector_index import VectorIndex, unit
 from mapsto.model.mapping import Mapping
+from mapsto.task.arrow import Arrow
+from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Tokenized
 
 # The ending of the folder beside a table.
 SUFFIX = ".index"
@@ -45,13 +52,15 @@ class SearchSettings:
 
     folder: keeps the index; None keeps it in memory. column: the column to search; None for the arrow's or the only one.
     size: of shortened vectors; None for the whole. keeps_graph: builds the graph of very many vectors for few queries too,
-    since it is kept in the folder for later ones.
+    since it is kept in the folder for later ones. group: the column of values that are one candidate, such as the recordings of a
+    speaker, "none" for no such column, or None to find it for kinds that come in groups.
     """
 
     folder: Path | None = None
     column: str | None = None
     size: int | None = None
     keeps_graph: bool = False
+    group: str | None = None
 
 
 class Finder:
@@ -75,7 +84,8 @@ class Finder:
         self._facts, self._say = facts, say
         self._approximate: ApproximateIndex | None = None
         self.faults = require_any_readable(rows)
-        self.candidates = list(_rows_by_text(rows).values())
+        self.groups = find_owners(rows, mapping.arrow, settings.group)
+        self.candidates = list(_rows_by_candidate(rows, self.groups).values())
         self.has_files = len({file for file, _ in rows.table.origins}) > 1
 
     @property
@@ -84,9 +94,29 @@ class Finder:
         return self.rows.table
 
     def text(self, match: Match) -> str:
-        """Return the text of a match."""
+        """Return the text of a match, or the name of a group, such as the speaker."""
+        if self.groups is not None:
+            cell = self.table.column(self.groups.columns[0])[match.row]
+            if cell is not None:
+                return str(cell)
         text: str = self.table.column(self.rows.arrow.sources[0].column or "")[match.row]
         return text
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether candidates are texts, whose words can be marked."""
+        return self.groups is None and issubclass(self._kind, Tokenized)
+
+    @property
+    def _kind(self) -> type[Source]:
+        """The kind of the values that are searched."""
+        return kinds.source(self.rows.arrow.sources[0].kind)
+
+    def show(self, match: Match) -> str:
+        """Return a match as HTML: the name of a group, if it is one, and the value of its first row."""
+        row = int(np.flatnonzero(self.rows.indices == match.row)[0])
+        name = "" if self.groups is None else f"<strong>{html.escape(self.text(match))}</strong> "
+        return name + self._kind.show(self.rows.sources[0][row])
 
     def describe(self, match: Match, names: Sequence[str] = ()) -> dict[str, Any]:
         """Return the cosine of a match, the place of its row, and the cells of the row, by column.
@@ -96,6 +126,8 @@ class Finder:
         """
         file, number = self.table.origin(match.row)
         answer: dict[str, Any] = {"score": match.score, "row": number}
+        if self.groups is not None:
+            answer["count"] = match.count
         if self.has_files:
             answer["file"] = file
         reserved = {*answer, *names}
@@ -190,6 +222,9 @@ def make_finder(
         "model": fingerprint(mapping),
         "size": size,
     }
+    groups = find_owners(rows, mapping.arrow, settings.group)
+    if groups is not None:
+        facts["group"] = list(groups.columns)
     index = None if folder is None else open_index(folder, facts, say)
     if index is None:
         texts = [rows.sources[0][equal[0]] for equal in _rows_by_text(rows).values()]
@@ -198,7 +233,7 @@ def make_finder(
         vectors = embed(mapping, texts, device, side=1, on_cut=cut_texts.append)
         if cut_texts:
             say(f"note: {len(cut_texts):,} texts are longer than the model takes and were cut")
-        index = VectorIndex(unit(torch.from_numpy(vectors), size))
+        index = VectorIndex(_average(rows, groups, unit(torch.from_numpy(vectors), size)))
         if folder is not None:
             save_index(folder, index, facts)
             say(f"the index is kept in {folder}")
@@ -219,6 +254,45 @@ def _check_size(mapping: Mapping, size: int, say: Say) -> None:
         raise UsageError(f"--size {size} is none of the sizes that the model was trained with (--sizes): {listing}")
     reason = "it is not known whether the model was" if record is None else "the model was not"
     say(f"note: {reason} trained for vectors of {size} numbers (--sizes); all {width} may find better")
+
+
+def find_owners(rows: Rows, arrow: Arrow, group: str | None = None) -> RowGroups | None:
+    """Return the groups of rows that are one candidate of a search, such as the recordings of a speaker; None for single rows.
+
+    They are those of `--group`; else, for kinds that come in groups, those of the label that a matching arrow learnt from, or of
+    the most important column that is found by its name, such as "speaker".
+    """
+    nouns = group_nouns(arrow)
+    labels = [port.column for port in arrow.targets if arrow.is_grouped and port.column in rows.table.columns]
+    if group is None and nouns and labels:
+        group = labels[0]
+    rules = find_groups(rows, group)
+    return next((rule for rule in rules if rule.is_explicit or rule.noun == nouns[0]), None)
+
+
+def _rows_by_candidate(rows: Rows, groups: RowGroups | None) -> dict[Any, list[int]]:
+    """Return the indices of the rows of each candidate: of one group, or with one text; in the order of first occurrence."""
+    if groups is None:
+        return dict(_rows_by_text(rows))
+    members: dict[Any, list[int]] = {}
+    for row, number in enumerate(groups.numbers.tolist()):
+        members.setdefault(number, []).append(row)
+    return members
+
+
+def _average(rows: Rows, groups: RowGroups | None, vectors: Tensor) -> Tensor:
+    """Return the vector of each candidate, (c, d), of length 1: the mean of the vectors of a group's different values.
+
+    vectors: of the different values, in the order of first occurrence, of length 1.
+    """
+    if groups is None:
+        return vectors
+    number_of_row = {row: number for number, equal in enumerate(_rows_by_text(rows).values()) for row in equal}
+    means = [
+        vectors[sorted({number_of_row[row] for row in members})].mean(0)
+        for members in _rows_by_candidate(rows, groups).values()
+    ]
+    return unit(torch.stack(means), None)
 
 
 def _rows_by_text(rows: Rows) -> dict[str | None, list[int]]:

@@ -19,10 +19,10 @@ MAX_COUNTED = 5000
 
 def find_page(finder: Finder, queries: Sequence[str], matches: Sequence[Sequence[Match]], model: str) -> Page:
     """Return the page of the texts that were found for some queries. matches: of each query. model: its folder or hub name."""
-    rarity = _count_words(finder)
+    rarity = _count_words(finder) if finder.reads_text else None
     sections = [_section(finder, *pair, rarity) for pair in zip(queries[:MAX_QUERIES], matches, strict=False)]
     subtitle = f"among {len(finder.candidates):,} different texts of {finder.table.name}"
-    headline = [_headline(queries, matches), _legend(len(queries))]
+    headline = [_headline(queries, matches), _legend(len(queries), finder.reads_text)]
     return Page(f"Found by {Path(model).name}", subtitle, headline, sections)
 
 
@@ -34,11 +34,14 @@ def _headline(queries: Sequence[str], matches: Sequence[Sequence[Match]]) -> str
     return f"{len(queries):,} queries; the cosine of the most similar text is {min(scores):.3f} to {max(scores):.3f}."
 
 
-def _legend(num_queries: int) -> str:
-    text = (
-        "The cosine says how similar the model finds query and text, from −1 to 1. Words that a text shares with the query are "
-        "marked, darker the rarer they are in the table; the model finds texts without a common word too."
-    )
+def _legend(num_queries: int, reads_text: bool) -> str:
+    """Return what the cosines say, and in texts the marked words."""
+    text = "The cosine says how similar the model finds query and value, from −1 to 1."
+    if reads_text:
+        text = (
+            "The cosine says how similar the model finds query and text, from −1 to 1. Words that a text shares with the query "
+            "are marked, darker the rarer they are in the table; the model finds texts without a common word too."
+        )
     if num_queries > MAX_QUERIES:
         text += f" The first {MAX_QUERIES} of {num_queries:,} queries are here; --out with a table has all of them."
     return text
@@ -51,13 +54,14 @@ def _count_words(finder: Finder) -> Rarity:
     return Rarity([finder.rows.sources[0][row] for row in rows[::step]])
 
 
-def _section(finder: Finder, query: str, matches: Sequence[Match], rarity: Rarity) -> Section:
+def _section(finder: Finder, query: str, matches: Sequence[Match], rarity: Rarity | None) -> Section:
     """Return the section of one query: its words, and a table of the texts that were found."""
     origins = places([finder.table.origin(match.row) for match in matches])
     rows = []
     for match, origin in zip(matches, origins, strict=True):
         equal = f" and {match.count - 1:,} more" if match.count > 1 else ""
-        rows.append([origin + equal, trusted_html(_mark(query, finder.text(match), rarity)), f"{match.score:.4f}"])
+        shown = finder.show(match) if rarity is None else _mark(query, finder.text(match), rarity)
+        rows.append([origin + equal, trusted_html(shown), f"{match.score:.4f}"])
     title = shorten(query, MAX_TITLE)
     text = [] if title == query else [query[:MAX_CHARACTERS]]
     return Section(title, text, tables=[PageTable("The most similar texts", ["row", "passage", "cosine"], rows, (1,))])

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError, fault_of
 from mapsto.metrics.average_precision import AveragePrecision, match_detections, non_maximum_suppression
-from mapsto.metrics.intervals import Score, mean_score
+from mapsto.metrics.intervals import mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import MixturePart, Piece
 from mapsto.task.capabilities import require
@@ -519,7 +519,7 @@ class Boxes(Located, Advising, Classes, Comparable, Mixable):
         """Return for each image the Jaccard index of its predicted and true boxes, (n,); see `per_item_metric`."""
         return self.per_item_metric(output, answers)
 
-    def baseline(self, answers: Sequence[tuple[Box, ...]]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[tuple[Box, ...]]) -> dict[str, Metric]:
         """Return {}: boxes have no baseline, since it is not useful to predict the same boxes in every image."""
         return {}
 

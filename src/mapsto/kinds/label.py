@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics import classification, intervals
-from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
@@ -313,12 +312,12 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
             for name, count in unseen.items()
         ]
 
-    def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[str]) -> dict[str, Metric]:
         """Return the accuracy, on `answers`, of always predicting their most frequent class."""
         names = sorted(set(answers))
         labels = np.array([names.index(answer) for answer in answers])
         predictions = np.full(len(labels), np.bincount(labels).argmax())
-        return {"accuracy": intervals.with_interval(intervals.accuracy, labels, predictions)}
+        return {"accuracy": (intervals.accuracy, labels, predictions)}
 
     def state(self) -> State:
         """Return the classes in the order of the logits, and their weights (None if they are not balanced)."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics.classification import multilabel_macro_f1, multilabel_micro_f1
-from mapsto.metrics.intervals import Score, mean_score, with_interval
+from mapsto.metrics.intervals import mean_score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
@@ -290,11 +290,11 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
             "micro_f1": (multilabel_micro_f1, predictions, labels),
         }
 
-    def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[tuple[str, ...]]) -> dict[str, Metric]:
         """Return "agreement" and "exact" (see `metrics`) on `answers` if no label is predicted for any row."""
         # An empty answer is right only for rows without labels, by both metrics.
         is_empty = np.array([not answer for answer in answers], np.float64)
-        return {"agreement": with_interval(mean_score, is_empty), "exact": with_interval(mean_score, is_empty)}
+        return {"agreement": (mean_score, is_empty), "exact": (mean_score, is_empty)}
 
     def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
         """Return the names of the classes in a true answer, which may be none."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.metrics.intervals import Score, mean_score
+from mapsto.metrics.intervals import mean_score
 from mapsto.metrics.regression import pearson, spearman
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
@@ -52,7 +52,7 @@ class _Similarity(Target):
         """Return {"score": cosine} for each pair. output: (n,), the cosines."""
         return [{"score": score} for score in output.double().clamp(-1, 1).tolist()]
 
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return {}: no constant answer ranks anything."""
         return {}
 

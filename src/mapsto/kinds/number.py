@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.metrics.intervals import Score, with_interval
 from mapsto.metrics.regression import mean_absolute_error, r_squared, root_mean_squared_error
 from mapsto.metrics.standardisation import MAX_MAGNITUDE, lone_rows, mean_and_deviation
 from mapsto.model.layers import new_head
@@ -176,11 +175,11 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
         predictions, labels = self._to_numbers(output), np.asarray(answers, np.float64)
         return {name: (metric, predictions, labels) for name, metric in METRICS.items()}
 
-    def baseline(self, answers: Sequence[float]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[float]) -> dict[str, Metric]:
         """Return the metrics "mae", "rmse" and "r2" on `answers` if the mean of the training rows is predicted for every row."""
         labels = np.asarray(answers, np.float64)
         predictions = np.full(len(labels), self.mean)
-        return {name: with_interval(metric, predictions, labels) for name, metric in METRICS.items()}
+        return {name: (metric, predictions, labels) for name, metric in METRICS.items()}
 
     def state(self) -> State:
         """Return the mean and the standard deviation of the numbers in the training rows."""

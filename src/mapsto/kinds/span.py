@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.metrics.classification import calibration_gaps, grouped_calibration_error
-from mapsto.metrics.intervals import Score, bounded
+from mapsto.metrics.intervals import bounded
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
@@ -389,7 +389,7 @@ class Span(Composed, Calibratable, Comparable, Attributable):
             if count
         ]
 
-    def baseline(self, answers: Sequence[Extract]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[Extract]) -> dict[str, Metric]:
         """Return {}: no constant answer is useful, since passages differ."""
         return {}
 

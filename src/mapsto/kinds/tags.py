@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mapsto.errors import BadCell, DataError, UsageError, fault_of
 from mapsto.metrics import span_scores
 from mapsto.metrics.classification import calibration_gaps, grouped_calibration_error
-from mapsto.metrics.intervals import Score, mean_score
+from mapsto.metrics.intervals import mean_score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
@@ -462,7 +462,7 @@ class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
         confidence: NDArray[np.float64] = output[:, 0, 3].double().numpy()
         return confidence
 
-    def baseline(self, answers: Sequence[tuple[Span, ...]]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[tuple[Span, ...]]) -> dict[str, Metric]:
         """Return {}: no constant answer is useful, since spans lie elsewhere in every text."""
         return {}
 

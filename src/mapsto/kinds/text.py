@@ -27,6 +27,7 @@ from mapsto.task.generation import Prompted
 from mapsto.task.generation_rules import FILE, settings_of_config
 from mapsto.task.source_capabilities import Describable, Explainable, Outlinable, Tokenized
 from mapsto.text import cells, perturb
+from mapsto.text.bm25 import BM25
 from mapsto.text.generated_text import GeneratedTextTarget
 from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.text.ngram_source import NgramSource
@@ -299,6 +300,13 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
     excerpt = staticmethod(cells.excerpt)
     highlight = staticmethod(cells.highlight)
     outline = staticmethod(cells.outline)
+
+    ranker_name: ClassVar[str] = "BM25"
+
+    @classmethod
+    def fit_ranker(cls, candidates: Sequence[str]) -> Callable[[Sequence[str]], NDArray[Any]]:
+        """Return the function from queries to their scores (q, c) by BM25, for the words that they share with candidates."""
+        return BM25(candidates).scores
 
     @classmethod
     def fit_features(cls, values: Sequence[str]) -> Callable[[Sequence[str]], Any]:

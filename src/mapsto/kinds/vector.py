@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
-from mapsto.metrics.intervals import Score, with_interval
 from mapsto.metrics.regression import mean_cosine, mean_r_squared
 from mapsto.metrics.standardisation import MAX_MAGNITUDE, lone_rows, mean_and_deviation
 from mapsto.model.layers import new_head
@@ -148,10 +147,10 @@ class Vector(LinearProbe, Mixable, Standardised):
         predictions, labels = self._to_numbers(output), np.array(answers)
         return {"cosine": (mean_cosine, predictions, labels), "r2": (mean_r_squared, predictions, labels)}
 
-    def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[tuple[float, ...]]) -> dict[str, Metric]:
         """Return the mean cosine similarity ("cosine") between the mean vector of the training rows and each of `answers`."""
         labels = np.array(answers)
-        return {"cosine": with_interval(mean_cosine, np.broadcast_to(self.mean, labels.shape), labels)}
+        return {"cosine": (mean_cosine, np.broadcast_to(self.mean, labels.shape), labels)}
 
     def state(self) -> State:
         """Return the mean and the standard deviation of each number over the training rows."""

@@ -1,8 +1,10 @@
-"""Metrics with 95 % confidence intervals, over the items of a test set or over training seeds.
+"""Metrics with 95 % confidence intervals, over the items of a test set, over groups of items, or over training seeds.
 
 Over items a share of correct items has Wilson's interval, and any other metric that of a percentile bootstrap with 1,000
 resamples. If all resamples agree, the limits of the metric's range replace the bootstrap. Over seeds the interval is Student's t.
-Legend of shapes: n items.
+Items of one group, such as recordings of one speaker, are alike. Where groups are known, the bootstrap draws whole groups, with
+the percentiles of Hesterberg (2015, https://doi.org/10.1080/00031305.2015.1089789), which allow for few of them.
+Legend of shapes: n items, k groups.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ RESAMPLES = 1000
 RESAMPLED_AT_ONCE = 2_000_000  # indices drawn in one block, 16 MB
 # The relative difference below which all resamples have the same value, but for rounding.
 ROUNDING = 1e-9
+# Standard deviations of a normal distribution on each side of a 95 % interval.
+NORMAL_QUANTILE = 1.96
 # The lowest and the highest possible value of each metric that has both, by its function.
 _RANGES: dict[Any, tuple[float, float]] = {}
 
@@ -87,6 +91,7 @@ def bounded(low: float = 0.0, high: float = 1.0) -> Callable[[MetricFunction], M
     return declare
 
 
+@bounded()
 def accuracy(labels: Array, predictions: Array) -> float:
     """Return the share of items whose prediction equals the label. labels, predictions: (n,)."""
     return float(np.mean(labels == predictions))
@@ -97,16 +102,22 @@ def mean_score(item_scores: Array) -> float:
     return float(np.mean(item_scores))
 
 
-def with_intervals(metrics: Mapping[str, tuple[Any, ...]]) -> dict[str, Score]:
+def with_intervals(metrics: Mapping[str, tuple[Any, ...]], groups: Array | None = None) -> dict[str, Score]:
     """Return the value of each metric, by name, with its 95 % interval over the items.
 
     metrics: for each name a tuple of the metric function and the arrays, with items as the first axis, to call it with.
+    groups: (n,), the group of each item, as for `with_interval`.
     """
-    return {name: with_interval(metric, *arrays) for name, (metric, *arrays) in metrics.items()}
+    return {name: with_interval(metric, *arrays, groups=groups) for name, (metric, *arrays) in metrics.items()}
 
 
 def with_interval(
-    metric: Callable[..., Any], *arrays: Array, seed: int = 0, resamples: int = RESAMPLES, confidence: float = 0.95
+    metric: Callable[..., Any],
+    *arrays: Array,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    groups: Array | None = None,
 ) -> Score:
     """Return `metric(*arrays)` with its confidence interval over the items, which are the first axis of every array.
 
@@ -114,8 +125,11 @@ def with_interval(
     bootstrap. If 20 of 20 items are correct, so are those of every resample, and a bootstrap interval would have no width. Then
     the interval of a metric with a range (see `bounded`) is that of `agreed_interval`. A single item of another metric has NaN.
     seed: seed of the bootstrap. resamples: number of bootstrap resamples.
+    groups: (n,), the group of each item. The interval is then over groups, see `_grouped_interval`.
     """
     n = len(arrays[0])
+    if groups is not None:
+        return Score(float(metric(*arrays)), *_grouped_interval(metric, arrays, groups, seed, resamples, confidence), n)
     if metric in (accuracy, mean_score):
         items = arrays[0] == arrays[1] if metric is accuracy else arrays[0]
         if set(np.unique(items)) <= {0.0, 1.0}:
@@ -134,6 +148,81 @@ def with_interval(
     return Score(value, float(low), float(high), n)
 
 
+def _grouped_interval(
+    metric: Callable[..., Any],
+    arrays: Sequence[Array],
+    groups: Array,
+    seed: int,
+    resamples: int,
+    confidence: float,
+) -> tuple[float, float]:
+    """Return the limits (low, high) of a bootstrap that draws whole groups of items with replacement.
+
+    They are NaN for a single group, and for a metric of other items than the n whose groups (n,) are known.
+    """
+    if len(groups) != len(arrays[0]):
+        return math.nan, math.nan
+    group_of_item = np.unique(groups, return_inverse=True)[1]
+    k = int(group_of_item.max()) + 1
+    if k < 2:
+        return math.nan, math.nan
+    rng = np.random.Generator(np.random.Philox(key=[seed, k]))
+    samples = []
+    for drawn in _resample(k, rng, resamples):
+        index = np.repeat(np.arange(len(groups)), np.bincount(drawn, minlength=k)[group_of_item])
+        samples.append(metric(*(array[index] for array in arrays)))
+    tail = expanded_tail(k, confidence)
+    low, high = np.nanquantile(samples, [tail, 1 - tail])
+    limits, value = _range_of(metric, arrays[0]), float(metric(*arrays))
+    if limits is not None and high - low <= ROUNDING * abs(value):
+        return agreed_interval(value, k, limits, confidence)
+    return float(low), float(high)
+
+
+def expanded_tail(k: int, confidence: float = 0.95) -> float:
+    """Return the share of bootstrap samples of k groups beyond each limit of an interval.
+
+    Percentiles of few groups are too narrow, as if a normal distribution were taken for Student's t and the sum of squares were
+    divided by k, not k − 1. Smaller tails make up for both.
+    """
+    return NormalDist().cdf(-math.sqrt(k / (k - 1)) * student_quantile(k - 1, confidence))
+
+
+def student_quantile(degrees: int, confidence: float = 0.95) -> float:
+    """Return the number of standard deviations of Student's t on each side of an interval. degrees: of freedom."""
+    from scipy.stats import t as student  # takes a second to import, and most commands show no interval
+
+    return float(student.ppf((1 + confidence) / 2, degrees))
+
+
+def group_scores(item_scores: Array, groups: Array) -> Floats:
+    """Return a score for each group, (…, k), whose mean is that of the items, (…, n), and whose deviations are its influence.
+
+    The score of a group is the mean of all items, plus the deviation of its own items' mean from it, times its share of the items
+    relative to 1 / k: so the variance of the mean over groups can be estimated as that over items is. groups: (n,).
+    """
+    group_of_item = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(group_of_item)
+    order = np.argsort(group_of_item, kind="stable")
+    sums = np.add.reduceat(item_scores[..., order].astype(np.float64), np.cumsum(sizes) - sizes, axis=-1)
+    mean = item_scores.mean(axis=-1, dtype=np.float64, keepdims=True)
+    scores: Floats = mean + (sums - sizes * mean) * (len(sizes) / len(groups))
+    return scores
+
+
+def mean_half_width(item_scores: Array, groups: Array | None = None) -> float:
+    """Return half the width of the 95 % interval of the mean of items (n,), over the items or over their groups (n,).
+
+    It is infinite for a single item or group.
+    """
+    scores = item_scores if groups is None else group_scores(item_scores, groups)
+    if len(scores) < 2:
+        return math.inf
+    # A few groups have a distribution with long tails.
+    factor = NORMAL_QUANTILE if groups is None else student_quantile(len(scores) - 1)
+    return factor * float(scores.std(ddof=1)) / math.sqrt(len(scores))
+
+
 def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: float = math.inf) -> Score:
     """Return the mean of values, one per training seed, with its 95 % interval by Student's t.
 
@@ -143,10 +232,7 @@ def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: 
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Score(mean, float("nan"), float("nan"), n)
-    from scipy.stats import t as student  # takes a second to import, and most commands show no interval
-
-    # 0.975 leaves 2.5 % on each side.
-    half = float(student.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    half = student_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Score(mean, max(mean - half, minimum), min(mean + half, maximum), n)
 
 

@@ -13,7 +13,17 @@ from typing import Any
 from mapsto.options import Options
 
 # The options that decide how a training file is read and which of its rows are held out, and the sizes of vectors.
-RECORDED_OPTIONS = ("encoding", "delimiter", "bad_rows", "most_skipped", "unlabelled", "hold_out", "seed", "sizes")
+RECORDED_OPTIONS = (
+    "encoding",
+    "delimiter",
+    "bad_rows",
+    "most_skipped",
+    "unlabelled",
+    "hold_out",
+    "group",
+    "seed",
+    "sizes",
+)
 
 
 @dataclass(frozen=True)

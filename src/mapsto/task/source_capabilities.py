@@ -255,6 +255,32 @@ class Describable(Kind):
         The features are a dense array or a sparse matrix (n, f).
         """
 
+    # The name of the ranking by `fit_ranker`, beside which matching is scored.
+    ranker_name: ClassVar[str] = "cosines of features"
+
+    @classmethod
+    def fit_ranker(cls, candidates: Sequence[Any]) -> Callable[[Sequence[Any]], NDArray[Any]]:
+        """Return the function from queries to their scores (q, c) for all candidates, without a model.
+
+        By default these are the cosines of the classical features, standardised over the candidates.
+        """
+        extract = cls.fit_features(candidates)
+
+        def dense(values: Sequence[Any]) -> NDArray[Any]:
+            features = extract(values)
+            return np.asarray(features.toarray() if hasattr(features, "toarray") else features, np.float64)
+
+        known = dense(candidates)
+        mean, deviation = known.mean(0), known.std(0)
+
+        def scale(features: NDArray[Any]) -> NDArray[Any]:
+            scaled = (features - mean) / np.where(deviation > 0, deviation, 1.0)
+            unit: NDArray[Any] = scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1e-12)
+            return unit
+
+        known = scale(known)
+        return lambda queries: scale(dense(queries)) @ known.T
+
     @staticmethod
     @abstractmethod
     def perturb(value: Any, rng: np.random.Generator) -> dict[str, Any]:
@@ -303,6 +329,17 @@ class Varied(Source):
 
     # The source classes besides the kind's own, by the name that a family in zoo/ gives in `source_variant`.
     variants: ClassVar[Mapping[str, type[Source]]]
+
+
+class Grouped(Kind):
+    """A source whose values come in groups that are alike, such as recordings of one speaker.
+
+    Columns that name the groups are found by their names (see task/group_names.py). Splits keep groups together, and intervals
+    resample them.
+    """
+
+    # What the values of a group have in common, in the order of importance: nouns of task/group_names.py.
+    group_nouns: ClassVar[tuple[str, ...]]
 
 
 class LinearFeatures(Source):

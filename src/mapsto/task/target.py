@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mapsto.metrics.intervals import Score
 from mapsto.task.source import Kind, Source
 
 if TYPE_CHECKING:
@@ -114,8 +113,8 @@ class Target(Kind):
         """
 
     @abstractmethod
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
-        """Return {metric name: score on `answers`} for the best constant answer, which is the same for every row."""
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
+        """Return metrics on `answers`, as `metrics` does, for the best constant answer, which is the same for every row."""
 
     def brief(self, answer: Any) -> str:
         """Return a predicted or true answer as a short text, for tables and messages."""

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from mapsto.errors import DataError, shorten
 from mapsto.metrics import generated_text, intervals, word_errors
-from mapsto.metrics.intervals import Score
 from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
@@ -464,11 +463,11 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         counts = generated_text.chrf_statistics(self._texts(output), answers)
         return (generated_text.chrf_of_rows(counts) / 100).astype(np.float32)
 
-    def baseline(self, answers: Sequence[str]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[str]) -> dict[str, Metric]:
         """Return the share of answers that equal the commonest one."""
         ((commonest, _),) = Counter(answer.strip() for answer in answers).most_common(1)
         is_right = np.array([answer.strip() == commonest for answer in answers], np.float32)
-        return {"exact_match": intervals.with_interval(intervals.mean_score, is_right)}
+        return {"exact_match": (intervals.mean_score, is_right)}
 
     def state(self) -> State:
         """Return the constructor's arguments."""

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from mapsto.errors import UsageError
 from mapsto.metrics import intervals
-from mapsto.metrics.intervals import Score
 from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import VocabularyHead, cross_entropy
 from mapsto.sequence.batch import Answer
@@ -177,7 +176,7 @@ class MaskedTextTarget(VocabularyTarget, Reconstruction):
         losses, is_correct = output.double().numpy().T
         return {"masked_loss": (np.mean, losses), "token_accuracy": (intervals.mean_score, is_correct)}
 
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return the mean loss in nats ("masked_loss") of a unigram model: each token's probability is its share of `answers`.
 
         answers: the true ids of the hidden tokens.
@@ -185,7 +184,7 @@ class MaskedTextTarget(VocabularyTarget, Reconstruction):
         ids = np.asarray(answers, np.int64)
         # These frequencies are those of the scored tokens, so no other constant prediction has a lower loss.
         frequency = np.bincount(ids, minlength=self.source.vocabulary) / max(1, len(ids))
-        return {"masked_loss": intervals.with_interval(np.mean, -np.log(frequency[ids]))}
+        return {"masked_loss": (np.mean, -np.log(frequency[ids]))}
 
     def state(self) -> State:
         """Return the constructor's arguments: settings of the layer before the output weights, and of the corruption."""

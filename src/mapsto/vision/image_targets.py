@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.metrics.image_similarity import psnr, ssim
-from mapsto.metrics.intervals import Score, mean_score
+from mapsto.metrics.intervals import mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import FileBacked
@@ -209,7 +209,7 @@ class ImageToImageTarget(MaskedImageTarget, FileBacked, Located, Comparable):
         ssim: NDArray[np.float32] = output[:, 1].numpy().astype(np.float32)
         return ssim
 
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return no scores: no constant image is a sensible answer. `metrics` scores the unchanged source instead."""
         return {}
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import UsageError
-from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.corruption import Corruption
@@ -184,9 +183,9 @@ class MaskedPatches(Reconstruction):
         errors, baseline_errors = output.double().numpy().T
         return {"patch_loss": (np.mean, errors), "explained": (_explained_share, errors, baseline_errors)}
 
-    def baseline(self, answers: Sequence[Any]) -> dict[str, Score]:
+    def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return the score of always predicting the source's mean colour: "explained" is 0 by its definition."""
-        return {"explained": Score(0.0, 0.0, 0.0, len(answers))}
+        return {"explained": (np.mean, np.zeros(len(answers)))}
 
     def state(self) -> State:
         """Return the settings of the corruption by which patches were hidden. All other settings belong to the source."""

@@ -22,6 +22,7 @@ from mapsto.task.source_capabilities import (
     Augmentable,
     Describable,
     Explainable,
+    Grouped,
     Inspectable,
     LinearFeatures,
     Mixture,
@@ -34,7 +35,7 @@ PROCESSOR_FILE, CONFIG_FILE = "preprocessor_config.json", "config.json"
 HIDDEN_SECONDS = 0.4
 
 
-class SoundSourceBase(FileBacked, Augmentable, Explainable, Describable, Inspectable, Spoken):
+class SoundSourceBase(FileBacked, Augmentable, Explainable, Describable, Grouped, Inspectable, Spoken):
     """The base class of sources of sounds; a source class inherits from `Source` too."""
 
     kind = "sound"
@@ -43,6 +44,7 @@ class SoundSourceBase(FileBacked, Augmentable, Explainable, Describable, Inspect
     suffixes = sound_io.SOUND_SUFFIXES
     augmentations: ClassVar[tuple[str, ...]] = ("spec",)
     mixtures: ClassVar[Mapping[str, Mixture]] = {}
+    group_nouns: ClassVar[tuple[str, ...]] = ("speaker", "dialogue", "session", "file", "sentence")
     defaults = KindDefaults(
         Learning(min_epochs=20, max_epochs=100, steps=600, rate=5e-4),
         rows_at_once=64,

@@ -1,0 +1,1 @@
+"""Groups of rows that belong together, such as those of one speaker."""
