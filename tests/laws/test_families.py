@@ -252,7 +252,7 @@ def copy(bert: Path, tmp_path: Path) -> Path:
     ("fields", "says"),
     [
         ({"auto_map": {"AutoModel": "modeling_evil.Evil"}}, "auto_map"),
-        ({"model_type": "mamba"}, "supported are: albert, bart, bert"),
+        ({"model_type": "mamba"}, "supported are: albert, audio-spectrogram-transformer, bart, bert"),
         ({"model_type": "bertt"}, "did you mean 'bert'"),
         ({"model_type": None}, "names no model_type"),
         ({"hidden_size": "os.system"}, "hidden_size"),

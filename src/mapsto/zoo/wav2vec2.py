@@ -1,10 +1,10 @@
 """wav2vec 2.0 (Baevski et al. 2020): Transformer over convolutions of the waveform, pretrained without transcripts.
 
 The body is read, also from folders of models with a head (CTC, speakers) or of the pretraining, whose heads are left out.
-Classifiers read the mean of all hidden states behind a linear map. (Published ones take the mean behind the map, which is the
-same.) Those that read a weighted sum of layers, or behind a narrower map, are left out too. Sounds are read up to 30 seconds at
-once, without padding. Starting models are facebook/wav2vec2-base, wav2vec2-base-960h, wav2vec2-large-lv60, wav2vec2-large-
-xlsr-53 and wav2vec2-xls-r-300m. The files of HuBERT and WavLM use functions of this one.
+Classifiers read the mean of all hidden states behind a linear map, which is the published mean of mapped states. Those that read
+a weighted sum of layers, or behind a narrower map, are left out too. Sounds are read up to 30 seconds at once, without padding.
+Starting models are facebook/wav2vec2-base, wav2vec2-base-960h, wav2vec2-large-lv60, wav2vec2-large-xlsr-53 and
+wav2vec2-xls-r-300m. The files of HuBERT and WavLM use functions of this one.
 """
 
 from __future__ import annotations
