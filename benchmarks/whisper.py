@@ -183,7 +183,9 @@ def write_tokenizer(tokenizer: dict[str, Any], config: Mapping[str, Any], out: P
     write_json(out / "tokenizer_config.json", names | settings | {"errors": "replace", "add_prefix_space": False})
     write_json(out / "special_tokens_map.json", names)
     added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    write_json(out / "added_tokens.json", {name: index for name, index in added.items() if index < config["vocab_size"]})
+    write_json(
+        out / "added_tokens.json", {name: index for name, index in added.items() if index < config["vocab_size"]}
+    )
 
 
 def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dctn
@@ -10,7 +12,6 @@ from mapsto.audio.band_source import frames_of
 from mapsto.audio.log_mel import RATE
 from mapsto.audio.sound_io import resample
 from mapsto.audio.sound_value import Sound
-import itertools
 
 # Rows and columns of the small spectrogram that is hashed, and the number of its strongest waves.
 HASHED_SIDE, NUM_WAVES = 16, 32

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import struct
 import zlib
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ from mapsto.audio.log_mel import HOP, RATE, log_mel
 from mapsto.audio.sound_io import encode_wav, resample
 from mapsto.audio.sound_value import Sound
 from mapsto.task.source_capabilities import FAINTEST_SHADE
-import itertools
 
 # Pixels of the widest and of the narrowest spectrogram, its height on a page, and pixels for a second between them.
 MAX_WIDTH, MIN_WIDTH, HEIGHT, PIXELS_PER_SECOND = 640, 120, 80, 100
