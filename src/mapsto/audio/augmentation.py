@@ -24,7 +24,7 @@ def augment_frames(frames: Frames, mean: Frames, rng: np.random.Generator) -> Fr
     places = np.clip(np.arange(b) * rng.uniform(1 - MAX_WARP, 1 + MAX_WARP), 0, b - 1)
     low = np.floor(places).astype(np.int64)
     share = (places - low).astype(np.float32)
-    varied = frames[:, low] * (1 - share) + frames[:, np.minimum(low + 1, b - 1)] * share
+    varied: Frames = frames[:, low] * (1 - share) + frames[:, np.minimum(low + 1, b - 1)] * share
     varied = varied + np.float32(rng.uniform(-MAX_GAIN, MAX_GAIN))
     for _ in range(NUM_STRETCHES):
         begin, end = _stretch(b, rng)

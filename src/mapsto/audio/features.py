@@ -45,7 +45,8 @@ def strongest_waves(value: Sound) -> NDArray[np.int64]:
     strength = np.abs(waves) * (1 + order[:, None] + order)
     strength[0, 0] = 0
     ranked = np.argsort(-strength.ravel(), kind="stable")[:NUM_WAVES]
-    return 2 * ranked + (waves.ravel()[ranked] > 0)
+    signed: NDArray[np.int64] = 2 * ranked + (waves.ravel()[ranked] > 0)
+    return signed
 
 
 def _parts(count: int, parts: int) -> list[NDArray[np.int64]]:

@@ -83,8 +83,9 @@ class FrameEmbedder(nn.Module):
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """Return the frames of tokens, (t, 2 + k + 1, b), standardised by band; zero in hidden tokens."""
-        frames = tokens[:, HEADER:].float().unflatten(1, (-1, self.config.bands))
-        return ((frames - self.shift) * self.scale).masked_fill(tokens[:, :1, None].bool(), 0.0)
+        frames = tokens[:, HEADER:].float().view(len(tokens), -1, self.config.bands)
+        standardised: Tensor = (frames - self.shift) * self.scale
+        return standardised.masked_fill(tokens[:, :1, None].bool(), 0.0)
 
     @staticmethod
     def _in_front(frames: Tensor) -> Tensor:

@@ -236,9 +236,10 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
         """Return the frames of tokens themselves, (t, k·b), standardised by band."""
         b = len(self.mean)
         begin = HEADER + FRAMES_BEFORE * b
-        frames = tokens[:, begin : begin + self.frames * b].float().unflatten(1, (-1, b))
+        frames = tokens[:, begin : begin + self.frames * b].float().view(len(tokens), -1, b)
         mean, std = (torch.tensor(values, device=tokens.device) for values in (self.mean, self.std))
-        return ((frames - mean) / std).flatten(1)
+        standardised: Tensor = (frames - mean) / std
+        return standardised.flatten(1)
 
     def embedder(self, width: int) -> nn.Module:
         """Return the module from tokens (t, 2 + (2 + k + 1)·b) to vectors (t, width): two convolutions over frames."""
