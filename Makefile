@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { echo $$p; break; }; done)
 
 help:
-	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures, DEMO=tags with names in texts, DEMO=translate with sentences in two languages"
+	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures, DEMO=tags with names in texts, DEMO=translate with sentences in two languages, DEMO=sound with made words"
 	@echo "make test   run the tests        make slow   run the long tests        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language        make lock   the hashes of what is installed"
 
 demo: $(VENV)/.demo

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mapsto.demo.made_sounds import make_recordings, make_voices
+
 RATE, SECONDS, PITCH = 16_000, 1.0, 440.0
 
 # Formats of soundfile: name, container, encoding and byte order.
@@ -54,6 +56,18 @@ PYAV = {
 
 # Formats that are streams, so that two files are read as one. Of aac nothing tells that they were two.
 READ_JOINED = {"mp3", "flac", "flac-24", "vorbis", "opus", "aac"}
+
+
+def write_words(folder: Path, each: int = 4) -> Path:
+    """Write recordings of two made words in three voices as WAV, in one folder for each word."""
+    import soundfile
+
+    rows = [row for row in make_recordings(make_voices(3, 0), each, 0) if row["label"] in ("ma-ta", "su-mi")]
+    for word in ("ma-ta", "su-mi"):
+        (folder / word).mkdir(parents=True)
+        for i, row in enumerate(row for row in rows if row["label"] == word):
+            soundfile.write(folder / word / f"{i:03}.wav", row["sound"]["array"], row["sound"]["sampling_rate"])
+    return folder
 
 
 def tone(rate: int = RATE, seconds: float = SECONDS, pitch: float = PITCH, channels: int = 1) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matching
 import pytest
+import recordings
 from runs import (
     ended,
     sentences,
@@ -32,6 +33,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES_WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))]
 # The same commands with less work; nothing else is changed.
 SHORTER = (
+    (r"(?<=runs/sounds )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"(?<=pictures )--minutes \d+|(?<=clips )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"--minutes \d+", "--steps 3 --layers 2 --width 64 --vocabulary 300"),
     (r"minutes=\d+", "steps=3, layers=2, width=64, vocabulary=300"),
@@ -52,6 +54,9 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem == "video":
         pytest.importorskip("av", reason="the extra [video] is not here")
         write_clips(tmp_path / "clips", 12)
+    if page.stem == "sound":
+        pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+        recordings.write_words(tmp_path / "recordings")
     if page.stem == "picture-to-picture":
         write_pairs(tmp_path)
     if page.stem == "questions":

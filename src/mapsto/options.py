@@ -285,7 +285,8 @@ class DataOptions(OptionGroup):
     augment: str = _option(
         "auto",
         "How training rows are varied. Pictures and videos: moved a little (auto), also mirrored (mirror); pictures: two of "
-        "many operations (rand), or a recoloured crop (crop, auto with simclr); none. How they are mixed with other rows and "
+        "many operations (rand), or a recoloured crop (crop, auto with simclr); sounds: another voice and loudness, with bands "
+        "and moments covered (spec, auto); none. How they are mixed with other rows and "
         "their answers: blended (mixup), one pasted into the other (cutmix), four side by side (mosaic). Join one of each "
         "with +: crop+mixup.",
     )
@@ -358,8 +359,8 @@ class ObjectiveOptions(OptionGroup):
     )
     hide: float | None = _option(
         None,
-        "Share of the tokens that `~` hides (text 0.3, pictures 0.6, videos 0.75); it falls to half late in training. "
-        "With mae 0.75, for videos 0.9, throughout.",
+        "Share of the tokens that `~` hides (text 0.3, sounds 0.4, pictures 0.6, videos 0.75); it falls to half late in "
+        "training. With mae 0.75, for videos 0.9, throughout.",
     )
     shape: MaskShape = _option(
         "token",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("snownlp", reason="the extra [demo] is not here")
@@ -14,6 +16,7 @@ pytest.importorskip("matplotlib", reason="the extra [demo] is not here")
 import mapsto
 from mapsto.demo import data, run
 from mapsto.demo.made_sentences import make_pairs
+from mapsto.demo.made_sounds import RATE, WORDS, make_recordings, make_voices
 from mapsto.progress import Progress
 
 
@@ -124,3 +127,54 @@ def test_the_demo_of_translation_prints_scores_and_translations(
     printed = capsys.readouterr().out
     assert "BLEU" in printed and "nearest training row" in printed and printed.count("↦") == 3
     assert (tmp_path / "translator" / "report.html").exists()
+
+
+def test_made_words_differ_in_their_resonances_and_are_the_same_each_time() -> None:
+    voices = make_voices(4, 0)
+    rows = make_recordings(voices, 2, 0)
+    again, others = make_recordings(voices, 2, 0), make_recordings(voices, 2, 1)
+    assert len(rows) == 4 * len(WORDS) * 2 and {row["label"] for row in rows} == set(WORDS)
+    sounds = [row["sound"]["array"].tobytes() for row in rows]
+    assert sounds == [row["sound"]["array"].tobytes() for row in again]
+    assert not set(sounds) & {row["sound"]["array"].tobytes() for row in others} and len(set(sounds)) == len(sounds)
+    assert all(np.isfinite(row["sound"]["array"]).all() and np.abs(row["sound"]["array"]).max() < 1 for row in rows)
+    # The second resonance of "i" lies far above that of "u", so "mi" has more energy from 1,800 to 3,200 Hz than "su".
+    assert _band_share(rows, "su-mi", late=True) > 2 * _band_share(rows, "mi-su", late=True) > 0
+
+
+def _band_share(rows: list[dict[str, Any]], word: str, late: bool) -> float:
+    """Return the mean share of a word's energy below 4 kHz that lies in 1,800–3,200 Hz, in the half of its loud part."""
+    shares = []
+    for row in rows:
+        if row["label"] == word:
+            samples = row["sound"]["array"]
+            loud = np.flatnonzero(np.abs(samples) > 0.3 * np.abs(samples).max())
+            half = np.array_split(samples[loud[0] : loud[-1]], 2)[int(late)]
+            energy = np.abs(np.fft.rfft(half)) ** 2
+            frequencies = np.fft.rfftfreq(len(half), 1 / RATE)
+            inside = (frequencies > 1800) & (frequencies < 3200)
+            shares.append(energy[inside].sum() / energy[frequencies < 4000].sum())
+    return float(np.mean(shares))
+
+
+def test_the_demo_on_sounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+    sizes = {
+        "NUM_VOICES": 4,
+        "NUM_TEST_VOICES": 2,
+        "NUM_RECORDINGS": 1,
+        "NUM_EXPLAINED": 2,
+        "WORD_LABELS": (16,),
+        "SEEDS": 2,
+    }
+    for name, value in sizes.items():
+        monkeypatch.setattr(run, name, value)
+    run.run_sounds(tmp_path, 0.02, Progress())
+    said = capsys.readouterr().out
+    assert "base, full" in said and "bands of frequency, linear" in said and said.count("↦") == 3
+    assert (tmp_path / "words-report" / "report.html").stat().st_size > 10_000
+    assert "<audio" in (tmp_path / "words" / "explanations.html").read_text(encoding="utf-8")
+    (row,) = make_recordings(make_voices(1, 5), 1, 5)[:1]
+    assert mapsto.load(tmp_path / "words")((row["sound"]["array"], RATE))["label"] in WORDS

@@ -356,6 +356,12 @@ def test_a_run_takes_as_many_steps_as_its_time_allows(planned: int, done: int, m
     assert rates[-1] < 0.1 * max(rates) and rates[round(0.55 * state.step)] == max(rates)
 
 
+def test_a_run_without_time_left_takes_its_one_step() -> None:
+    """Where reading the data took all of the minutes, the plan has one step and no seconds."""
+    mapping, examples = small_mapping("text:text -> label")
+    assert Training(mapping, examples, make_plan(steps=1, seconds=0.0), RunContext(CPU)).run().step == 1
+
+
 def test_a_run_whose_steps_were_corrected_goes_on_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,12 +84,15 @@ Data = Annotated[
     list[Path],
     typer.Argument(
         help="A table: csv, tsv, jsonl, json, parquet, xlsx, txt or conll, texts also gzipped; several tables with the same "
-        "columns, also as 'part-*.csv'; texts with one value on a line, as a.en,a.de; or a folder of tables, pictures or videos."
+        "columns, also as 'part-*.csv'; texts with one value on a line, as a.en,a.de; or a folder of tables, pictures, "
+        "videos or sounds."
     ),
 ]
 Input = Annotated[
     list[Path] | None,
-    typer.Argument(help="Tables with the columns that the model reads, or a file or folder of pictures or videos."),
+    typer.Argument(
+        help="Tables with the columns that the model reads, or a file or folder of pictures, videos or sounds."
+    ),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
 Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or hf:user/name of the hub.")]

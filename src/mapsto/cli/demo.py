@@ -1,4 +1,4 @@
-"""`mapsto demo`: pretrain, fit and compare on data of Python packages, or made by the demo: texts, tags, images, translation."""
+"""`mapsto demo`: pretrain, fit and compare on data of Python packages, or on data that it makes (translation, sounds)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def demo(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="text|image|tags|translate",
-            help="The data of the demo: texts, pictures, names in texts, or sentences in two languages.",
+            metavar="text|image|tags|translate|sound",
+            help="The data of the demo: texts, pictures, names in texts, sentences in two languages, or spoken-like words.",
         ),
     ] = "text",
     out: Annotated[
@@ -30,16 +30,16 @@ def demo(
     minutes: Annotated[
         float | None,
         typer.Option(
-            help="How long to pretrain; by default 5 minutes on texts, 4 for tags, 2 for translation, 1 on pictures."
+            help="How long to pretrain; by default 5 minutes on texts, 4 for tags, 2 for translation, 1 on pictures and sounds."
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Pretrain, fit and compare on data from Python packages; about 11 minutes on two cores, 4 with pictures."""
+    """Pretrain, fit and compare on data from Python packages; about 11 minutes on two cores, 4 with pictures or sounds."""
     from mapsto import device, options, progress
     from mapsto.demo import run
 
-    options.require_choice("what", what, ("text", "image", "tags", "translate"))
+    options.require_choice("what", what, ("text", "image", "tags", "translate", "sound"))
     device.keep_memory()
     if what == "image":
         run.run_pictures(out or Path("runs/demo-image"), minutes or 1.0, progress.choose_progress(quiet))
@@ -47,5 +47,7 @@ def demo(
         run.run_tags(out or Path("runs/demo-tags"), minutes or 4.0, progress.choose_progress(quiet))
     elif what == "translate":
         run.run_translation(out or Path("runs/demo-translate"), minutes or 2.0, progress.choose_progress(quiet))
+    elif what == "sound":
+        run.run_sounds(out or Path("runs/demo-sound"), minutes or 1.0, progress.choose_progress(quiet))
     else:
         run.run(out or Path("runs/demo"), minutes or 5.0, progress.choose_progress(quiet))

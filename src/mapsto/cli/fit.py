@@ -24,7 +24,7 @@ def pretrain(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Pretrain a model on data without labels: hide parts of your texts or pictures and learn to fill them in."""
+    """Pretrain a model on data without labels: hide parts of your texts, pictures or sounds and learn to fill them in."""
     from mapsto import device, progress
     from mapsto.data.files import join_paths
     from mapsto.fitting.fit import pretrain_mapping

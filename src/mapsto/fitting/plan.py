@@ -27,8 +27,8 @@ from mapsto.training.objectives import Objective
 from mapsto.training.objectives.supervised_contrastive import SupervisedContrastive
 from mapsto.training.plan import Plan, RunContext
 
-# The default minutes of pretraining, and the tokens of one update in pretraining.
-PRETRAIN_MINUTES, PRETRAIN_TOKENS = 10.0, 4096
+# The default minutes of pretraining.
+PRETRAIN_MINUTES = 10.0
 
 # Peak learning rates by optimizer, for random weights.
 RATES = {"muon": 5e-3, "adamw": 1e-3}
@@ -139,13 +139,14 @@ def learning_defaults(run: PreparedRun) -> Learning:
 
 
 def _default_batch(run: PreparedRun) -> int:
-    """Return the number of examples of one update: that of the run's defaults, or in pretraining about PRETRAIN_TOKENS tokens."""
+    """Return the number of examples of one update: that of the run's defaults, or in pretraining of about `pretrain_tokens`."""
     if not run.is_pretraining:
         return learning_defaults(run).batch
     # A sample gives the mean length well enough.
     sample = range(min(LENGTH_SAMPLE, len(run.examples)))
     mean_length = statistics.fmean(sum(map(len, run.examples.pieces[row])) for row in sample)
-    return max(8, round(PRETRAIN_TOKENS / mean_length))
+    num_tokens = next(iter(run.mapping.sources.values())).defaults.pretrain_tokens
+    return max(8, round(num_tokens / mean_length))
 
 
 def _choose_optimizer(run: PreparedRun, layout: ReplicatedWeights) -> Literal["adamw", "muon"]:

@@ -42,9 +42,14 @@ class Learning:
 
 @dataclass(frozen=True)
 class KindDefaults:
-    """Default settings of a source kind for training, prediction and the search for near-duplicates."""
+    """Default settings of a source kind for new models, training, prediction and the search for near-duplicates."""
 
     learning: Learning = Learning()
+    # The shape of a new model: the width and the number of layers of its Transformer.
+    width: int = 256
+    layers: int = 6
+    # The number of tokens of one update in pretraining.
+    pretrain_tokens: int = 4096
     # How many values are encoded at once in prediction, which bounds memory.
     rows_at_once: int = 4096
     # Whether fits with few labels use a supervised contrastive loss by default.

@@ -201,7 +201,8 @@ class Training:
         a checkpoint, so that a resumed run has the same number of steps.
         """
         state, seconds = self.state, self.plan.seconds
-        if seconds is None or state.end is not None or state.reviews == len(REVIEWS):
+        # Zero seconds are left where reading the data took all of the time; then a single step is planned.
+        if not seconds or state.end is not None or state.reviews == len(REVIEWS):
             return False
         if max(state.step / self.num_steps, state.seconds / seconds) < REVIEWS[state.reviews]:
             return False
