@@ -11,6 +11,7 @@ from pathlib import Path
 import matching
 import pytest
 import recordings
+import transcribers
 from runs import (
     ended,
     sentences,
@@ -57,6 +58,10 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem == "sound":
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         recordings.write_words(tmp_path / "recordings")
+    if page.stem == "speech":
+        pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+        pytest.importorskip("transformers", reason="transformers makes the starting model")
+        transcribers.write_speech(tmp_path)
     if page.stem == "picture-to-picture":
         write_pairs(tmp_path)
     if page.stem == "questions":

@@ -13,56 +13,28 @@ import torch
 pytest.importorskip("soundfile", reason="the extra [sound] is not here")
 pytest.importorskip("transformers", reason="transformers is the oracle")
 
-from mappings import make_sound
-from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transcribers import (
+    CZECH,
+    ENGLISH,
+    ENGLISH_ONLY,
+    MULTILINGUAL,
+    NO_TIMES,
+    START,
+    TEXTS,
+    TRANSCRIBE,
+    TRANSLATE,
+    clips,
+    make_transcriber,
+)
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 import mapsto
 from mapsto.audio.log_mel import RATE
-from mapsto.audio.sound_io import resample
 from mapsto.cli.subtitles import render
 from mapsto.inference.decoding.search import SearchRules
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.text.tokenizer import Tokenizer
-
-TEXTS = ["one two three", "two three four", "four five", "one one nine", "zero eight"]
-# Tokens behind those of the tokenizer, as in the published vocabularies: start, two languages, two tasks, no times.
-START, ENGLISH, CZECH, TRANSLATE, TRANSCRIBE, NO_TIMES = range(400, 406)
-ENGLISH_ONLY: dict[str, Any] = {"is_multilingual": False, "no_timestamps_token_id": NO_TIMES}
-MULTILINGUAL: dict[str, Any] = {
-    "is_multilingual": True,
-    "lang_to_id": {"<|en|>": ENGLISH, "<|cs|>": CZECH},
-    "task_to_id": {"translate": TRANSLATE, "transcribe": TRANSCRIBE},
-    "no_timestamps_token_id": NO_TIMES,
-}
-
-
-def make_transcriber(folder: Path, rules: dict[str, Any]) -> WhisperForConditionalGeneration:
-    """Save a random model that writes text, with windows of two seconds; return it."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.train(TEXTS * 4, 300, "bytes")
-    config = WhisperConfig(
-        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=2,
-        decoder_attention_heads=4, decoder_ffn_dim=64, num_mel_bins=80, max_source_positions=100, max_target_positions=64,
-        vocab_size=410, pad_token_id=0, bos_token_id=1, eos_token_id=3, decoder_start_token_id=START,
-    )  # fmt: skip
-    model = WhisperForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    model.generation_config = GenerationConfig(
-        decoder_start_token_id=START, eos_token_id=3, pad_token_id=0, max_length=20, suppress_tokens=[7, 8, *range(400, 410)],
-        begin_suppress_tokens=[9, 3], **rules,
-    )  # fmt: skip
-    model.save_pretrained(folder)
-    tokenizer.save(folder, 64)
-    WhisperFeatureExtractor(chunk_length=2).save_pretrained(folder)
-    return model
-
-
-def clips() -> list[np.ndarray]:
-    """Return samples (n,) at 16 kHz of five sounds."""
-    return [resample(make_sound(number, number % 2 == 0), 8000, RATE) for number in range(5)]
 
 
 def expected_texts(model: Any, folder: Path) -> list[str]:

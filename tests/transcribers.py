@@ -1,0 +1,69 @@
+"""Make random models that write what is said (Whisper), and short sounds for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mappings import make_sound
+
+from mapsto.audio.log_mel import RATE
+from mapsto.audio.sound_io import resample
+from mapsto.text.tokenizer import Tokenizer
+
+TEXTS = ["one two three", "two three four", "four five", "one one nine", "zero eight"]
+# Tokens behind those of the tokenizer, as in the published vocabularies: start, two languages, two tasks, no times.
+START, ENGLISH, CZECH, TRANSLATE, TRANSCRIBE, NO_TIMES = range(400, 406)
+ENGLISH_ONLY: dict[str, Any] = {"is_multilingual": False, "no_timestamps_token_id": NO_TIMES}
+MULTILINGUAL: dict[str, Any] = {
+    "is_multilingual": True,
+    "lang_to_id": {"<|en|>": ENGLISH, "<|cs|>": CZECH},
+    "task_to_id": {"translate": TRANSLATE, "transcribe": TRANSCRIBE},
+    "no_timestamps_token_id": NO_TIMES,
+}
+
+
+def make_transcriber(folder: Path, rules: dict[str, Any]) -> Any:
+    """Save a random model that writes text, with windows of two seconds; return it."""
+    # Only where a model is made, since transformers is an extra of the tests.
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.train(TEXTS * 4, 300, "bytes")
+    config = WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=64, decoder_layers=2,
+        decoder_attention_heads=4, decoder_ffn_dim=64, num_mel_bins=80, max_source_positions=100, max_target_positions=64,
+        vocab_size=410, pad_token_id=0, bos_token_id=1, eos_token_id=3, decoder_start_token_id=START,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=START, eos_token_id=3, pad_token_id=0, max_length=20, suppress_tokens=[7, 8, *range(400, 410)],
+        begin_suppress_tokens=[9, 3], **rules,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    tokenizer.save(folder, 64)
+    WhisperFeatureExtractor(chunk_length=2).save_pretrained(folder)
+    return model
+
+
+def clips() -> list[np.ndarray]:
+    """Return samples (n,) at 16 kHz of five sounds."""
+    return [resample(make_sound(number, number % 2 == 0), 8000, RATE) for number in range(5)]
+
+
+def write_speech(folder: Path) -> None:
+    """Write a random model of several languages, recordings with texts in a table, and a longer one, to a folder."""
+    import soundfile
+
+    make_transcriber(folder / "whisper-tiny", MULTILINGUAL)
+    rows = ["sound,text"]
+    for number, (clip, text) in enumerate(zip(clips() * 2, TEXTS * 2, strict=True)):
+        soundfile.write(folder / f"{number}.wav", clip, RATE)
+        rows.append(f"{number}.wav,{text}")
+    (folder / "recordings.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    soundfile.write(folder / "talk.wav", np.resize(np.concatenate(clips()), 5 * RATE), RATE)
