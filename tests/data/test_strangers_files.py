@@ -107,7 +107,7 @@ def test_plausible_encodings_are_named_with_a_sample(encoding: str, tmp_path: Pa
 
 OTHER_FORMATS = [
     ("a.csv", b"PK\x03\x04 and more", "zip archive"),
-    ("a.csv", gzip.compress(b"text\na\n"), "rename it to a.csv.gz"),
+    ("a.csv", gzip.compress(b"text\na\n", mtime=0), "rename it to a.csv.gz"),
     ("a.csv.gz", b"text\na\n", "rename it to a.csv"),
     ("a.jsonl", b"%PDF-1.4\n", "PDF"),
     ("a.csv", b"PAR1\x15\x04", "rename it to a.parquet"),

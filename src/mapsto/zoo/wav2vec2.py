@@ -233,14 +233,11 @@ def make_family(prefix: str, name: str) -> Family:
     return Family(
         architectures={
             "body": f"{name}Model",
-            # The published pretraining has another head; ours has a name of its own, so that no one mistakes it.
-            "sound": f"{name}CodesForPreTraining",
             "label": f"{name}ForSequenceClassification",
         },
         prefix=prefix,
         weight_names={
             "body": body_names(prefix),
-            "sound": (("code_head", "code_head"),),
             "label": (("pooler.dense", "projector"), ("classifier", "classifier")),
         },
         read_config=read,

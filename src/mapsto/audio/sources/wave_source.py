@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto import files
 from mapsto.audio.augmentation import NUM_STRETCHES, choose_stretch
 from mapsto.audio.decoding.mixing import Samples
-from mapsto.audio.log_mel import RATE, SMALLEST, WINDOW, band_filters
+from mapsto.audio.log_mel import RATE
 from mapsto.audio.sound_value import Sound
-from mapsto.audio.sources.sound_source import PROCESSOR_FILE, SoundSourceBase, widen_spans
+from mapsto.audio.sources.sound_source import PROCESSOR_FILE, SoundSourceBase
 from mapsto.audio.sources.wave_embedding import (
     COUNT_ENTRY,
     FIRST_ENTRY,
@@ -37,7 +36,7 @@ from mapsto.audio.sources.wave_embedding import (
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.model.wave.network import WaveConfig
-from mapsto.sequence.corruption import Corruption, choose_hidden
+from mapsto.sequence.corruption import Corruption
 from mapsto.sequence.piece import Alignment, Ints, Piece
 from mapsto.task.source import Source
 
@@ -46,9 +45,6 @@ EXTRACTOR = "Wav2Vec2FeatureExtractor"
 
 # What is added to the variance of a clip when it is standardised.
 VARIANCE_EPSILON = 1e-7
-
-# Bands in which the spectrum of a hidden token is described, and the least deviation of their energies (log10).
-CODED_BANDS, MIN_DEVIATION = 40, 1e-2
 
 
 class WaveSource(SoundSourceBase, Source):
@@ -59,7 +55,7 @@ class WaveSource(SoundSourceBase, Source):
     """
 
     family = "wav2vec2"
-    objectives: ClassVar[Mapping[str, float]] = {"masked": 0.4}
+    objectives: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, front: WaveConfig, normalised: bool, masked: bool) -> None:
         self.front, self.normalised, self.masked = front, normalised, masked
@@ -166,19 +162,6 @@ class WaveSource(SoundSourceBase, Source):
         tokens[:, HEADER:][np.lib.stride_tricks.sliding_window_view(is_silent, size)[::stride][: len(tokens)]] = 0
         return replace(piece, tokens=tokens)
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """Return the log energies of tokens in 40 bands, (t, 40), each token less its mean and divided by its deviation.
-
-        Pretraining predicts codes of these features.
-        """
-        windows = tokens[:, HEADER : HEADER + min(WINDOW, self.front.field)].float()
-        taper = torch.hann_window(windows.shape[1], device=tokens.device)
-        spectrum = torch.fft.rfft(windows * taper, WINDOW).abs() ** 2
-        energies = (spectrum @ band_filters(CODED_BANDS).T.to(tokens.device)).clamp(min=SMALLEST).log10()
-        centred = energies - energies.mean(1, keepdim=True)
-        features: Tensor = centred / energies.std(1, keepdim=True).clamp(min=MIN_DEVIATION)
-        return features
-
     def embedder(self, width: int) -> nn.Module:
         """Return the module from tokens (t, 3 + s) to vectors (t, width)."""
         return WaveEmbedder(self.front, width, self.masked)
@@ -201,14 +184,11 @@ class WaveSource(SoundSourceBase, Source):
     def mask(
         self, piece: Piece, corruption: Corruption, rng: np.random.Generator, progress: float
     ) -> tuple[Piece, Ints]:
-        """Return the piece with some tokens hidden, and the indices (m,) of these tokens.
+        """Raise UsageError: random codes of a token need the mean and deviation of bands, which these models do not have.
 
-        Spans of about 0.4 seconds are hidden where no shape is named. The convolutions still read the hidden samples, as in the
-        published pretraining: what they compute is hidden from the Transformer.
-        corruption: share and shape of hidden tokens. progress: finished share of training, 0 to 1.
+        Codes of tokens that are standardised each alone collapse to three (measured on FSDD).
         """
-        hidden = choose_hidden(widen_spans(corruption, self.token_seconds), piece, rng, progress)
-        return self._hide(piece, hidden), hidden
+        raise UsageError("pretraining does not go on from a start that reads waves: fit it, or pretrain a new model")
 
     def _hide(self, piece: Piece, hidden: Ints) -> Piece:
         """Return the piece with the tokens at the indices `hidden` marked as hidden."""
