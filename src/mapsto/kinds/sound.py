@@ -195,8 +195,8 @@ class SoundSource(Source, FileBacked, Augmentable, Explainable, Describable):
 
     @staticmethod
     def size(value: Sound) -> float:
-        """Return the duration of a sound in seconds."""
-        return value.info.seconds
+        """Return the duration of a sound in seconds, to hundredths, as pages show it."""
+        return round(value.info.seconds, 2)
 
     def encode(self, values: Sequence[Sound], place: int, aligned: bool = False) -> list[Piece]:
         """Return a piece for each sound; there are no special tokens.
