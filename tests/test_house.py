@@ -43,6 +43,7 @@ NOT_KINDS = {
     ("cli", "text"): "subject of the demo",
     ("cli", "image"): "subject of the demo",
     ("cli", "tags"): "subject of the demo",
+    ("cli", "sound"): "subject of the demo",
     ("fitting/run_data.py", "span"): "shape of hidden tokens: runs of words",
     ("options.py", "span"): "shape of hidden tokens: runs of words",
     ("sequence/corruption.py", "span"): "shape of hidden tokens: runs of words",

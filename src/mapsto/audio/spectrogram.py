@@ -22,8 +22,9 @@ from mapsto.audio.sound_io import encode_wav, resample
 from mapsto.audio.sound_value import Sound
 from mapsto.task.source_capabilities import FAINTEST_SHADE
 
-# Pixels of the widest and of the narrowest spectrogram, its height on a page, and pixels for a second between them.
-MAX_WIDTH, MIN_WIDTH, HEIGHT, PIXELS_PER_SECOND = 640, 120, 80, 100
+# Pixels of the widest and of the narrowest spectrogram, which is as wide as a player, its height on a page, and pixels for a
+# second between them.
+MAX_WIDTH, MIN_WIDTH, HEIGHT, PIXELS_PER_SECOND = 640, 300, 80, 100
 
 # A player has the first seconds of a sound alone, in the rate of telephones, so that pages stay small.
 PLAYED_SECONDS, PLAYED_RATE = 15, 8000

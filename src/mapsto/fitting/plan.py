@@ -152,8 +152,8 @@ def _default_batch(run: PreparedRun) -> int:
 def _choose_optimizer(run: PreparedRun, layout: ReplicatedWeights) -> Literal["adamw", "muon"]:
     """Return the optimizer in the options, or for "auto" the default.
 
-    The default is Muon for new models, and where models that only mapsto has trained are pretrained further or learn to write
-    answers, if the layout of the weights supports it; else AdamW.
+    The default is Muon for new models, and for models that only mapsto has trained where these are trained like new ones, if the
+    layout of the weights supports it; else AdamW.
     """
     if run.options.optimizer != "auto":
         return run.options.optimizer
@@ -163,13 +163,14 @@ def _choose_optimizer(run: PreparedRun, layout: ReplicatedWeights) -> Literal["a
 
 
 def _goes_on_as_new(run: PreparedRun) -> bool:
-    """Return whether a starting model of mapsto's own is trained like new weights: pretrained further, or taught to write.
+    """Return whether a starting model of mapsto's own is trained like new weights.
 
-    Writing asks much more of the weights than a class. With 400 pairs of made sentences and a minute of pretraining, BLEU was 25
-    by Muon at its rate for new weights, 21 by AdamW at 1e-3, and 1 at the rate of other fits (1e-4).
+    It is if it is pretrained further, taught to write, or of a kind whose defaults say so. Writing asks much more of the weights
+    than a class. With 400 pairs of made sentences and a minute of pretraining, BLEU was 25 by Muon at its rate for new weights,
+    21 by AdamW at 1e-3, and 1 at the rate of other fits (1e-4).
     """
     is_writing = any(isinstance(target, Generated) for target in run.mapping.targets)
-    return run.start.is_from_scratch and (run.is_pretraining or is_writing)
+    return run.start.is_from_scratch and (run.is_pretraining or is_writing or learning_defaults(run).as_new)
 
 
 def _default_rate(run: PreparedRun, setup: TrainingSetup, optimizer: str) -> float:

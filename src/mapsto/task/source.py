@@ -34,6 +34,8 @@ class Learning:
     steps: int = 120
     # The learning rate of the weights of a starting model made by mapsto.
     rate: float = 1e-4
+    # Whether such weights are trained as new ones are, by their optimizer and at its learning rate.
+    as_new: bool = False
     # The heads' learning rate is this many times that of the starting model.
     head_factor: float = 1.0
     # Number of examples of a training step.

