@@ -32,6 +32,7 @@ from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
 from mapsto.inference.predictor import Predictor
+from mapsto.media.cells import is_media_cell
 from mapsto.model.mapping import Mapping
 from mapsto.options import MAX_SKIPPED, OptionFields, Options, RowPolicy, TextFormat
 from mapsto.pretrained import model_folder
@@ -260,7 +261,7 @@ class Model:
         """
         arrow = self.mapping.arrow
         ports = (arrow.pair if arrow.symmetric else arrow).sources
-        if len(values) == 1 and isinstance(values[0], Dict):
+        if len(values) == 1 and isinstance(values[0], Dict) and not is_media_cell(values[0]):
             return dict(values[0])
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
@@ -278,7 +279,7 @@ class Model:
         """
         if isinstance(data, Iterator) or (_is_one_column(data) and not isinstance(data, list | tuple)):
             data = data.to_pylist() if hasattr(data, "to_pylist") else list(data)
-        if isinstance(data, list | tuple) and data and not isinstance(data[0], Dict):
+        if isinstance(data, list | tuple) and data and (not isinstance(data[0], Dict) or is_media_cell(data[0])):
             port = self.mapping.arrow.sources[0]
             return [{port.column or port.kind: value} for value in data]
         return data

@@ -181,3 +181,12 @@ def test_times_are_those_of_transformers_and_become_subtitles(tmp_path: Path) ->
     (answer_with_times,) = opened.predict(rows, decoding=mapsto.Decoding(times=True))
     starts = [phrase["start"] for phrase in answer_with_times["phrases"]]
     assert starts == sorted(starts) and all(start < 3 for start in starts)
+
+
+def test_a_cell_of_hugging_face_is_one_value_and_no_row(tmp_path: Path) -> None:
+    make_transcriber(tmp_path, ENGLISH_ONLY)
+    model = mapsto.load(tmp_path, "cpu", "fp32")
+    cell = {"array": clips()[0], "sampling_rate": RATE, "path": None}
+    expected = model({"sound": (clips()[0], RATE)})
+    answers = [model(cell), model((clips()[0], RATE)), *model.predict([cell, cell])]
+    assert [answer["text"] for answer in answers] == [expected["text"]] * 4

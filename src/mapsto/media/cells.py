@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mapsto.errors import BadCell
+
+# Keys of a cell as Hugging Face's data sets have it: those that hold the content, and all.
+CONTENT_KEYS = {"bytes", "array"}
+CELL_KEYS = {*CONTENT_KEYS, "path", "sampling_rate"}
 
 
 class Unreadable(ValueError):
@@ -25,6 +29,11 @@ def require_readable(path: str | None) -> None:
         require_file(path)
         with open(path, "rb"):
             return
+
+
+def is_media_cell(value: object) -> bool:
+    """Return whether a dict is one cell, such as Hugging Face's of a picture ("bytes") or a sound ("array"), and not a row."""
+    return isinstance(value, Mapping) and bool(CONTENT_KEYS & set(value)) and set(value) <= CELL_KEYS
 
 
 def why_not_local(name: str) -> str:
