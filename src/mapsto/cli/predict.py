@@ -26,9 +26,13 @@ Long = Annotated[
     ),
 ]
 
-# Settings of decoding, for answers that are generated token by token.
+# Settings of decoding, for answers that are generated token by token; --beams and --times also for transcripts by CTC.
 Beams = Annotated[
-    int | None, typer.Option(help="Generated answers: keep this many beginnings at each step (beam search).")
+    int | None,
+    typer.Option(help="Generated answers, and transcripts: keep this many beginnings at each step (beam search)."),
+]
+Times = Annotated[
+    bool, typer.Option("--times", help="Transcripts read along a sound: each word with its begin and end.")
 ]
 Samples = Annotated[int | None, typer.Option(help="Generated answers: draw this many at random for each row.")]
 Temperature = Annotated[float | None, typer.Option(help="With --samples: below 1, likely tokens become likelier.")]
@@ -82,6 +86,7 @@ def predict(
         ),
     ] = 0.0,
     beams: Beams = None,
+    times: Times = False,
     samples: Samples = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -131,7 +136,7 @@ def predict(
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
     decoding = make_decoding(
-        beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
+        beams=beams, times=times or None, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
