@@ -126,11 +126,12 @@ def test_a_folder_without_its_tokenizer_still_gives_labels(tmp_path: Path) -> No
     rows = [{"sound": (clip, RATE), "label": "ab"[n % 2]} for n, clip in enumerate(clips() * 2)]
     fitted = mapsto.fit("sound -> label", rows, tmp_path / "run", start=tmp_path / "start", steps=2, device="cpu")
     assert {answer["label"] for answer in fitted.predict(rows)} <= {"a", "b"}
+    spoken = [{"sound": (clip, RATE), "text": text[:9]} for clip, text in zip(clips(), TEXTS, strict=True)]
+    read = mapsto.fit("sound -> text", spoken, tmp_path / "text", start=tmp_path / "start", steps=2, device="cpu")
+    assert read.mapping.arrow.targets[0].aligned and read.mapping.answer_decoder is None
+    opened = mapsto.load(tmp_path / "text", "cpu", "fp32").mapping
+    assert opened.arrow.targets[0].aligned and opened.config.family == "whisper"
     with pytest.raises(mapsto.MapstoError, match="writes no text"):
         mapsto.fit(
-            "sound -> text",
-            [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)],
-            tmp_path / "text",
-            start=tmp_path / "start",
-            steps=1,
+            "sound -> text", spoken, tmp_path / "other", start=tmp_path / "start", steps=1, architecture="encoder-decoder"
         )
