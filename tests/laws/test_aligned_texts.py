@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("soundfile", reason="the extra [sound] is not here")
 
@@ -36,12 +38,12 @@ def say(text: str, seconds: float = 0.12) -> tuple[Any, int]:
     return np.concatenate([*parts, pause]), RATE
 
 
-def make_rows(count: int, seed: int) -> list[dict[str, Any]]:
-    """Return rows of tones and the letters that they stand for."""
+def make_rows(count: int, seed: int, seconds: float = 0.12) -> list[dict[str, Any]]:
+    """Return rows of tones and the letters that they stand for. seconds: duration of a tone."""
     rng = np.random.default_rng(seed)
     texts = ["".join(rng.choice([*PITCHES, " "], size=rng.integers(2, 6))) for _ in range(count)]
     texts = [normalise(text) or "ab" for text in texts]
-    return [{"sound": say(text), "text": text} for text in texts]
+    return [{"sound": say(text, seconds), "text": text} for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +174,39 @@ def test_a_port_of_another_kind_is_not_read_along_a_source(fitted: Path, tmp_pat
     (folder / "mapsto.json").write_bytes(files.seal(manifest))
     with pytest.raises(CheckpointError, match="not read along a source"):
         mapsto.load(folder)
+
+
+def test_own_pretraining_is_a_start_and_a_killed_fit_goes_on(tmp_path: Path) -> None:
+    rows = make_rows(20, 6)
+    base = mapsto.pretrain("sound", [{"sound": row["sound"]} for row in rows], tmp_path / "base", steps=2, **SMALL)
+    options = {
+        "start": tmp_path / "base",
+        "steps": 4,
+        "save_every": 2,
+        "batch": 8,
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    whole = mapsto.fit("sound -> text", rows, tmp_path / "whole", **options)
+    assert whole.mapping.arrow.targets[0].aligned and base.mapping.config.transformer.width == 64
+    mapsto.fit("sound -> text", rows, tmp_path / "half", **options)
+    # As a kill after step 2 leaves it: without the model, and without later checkpoints.
+    for path in (tmp_path / "half").iterdir():
+        if path.is_file() and path.name not in ("run.json", "metrics.jsonl"):
+            path.unlink()
+    for path in (tmp_path / "half" / "checkpoints").iterdir():
+        if not path.name.endswith("2"):
+            shutil.rmtree(path)
+    again = mapsto.fit("sound -> text", rows, tmp_path / "half", **options)
+    weights = dict(whole.mapping.named_parameters())
+    assert all(torch.equal(weights[name], weight) for name, weight in again.mapping.named_parameters())
+
+
+def test_ways_are_compared_with_each_other_and_with_the_nearest_row(fitted: Path, tmp_path: Path) -> None:
+    found = mapsto.compare(
+        "sound -> text", make_rows(24, 7, 0.13), tmp_path / "out", starts=["scratch", str(fitted)],
+        test=make_rows(12, 8, 0.14), labels=["all"], seeds=1, epochs=1, augment="none", device="cpu", precision="fp32", jobs=1,
+    )  # fmt: skip
+    assert found is not None and (tmp_path / "out" / "report.html").stat().st_size > 1000
+    report = (tmp_path / "out" / "results.json").read_text()
+    assert "nearest training row" in report
