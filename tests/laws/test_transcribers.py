@@ -133,5 +133,10 @@ def test_a_folder_without_its_tokenizer_still_gives_labels(tmp_path: Path) -> No
     assert opened.arrow.targets[0].aligned and opened.config.family == "whisper"
     with pytest.raises(mapsto.MapstoError, match="writes no text"):
         mapsto.fit(
-            "sound -> text", spoken, tmp_path / "other", start=tmp_path / "start", steps=1, architecture="encoder-decoder"
+            "sound -> text",
+            spoken,
+            tmp_path / "other",
+            start=tmp_path / "start",
+            steps=1,
+            architecture="encoder-decoder",
         )
