@@ -14,6 +14,7 @@ from mapsto.data.encoding import encode_rows
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
+from mapsto.fitting.answer_way import choose_answer_way
 from mapsto.fitting.build_model import add_answer_decoder, make_config, make_mapping, make_sources
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.mapping import Mapping
@@ -99,9 +100,9 @@ def small_mapping(
 
     mixing: the method by which images are mixed in training.
     """
-    rows = load_rows(parse(arrow), table_for(arrow))
+    rows = load_rows(choose_answer_way(parse(arrow), StartingModel()), table_for(arrow))
     bound = rows.arrow
-    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in arrow else None}
+    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in kinds.embedded(bound) else None}
     targets = [target() for target in kinds.answering(bound)]
     # One answer is written by a decoder, several by the stack that reads the sources.
     is_generating = any(isinstance(target, Generated) for target in targets)

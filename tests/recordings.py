@@ -59,14 +59,28 @@ READ_JOINED = {"mp3", "flac", "flac-24", "vorbis", "opus", "aac"}
 
 
 def write_words(folder: Path, each: int = 4) -> Path:
-    """Write recordings of two made words in three voices as WAV, in one folder for each word."""
+    """Write recordings of two made words in three voices as WAV, in one folder for each word.
+
+    Beside the folder, voices.csv names them and their speakers.
+    """
     import soundfile
 
-    rows = [row for row in make_recordings(make_voices(3, 0), each, 0) if row["label"] in ("ma-ta", "su-mi")]
+    words, voices = ("ma-ta", "su-mi"), [f"voice {number}" for number in range(3)]
+    made = [
+        (row, name)
+        for name, voice in zip(voices, make_voices(3, 0), strict=True)
+        for row in make_recordings([voice], each, 0)
+    ]
+    rows = [row for row, _ in made if row["label"] in words]
+    speakers = {id(row): name for row, name in made}
+    table = ["sound,speaker"]
     for word in ("ma-ta", "su-mi"):
         (folder / word).mkdir(parents=True)
         for i, row in enumerate(row for row in rows if row["label"] == word):
-            soundfile.write(folder / word / f"{i:03}.wav", row["sound"]["array"], row["sound"]["sampling_rate"])
+            path = folder / word / f"{i:03}.wav"
+            soundfile.write(path, row["sound"]["array"], row["sound"]["sampling_rate"])
+            table.append(f"{path.relative_to(folder.parent)},{speakers[id(row)]}")
+    (folder.parent / "voices.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
     return folder
 
 

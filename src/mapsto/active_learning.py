@@ -42,6 +42,8 @@ from mapsto.task.target_capabilities import (
     Classes,
     Composed,
     Confident,
+    Extracted,
+    Free,
     LinearProbe,
     has_exclusive_classes,
     located_port,
@@ -197,7 +199,7 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     column = "label" if port is None else mapping.arrow.targets[port].column or mapping.arrow.targets[port].kind
     rows, num_unreadable = _candidates(mapping, pool, column, seed)
     labelled = None if pool.labelled is None else load_rows(mapping.arrow, pool.labelled, answers=False)
-    is_read = isinstance(target, LinearProbe | Composed | Generated)
+    is_read = isinstance(target, LinearProbe | Composed | Free)
     vectors, outputs = _vectors_and_outputs(predictor, rows, port if is_read else None)
     labelled_vectors = np.zeros((0, vectors.shape[1]), np.float32)
     if labelled is not None:
@@ -213,9 +215,7 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     source_column = rows.arrow.sources[located_port(target, source_kinds) if isinstance(target, Composed) else 0].column
     assert source_column is not None
     num_unreadable += len(pool.table.rejected)
-    annotation = (
-        "labels" if isinstance(target, Composed) else "textarea" if isinstance(target, Generated) else "choices"
-    )
+    annotation = "labels" if isinstance(target, Extracted) else "textarea" if isinstance(target, Free) else "choices"
     return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable, annotation)
 
 
@@ -227,7 +227,7 @@ def _present_answers(
     There are no answers if they are neither classes nor generated. The uncertainty is None if there are none, or too few labels.
     outputs: (p, …), those of the target. num_labels: number of labelled rows that the model was fitted to.
     """
-    if outputs is None or not isinstance(target, Classes | Generated) or not isinstance(target, Confident):
+    if outputs is None or not isinstance(target, Classes | Free) or not isinstance(target, Confident):
         return [], None
     confidence = target.confidence(outputs)
     values = [answer[target.kind] for answer in target.decode(outputs)]

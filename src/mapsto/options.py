@@ -22,7 +22,7 @@ Unlabelled = Literal["stop", "drop", "predict"]
 Method = Literal["auto", "full", "probe", "probe+full", "contrast", "linear"]
 Optimizer = Literal["auto", "adamw", "muon"]
 MaskShape = Literal["token", "word", "span", "block"]
-Architecture = Literal["auto", "prefix", "encoder-decoder"]
+Architecture = Literal["auto", "prefix", "encoder-decoder", "ctc"]
 ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -32,7 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "method": ("auto", "full", "probe", "probe+full", "contrast", "linear"),
     "optimizer": ("auto", "adamw", "muon"),
     "shape": ("token", "word", "span", "block"),
-    "architecture": ("auto", "prefix", "encoder-decoder"),
+    "architecture": ("auto", "prefix", "encoder-decoder", "ctc"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
 }
 
@@ -250,8 +250,9 @@ class ModelOptions(OptionGroup):
     heads: int | None = _option(None, "Attention heads of a new model.")
     architecture: Architecture = _option(
         "auto",
-        "How a new model writes answers such as texts: prefix (one stack reads the source and the answer behind it), or "
-        "encoder-decoder (half of the layers read the source, the others write the answer).",
+        "How texts are answered: by a new model that writes them, prefix (one stack reads the source and the answer behind "
+        "it) or encoder-decoder (half of the layers read the source, the others write the answer); or along a sound, "
+        "character by character (ctc, the default for `sound -> text` unless the starting model has a decoder of texts).",
     )
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
     words: str | None = _option(None, "A file of words, one per line, to add to the vocabulary of the starting model.")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from runs import run
 
 import mapsto
-from mapsto.data.encoding import OVERLAP, encode_to_answer
+from mapsto.data.encoding import encode_to_answer
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
 from mapsto.errors import BadCell, DataError, UsageError
@@ -24,6 +24,7 @@ from mapsto.kinds.text import TextSource
 from mapsto.metrics import span_scores
 from mapsto.metrics.intervals import with_interval
 from mapsto.task.arrow import parse
+from mapsto.task.target_capabilities import OVERLAP
 
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu", "precision": "fp32"}
 PLACES, PEOPLE = ["Paris", "New York", "北京", "São Paulo"], ["Ada", "Karl Marx", "李白"]

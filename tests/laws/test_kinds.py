@@ -78,6 +78,7 @@ ARROWS = [
     "~sound -> sound",
     "sound -> label",
     "sound -> labels, number",
+    "sound:sound -> label:text",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [

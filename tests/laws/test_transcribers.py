@@ -31,7 +31,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 import mapsto
 from mapsto.audio.log_mel import RATE
-from mapsto.cli.subtitles import render
+from mapsto.cli.subtitles import join_words, render
 from mapsto.inference.decoding.search import SearchRules
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.text.tokenizer import Tokenizer
@@ -102,13 +102,19 @@ def test_a_folder_without_its_tokenizer_still_gives_labels(tmp_path: Path) -> No
     rows = [{"sound": (clip, RATE), "label": "ab"[n % 2]} for n, clip in enumerate(clips() * 2)]
     fitted = mapsto.fit("sound -> label", rows, tmp_path / "run", start=tmp_path / "start", steps=2, device="cpu")
     assert {answer["label"] for answer in fitted.predict(rows)} <= {"a", "b"}
+    spoken = [{"sound": (clip, RATE), "text": text[:9]} for clip, text in zip(clips(), TEXTS, strict=True)]
+    read = mapsto.fit("sound -> text", spoken, tmp_path / "text", start=tmp_path / "start", steps=2, device="cpu")
+    assert read.mapping.arrow.targets[0].aligned and read.mapping.answer_decoder is None
+    opened = mapsto.load(tmp_path / "text", "cpu", "fp32").mapping
+    assert opened.arrow.targets[0].aligned and opened.config.family == "whisper"
     with pytest.raises(mapsto.MapstoError, match="writes no text"):
         mapsto.fit(
             "sound -> text",
-            [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)],
-            tmp_path / "text",
+            spoken,
+            tmp_path / "other",
             start=tmp_path / "start",
             steps=1,
+            architecture="encoder-decoder",
         )
 
 
@@ -175,6 +181,12 @@ def test_times_are_those_of_transformers_and_become_subtitles(tmp_path: Path) ->
     answer = GeneratedAnswer((), -1.0, False, windows=windows)
     phrases = target.phrases(answer)
     assert [(phrase["start"], phrase["end"]) for phrase in phrases] == [(0.0, 0.04), (0.04, 0.04), (2.02, 2.06)]
+    words = [
+        {"text": text, "start": start, "end": start + 0.2}
+        for text, start in (("one", 0.0), ("two", 0.3), ("three", 1.6))
+    ]
+    joined = [(phrase["text"], phrase["start"], phrase["end"]) for phrase in join_words(words)]
+    assert joined == [("one two", 0.0, 0.5), ("three", 1.6, 1.8)]
     assert render(phrases, ".srt").startswith("1\n00:00:00,000 --> 00:00:00,040\n")
     assert render(phrases, ".vtt").startswith("WEBVTT\n\n00:00:00.000 --> 00:00:00.040\n")
     rows = [{"sound": (np.resize(clips()[0], RATE * 3), RATE)}]

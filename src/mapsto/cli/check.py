@@ -47,13 +47,16 @@ def check(
     from mapsto.data.files import join_paths
     from mapsto.data.rows import bind_to, load_rows
     from mapsto.data.table import read_table
+    from mapsto.fitting.answer_way import choose_answer_way
+    from mapsto.fitting.starting_model import open_start
     from mapsto.task.arrow import parse
 
     text_format = TextFormat(encoding, delimiter)
     table = read_table(join_paths(data), text_format)
     test_table = None if test is None else read_table(test, text_format)
     # Unreadable cells are reported together with all other problems.
-    bound = bind_to(parse(arrow), table)
+    beginning = open_start(start)
+    bound = bind_to(choose_answer_way(parse(arrow), beginning), table)
     table, num_unlabelled = _drop_unlabelled(bound, table, unlabelled)
     rows = load_rows(bound, table, keep_unreadable=True)
     # The arrow is bound now, so the test table is read by the same columns.
@@ -68,7 +71,7 @@ def check(
     if test_table is not None and test_rows is not None:
         errors += [*test_table.rejected, *test_rows.faults]
     errors += report.errors
-    notes = _describe_lengths(rows, table, start, errors) if len(rows.readable()) else []
+    notes = _describe_lengths(rows, table, beginning, errors) if len(rows.readable()) else []
     notes += [f"{num_unlabelled:,} rows have no label"] if num_unlabelled else []
     if json:
         print_json(
@@ -158,39 +161,38 @@ def _find_long_answers(rows: Rows, sources: dict[str, Source], start: StartingMo
     return list(find_long_answers(rows, targets, length_limits(options, config, False, sources).longest))
 
 
-def _describe_lengths(rows: Rows, table: Table, start: str | None, errors: list[Finding]) -> list[str]:
+def _describe_lengths(rows: Rows, table: Table, start: StartingModel, errors: list[Finding]) -> list[str]:
     """Return notes on text that the tokenizer loses, if it is much, and on how many rows are longer than the model's token limit.
 
-    rows: the table's rows. start: the starting model, whose tokenizer and limit are used; None for those of a new model.
-    errors: gets a finding for each answer that is longer than the model writes.
+    rows: the table's rows. start: the starting model, whose tokenizer and limit are used; an empty one for those of a new model.
+    errors: gets a finding for each answer that is longer than the model writes, and each value whose answer cannot be divided.
     """
     from mapsto import kinds
-    from mapsto.data.encoding import describe_dropped, encode_rows, encode_sides
+    from mapsto.data.encoding import describe_dropped, encode_rows, encode_sides, find_undivided
     from mapsto.data.rows import load_rows
     from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources, read_sources
-    from mapsto.fitting.starting_model import open_start
     from mapsto.options import Options
     from mapsto.task.generation import Generated
     from mapsto.task.target_capabilities import Composed
 
     arrow = rows.arrow
-    beginning = open_start(start, None)
     is_generated = not arrow.corrupted and any(issubclass(target, Generated) for target in kinds.answering(arrow))
     # Without targets, rows with an unreadable label count too. But they make
     # the vocabulary of generated answers, and the pairs of grouped texts.
     source_rows = rows.readable() if is_generated or arrow.is_grouped else load_rows(replace(arrow, targets=()), table)
-    sources = make_sources(beginning, arrow, source_rows, Options(), lambda text: None)
-    config = make_config(beginning, Options(), arrow.corrupted, read_sources(arrow, sources))
+    sources = make_sources(start, arrow, source_rows, Options(), lambda text: None)
+    config = make_config(start, Options(), arrow.corrupted, read_sources(arrow, sources))
     max_tokens = config.transformer.max_tokens
     if arrow.symmetric:
-        sentence = make_sentence_config(beginning, config, Options())
+        sentence = make_sentence_config(start, config, Options())
         max_tokens, encoded = sentence.max_tokens, encode_sides(source_rows, sources, sentence)
     else:
         encoded = encode_rows(source_rows, sources, max_tokens, "cut")
-    limit = f"the {max_tokens} tokens that {start or 'a new model'} takes"
+    limit = f"the {max_tokens} tokens that {start.name or 'a new model'} takes"
     unknown = list(filter(None, [encoded.describe_unknown_tokens(sources), describe_dropped(source_rows, sources)]))
     if is_generated:
-        errors += _find_long_answers(source_rows, sources, beginning)
+        errors += _find_long_answers(source_rows, sources, start)
+    errors += find_undivided(source_rows, encoded, kinds.answering(arrow))
     if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
     if any(issubclass(target, Composed) for target in kinds.answering(arrow)):

@@ -27,9 +27,10 @@ Long = Annotated[
     ),
 ]
 
-# Settings of decoding, for answers that are generated token by token.
+# Settings of decoding, for answers that are generated token by token; --beams and --times also for transcripts by CTC.
 Beams = Annotated[
-    int | None, typer.Option(help="Generated answers: keep this many beginnings at each step (beam search).")
+    int | None,
+    typer.Option(help="Generated answers, and transcripts: keep this many beginnings at each step (beam search)."),
 ]
 Samples = Annotated[int | None, typer.Option(help="Generated answers: draw this many at random for each row.")]
 Temperature = Annotated[float | None, typer.Option(help="With --samples: below 1, likely tokens become likelier.")]
@@ -46,7 +47,8 @@ Task = Annotated[
 Times = Annotated[
     bool,
     typer.Option(
-        "--times", help="Recordings: say when each phrase is said (Whisper). --out talk.srt or .vtt does too."
+        "--times",
+        help="Recordings: say when each phrase is said (Whisper), or each word (CTC). --out talk.srt or .vtt does too.",
     ),
 ]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mapsto.inference.table_engine import Engine
 
 SUFFIXES = (".srt", ".vtt")
+# Seconds without a word that end a phrase, and the characters of a line of subtitles.
+PAUSE, LINE = 0.7, 42
 
 
 def is_subtitles(out: Path | None) -> TypeGuard[Path]:
@@ -31,7 +33,21 @@ def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     ((_, (answer,)),) = engine.answer_tables([table])
     if "error" in answer:
         raise DataError(answer["error"])
-    write_atomic(out, render(answer["phrases"], out.suffix.lower()).encode())
+    # Whisper writes phrases, and CTC words.
+    phrases = answer["phrases"] if "phrases" in answer else join_words(answer["words"])
+    write_atomic(out, render(phrases, out.suffix.lower()).encode())
+
+
+def join_words(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return words with times as phrases, which end at pauses and before they are longer than a line of subtitles."""
+    phrases: list[dict[str, Any]] = []
+    for word in words:
+        last = phrases[-1] if phrases else None
+        if last is None or word["start"] - last["end"] > PAUSE or len(last["text"]) + len(word["text"]) >= LINE:
+            phrases.append(dict(word))
+        else:
+            last |= {"text": f"{last['text']} {word['text']}", "end": word["end"]}
+    return phrases
 
 
 def render(phrases: Sequence[Mapping[str, Any]], suffix: str) -> str:

@@ -39,6 +39,7 @@ from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.linear_baseline import baseline_name, feature_names
 from mapsto.evaluation.matching import ranker_name
+from mapsto.fitting.answer_way import choose_answer_way
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
 from mapsto.fitting.run_data import make_targets
@@ -48,11 +49,10 @@ from mapsto.pretrained import model_folder
 from mapsto.progress import Progress
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow, parse
-from mapsto.task.generation import Generated
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Comparable, Composed, LinearProbe, has_exclusive_classes
+from mapsto.task.target_capabilities import Comparable, Extracted, Free, LinearProbe, has_exclusive_classes
 
 # Words of the command line: a starting model with random weights, and all labelled rows.
 SCRATCH, ALL = "scratch", "all"
@@ -161,8 +161,12 @@ class Design:
 
     @property
     def target(self) -> type[Comparable]:
-        """Return the Python class of the compared target."""
-        target = kinds.answering(self.arrow)[self.port]
+        """Return the Python class of the compared target, as baselines have it."""
+        return self.target_class(aligned=False)
+
+    def target_class(self, aligned: bool) -> type[Comparable]:
+        """Return the Python class of the compared target. aligned: whether it reads its answers along the source."""
+        target = kinds.answering(self.arrow.align([self.port] if aligned else []))[self.port]
         assert issubclass(target, Comparable)
         return target
 
@@ -297,7 +301,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     for start in starts.values():
         # Both calls are checks: they raise UsageError if the starting model has other source kinds, or another shape
         # than the options ask for.
-        starting_sources(start, arrow)
+        starting_sources(start, choose_answer_way(arrow, start, options.architecture))
         make_config(start, options, pretraining=False)
     scored = {name: test_sets[name] for name in (TEST, SHIFT) if name in test_sets}
     overlaps = find_start_overlaps(starts, pool, scored, request.allow_overlap, progress.say)
@@ -383,7 +387,7 @@ def _candidates(arrow: Arrow, starts: list[str], methods: Sequence[str]) -> list
         candidates.append(Candidate(f"{' and '.join(features)}, linear", CLASSICAL))
     if arrow.symmetric and (ranker := ranker_name(arrow)):
         candidates.append(Candidate(ranker, CLASSICAL))
-    if issubclass(target, Composed | Generated):
+    if issubclass(target, Extracted | Free):
         candidates.append(Candidate(baseline_name(arrow, target), CLASSICAL))
     for start in starts:
         if start == SCRATCH:  # random weights have no representation to probe or to contrast
@@ -451,11 +455,11 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
         [_perturb(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
         for port, values in zip(arrow.sources, rows.sources, strict=True)
     ]
-    are_composed = any(issubclass(target, Composed) for target in kinds.answering(arrow))
+    are_extracted = any(issubclass(target, Extracted) for target in kinds.answering(arrow))
     # All rows of a kind have the same perturbations, so that the first row names them.
     for name in variants[0][0]:
         # A changed text of another length no longer has the spans of its label where they were.
-        if are_composed and not _keep_lengths(name, variants, rows):
+        if are_extracted and not _keep_lengths(name, variants, rows):
             continue
         columns = [
             [variant.get(name, value) for variant, value in zip(column_variants, values, strict=True)]

@@ -233,7 +233,7 @@ def _predictions(design: Design, result: FitResult) -> Predictions:
 
     The target object, which decodes the outputs, is rebuilt from its saved state.
     """
-    return design.predictions(design.target(**result.target_state), result.output)
+    return design.predictions(design.target_class(result.aligned)(**result.target_state), result.output)
 
 
 def _results(experiment: Experiment, candidate: str, num_labels: int) -> list[FitResult]:

@@ -60,6 +60,7 @@ class FitResult:
     output: the outputs for the test rows, (n, …).
     item_scores: by test set, the compared metric of each row, (n,).
     target_state: the keyword arguments that rebuild the target object, which decodes the outputs.
+    aligned: whether that target reads its answers along the source, and does not generate them.
     metrics: by name, the target's metrics on the test rows.
     seconds: fitting time.
     tokens: number of tokens read over all training steps, without padding.
@@ -76,6 +77,7 @@ class FitResult:
     tokens: int
     peak_megabytes: float | None
     parts: dict[int, list[Attribution]] = field(default_factory=dict)
+    aligned: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,7 @@ def run_fit(design: Design, fit: Fit) -> FitResult:
         tokens=counter.tokens,
         peak_megabytes=_peak_memory(),
         parts=parts,
+        aligned=mapping is not None and mapping.arrow.targets[design.port].aligned,
     )
 
 
@@ -387,6 +390,7 @@ STATE_KEYS = {
     "seconds": "seconds",
     "tokens": "tokens",
     "peak": "peak_megabytes",
+    "aligned": "aligned",
 }
 
 

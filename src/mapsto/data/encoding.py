@@ -25,8 +25,6 @@ MAX_UNKNOWN = 0.02
 SAMPLED_VALUES, SAMPLED_CHARACTERS = 200, 1000
 # No piece is cut to fewer tokens than this.
 MIN_PIECE = 4
-# The share of a window that the next one repeats, for answers that are composed of those of windows.
-OVERLAP = 0.25
 # Memory for lazily encoded pieces, in bytes.
 CACHE_BYTES = 2**30
 
@@ -132,7 +130,8 @@ def encode_to_answer(
     is_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
     long = ("cut" if windowed is None and not is_joined else "window") if long == "auto" else long
     max_tokens -= _room_for_answers(targets, max_tokens)
-    return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed)
+    overlap = 0.0 if composed is None else composed.window_overlap
+    return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed, overlap)
 
 
 def _room_for_answers(targets: Sequence[Target], max_tokens: int) -> int:
@@ -150,6 +149,25 @@ def require_short_answers(rows: Rows, targets: Sequence[Target], max_tokens: int
     first = next(find_long_answers(rows, targets, max_tokens), None)
     if first is not None:
         raise DataError(f"{place(first.file, first.row)}, column {first.column!r}: {first.reason}")
+
+
+def require_whole(rows: Rows, encoded: EncodedRows, targets: Sequence[Target]) -> None:
+    """Raise DataError if a row that is learnt from is too long, and its answer cannot be divided among windows: a transcript."""
+    findings = find_undivided(rows, encoded, [type(target) for target in targets])
+    if findings:
+        first, count = findings[0], f" ({len(findings):,} rows are)" if len(findings) > 1 else ""
+        raise DataError(f"{place(first.file, first.row)}: {first.reason}{count}")
+
+
+def find_undivided(rows: Rows, encoded: EncodedRows, targets: Sequence[type[Target]]) -> list[Finding]:
+    """Return a finding for each row that is longer than a model reads at once, if an answer cannot be divided among windows."""
+    if all(not issubclass(target, Composed) or target.is_divisible for target in targets):
+        return []
+    reason = (
+        "it is longer than the model reads at once, and its answer cannot be divided among parts of it; cut it into parts with "
+        "an answer each, or let a new model read more at once (--length)"
+    )
+    return [Finding(*rows.origin(row), None, None, reason) for row in encoded.long_rows.tolist()]
 
 
 def find_long_answers(rows: Rows, targets: Sequence[Target], max_tokens: int) -> Iterator[Finding]:
@@ -180,6 +198,7 @@ def encode_rows(
     long: str,
     aligned: bool = False,
     windowed: int | None = None,
+    overlap: float = 0.0,
 ) -> EncodedRows:
     """Encode rows as pieces, and cut, split or refuse those above `max_tokens` tokens.
 
@@ -187,7 +206,8 @@ def encode_rows(
     sources: the sources by kind. max_tokens: largest number of tokens of an example, special tokens included.
     long: "cut", "window" or "error" (`--long`). Rows of several sources are cut even with "window", unless `windowed` is set.
     aligned: whether pieces also carry, for each token, its place in raw coordinates and the word that it belongs to.
-    windowed: index of the source that is split into windows, which then overlap; each of them repeats the other sources.
+    windowed: index of the source that is split into windows; each of them repeats the other sources.
+    overlap: the share of such a window that the next one repeats.
     Raises UsageError if `max_tokens` is too small for the sources, DataError for long rows with long="error".
     """
     require_room(rows.arrow, max_tokens)
@@ -210,7 +230,7 @@ def encode_rows(
             long_rows.append(index)
             # With several sources it is not clear which windows belong together.
             if long == "window" and windowed is not None:
-                parts = _overlapping_windows(example, sources, max_tokens, windowed)
+                parts = _windows_beside(example, sources, max_tokens, windowed, overlap)
                 num_cut += _num_lost(example, parts[0], windowed)
             elif long == "window" and len(example) == 1:
                 parts = [(window,) for window in sources[example[0].kind].windows(example[0], max_tokens)]
@@ -355,13 +375,13 @@ class WindowedPieces(Sequence[tuple[Piece, ...]]):
         return self.parts[row][number] if row in self.parts else self.lazy[row]
 
 
-def _overlapping_windows(
-    example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int, windowed: int
+def _windows_beside(
+    example: tuple[Piece, ...], sources: Mapping[str, Source], max_tokens: int, windowed: int, overlap: float
 ) -> list[tuple[Piece, ...]]:
     """Return the example with windows of its piece number `windowed`, each with the other pieces.
 
     The other pieces are cut if they take more than half of `max_tokens`, but not below 4 tokens each (MIN_PIECE).
-    sources: the sources by kind.
+    sources: the sources by kind. overlap: the share of a window that the next one repeats.
     """
     other_pieces = (*example[:windowed], *example[windowed + 1 :])
     # No piece is cut below MIN_PIECE tokens.
@@ -369,7 +389,7 @@ def _overlapping_windows(
     if sum(map(len, other_pieces)) > limit:
         other_pieces = _cut(other_pieces, sources, limit)
     room = max_tokens - sum(map(len, other_pieces))
-    windows = sources[example[windowed].kind].windows(example[windowed], room, OVERLAP)
+    windows = sources[example[windowed].kind].windows(example[windowed], room, overlap)
     return [(*other_pieces[:windowed], window, *other_pieces[windowed:]) for window in windows]
 
 

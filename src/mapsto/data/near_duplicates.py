@@ -90,11 +90,13 @@ def find_near_duplicates(
     """
     index = _Index(queries)
     recent_hashes = lru_cache(maxsize=4096)(query_hashes)
+    # The candidates of a reference follow each other, and hashes of media files take a decoding each.
+    last_hashes = lru_cache(maxsize=1)(reference_hashes)
     best: dict[int, tuple[float, int]] = {}
     for batch in references if index.keys.size else ():
         for reference, query in index.candidates(batch).tolist():
             similarity, _ = best.get(query, (0.0, -1))
-            if similarity < 1 and (new := _jaccard(recent_hashes(query), reference_hashes(reference))) > similarity:
+            if similarity < 1 and (new := _jaccard(recent_hashes(query), last_hashes(reference))) > similarity:
                 best[query] = (new, reference)
     return [
         (query, reference, similarity)

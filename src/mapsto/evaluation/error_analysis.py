@@ -31,7 +31,6 @@ from mapsto.metrics.intervals import Floats, Score, mean_score, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.corruption import make_generator
 from mapsto.sequence.piece import Ints
-from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import Describable
 from mapsto.task.target_capabilities import (
     Attributable,
@@ -39,6 +38,8 @@ from mapsto.task.target_capabilities import (
     Comparable,
     Composed,
     Confident,
+    Extracted,
+    Free,
     has_exclusive_classes,
     located_port,
 )
@@ -208,7 +209,7 @@ def explain_cases(predictions: Predictions, mapping: Mapping, device: torch.devi
     first = next((target for target in mapping.targets if isinstance(target, Attributable)), None)
     if first is None or first.state() != predictions.target.state():
         return {}  # an Explainer explains the first target only
-    if isinstance(first, Composed):
+    if isinstance(first, Extracted):
         return {}  # the page outlines its answers in the values instead
     # A row may be in both lists, and is explained once.
     rows = np.unique(np.concatenate([_worst_mistakes(predictions), _random_rows(predictions)]))
@@ -241,7 +242,7 @@ def analyse_errors(predictions: Predictions, parts: Dict[int, list[Attribution]]
         _slices(predictions, scores),
         [] if confidence is None else _coverage_curve(scores, confidence, predictions.group_numbers),
         _cases(predictions, _worst_mistakes(predictions), scores, parts),
-        target.primary_metric if isinstance(target, Generated) else "confidence",
+        target.primary_metric if isinstance(target, Free) else "confidence",
         _cases(predictions, first_suspects, scores, {}),
         len(suspects.rows),
         suspects.num_wrong,
@@ -410,7 +411,7 @@ def _p_value(scores: Floats, rest_scores: Floats) -> float:
 def _worst_mistakes(predictions: Predictions) -> Ints:
     """Return the indices of rows with a score below 1, at most MAX_CASES: those first whose confidence times error is largest.
 
-    Generated answers are ordered by their error alone, since they are sure of few answers as a whole. The result is empty for
+    Texts are ordered by their error alone, since models are sure of few texts as a whole. The result is empty for
     targets whose answers have no confidence.
     """
     target = predictions.target
@@ -421,7 +422,7 @@ def _worst_mistakes(predictions: Predictions) -> Ints:
     if scores is None:
         return np.zeros(0, np.int64)
     wrong = np.flatnonzero(scores < 1)
-    badness = 1 - scores if isinstance(target, Generated) else confidence * (1 - scores)
+    badness = 1 - scores if isinstance(target, Free) else confidence * (1 - scores)
     # Stable, so that equally confident mistakes keep the order of the table.
     return wrong[np.argsort(-badness[wrong], kind="stable")][:MAX_CASES]
 

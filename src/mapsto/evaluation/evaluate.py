@@ -46,7 +46,15 @@ from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Composed, Confident, Located, Reconstruction, has_exclusive_classes
+from mapsto.task.target_capabilities import (
+    Classes,
+    Composed,
+    Confident,
+    Free,
+    Located,
+    Reconstruction,
+    has_exclusive_classes,
+)
 
 NUM_SAMPLES = 8  # rows whose outputs are kept for the report
 
@@ -98,8 +106,8 @@ class Predictions:
 
     def calibration(self) -> tuple[Floats, Floats] | None:
         """Return (confidence, correctness) of the answers, (n,) each; None if the answers have no probability to be right."""
-        # The probability of a generated answer's tokens is none of being right.
-        if not isinstance(self.target, Confident) or isinstance(self.target, Generated):
+        # The probability of a text is none of being right.
+        if not isinstance(self.target, Confident) or isinstance(self.target, Free):
             return None
         confidence = self.target.confidence(self.outputs)
         return confidence, self.target.correctness(self.outputs, self.labels).astype(np.float64)
@@ -263,10 +271,11 @@ def _add_predictions(evaluation: Evaluation, predictions: Predictions) -> None:
     if isinstance(target, Generated):
         sources = [predictions.input_text(row) for row in range(len(labels))]
         metrics |= target.source_metrics(predictions.outputs, labels, sources)
+    if isinstance(target, Free):
         evaluation.notes.append(target.describe_metrics(labels))
-        if num_unended := target.num_unended(predictions.outputs):
-            limit = f"{num_unended:,} of {len(labels):,} answers reached the limit of {target.longest:,} tokens"
-            evaluation.notes.append(f"{prefix}{limit} before they ended")
+    if isinstance(target, Generated) and (num_unended := target.num_unended(predictions.outputs)):
+        limit = f"{num_unended:,} of {len(labels):,} answers reached the limit of {target.longest:,} tokens"
+        evaluation.notes.append(f"{prefix}{limit} before they ended")
     scores = with_intervals(metrics, predictions.group_numbers)
     baseline = with_intervals(target.baseline(labels), predictions.group_numbers)
     evaluation.scores.update({f"{prefix}{name}": score for name, score in scores.items()})

@@ -26,10 +26,9 @@ from mapsto.options import Options
 from mapsto.progress import duration
 from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
-from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import Describable, linear_source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Comparable, Composed, LinearProbe, located_port
+from mapsto.task.target_capabilities import Comparable, Extracted, Free, LinearProbe, located_port
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 
@@ -53,7 +52,7 @@ def feature_names(arrow: Arrow) -> list[str]:
 def has_linear_baseline(mapping: Mapping) -> bool:
     """Return whether a linear baseline can be scored beside the first target of a mapping, which is not linear itself."""
     target = next(iter(mapping.targets), None)
-    if isinstance(target, Composed | Generated):
+    if isinstance(target, Extracted | Free):
         return isinstance(target, Comparable)
     is_scored = isinstance(target, LinearProbe) and isinstance(target, Comparable)
     return is_scored and not mapping.config.is_linear and bool(feature_names(mapping.arrow))
@@ -62,7 +61,7 @@ def has_linear_baseline(mapping: Mapping) -> bool:
 def baseline_name(arrow: Arrow, target: Target | type[Target]) -> str:
     """Return the linear baseline in words, such as "a linear model of TF-IDF". target: an object or a class."""
     kind = target if isinstance(target, type) else type(target)
-    if issubclass(kind, Composed | Generated):
+    if issubclass(kind, Extracted | Free):
         return kind.baseline_rule
     return f"a linear model of {' and '.join(feature_names(arrow))}"
 
@@ -81,14 +80,14 @@ def why_not_linear(arrow: Arrow) -> str:
 def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Predict:
     """Fit the linear baseline of one target to training rows; return the function from rows to its outputs (n, …).
 
-    target: has learnt its classes from these rows; must be a LinearProbe, Composed or Generated.
+    target: has learnt its classes from these rows; must be a LinearProbe, Extracted or Free.
     port: index of the target. seed: draws the folds that choose the penalty.
     """
-    if isinstance(target, Composed):
+    if isinstance(target, Extracted):
         source = located_port(target, [port.kind for port in rows.arrow.sources])
         answer = target.fit_baseline(rows.targets[port], rows.sources, source)
         return lambda new_rows: answer(new_rows.sources)
-    if isinstance(target, Generated):
+    if isinstance(target, Free):
         return _fit_nearest(target, port, rows)
     assert isinstance(target, LinearProbe)
     # A target with a linear probe reads one vector a row, so no pieces with token positions are needed.
@@ -98,7 +97,7 @@ def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Pre
     return lambda new_rows: torch.from_numpy(features(new_rows) @ weight.T + bias).float()
 
 
-def _fit_nearest(target: Generated, port: int, rows: Rows) -> Predict:
+def _fit_nearest(target: Free, port: int, rows: Rows) -> Predict:
     """Return the function that answers each row as the training row does whose features have the highest cosine with its own.
 
     port: index of the target. rows: the training rows.

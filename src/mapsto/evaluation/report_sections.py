@@ -22,7 +22,8 @@ from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.label_spelling import distinct_spellings
 from mapsto.task.source_capabilities import Outlinable
-from mapsto.task.target_capabilities import Classes, Comparable, Located, located_port
+from mapsto.task.target import Target
+from mapsto.task.target_capabilities import Classes, Comparable, Free, Located, located_port
 
 MAX_CONFUSIONS, MAX_SLICES = 12, 20
 
@@ -72,7 +73,7 @@ def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
     context: the model that the captions name, such as "base, full, 64 labels"; empty on pages about one model.
     """
     caption, issues = _in_caption(context), analysis.label_issues
-    if isinstance(predictions.target, Generated):
+    if isinstance(predictions.target, Free):
         order = f"By {analysis.metric.replace('_', ' ')}, the lowest first{caption}"
         return _answer_sections("Worst answers", predictions, analysis.mistakes, order)
     doubtful = {case.index for case in issues}
@@ -106,14 +107,14 @@ def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
     The result is an empty list if there is nothing to highlight or to outline, unless the answers are generated.
     context: the model that the caption names, such as "base, full, 64 labels"; empty on pages about one model.
     """
-    if isinstance(predictions.target, Generated):
+    if isinstance(predictions.target, Free):
         caption = f"Random rows{_in_caption(context)}"
         return _answer_sections("Random answers", predictions, analysis.random_cases, caption)
     table = _case_table(predictions, analysis.random_cases, f"Random rows{_in_caption(context)}")
     legend = _legend(predictions, analysis.random_cases)
     if table is None or not legend:
         return []
-    title = "What it finds" if isinstance(predictions.target, Located) else "What it looks at"
+    title = "What it finds" if _is_outlined(predictions.target) else "What it looks at"
     return [Section(title, legend, tables=[table])]
 
 
@@ -162,15 +163,15 @@ def _compare_answer(predictions: Predictions, case: Case) -> list[Any]:
     Behind the answer stands the probability of its tokens, that it reached the limit, and what its source does not hold.
     """
     target, index = predictions.target, case.index
-    assert isinstance(target, Generated)
+    assert isinstance(target, Free)
     output = predictions.outputs[index : index + 1]
     marked = target.mark_differences(target.decode(output)[0][target.kind], predictions.labels[index])
     # A percent sign at the start of a line would be read alone.
     confidence = case.confidence_percent.replace(" ", "\u00a0")
-    remarks = [f"mean token probability {confidence}"]
-    if target.num_unended(output):
+    remarks = [f"{'mean token ' if isinstance(target, Generated) else ''}probability {confidence}"]
+    if isinstance(target, Generated) and target.num_unended(output):
         remarks.append("ended by the limit")
-    if parts := predictions.unsupported_parts[index]:
+    if isinstance(target, Generated) and (parts := predictions.unsupported_parts[index]):
         remarks.append(f"not in the source: {truncate(', '.join(parts))}")
     answer, reference = map(trusted_html, marked)
     return [answer + trusted_html('\n<small class="quiet">{}</small>').format(" · ".join(remarks)), reference]
@@ -188,12 +189,17 @@ def _case_table(predictions: Predictions, cases: Sequence[Case], caption: str) -
 
 def _render_input(predictions: Predictions, case: Case) -> Any:
     """Return the input of a case for the page: with outlined regions, with highlighted parts, or as plain text."""
-    if isinstance(predictions.target, Located):
+    if _is_outlined(predictions.target):
         return _outline_answers(predictions, case)
     values = [column[case.index] for column in predictions.rows.sources]
     if not case.parts and all(isinstance(value, str) for value in values):
         return truncate(case.input)
     return highlight_parts([port.kind for port in predictions.arrow.sources], values, case.parts)
+
+
+def _is_outlined(target: Target) -> bool:
+    """Return whether answers are regions that are outlined in the values that they lie in, such as boxes in pictures."""
+    return isinstance(target, Located) and issubclass(kinds.source(target.lies_in), Outlinable)
 
 
 def _outline_answers(predictions: Predictions, case: Case) -> Any:
@@ -210,7 +216,7 @@ def _outline_answers(predictions: Predictions, case: Case) -> Any:
 
 def _legend(predictions: Predictions, cases: Sequence[Case]) -> list[str]:
     """Return paragraphs that explain the outlines or the highlighting of the inputs; an empty list for plain inputs."""
-    if isinstance(predictions.target, Located):
+    if _is_outlined(predictions.target):
         return [OUTLINE_LEGEND]
     return [HIGHLIGHT_LEGEND] if any(case.parts for case in cases) else []
 

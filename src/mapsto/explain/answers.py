@@ -1,6 +1,6 @@
 """Read the outputs of the explained target port, for each of the ways in which a target answers.
 
-Most targets have one output for each example. A Composed target has one for each token that it reads, of which a part of the
+Most targets have one output for each example. An Extracted target has one for each token that it reads, of which a part of the
 answer is explained. The answer of a Generated target is generated once and then fixed: its tokens stay behind the source while
 the source is changed, and their log-probabilities are the outputs. This costs one forward pass for an answer, as for a label.
 Legend of shapes: n examples, k tokens of an answer, r rows, l row length, d width.
@@ -26,7 +26,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.generation import Generated, GeneratedAnswer
-from mapsto.task.target_capabilities import Composed, located_port
+from mapsto.task.target_capabilities import Extracted, located_port
 
 
 def make_reader(mapping: Mapping, port: int, device: torch.device, token: str | int | None) -> AnswerReader:
@@ -39,7 +39,7 @@ def make_reader(mapping: Mapping, port: int, device: torch.device, token: str | 
         return GeneratedReader(mapping, port, device, token)
     if token is not None:
         raise UsageError(f"--token names a token of a generated answer, and {mapping.arrow} generates none")
-    return (ComposedReader if isinstance(target, Composed) else AnswerReader)(mapping, port, device)
+    return (ExtractedReader if isinstance(target, Extracted) else AnswerReader)(mapping, port, device)
 
 
 class AnswerReader:
@@ -87,10 +87,10 @@ class AnswerReader:
         return f"{self.target.brief(answer[self.target.kind])}{probability}"
 
 
-class ComposedReader(AnswerReader):
-    """A reader of a Composed target, whose outputs are the results of `split`, padded."""
+class ExtractedReader(AnswerReader):
+    """A reader of an Extracted target, whose outputs are the results of `split`, padded."""
 
-    target: Composed
+    target: Extracted
 
     def outputs(self, examples: Sequence[Example]) -> Tensor:
         parts: list[Tensor] = [torch.zeros(0)] * len(examples)

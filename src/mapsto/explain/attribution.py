@@ -33,7 +33,7 @@ from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.capabilities import require
 from mapsto.task.source_capabilities import Explainable
-from mapsto.task.target_capabilities import Attributable, Composed
+from mapsto.task.target_capabilities import Attributable, Extracted
 
 METHODS = ("relevance", "gradient", "integrated", "occlusion")
 DEFAULT_METHOD = "relevance"
@@ -299,7 +299,7 @@ class Explainer:
         """
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            if batch.answers[self.port] is None and isinstance(self.target, Composed):
+            if batch.answers[self.port] is None and isinstance(self.target, Extracted):
                 return torch.zeros_like(x)  # no example has a word
             output = self.answers.read(self.mapping.hidden(batch, x), batch, pieces)
             scores = self.target.answer_score(output, reference)

@@ -18,6 +18,7 @@ from mapsto import kinds, zoo
 from mapsto.data.rows import Rows
 from mapsto.errors import CheckpointError, UsageError
 from mapsto.evaluation.linear_baseline import why_not_linear
+from mapsto.fitting.answer_way import ALIGNED
 from mapsto.fitting.starting_model import StartingModel, open_start
 from mapsto.model.config import ModelConfig, SentenceConfig
 from mapsto.model.mapping import Mapping
@@ -29,7 +30,7 @@ from mapsto.task.generation import Generated
 from mapsto.task.source import KindDefaults, Source
 from mapsto.task.source_capabilities import Spatial, Tokenized, Windowed, linear_source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Located
+from mapsto.task.target_capabilities import HeadRows, Located
 
 # The width of a head and the default length of a new model; for its other sizes see KindDefaults.
 HEAD_WIDTH, LENGTH = 64, 512
@@ -124,7 +125,7 @@ def _num_outputs(target: Target) -> int:
 def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | None:
     """Return the starting model's sources for the kinds of value that the arrow reads or generates; None if `start` is empty.
 
-    Raises UsageError if the starting model has no source for a kind that the arrow reads.
+    Raises UsageError if the starting model has no source for a kind that the arrow reads, or that it generates.
     """
     if start.sources is None:
         return None
@@ -179,7 +180,8 @@ def add_answer_decoder(
     Raises UsageError if `--architecture` is set and would change nothing.
     """
     is_generating = any(isinstance(target, Generated) for target in targets)
-    if options.architecture != "auto" and (start.config is not None or not is_generating):
+    is_decoder_asked = options.architecture not in ("auto", ALIGNED)
+    if is_decoder_asked and (start.config is not None or not is_generating):
         raise UsageError("--architecture is for new models that generate answers such as texts")
     if start.config is not None and not is_generating:
         # A published encoder–decoder is read at its encoder's states.
@@ -283,7 +285,7 @@ def make_mapping(
     if start.tensors is None:
         return mapping
     classes = start.classes
-    other_classes = {t.kind for t in targets if isinstance(t, Classes) and t.classes != classes.get(t.kind)}
+    other_classes = {t.kind for t in targets if isinstance(t, HeadRows) and t.classes != classes.get(t.kind)}
     # Rows of a head are classes in order: with other class names, a copied head would answer the wrong ones.
     missing = model_folder.copy_weights(mapping, start.tensors, other_classes)
     # A decoder may be missing as a whole; if the folder has one, it was checked when the folder was opened.

@@ -20,7 +20,7 @@ from mapsto.fitting.method import STEPLESS_METHODS, make_objective
 from mapsto.fitting.prepare import PreparedRun
 from mapsto.task.generation import Generated
 from mapsto.task.source import Learning
-from mapsto.task.target_capabilities import Located
+from mapsto.task.target_capabilities import Free, Located
 from mapsto.training.data_parallel import ReplicatedWeights
 from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective
@@ -169,7 +169,7 @@ def _goes_on_as_new(run: PreparedRun) -> bool:
     than a class. With 400 pairs of made sentences and a minute of pretraining, BLEU was 25 by Muon at its rate for new weights,
     21 by AdamW at 1e-3, and 1 at the rate of other fits (1e-4).
     """
-    is_writing = any(isinstance(target, Generated) for target in run.mapping.targets)
+    is_writing = any(isinstance(target, Free) for target in run.mapping.targets)
     return run.start.is_from_scratch and (run.is_pretraining or is_writing or learning_defaults(run).as_new)
 
 

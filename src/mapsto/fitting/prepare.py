@@ -8,7 +8,7 @@ mapping.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from mapsto.data.shards import FoundShards
 from mapsto.device import choose_device, choose_precision, describe, seed_all
 from mapsto.distributed import Ranks
 from mapsto.errors import UsageError
+from mapsto.fitting.answer_way import choose_answer_way
 from mapsto.fitting.build_model import make_mapping, require_linear
 from mapsto.fitting.corpus_data import read_corpus_data
 from mapsto.fitting.freeze import freeze_weights
@@ -82,7 +83,9 @@ def read_data(request: FitRequest, shards_record: FoundShards | None = None) -> 
         start = add_words(start, read_words(options.words))
     for note in start.notes:
         say(f"note: {note}")
-    options.require_use(request.arrow.corrupted)
+    arrow = choose_answer_way(request.arrow, start, options.architecture, say)
+    request = replace(request, arrow=arrow)
+    options.require_use(arrow.corrupted)
     if options.method == "linear":
         require_linear(request.arrow, start)
     if request.arrow.corrupted and start.objective not in (None, options.objective):

@@ -25,7 +25,7 @@ from mapsto.pretrained import model_folder, weight_names
 from mapsto.task.capabilities import require
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Tokenized
-from mapsto.task.target_capabilities import Classes
+from mapsto.task.target_capabilities import HeadRows
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _from_mapping(mapping: Mapping) -> StartingModel:
     _require_body(mapping.config)
     tensors = {weight_names.weight_name(mapping, name): p.detach().cpu() for name, p in mapping.named_parameters()}
     # Reversed, so that the first of several targets of one kind determines the class names, as in a saved folder.
-    classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, Classes)}
+    classes = {target.kind: target.classes for target in reversed(mapping.targets) if isinstance(target, HeadRows)}
     return StartingModel(
         name="a mapping in memory",
         sources=mapping.sources,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.data.encoding import describe_dropped, encode_sides, encode_to_answer, require_short_answers
+from mapsto.data.encoding import describe_dropped, encode_sides, encode_to_answer, require_short_answers, require_whole
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import (
     Rows,
@@ -42,7 +42,7 @@ from mapsto.options import DataOptions, ObjectiveOptions, Options
 from mapsto.task.arrow import Arrow
 from mapsto.task.source_capabilities import Augmentable
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Confident
+from mapsto.task.target_capabilities import Classes, Confident, HeadRows
 
 
 def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
@@ -112,15 +112,15 @@ def keep_head(target: Target, start: StartingModel, answers: Sequence[Any], say:
     Then the weights of the head are kept. If they do not, `say` tells that the head is not used.
     """
     published = start.classes.get(target.kind)
-    if not published or not isinstance(target, Classes) or target.classes:
+    if not published or not isinstance(target, HeadRows) or target.classes:
         return
     target.classes = list(published)
-    names = list(target.known_names)
-    labels = dict.fromkeys(name for answer in answers for name in target.class_names(answer))
-    if unknown := [label for label in labels if label not in names]:
+    if unknown := target.unknown_names(answers):
+        names = target.known_names if isinstance(target, Classes) else target.classes
+        answered = _quote_first(list(names))
         target.classes = []
         say(
-            f"note: the head of the start is not used: it answers {_quote_first(names)}, and the rows have "
+            f"note: the head of the start is not used: it answers {answered}, and the rows have "
             f"{_quote_first(unknown)}; labels written as the head's keep it"
         )
 
@@ -199,6 +199,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
     else:
         require_short_answers(rows, targets, limits.longest)
         encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
+        require_whole(rows, encoded, targets)
     if len(encoded.long_rows):
         num_lost = f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"
         effect = num_lost if encoded.num_cut else "they were cut into windows"

@@ -21,6 +21,7 @@ from mapsto.data.table import Table, read_table
 from mapsto.data.writers import to_text_cells
 from mapsto.device import seed_all
 from mapsto.errors import UsageError, place, shorten
+from mapsto.fitting.answer_way import choose_answer_way
 from mapsto.fitting.build_model import make_config, make_mapping, make_sources, read_sources
 from mapsto.fitting.starting_model import open_start
 from mapsto.model.mapping import Mapping
@@ -75,11 +76,11 @@ def _load_example_model(arrow: str, table: Table, start: str | None) -> tuple[Ma
 
     start: the folder or hub name of the starting model; None for a small new one with random weights.
     """
-    rows = load_rows(parse(arrow), table)
+    model = open_start(start)
+    rows = load_rows(choose_answer_way(parse(arrow), model), table)
     if rows.arrow.symmetric:
         raise UsageError(f"trace follows a row to its answer; {rows.arrow} compares rows with each other and has none")
     options = Options(layers=2, width=128) if start is None else Options()
-    model = open_start(start)
     targets = [target() for target in kinds.answering(rows.arrow)]
     sources = make_sources(model, rows.arrow, rows, options, lambda text: None)
     config = make_config(model, options, rows.arrow.corrupted, read_sources(rows.arrow, sources))

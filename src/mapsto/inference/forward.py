@@ -23,7 +23,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints, Piece
-from mapsto.task.generation import Generated
+from mapsto.task.generation import Decoding, Generated, Searched
 from mapsto.task.source_capabilities import LinearFeatures
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Composed, Located, Reconstruction, gather_outputs
@@ -239,9 +239,9 @@ def build_value(target: Target, pieces: Sequence[Piece], output: Tensor) -> Any:
     return target.complete(None, piece, np.flatnonzero(~piece.special), output)
 
 
-def port_reader(mapping: Mapping, port: int) -> RowReader:
-    """Return the reader of the outputs of target number `port` for each row."""
-    target = mapping.targets[port]
+def port_reader(mapping: Mapping, port: int, decoding: Decoding | None = None) -> RowReader:
+    """Return the reader of the outputs of target number `port` for each row. decoding: how its answers are chosen."""
+    target = decoded_target(mapping.targets[port], decoding)
 
     def read(hidden: Tensor, batch: Batch, pieces: Sequence[Sequence[Piece]]) -> Sequence[Tensor] | Tensor:
         if isinstance(target, Composed) and batch.answers[port] is None:
@@ -250,6 +250,11 @@ def port_reader(mapping: Mapping, port: int) -> RowReader:
         return target.split(output, pieces) if isinstance(target, Composed) else gather_outputs(target, output, pieces)
 
     return RowReader(read, target if isinstance(target, Composed) else None)
+
+
+def decoded_target(target: Target, decoding: Decoding | None) -> Target:
+    """Return the target with the settings of decoding, if it has any. Raises UsageError for settings that it ignores."""
+    return target if decoding is None or not isinstance(target, Searched) else target.with_decoding(decoding)
 
 
 def read_rows(

@@ -26,6 +26,7 @@ from mapsto.inference.forward import (
     RowReader,
     build_value,
     chunk_size,
+    decoded_target,
     embed_examples,
     familiarity_vectors,
     port_reader,
@@ -41,7 +42,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import DEFAULT_FORMAT, TextFormat, require_choice
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
-from mapsto.task.generation import Decoding, Generated, Prompted
+from mapsto.task.generation import Decoding, Generated, Prompted, Searched
 from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
@@ -112,13 +113,19 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
     """
     if decoding is not None and not isinstance(decoding, Decoding):
         raise UsageError(f"decoding is a mapsto.Decoding, such as Decoding(beams=4), not {type(decoding).__name__}")
-    if decoding is not None and not generated_ports(mapping, range(len(mapping.targets))):
+    is_generating = bool(generated_ports(mapping, range(len(mapping.targets))))
+    if (
+        decoding is not None
+        and not is_generating
+        and not any(isinstance(target, Searched) for target in mapping.targets)
+    ):
         raise UsageError(
             f"--beams, --samples, --longest, --answers and --schema are for answers that are generated; {mapping.arrow} has none"
         )
     for target in mapping.targets:
+        # Both raise for settings that a target ignores, before any row is read.
+        decoded_target(target, decoding)
         if decoding is not None and isinstance(target, Generated):
-            # Raises for a language or task that there is not before any row is read.
             target.narrow_rules(decoding.language, decoding.task)
             if decoding.times:
                 target.with_times()
@@ -264,7 +271,7 @@ class Predictor:
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         generated = generated_ports(self.mapping, self.mapping.ports_per_example)
         per_example = [port for port in self.mapping.ports_per_example if port not in generated]
-        readers = [port_reader(self.mapping, port) for port in per_example]
+        readers = [port_reader(self.mapping, port, self.decoding) for port in per_example]
         familiarity = self.mapping.familiarity
         if familiarity is not None:
             readers.append(RowReader(partial(familiarity_vectors, self.mapping)))
@@ -275,7 +282,8 @@ class Predictor:
         # Without the rounding error of fp32, so that what is printed is what is compared.
         familiar = [round(share, 4) for share in shares]
         is_finite = torch.ones(count, dtype=torch.bool)
-        for port, target in enumerate(self.mapping.targets):
+        for port, own_target in enumerate(self.mapping.targets):
+            target = decoded_target(own_target, self.decoding)
             name = "" if len(ports) == 1 else (ports[port].column or ports[port].kind)
             if port in generated:
                 port_answers = self._generate(examples, count, port)

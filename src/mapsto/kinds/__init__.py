@@ -2,7 +2,8 @@
 
 A kind's file assigns at least one of three names: `source`, the Source class (task/source.py) that reads values; `target`,
 the Target class (task/target.py) that predicts values; `restored`, the Target class that predicts the hidden part of a `~`
-source, where that is not `target`. Nothing else has to be edited to add a kind.
+source, where that is not `target`; and beside `target` perhaps `aligned`, the Target class that reads a value along the tokens
+of a source instead of generating it. Nothing else has to be edited to add a kind.
 
 A kind's file is imported only when the kind is used, since importing torch modules takes seconds. The names that a file
 assigns are found by searching its text, which takes a millisecond.
@@ -75,21 +76,27 @@ def source(kind: str) -> type[Source]:
     return cls
 
 
-def target(kind: str, restored: bool = False) -> type[Target]:
+def target(kind: str, restored: bool = False, aligned: bool = False) -> type[Target]:
     """Return the Target class of a kind.
 
     restored: whether the answer is the hidden part of a source, written with `~`.
+    aligned: whether the answer is read along the tokens of the source; only for kinds with `can_align`.
 
     Raises UsageError if there is no such kind, or if the kind can be answered only as the hidden part of a source.
     """
     _require(kind, "target")
     module = _module(kind)
     # A kind without a `restored` of its own fills in hidden parts by its `target`.
-    attributes = ("restored", "target") if restored else ("target",)
+    attributes = ("restored", "target") if restored else ("aligned",) if aligned else ("target",)
     cls: type[Target] | None = next((getattr(module, name) for name in attributes if hasattr(module, name)), None)
     if cls is None:
         raise UsageError(f"a {kind} answer needs `~{kind}` among the sources; generated {kind} is not here yet")
     return cls
+
+
+def can_align(kind: str) -> bool:
+    """Return whether answers of a kind can be read along the tokens of a source, such as a transcript along a sound."""
+    return kind in names("target") and hasattr(_module(kind), "aligned")
 
 
 def targets() -> Iterator[type[Target]]:
@@ -117,13 +124,13 @@ def embedded(arrow: Arrow) -> list[str]:
 def answering(arrow: Arrow) -> list[type[Target]]:
     """Return the Target class of each target port of an arrow, in the order of the ports.
 
-    A port that fills in a `~` source gets the kind's class for that, and the port of `<->` the class of pairs with or without
-    scores. Raises UsageError if a kind cannot be predicted.
+    A port that fills in a `~` source gets the kind's class for that, an aligned port the class that reads along the source, and
+    the port of `<->` the class of pairs with or without scores. Raises UsageError if a kind cannot be predicted.
     """
     if arrow.symmetric:
         module = _module(MATCH)
         return [module.scored if arrow.is_scored else module.matched for _ in arrow.targets]
-    return [target(port.kind, port.restores is not None) for port in arrow.targets]
+    return [target(port.kind, port.restores is not None, port.aligned) for port in arrow.targets]
 
 
 def _require(kind: str, role: Role) -> None:

@@ -30,7 +30,7 @@ from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, Composed, Repair, located_port
+from mapsto.task.target_capabilities import Attributable, Calibratable, Comparable, Extracted, Repair, located_port
 from mapsto.text import extracts
 from mapsto.text.characters import find_invalid_character, has_visible, to_integer
 
@@ -67,7 +67,7 @@ class Extract:
         return [(start, start + len(text)) for text, start in pairs if start is not None]
 
 
-class Span(Composed, Calibratable, Comparable, Attributable):
+class Span(Extracted, Calibratable, Comparable, Attributable):
     """A target that answers a question with a part of a passage.
 
     has_none: whether some training rows have no answer, so that the model may answer so.

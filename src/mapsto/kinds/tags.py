@@ -40,7 +40,7 @@ from mapsto.task.target_capabilities import (
     Calibratable,
     Classes,
     Comparable,
-    Composed,
+    Extracted,
     Repair,
     located_port,
 )
@@ -63,7 +63,7 @@ def rules_of(classes: tuple[str, ...]) -> TagClasses:
     return TagClasses(classes)
 
 
-class Tags(Composed, Classes, Calibratable, Comparable, Attributable):
+class Tags(Extracted, Classes, Calibratable, Comparable, Attributable):
     """A target that answers with labelled spans of a text.
 
     classes: names of the classes of words in the order of the outputs, such as O, B-PER and I-PER.

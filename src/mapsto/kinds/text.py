@@ -1,6 +1,8 @@
-"""text: text in any language, read as tokens; as an answer, generated token by token, or the hidden tokens of `~text`.
+"""text: text in any language, read as tokens; as an answer, generated token by token, read along a sound, or the hidden tokens
+of `~text`.
 
-A tokenizer splits a text into tokens of a vocabulary. The targets are in text/generated_text.py and text/masked_text.py.
+A tokenizer splits a text into tokens of a vocabulary. The targets are in text/generated_text.py, text/transcripts/ and
+text/masked_text.py.
 
 Legend of shapes: t tokens, m hidden tokens, v vocabulary.
 """
@@ -34,6 +36,7 @@ from mapsto.text.ngram_source import NgramSource
 from mapsto.text.pairs.chat_template import ChatTemplate
 from mapsto.text.pairs.dialogues import turns_of
 from mapsto.text.tokenizer import Tokenizer
+from mapsto.text.transcripts.aligned_text import AlignedTextTarget
 
 
 class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
@@ -398,4 +401,5 @@ def _select(piece: Piece, keep: Ints) -> Piece:
 
 source = TextSource
 target = GeneratedTextTarget
+aligned = AlignedTextTarget
 restored = MaskedTextTarget

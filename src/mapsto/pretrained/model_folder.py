@@ -38,7 +38,7 @@ from mapsto.task.arrow import Arrow, Port, parse, parse_ports
 from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import Windowed
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Composed, Reconstruction
+from mapsto.task.target_capabilities import Classes, Extracted, HeadRows, Reconstruction
 from mapsto.text.spm import marian
 
 RUN_FILE, CARD_FILE = "run.json", "README.md"
@@ -229,6 +229,10 @@ def _saved_targets(manifest: Dict[str, Any]) -> tuple[Arrow, list[Target]]:
     text, entries = manifest["arrow"], manifest["targets"]
     # A model without targets is saved as its sources alone, which is no complete arrow.
     arrow = parse(text) if entries else Arrow(parse_ports(text), ())
+    aligned = [index for index, entry in enumerate(entries) if entry.get("aligned")]
+    if unsuitable := [arrow.targets[index].kind for index in aligned if not kinds.can_align(arrow.targets[index].kind)]:
+        raise CheckpointError(f"{MANIFEST_FILE}: answers of kind {unsuitable[0]!r} are not read along a source")
+    arrow = arrow.align(aligned)
     states = [entry["state"] for entry in entries]
     return arrow, [_make_target(kind, state) for kind, state in zip(kinds.answering(arrow), states, strict=True)]
 
@@ -257,7 +261,7 @@ def _published_targets(pretrained: huggingface.PretrainedModel) -> tuple[Arrow, 
         return arrow, [_make_target(kinds.target(pretrained.target_kind), {"classes": pretrained.labels})]
     for target_class in kinds.targets():
         # A head without classes, such as that of a span, is known by its weights.
-        if issubclass(target_class, Composed) and f"{target_class.head_name}.weight" in pretrained.tensors:
+        if issubclass(target_class, Extracted) and f"{target_class.head_name}.weight" in pretrained.tensors:
             return parse(target_class.published_arrow), [target_class()]
     if not pretrained.restores:
         return Arrow((Port(kind),), ()), []
@@ -321,7 +325,7 @@ def _names_classes(mapping: Mapping, name: str, kinds: Collection[str]) -> bool:
         return any(target.kind in kinds and target.readout.pooled for target in mapping.targets)
     _, port, rest = name.split(".", 2)
     target = mapping.targets[int(port)]
-    return target.kind in kinds and isinstance(target, Classes) and rest.startswith(target.class_weight_names)
+    return target.kind in kinds and isinstance(target, HeadRows) and rest.startswith(target.class_weight_names)
 
 
 def save_mapping(
@@ -351,7 +355,7 @@ def save_mapping(
             "format": FORMAT,
             "arrow": str(mapping.arrow),
             "length": mapping.config.length,
-            "targets": [{"kind": target.kind, "state": _plain_state(target)} for target in mapping.targets],
+            "targets": list(map(_target_entry, mapping.targets, mapping.arrow.targets)),
             "row_filters": [{"arrow": f.arrow, "data": f.data, "rows": f.num_rows} for f in mapping.row_filters],
             "provenance": {**provenance, "versions": versions()},
             "scores": {name: to_json(score) for name, score in (scores or {}).items()},
@@ -361,6 +365,12 @@ def save_mapping(
     for name in (ROW_FILTERS_FILE, FAMILIARITY_FILE):
         if name not in hashes:  # of an earlier model
             (folder / name).unlink(missing_ok=True)
+
+
+def _target_entry(target: Target, port: Port) -> dict[str, Any]:
+    """Return the entry of a target in mapsto.json."""
+    entry = {"kind": target.kind, "state": _plain_state(target)}
+    return {**entry, "aligned": True} if port.aligned else entry
 
 
 def _plain_state(target: Target) -> dict[str, Any]:

@@ -44,12 +44,15 @@ class Port:
     corrupted: True for a source written with `~`, part of which is hidden.
     restores: for a target that predicts the hidden part of a source, the index of that source among the sources; else None.
     Arrow sets it.
+    aligned: for a target whose answers are read along the tokens of the source, and not generated. The notation does not say it:
+    a fit chooses it (fitting/answer_way.py), and a saved model records it.
     """
 
     kind: str
     column: str | None = None
     corrupted: bool = False
     restores: int | None = field(default=None, compare=False, repr=False)
+    aligned: bool = field(default=False, compare=False, repr=False)
 
     def __str__(self) -> str:
         column = (
@@ -126,6 +129,12 @@ class Arrow:
     def pair(self) -> Arrow:
         """Return a symmetric arrow without its hard negatives, which only training reads."""
         return replace(self, sources=self.sources[:2])
+
+    def align(self, ports: Iterable[int]) -> Arrow:
+        """Return the arrow whose target ports with these indices, and no others, are read along the source."""
+        aligned = set(ports)
+        targets = (replace(port, aligned=index in aligned) for index, port in enumerate(self.targets))
+        return replace(self, targets=tuple(targets))
 
     def side(self, place: int) -> Arrow:
         """Return an arrow with one source of a symmetric arrow, number `place`, and no targets."""

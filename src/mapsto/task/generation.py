@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mapsto.errors import UsageError
 from mapsto.task.generation_rules import GenerationRules
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, Target
+from mapsto.task.target_capabilities import Free
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class Decoding:
     # "translate" its English. None: each recording's own language, and what is said.
     language: str | None = None
     task: str | None = None
-    # Whether an answer to a recording says when each phrase is said.
+    # Whether an answer to a recording says when each phrase is said, or each word if the text is read along the sound.
     times: bool = False
     # A JSON Schema, as the object in its file; every complete answer is JSON that it describes. None for any text.
     schema: Mapping[str, Any] | None = None
@@ -78,6 +79,14 @@ class Decoding:
             raise UsageError("give --answers (a list of texts) or --schema (JSON), not both")
         if isinstance(self.answers, str) or (self.answers is not None and not self.answers):
             raise UsageError("--answers is a list of at least one text")
+
+    def require_only(self, *names: str, what: str) -> None:
+        """Raise UsageError if another setting than these differs from its default. what: the answers that they are for."""
+        others = [entry.name for entry in fields(self) if entry.name not in names]
+        if wrong := [name for name in others if getattr(self, name) != getattr(Decoding(), name)]:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+            allowed = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+            raise UsageError(f"{flags} would change nothing for {what}; there is {allowed}")
 
 
 @dataclass(frozen=True)
@@ -114,11 +123,9 @@ class Prompted(Source):
         """Return whether the pieces of prompts end with what begins an answer."""
 
 
-class Generated(Target):
+class Generated(Free):
     """A target whose answer is a sequence of tokens. Each is predicted from the sources and the tokens before it."""
 
-    # The rule of the baseline that needs no network.
-    baseline_rule: ClassVar[str] = "the answer of the nearest training row"
     # The tokens that begin every answer; empty if the last source token predicts the first token.
     opening: tuple[int, ...]
     # The tokens that end an answer; the first of them ends every answer that is learnt.
@@ -217,10 +224,6 @@ class Generated(Target):
         """Return the value that token ids stand for, such as a text."""
 
     @abstractmethod
-    def describe_metrics(self, answers: Sequence[Any]) -> str:
-        """Return the settings of the metrics for these true answers in words, so that others can compute the same numbers."""
-
-    @abstractmethod
     def source_metrics(self, output: Tensor, answers: Sequence[Any], sources: Sequence[str]) -> dict[str, Metric]:
         """Return metrics, as `Target.metrics` does, that compare generated answers with what the model read.
 
@@ -237,10 +240,6 @@ class Generated(Target):
         """
 
     @abstractmethod
-    def mark_differences(self, value: Any, reference: Any) -> tuple[str, str]:
-        """Return a generated value and the true answer as HTML: <del> is what the value alone has, <ins> what it lacks."""
-
-    @abstractmethod
     def num_unended(self, output: Tensor) -> int:
         """Return how many answers reached the maximum number of tokens before they ended. output: (n, …), from `pack`."""
 
@@ -248,9 +247,13 @@ class Generated(Target):
     def pack(self, answers: Sequence[GeneratedAnswer]) -> Tensor:
         """Return answers in one tensor (n, …), in the form of outputs from which `decode` and `metrics` read the values alone."""
 
+
+class Searched(Target):
+    """A target that is read from outputs at all tokens, of which settings of decoding choose the answer."""
+
     @abstractmethod
-    def pack_values(self, values: Sequence[Any]) -> Tensor:
-        """Return values that were not generated, such as those of a baseline, in the form of outputs."""
+    def with_decoding(self, decoding: Decoding) -> Self:
+        """Return a target with the same outputs that chooses its answers so. Raises UsageError for settings that it ignores."""
 
 
 def bind_target(target: Target, sources: Mapping[str, Source], config: ModelConfig, arrow: Arrow) -> None:

@@ -181,6 +181,11 @@ class Windowed(Kind):
 class Spoken(Kind):
     """A source of sounds: a text that answers it may be what is said, which word and character error rates score."""
 
+    @property
+    @abstractmethod
+    def token_seconds(self) -> float:
+        """Return the duration of a token in seconds."""
+
     def is_silent(self, piece: Piece) -> bool:
         """Return whether a piece holds nothing that could be speech, so that nothing is said in it; by default False."""
         return False

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mapsto.task.source import Learning
 
 
+# The share of a window that the next one repeats, for answers that are parts of a value, such as spans of a text.
+OVERLAP = 0.25
+
+
 @dataclass(frozen=True)
 class Repair:
     """A proposed correction of the answer of one row: the index of the row, the new cell, the old part of it, and the reason."""
@@ -167,22 +171,13 @@ class Located(Target):
 class Composed(Located):
     """A located target whose answer to a row is composed of outputs at many tokens, such as the entities in a text.
 
-    A long value is read in windows that overlap. Each part of the answer is taken from the window that shows most around it.
+    A long value is read in windows. Each part of the answer is taken from the window that shows most around it.
     """
 
-    # The rule of `fit_baseline` in words, such as "the commonest tag of each word".
-    baseline_rule: ClassVar[str]
-    # The arrow of a published model with this head.
-    published_arrow: ClassVar[str]
-
-    @abstractmethod
-    def fit_baseline(
-        self, answers: Sequence[Any], sources: Sequence[Sequence[Any]], port: int
-    ) -> Callable[[Sequence[Sequence[Any]]], Tensor]:
-        """Fit a baseline without a network to training answers; return the function from sources to outputs like `gather`'s.
-
-        sources: for each source port the values of all n rows. port: index of the source that the answers lie in.
-        """
+    # The share of a window that the next one repeats.
+    window_overlap: ClassVar[float] = OVERLAP
+    # Whether an answer can be divided among the windows of a long value, so that training reads these too.
+    is_divisible: ClassVar[bool] = True
 
     @abstractmethod
     def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
@@ -208,6 +203,31 @@ class Composed(Located):
     def gather(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> Tensor:
         return self.pad([self.compose([part]) for part in self.split(output, pieces)])
 
+    def withhold(self, answer: dict[str, Any]) -> None:
+        """Take out of a decoded answer what gives it away, where it is too unsure to be given."""
+        answer[self.kind] = None
+
+    def add_excerpts(self, answer: dict[str, Any], value: Any) -> None:
+        """Add to a decoded answer what takes the source value of its row, such as the texts of entities; by default nothing."""
+
+
+class Extracted(Composed):
+    """A composed target whose answers are parts of a source value, such as spans of a text."""
+
+    # The rule of `fit_baseline` in words, such as "the commonest tag of each word".
+    baseline_rule: ClassVar[str]
+    # The arrow of a published model with this head.
+    published_arrow: ClassVar[str]
+
+    @abstractmethod
+    def fit_baseline(
+        self, answers: Sequence[Any], sources: Sequence[Sequence[Any]], port: int
+    ) -> Callable[[Sequence[Sequence[Any]]], Tensor]:
+        """Fit a baseline without a network to training answers; return the function from sources to outputs like `gather`'s.
+
+        sources: for each source port the values of all n rows. port: index of the source that the answers lie in.
+        """
+
     @property
     @abstractmethod
     def width(self) -> int:
@@ -224,12 +244,43 @@ class Composed(Located):
     def describe_part(self, part: Tensor, value: Any) -> str:
         """Return a part from `main_part`, (…), in words, such as "Paris (place)". value: the source value of its row."""
 
-    def withhold(self, answer: dict[str, Any]) -> None:
-        """Take out of a decoded answer what gives it away, where it is too unsure to be given."""
-        answer[self.kind] = None
 
-    def add_excerpts(self, answer: dict[str, Any], value: Any) -> None:
-        """Add to a decoded answer what takes the source value of its row, such as the texts of entities; by default nothing."""
+class Free(Target):
+    """A target whose answers are values of any content, such as texts, and none of a few classes or parts of a source.
+
+    The baseline without a network answers each row as the training row does whose features are most similar.
+    """
+
+    # The rule of the baseline that needs no network.
+    baseline_rule: ClassVar[str] = "the answer of the nearest training row"
+
+    @abstractmethod
+    def pack_values(self, values: Sequence[Any]) -> Tensor:
+        """Return values that the model did not answer, such as those of a baseline, in the form of outputs, (n, …)."""
+
+    @abstractmethod
+    def describe_metrics(self, answers: Sequence[Any]) -> str:
+        """Return the settings of the metrics for these true answers in words, so that others can compute the same numbers."""
+
+    @abstractmethod
+    def mark_differences(self, value: Any, reference: Any) -> tuple[str, str]:
+        """Return an answer and the true one as HTML: <del> is what the answer alone has, <ins> what it lacks."""
+
+
+class HeadRows(Target):
+    """A target whose head has one row of weights for each of a list of names, such as classes or characters.
+
+    The weights of a starting model's head are kept if it has the same names in the same order.
+    """
+
+    # The names, in the order of the outputs.
+    classes: list[str]
+    # The prefix of the head's weights with one row for each name.
+    class_weight_names: ClassVar[str] = ""
+
+    @abstractmethod
+    def unknown_names(self, answers: Sequence[Any]) -> list[str]:
+        """Return what true answers have and `classes` lacks, such as the names of other classes, each once."""
 
 
 class Confident(Target):
@@ -263,15 +314,11 @@ class Advising(Target):
         """
 
 
-class Classes(Confident):
+class Classes(Confident, HeadRows):
     """A target that answers with one or several of the classes in the training labels, each with a probability."""
 
-    # The classes, in the order of the outputs.
-    classes: list[str]
     # True if an answer is exactly one class.
     exclusive: ClassVar[bool] = False
-    # The prefix of head weights with one row a class. They are taken from a starting model only for the same classes.
-    class_weight_names: ClassVar[str] = ""
     # Label smoothing (Szegedy et al. 2016): share of the label spread over all classes. A training option, never saved.
     label_smoothing: float = 0.0
     # Whether a class name of another table is the class that looks like it, as `--fold-labels` took them in training.
@@ -314,6 +361,10 @@ class Classes(Confident):
         by_appearance = {appearance(name): name for name in known} if self.folds else {}
         spellings = {name: by_appearance.get(appearance(name)) or same_value(name, known) or name for name in unknown}
         return self.rename(answer, spellings)
+
+    def unknown_names(self, answers: Sequence[Any]) -> list[str]:
+        known = set(self.known_names)
+        return list(dict.fromkeys(name for answer in answers for name in self.class_names(answer) if name not in known))
 
     @abstractmethod
     def class_names(self, answer: Any) -> Sequence[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.errors import DataError, shorten
-from mapsto.metrics import generated_text, intervals, word_errors
 from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
@@ -31,12 +29,10 @@ from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Spoken
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Comparable, Confident, Paired
+from mapsto.task.target_capabilities import Attributable
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
-from mapsto.text.pairs import faults
-from mapsto.text.pairs.differences import find_differences, mark_runs
-from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
 from mapsto.text.pairs.unsupported import Unsupported, find_unsupported, share, unsupported_counts
+from mapsto.text.text_scores import ScoredTexts
 
 # The reason why an answer ended that was stopped at the maximum number of tokens.
 LIMIT = "limit"
@@ -44,13 +40,6 @@ LIMIT = "limit"
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
 # That of a published model whose folder states none.
 PUBLISHED_LIMIT = 256
-
-# The error rates of answers to sounds: their names, and how a text is split into what is compared.
-ERROR_RATES = {
-    "wer": word_errors.split_words,
-    "wer_normalised": word_errors.split_normalised_words,
-    "cer": word_errors.split_characters,
-}
 
 # Seconds between two tokens of times.
 TIME_STEP = 0.02
@@ -60,9 +49,6 @@ NUM_CHECKED = 1000
 
 # Shares of what an answer adds to its source are shown where the true answers themselves add less than this share.
 MAX_TRUE_SHARE = 0.2
-# Characters of a text in a table of a page.
-MAX_SHOWN_CHARACTERS = 400
-
 # Columns of an answer in a tensor, before the code points of its text: log-probability, number of tokens with the end token, and
 # whether the end token ended it (1) or not (0).
 NUM_FACTS = 3
@@ -111,7 +97,7 @@ def _supported_kinds(answers: Sequence[str], sources: Sequence[str]) -> list[str
     return [kind for kind, pair in counts.items() if share(*pair) < MAX_TRUE_SHARE and pair[1].any()]
 
 
-class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Paired, Attributable):
+class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Generated, Attributable):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -123,10 +109,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     readout = Continued()
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text2text-generation"}
-    primary_metric = "sentence_chrf"
-    unbounded_metrics = ("bleu", "chrf", *ERROR_RATES)
     score_unit = "log-probability"
-    find_faults = staticmethod(faults.find_faults)
 
     def __init__(
         self,
@@ -141,8 +124,6 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         self.longest = longest
         # The target of a baseline has no vocabulary, and only scores texts.
         self.is_bound = False
-        # Whether a source is a sound, which the answer may transcribe.
-        self.is_spoken = False
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
@@ -343,10 +324,6 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         """Return the probability of a token on average for each answer, (n,). output: (n, …), from `pack`."""
         return np.array([answer.mean_probability for answer in _unpack(output)], np.float64)
 
-    def correctness(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return the chrF2 score of each answer on its own, (n,), from 0 to 1. output: (n, …), from `pack`."""
-        return self.per_item_metric(output, answers)
-
     def notes(self, answers: Sequence[str]) -> list[str]:
         """Return a warning if the vocabulary does not give some answers back, such as one that folds case."""
         if not self.is_bound:
@@ -364,12 +341,6 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         """Return an answer as the vocabulary writes it, with single spaces."""
         (tokens,) = self.source.tokenizer.encode_literally([answer])
         return " ".join(self.to_value(tokens.tolist()).split())
-
-    def describe_metrics(self, answers: Sequence[str]) -> str:
-        """Return the settings of BLEU and chrF for these true answers, as sacrebleu writes them."""
-        tokenizer = choose_bleu_tokenizer(answers)
-        rates = "wer, cer as jiwer; wer_normalised ignores case and punctuation; " if self.is_spoken else ""
-        return f"{rates}BLEU {generated_text.bleu_signature(tokenizer)}; chrF2 {generated_text.CHRF_SIGNATURE} (as sacrebleu)"
 
     def source_metrics(self, output: Tensor, answers: Sequence[str], sources: Sequence[str]) -> dict[str, Metric]:
         """Return the shares of numbers, names and word n-grams of the answers that their sources do not hold, by name.
@@ -399,15 +370,7 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
 
     def _unsupported(self, output: Tensor, sources: Sequence[str]) -> list[Unsupported]:
         """Return what each generated answer adds to its source."""
-        return [find_unsupported(*row) for row in zip(sources, self._texts(output), strict=True)]
-
-    def mark_differences(self, value: str, reference: str) -> tuple[str, str]:
-        """Return a generated text and the true one as HTML, with the words or characters marked that the other one lacks."""
-        runs = find_differences(value, reference)
-        answer, truth = (
-            mark_runs(side, element, MAX_SHOWN_CHARACTERS) for side, element in zip(runs, ("del", "ins"), strict=True)
-        )
-        return answer, truth
+        return [find_unsupported(*row) for row in zip(sources, self.texts(output), strict=True)]
 
     def num_unended(self, output: Tensor) -> int:
         """Return how many answers reached the maximum number of tokens before they ended. output: (n, …), from `pack`."""
@@ -431,43 +394,9 @@ class GeneratedTextTarget(VocabularyTarget, Generated, Comparable, Confident, Pa
         """Return texts that were not generated in the form of outputs, with a probability of 1."""
         return _pack([GeneratedText(text, 0.0, 0, True) for text in values])
 
-    def _texts(self, output: Tensor) -> list[str]:
+    def texts(self, output: Tensor) -> list[str]:
         """Return the text of each answer. output: (n, …), from `pack`."""
         return [answer.text for answer in _unpack(output)]
-
-    def metrics(self, output: Tensor, answers: Sequence[str]) -> dict[str, Metric]:
-        """Return mean chrF2 of the answers (0 to 1), BLEU and chrF2 of the corpus (0 to 100), ROUGE-L, exact matches (0 to 1).
-
-        Answers to sounds have word and character error rates too, which come first.
-        output: (n, …), from `pack`.
-        """
-        texts = self._texts(output)
-        chrf_counts = generated_text.chrf_statistics(texts, answers)
-        tokenize = BLEU_TOKENIZERS[choose_bleu_tokenizer(answers)]
-        words = [list(map(tokenize_words, column)) for column in (texts, answers)]
-        bleu_counts = generated_text.bleu_statistics(list(map(tokenize, texts)), list(map(tokenize, answers)))
-        rates = {
-            name: (word_errors.error_rate, word_errors.error_counts(texts, answers, split))
-            for name, split in (ERROR_RATES.items() if self.is_spoken else ())
-        }
-        return rates | {
-            self.primary_metric: (intervals.mean_score, generated_text.chrf_of_rows(chrf_counts) / 100),
-            "bleu": (generated_text.bleu, bleu_counts),
-            "chrf": (generated_text.chrf, chrf_counts),
-            "rouge_l": (intervals.mean_score, generated_text.rouge_l(*words)),
-            "exact_match": (intervals.mean_score, generated_text.exact_match(texts, answers)),
-        }
-
-    def per_item_metric(self, output: Tensor, answers: Sequence[str]) -> NDArray[np.float32]:
-        """Return the chrF2 score of each answer on its own, (n,), from 0 to 1. output: (n, …), from `pack`."""
-        counts = generated_text.chrf_statistics(self._texts(output), answers)
-        return (generated_text.chrf_of_rows(counts) / 100).astype(np.float32)
-
-    def baseline(self, answers: Sequence[str]) -> dict[str, Metric]:
-        """Return the share of answers that equal the commonest one."""
-        ((commonest, _),) = Counter(answer.strip() for answer in answers).most_common(1)
-        is_right = np.array([answer.strip() == commonest for answer in answers], np.float32)
-        return {"exact_match": (intervals.mean_score, is_right)}
 
     def state(self) -> State:
         """Return the constructor's arguments."""

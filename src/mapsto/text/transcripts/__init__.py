@@ -1,0 +1,1 @@
+"""Texts that are read along the tokens of a sound, character by character."""
