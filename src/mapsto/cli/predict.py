@@ -27,6 +27,13 @@ Long = Annotated[
     ),
 ]
 
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
+]
+Draw = Annotated[
+    Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
+]
+
 # Settings of decoding, for answers that are generated token by token; --beams and --times also for transcripts by CTC.
 Beams = Annotated[
     int | None,
@@ -108,12 +115,8 @@ def predict(
     answers: Answers = None,
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
-    stream: Annotated[
-        bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
-    ] = False,
-    draw: Annotated[
-        Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
-    ] = None,
+    stream: Stream = False,
+    draw: Draw = None,
     hide: Annotated[
         float | None,
         typer.Option(
