@@ -63,7 +63,8 @@ def write_speech(folder: Path) -> None:
     make_transcriber(folder / "whisper-tiny", MULTILINGUAL)
     rows = ["sound,text"]
     for number, (clip, text) in enumerate(zip(clips() * 2, TEXTS * 2, strict=True)):
-        soundfile.write(folder / f"{number}.wav", clip, RATE)
+        # Long enough to be read with a character in each of few tokens.
+        soundfile.write(folder / f"{number}.wav", np.resize(clip, RATE + 1600 * number), RATE)
         rows.append(f"{number}.wav,{text}")
     (folder / "recordings.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     soundfile.write(folder / "talk.wav", np.resize(np.concatenate(clips()), 5 * RATE), RATE)
