@@ -30,7 +30,7 @@ from mapsto.task.generation import Generated
 from mapsto.task.source import KindDefaults, Source
 from mapsto.task.source_capabilities import Spatial, Tokenized, Windowed, linear_source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import HeadRows, Located
+from mapsto.task.target_capabilities import Composed, HeadRows, Located
 
 # The width of a head and the default length of a new model; for its other sizes see KindDefaults.
 HEAD_WIDTH, LENGTH = 64, 512
@@ -114,6 +114,18 @@ def linear_sources(arrow: Arrow, rows: Rows, say: Callable[[str], None]) -> dict
 def fit_width(config: ModelConfig, targets: Sequence[Target]) -> ModelConfig:
     """Return a linear model's configuration whose width is the total number of outputs of all targets, such as classes."""
     return replace(config, transformer=replace(config.transformer, width=sum(map(_num_outputs, targets))))
+
+
+def fit_window(config: ModelConfig, targets: Sequence[Target], sources: Dict[str, Source]) -> ModelConfig:
+    """Return the configuration of a model that reads long values in windows no longer than a target has learnt from.
+
+    `--length`, and the limit of a published model, hold instead where there is one.
+    """
+    longest = [target.longest_window for target in targets if isinstance(target, Composed)]
+    limits = [count for count in longest if count is not None]
+    if not limits or config.length is not None or any(source.max_tokens is not None for source in sources.values()):
+        return config
+    return replace(config, length=min(config.transformer.max_tokens, *limits))
 
 
 def _num_outputs(target: Target) -> int:

@@ -27,7 +27,7 @@ from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
 from mapsto.errors import DataError, UsageError
 from mapsto.files import hash_file
-from mapsto.fitting.build_model import fit_width, linear_sources, make_sources
+from mapsto.fitting.build_model import fit_width, fit_window, linear_sources, make_sources
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import (
     RunData,
@@ -84,6 +84,7 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
                 say(f"note: {note}")
     if is_linear:
         config = fit_width(config, targets)
+    config = fit_window(config, targets, sources)
     test, findings = check_data(rows, test, options, say)
     training, held_out = split_rows(rows, options, say)
     data = RunData(

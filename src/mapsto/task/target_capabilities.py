@@ -179,6 +179,11 @@ class Composed(Located):
     # Whether an answer can be divided among the windows of a long value, so that training reads these too.
     is_divisible: ClassVar[bool] = True
 
+    @property
+    def longest_window(self) -> int | None:
+        """Return the most tokens of a window in prediction, as the longest value that was learnt from; None for no such limit."""
+        return None
+
     @abstractmethod
     def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
         """Return for each of n examples a tensor (k, …) that holds all that `compose` needs, with k of its own.

@@ -8,6 +8,7 @@ Legend of shapes: n answers, m tokens, u outputs of a token, v symbols (blank an
 from __future__ import annotations
 
 import copy
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -47,6 +48,9 @@ ROOMY_SHARE, ROOM = 0.95, 2
 # 70 epochs, in which the loss stays for long where no character is placed yet.
 LEARNING = Learning(min_epochs=20, max_epochs=100, steps=4000, rate=2e-4, head_factor=10, batch=16)
 FEW_HOURS, FEW_LEARNING = 0.5, Learning(min_epochs=20, max_epochs=100, steps=400, rate=2e-4, head_factor=10, batch=8)
+
+# A window of a long sound is at least so long that a pause can be found in its second half.
+WINDOW_SECONDS = 4.0
 
 # Columns of an answer in a tensor: in its first row log-probability, begin and end of the sound in seconds; then for each
 # character its code point, begin and end.
@@ -93,6 +97,8 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
         self.is_bound = False
         # Hours of sound that were learnt from; they decide the length of a fit, and are not saved.
         self.hours = 0.0
+        # Tokens of the longest sound that was learnt from.
+        self.longest = 0
 
     samples = staticmethod(cells.samples)
     fits = staticmethod(cells.fits)
@@ -102,6 +108,15 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit."""
         return FEW_LEARNING if self.hours < FEW_HOURS else LEARNING
+
+    @property
+    def longest_window(self) -> int | None:
+        """Return the tokens of the longest sound that was learnt from, but of WINDOW_SECONDS at least.
+
+        Attention over longer sounds is not learnt: the words of twelve recordings of yesno (6 seconds each) one behind the other
+        have 29 % errors in windows of up to 20 seconds, and 7 % in windows of up to 7.
+        """
+        return max(self.longest, math.ceil(WINDOW_SECONDS / self.source.token_seconds)) if self.longest else None
 
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the source of sounds. Raises UsageError if the arrow reads none. transform: not used."""
@@ -146,6 +161,7 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
         self.hours = float(seconds.sum()) / 3600
         if not self.is_bound or len(seconds) != len(answers):
             return
+        self.longest = math.ceil(seconds.max() / self.source.token_seconds)
         needed = np.array(list(map(ctc.num_outputs_needed, texts)))
         most = min(MAX_OUTPUTS, max(1, round(self.source.token_seconds / OUTPUT_SECONDS)))
         for self.outputs in range(1, most + 1):
