@@ -262,7 +262,12 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (
             ["fit", "image -> sound", train, "--out", out],
             2,
-            "no kind 'sound' here; there are: boxes, colour, image, label, labels, number, span, tags, text",
+            "a sound answer needs `~sound` among the sources",
+        ),
+        (
+            ["fit", "image -> sound_", train, "--out", out],
+            2,
+            "no kind 'sound_' here (did you mean 'sound'?)",
         ),
         (["fit", "text label", train, "--out", out], 2, "has no arrow"),
         (["fit", "text -> label", fitted / "trian.csv", "--out", out], 1, "did you mean 'train.csv'"),

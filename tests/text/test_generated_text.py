@@ -188,10 +188,18 @@ def test_what_cannot_be_learnt_is_named(tmp_path: Path) -> None:
         mapsto.fit("en:text -> zh:text", long, steps=1, vocabulary=300)
     with pytest.raises(UsageError, match="--architecture is for new models that generate"):
         mapsto.fit("en:text -> zh:label", rows_of(0, 20), steps=1, architecture="prefix")
-    with pytest.raises(UsageError, match="takes its vocabulary from a text source"):
-        mapsto.fit(
-            "image -> text", [{"image": np.zeros((8, 8, 3), np.uint8), "text": f"a {i}"} for i in range(4)], steps=1
-        )
+
+
+def test_pictures_get_captions(tmp_path: Path) -> None:
+    """The vocabulary is made of the captions alone, and is saved beside what reads the pictures."""
+    colours = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+    pictures = {name: np.full((16, 16, 3), colour, np.uint8) for name, colour in colours.items()}
+    rows = [{"image": picture, "text": f"a {name} picture"} for name, picture in pictures.items() for _ in range(8)]
+    options: dict[str, Any] = {"steps": 60, "width": 64, "layers": 2, "heads": 2, "rate": 3e-3}
+    fitted = mapsto.fit("image -> text", rows, tmp_path / "run", **options)
+    expected = [f"a {name} picture" for name in colours]
+    for model in (fitted, mapsto.load(tmp_path / "run")):
+        assert [answer["text"] for answer in model.predict(rows[::8])] == expected
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
