@@ -20,6 +20,7 @@ from mapsto.metrics.intervals import to_json
 from mapsto.progress import duration
 from mapsto.report.figures import RELIABILITY_CAPTION, data_findings_section, reliability_diagram
 from mapsto.report.page import SERIES, Page, PageTable, Section, draw_chart, trusted_html
+from mapsto.task.target_capabilities import Comparable
 
 MAX_POINTS = 500  # of a loss curve; more are averaged, so that the page stays small
 
@@ -118,6 +119,10 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
         prefix, name = predictions.prefix, f"{predictions.prefix}{analysis.metric}"
         baseline = evaluation.baseline.get(name)
         comparison = "" if baseline is None else f"; a model that ignores its input reaches {baseline.percent}"
+        target = predictions.target
+        if isinstance(target, Comparable) and target.field_metric is not None:
+            field_name = f"{predictions.prefix}{target.field_metric}"
+            lines.append(f"{field_name}: {evaluation.scores[field_name].percent}.")
         lines.append(f"{name}: {evaluation.scores[name].percent}{comparison}{mark}.")
         if weak := [part for part in analysis.slices if part.is_significant and part.score.value < part.rest_mean]:
             rest = f"other rows {100 * weak[0].rest_mean:.1f} %"

@@ -436,6 +436,11 @@ class Comparable(Target):
     # The constant baseline in words, such as "always the mean"; empty if the kind has none.
     constant_rule: ClassVar[str] = ""
 
+    @property
+    def field_metric(self) -> str | None:
+        """Return the metric at which people of the field look first, if it is no mean over answers; None for the primary one."""
+        return None
+
     @abstractmethod
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
         """Return the score of each answer, (m,), at most 1; None if `answers` have no score, such as R² for equal numbers.

@@ -40,6 +40,11 @@ class ScoredTexts(Free, Comparable, Confident, Paired):
     # Whether a source is a sound, which the answer may transcribe.
     is_spoken = False
 
+    @property
+    def field_metric(self) -> str | None:
+        """Return the word error rate for answers to sounds; None for other texts."""
+        return "wer" if self.is_spoken else None
+
     @abstractmethod
     def texts(self, output: Tensor) -> list[str]:
         """Return the text of each answer. output: (n, …), as `metrics` takes it."""
