@@ -202,3 +202,13 @@ def test_a_cell_of_hugging_face_is_one_value_and_no_row(tmp_path: Path) -> None:
     expected = model({"sound": (clips()[0], RATE)})
     answers = [model(cell), model((clips()[0], RATE)), *model.predict([cell, cell])]
     assert [answer["text"] for answer in answers] == [expected["text"]] * 4
+
+
+def test_vectors_are_of_the_sound_alone(tmp_path: Path) -> None:
+    """The same as those of the encoder alone, which reads no silence behind a sound."""
+    make_transcriber(tmp_path, ENGLISH_ONLY)
+    clip = [(clips()[0], RATE)]
+    whole = mapsto.load(tmp_path, "cpu", "fp32").embed(clip)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    assert np.allclose(whole, mapsto.load(tmp_path, "cpu", "fp32").embed(clip), atol=1e-5)

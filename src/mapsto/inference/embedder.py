@@ -20,6 +20,7 @@ from mapsto.model.config import Pooling
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Example
 from mapsto.task.arrow import Arrow
+from mapsto.task.source_capabilities import Windowed
 
 
 class Embedder(Predictor):
@@ -98,6 +99,9 @@ def embed(
         raise UsageError("embed takes a list of at least one value")
     pool, max_tokens = choose_pool(mapping, pooling)
     source = mapping.sources[mapping.arrow.sources[0].kind]
+    if isinstance(source, Windowed):
+        # A vector stands for the value, not for the silence to which a decoder wants it padded.
+        source = source.with_padding(False)
     read_values = [read_value(source, value, index) for index, value in enumerate(values)]
     if pooling is None and mapping.config.sentence is not None and (prompt := mapping.config.sentence.prompt(side)):
         read_values = [prompt + value for value in read_values]
