@@ -143,7 +143,7 @@ class Training:
                     if signum := self.ranks.maximum(signals[0] if signals else self.logger.hang_up):
                         self.save()
                         raise Interrupted(signum, self.state.step, self.folder)
-                    if self._review_steps() or self._is_due(max(self.plan.save_every, self.num_steps // MOST_SAVES)):
+                    if self._review_steps() or self._is_due(self._save_interval):
                         self.save()
         finally:
             self.loader.close()
@@ -193,6 +193,12 @@ class Training:
     def _watch_interval(self) -> int:
         """Return the number of steps between scores of the held-out rows: the plan's, but at least three scores a run."""
         return max(1, min(self.plan.watch_every, self.num_steps // 3))
+
+    @property
+    def _save_interval(self) -> int:
+        """Return the number of steps between checkpoints: the plan's, but at most MOST_SAVES where the steps grow with the time."""
+        may_grow = self.plan.seconds is not None
+        return max(self.plan.save_every, self.num_steps // MOST_SAVES) if may_grow else self.plan.save_every
 
     def _review_steps(self) -> bool:
         """Correct the number of steps to fit the plan's time, if a review is due; return whether one was.

@@ -87,6 +87,11 @@ class SpectrogramSource(SoundSourceBase, Source):
         return f"patches of {p} bands × {p} frames of sounds, {seconds:.2f} s at once"
 
     @property
+    def token_seconds(self) -> float:
+        """Raise UsageError: tokens are patches of some bands, several of which begin together, so no text lies along them."""
+        raise UsageError("no text is read along patches of a spectrogram (AST); start from another model of sounds")
+
+    @property
     def max_tokens(self) -> int:
         """Return the number of tokens of a spectrogram, with the special tokens."""
         return len(SPECIAL_NAMES) + self.config.rows * self.config.columns
