@@ -196,7 +196,7 @@ class Training:
 
     @property
     def _save_interval(self) -> int:
-        """Return the number of steps between checkpoints: the plan's, but at most MOST_SAVES where the steps grow with the time."""
+        """Return the number of steps between checkpoints: the plan's, but at most MOST_SAVES where the steps may grow."""
         may_grow = self.plan.seconds is not None
         return max(self.plan.save_every, self.num_steps // MOST_SAVES) if may_grow else self.plan.save_every
 
