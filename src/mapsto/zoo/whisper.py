@@ -14,7 +14,7 @@ from typing import Any
 from mapsto.errors import CheckpointError
 from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.layers import TransformConfig
-from mapsto.zoo import Family, Names, read_activation, read_fraction, read_positive_int, write_activation
+from mapsto.zoo import Family, Names, bart, read_activation, read_fraction, read_positive_int, write_activation
 
 # Positions of the published models: 30 seconds of 20 ms, and the tokens of an answer.
 MAX_POSITIONS, MAX_ANSWER_POSITIONS = 1500, 448
@@ -91,24 +91,17 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 
 def _stack_names(own: str, published: str) -> Names:
-    """Return pairs (our name, published name) of the weights of one stack. own, published: start of their names."""
+    """Return pairs (our name, published name) of the weights of one stack: those of BART, a last norm, and biases but of keys.
+
+    own, published: start of their names.
+    """
     block, layer = f"{own}blocks.{{i}}.", f"{published}layers.{{i}}."
     return (
-        (f"{own}position_table", f"{published}embed_positions"),
-        (f"{block}attention_norm", f"{layer}self_attn_layer_norm"),
         # One weight of ours holds the biases of queries and values, one after the other.
         (f"{block}attention.qv_bias", tuple(f"{layer}self_attn.{part}_proj.bias" for part in "qv")),
-        (f"{block}attention.qkv", tuple(f"{layer}self_attn.{part}_proj" for part in "qkv")),
-        (f"{block}attention.out", f"{layer}self_attn.out_proj"),
-        (f"{block}cross_norm", f"{layer}encoder_attn_layer_norm"),
-        (f"{block}cross.query", f"{layer}encoder_attn.q_proj"),
         (f"{block}cross.value_bias", f"{layer}encoder_attn.v_proj.bias"),
-        (f"{block}cross.key_value", (f"{layer}encoder_attn.k_proj", f"{layer}encoder_attn.v_proj")),
-        (f"{block}cross.out", f"{layer}encoder_attn.out_proj"),
-        (f"{block}feed_norm", f"{layer}final_layer_norm"),
-        (f"{block}feed.up", f"{layer}fc1"),
-        (f"{block}feed.down", f"{layer}fc2"),
         (f"{own}final_norm", f"{published}layer_norm"),
+        *bart.stack_names(own, published),
     )
 
 
