@@ -109,7 +109,13 @@ def test_fifty_kills_same_bits(kind: str, tmp_path: Path) -> None:
     check_kills(kind, 50, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((signal.SIGINT, 130), (signal.SIGHUP, 129))),
+    ],
+)
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(number: int, status: int, tmp_path: Path) -> None:
     command = pretraining(tmp_path, "stopped")
     process = start(*command)

@@ -75,7 +75,8 @@ def _decode(container: Any, track: Any) -> Iterator[TimedFrame]:
     """
     _require_small(track.codec_context)
     track.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # for files whose frames grow later
-    track.thread_type = "AUTO"
+    # Not frames in threads of their own: of these, damage is found at one reading and not at the next.
+    track.thread_type = "SLICE"
     rate = float(track.average_rate or track.guessed_rate or 1)
     # Files may start at any time, and may leave out times and durations of frames.
     first_time: float | None = None
