@@ -1,0 +1,1 @@
+"""Linear models: sources of classical features, and the tables that embed them."""
