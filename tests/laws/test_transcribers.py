@@ -164,7 +164,7 @@ def test_times_are_those_of_transformers_and_become_subtitles(tmp_path: Path) ->
     assert isinstance(target, Generated)
     # As in published vocabularies, the end token stands behind all words.
     end = 399
-    rules = SearchRules(target.with_times().rules, (end,))
+    rules = SearchRules(target.with_decoding(mapsto.Decoding(times=True)).rules, (end,))
     model.generation_config.eos_token_id = end
     processor = WhisperTimeStampLogitsProcessor(model.generation_config, begin_index=1)
     generator = torch.Generator().manual_seed(0)
@@ -212,3 +212,13 @@ def test_vectors_are_of_the_sound_alone(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).unlink()
     assert np.allclose(whole, mapsto.load(tmp_path, "cpu", "fp32").embed(clip), atol=1e-5)
+
+
+def test_answers_of_a_list_are_written_in_a_language(tmp_path: Path) -> None:
+    make_transcriber(tmp_path, MULTILINGUAL)
+    model = mapsto.load(tmp_path, "cpu", "fp32")
+    rows = [{"sound": (clips()[0], RATE)}]
+    with pytest.raises(mapsto.MapstoError, match="--answers and --schema with --language"):
+        model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"]))
+    (answer,) = model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"], language="cs"))
+    assert answer["text"] in ("one", "two") and answer["ended"] == "end"

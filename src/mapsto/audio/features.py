@@ -1,4 +1,4 @@
-"""What is computed of sounds without a model: variants for tests of robustness, and hashes for near-duplicates."""
+"""Compute what needs no model of sounds: variants for tests of robustness, and hashes for near-duplicates."""
 
 from __future__ import annotations
 

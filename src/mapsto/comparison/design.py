@@ -210,7 +210,7 @@ class Design:
 
     @property
     def test_units(self) -> str:
-        """What intervals are over: "rows", or groups of test rows."""
+        """Return the unit over which intervals are computed: "rows", or groups of test rows."""
         groups = find_independent_groups(self.test_sets[TEST], self.options.group)
         return "rows" if groups is None or groups.count < 2 else f"rows by {groups}, {groups.count:,} groups"
 

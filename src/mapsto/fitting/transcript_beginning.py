@@ -24,8 +24,9 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Example
 from mapsto.sequence.packing import make_batches
 from mapsto.sequence.piece import Ints
-from mapsto.task.generation import Generated
+from mapsto.task.generation import Decoding
 from mapsto.task.source import Source
+from mapsto.task.transcription import Transcriber
 
 # Rows that are listened to.
 SAMPLE = 6
@@ -44,18 +45,22 @@ def choose_beginnings(
     sources: those of the start, which pad sounds as it has learnt them. language, task: the user's choice; None to choose here.
     Raises UsageError for a language or a task that the start does not know, or for a start that has no choice.
     """
-    if (language or task) and not any(isinstance(target, Generated) for target in mapping.targets):
+    if (language or task) and not any(isinstance(target, Transcriber) for target in mapping.targets):
         raise UsageError(f"--language and --task are for answers that are said, and {mapping.arrow} has none")
     is_training = mapping.training
     for port, target in enumerate(mapping.targets):
-        if not isinstance(target, Generated) or not (target.has_languages or language or task):
+        if not isinstance(target, Transcriber) or not (target.has_languages or language or task):
             continue
-        target.rules = target.narrow_rules(language, task)
+        # Raises for a language or task that there is not.
+        narrowed = target.with_decoding(Decoding(language=language, task=task))
         examples = [_encode(sources, rows, int(row), port, len(mapping.targets)) for row in _sample(len(rows))]
         mapping.eval()
         with torch.inference_mode():
             languages, *_ = target.rules.beginning
-            spoken = languages[int(_language_scores(mapping, port, examples, languages).argmax())]
+            if language is None:
+                spoken = languages[int(_language_scores(mapping, port, examples, languages).argmax())]
+            else:
+                spoken = narrowed.opening[len(target.opening)]
             beginnings = target.beginnings(spoken, task)
             target.begin_transcripts(max(beginnings, key=partial(_likelihood, mapping, port, examples)))
         say(f"answers begin with {target.describe_beginning()}, by {len(examples)} of the rows (--language, --task)")
@@ -105,7 +110,7 @@ def _likelihood(
 ) -> float:
     """Return the sum of the log-probabilities of the true answers if they follow the tokens `beginning`."""
     target = copy.copy(mapping.targets[port])
-    assert isinstance(target, Generated)
+    assert isinstance(target, Transcriber)
     target.begin_transcripts(beginning)
     total = 0.0
     for example, answer in examples:

@@ -104,7 +104,7 @@ class Finder:
 
     @property
     def reads_text(self) -> bool:
-        """Whether candidates are texts, whose words can be marked."""
+        """Return whether candidates are texts, whose words can be marked."""
         return self.groups is None and issubclass(self._kind, Tokenized)
 
     @property

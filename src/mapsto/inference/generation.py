@@ -20,7 +20,7 @@ from mapsto.errors import UsageError
 from mapsto.inference.decoding.constraints import Constraint
 from mapsto.inference.decoding.joined_answers import JoinedAnswers, RowAnswers
 from mapsto.inference.decoding.search import BeamSearch, Greedy, Sampling, Search, SearchRules
-from mapsto.inference.forward import TOKENS_PER_BATCH, Report, iterate_chunks
+from mapsto.inference.forward import TOKENS_PER_BATCH, Report, decoded_target, iterate_chunks
 from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
@@ -77,10 +77,11 @@ def generate_answers(
                 else:
                     joined.add(number, answers)
             yield from _report_rows(joined, report)
-        again = _Generator(mapping, port, decoding, device, constraint, LOOP_NGRAM)
-        for completed in again.run(loops.values()) if loops else ():
-            for number, answers in completed:
-                joined.add(number, answers)
+        if loops:
+            again = _Generator(mapping, port, decoding, device, constraint, LOOP_NGRAM)
+            for completed in again.run(loops.values()):
+                for number, answers in completed:
+                    joined.add(number, answers)
         # Also rows of which nothing was generated, since they are silent.
         yield from _report_rows(joined, report)
 
@@ -158,13 +159,11 @@ class _Generator:
         unrepeated: int = 0,
     ) -> None:
         """unrepeated: number of tokens of a sequence that no answer repeats; 0 for the model's own rule."""
-        target = mapping.targets[port]
+        target = decoded_target(mapping.targets[port], decoding)
         assert isinstance(target, Generated)
-        target = target.with_times() if decoding.times else target
         self.mapping, self.port, self.target, self.device = mapping, port, target, device
         # A list of answers or a schema says all about the tokens of an answer.
-        own_rules = target.narrow_rules(decoding.language, decoding.task)
-        self.rules = own_rules if constraint is None else GenerationRules()
+        self.rules = target.rules if constraint is None else GenerationRules()
         if unrepeated:
             self.rules = replace(self.rules, no_repeat_ngram_size=unrepeated)
         stops_loops = target.joins_windows and not unrepeated

@@ -46,6 +46,7 @@ from mapsto.task.generation import Decoding, Generated, Prompted, Searched
 from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
+from mapsto.task.transcription import Transcriber
 
 # The error of a row whose outputs are not finite, as with weights so large that their products overflow.
 NOT_FINITE = "the model's output for this row is not finite (nan or inf), so there is no answer"
@@ -113,22 +114,13 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
     """
     if decoding is not None and not isinstance(decoding, Decoding):
         raise UsageError(f"decoding is a mapsto.Decoding, such as Decoding(beams=4), not {type(decoding).__name__}")
-    is_generating = bool(generated_ports(mapping, range(len(mapping.targets))))
-    if (
-        decoding is not None
-        and not is_generating
-        and not any(isinstance(target, Searched) for target in mapping.targets)
-    ):
+    if decoding is not None and not any(isinstance(target, Generated | Searched) for target in mapping.targets):
         raise UsageError(
             f"--beams, --samples, --longest, --answers and --schema are for answers that are generated; {mapping.arrow} has none"
         )
     for target in mapping.targets:
-        # Both raise for settings that a target ignores, before any row is read.
+        # Raises for settings that a target ignores, before any row is read.
         decoded_target(target, decoding)
-        if decoding is not None and isinstance(target, Generated):
-            target.narrow_rules(decoding.language, decoding.task)
-            if decoding.times:
-                target.with_times()
     return [make_constraint(decoding, target) if isinstance(target, Generated) else None for target in mapping.targets]
 
 
@@ -326,7 +318,7 @@ class Predictor:
         )
         for row, alternatives in generated:
             best, *further = target.decode(target.pack(alternatives))
-            if self.decoding is not None and self.decoding.times:
+            if self.decoding is not None and self.decoding.times and isinstance(target, Transcriber):
                 best["phrases"] = target.phrases(alternatives[0])
             is_sampled = self.decoding is not None and self.decoding.samples > 1
             answers[row] = {**best, "others": further} if is_sampled else best

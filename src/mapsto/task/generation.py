@@ -167,43 +167,6 @@ class Generated(Free):
     def begin_with(self, tokens: Sequence[int]) -> None:
         """Let every answer begin with these tokens: the one of a published encoder–decoder, or none behind an opening prompt."""
 
-    @property
-    def has_languages(self) -> bool:
-        """Return whether answers begin with one of several languages, of which none is chosen yet."""
-        return len(self.rules.beginning) > 1
-
-    def narrow_rules(self, language: str | None, task: str | None) -> GenerationRules:
-        """Return the rules by which answers begin only with this language and task; None for any, and for what is said.
-
-        Raises UsageError for a language or a task that the model does not know, or for a model without a choice.
-        """
-        if language is not None or task is not None:
-            raise UsageError("--language and --task are for recognizers of speech that know several languages")
-        return self.rules
-
-    def beginnings(self, language: int, task: str | None) -> list[tuple[int, ...]]:
-        """Return the sequences of tokens with which answers in a language may begin, one for each task.
-
-        language: its token. task: the only task; None for all.
-        """
-        raise NotImplementedError("only recognizers of speech have languages")
-
-    def begin_transcripts(self, tokens: Sequence[int]) -> None:
-        """Let every answer begin with these tokens too, such as those of a language and a task, without a choice."""
-        raise NotImplementedError("only recognizers of speech have languages")
-
-    def with_times(self) -> Self:
-        """Return a copy whose answers say when each phrase is said. Raises UsageError for a model that does not write times."""
-        raise UsageError("--times is for recognizers of speech that write times (Whisper)")
-
-    def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
-        """Return {"start", "end", "text"} for each phrase of an answer with times, in seconds. answer: with its windows."""
-        raise NotImplementedError("only recognizers of speech write times")
-
-    def describe_beginning(self) -> str:
-        """Return the tokens that begin every answer in words."""
-        return " ".join(map(str, self.opening))
-
     @abstractmethod
     def answer_piece(self, tokens: Ints) -> Piece:
         """Return the piece of an answer with these tokens behind the opening ones; they are read causally."""

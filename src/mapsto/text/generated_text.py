@@ -18,18 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.errors import DataError, shorten
+from mapsto.errors import DataError, UsageError, shorten
 from mapsto.model.layers import TransformConfig
 from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
-from mapsto.task.generation import Generated, GeneratedAnswer
+from mapsto.task.generation import Decoding, GeneratedAnswer
 from mapsto.task.generation_rules import LANGUAGES, NO_TIMES, TASKS, GenerationRules, choose_token, read_rules
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Spoken
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Attributable
+from mapsto.task.transcription import Transcriber
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
 from mapsto.text.pairs.unsupported import Unsupported, find_unsupported, share, unsupported_counts
 from mapsto.text.text_scores import ScoredTexts
@@ -97,7 +98,7 @@ def _supported_kinds(answers: Sequence[str], sources: Sequence[str]) -> list[str
     return [kind for kind, pair in counts.items() if share(*pair) < MAX_TRUE_SHARE and pair[1].any()]
 
 
-class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Generated, Attributable):
+class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributable):
     """A target that generates a text.
 
     transform: arguments of TransformConfig, the settings of a layer before the output weights; None for no layer.
@@ -176,13 +177,26 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Generated, Attributable
         # Kept when the target is bound again.
         self.settings = (self.opening, *self.settings[1:])
 
-    def narrow_rules(self, language: str | None, task: str | None) -> GenerationRules:
-        """Return the rules by which answers begin only with this language and task; None for any, and for what is said.
+    def with_decoding(self, decoding: Decoding) -> Self:
+        """Return a target whose answers begin with a language and a task, and say when each phrase is said, if asked to.
 
-        Raises UsageError for a language or a task that the model does not know, or for a model without a choice.
+        Raises UsageError for a language or a task that the model does not know, and for a model without such a choice.
         """
+        target = copy.copy(self)
+        if decoding.language is not None or decoding.task is not None:
+            target.rules = self._narrow_rules(decoding.language, decoding.task)
+            if all(len(choices) == 1 for choices in target.rules.beginning):
+                target.begin_transcripts([choices[0] for choices in target.rules.beginning])
+        if target.has_languages and (decoding.answers is not None or decoding.schema is not None):
+            raise UsageError("a recognizer of several languages takes --answers and --schema with --language")
+        if decoding.times:
+            target._write_times()
+        return target
+
+    def _narrow_rules(self, language: str | None, task: str | None) -> GenerationRules:
+        """Return the rules by which answers begin only with this language and task; None for any, and for what is said."""
         if not self.has_languages:
-            return super().narrow_rules(language, task)
+            raise UsageError("--language and --task are for recognizers of speech that know several languages")
         languages, tasks, *rest = self.rules.beginning
         if language is not None:
             languages = (choose_token(self.source.generation, LANGUAGES, language),)
@@ -190,25 +204,26 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Generated, Attributable
             tasks = (choose_token(self.source.generation, TASKS, task),)
         return replace(self.rules, beginning=(languages, tasks, *rest))
 
+    def _write_times(self) -> None:
+        """Let answers say when each phrase is said. Raises UsageError for a model that does not write times."""
+        no_times = (self.source.generation or {}).get(NO_TIMES)
+        if no_times is None or not self.is_spoken:
+            raise UsageError(
+                "--times is for recognizers of speech that write times (Whisper, or a text read along a sound)"
+            )
+        self.opening = tuple(token for token in self.opening if token != no_times)
+        beginning = tuple(tokens for tokens in self.rules.beginning if tokens != (no_times,))
+        self.rules = replace(self.rules, beginning=beginning, first_time=no_times + 1)
+
     def beginnings(self, language: int, task: str | None) -> list[tuple[int, ...]]:
         """Return the sequences of tokens with which answers in a language may begin, one for each task.
 
         language: its token. task: the only task; None for all.
         """
-        _, tasks, *rest = self.rules.beginning
-        ids = tasks if task is not None else (self.source.generation or {})[TASKS].values()
+        _, _, *rest = self.rules.beginning
+        tasks = (self.source.generation or {})[TASKS]
+        ids = tasks.values() if task is None else [tasks[task]]
         return [(language, token, *(choices[0] for choices in rest)) for token in ids]
-
-    def with_times(self) -> Self:
-        """Return a copy whose answers say when each phrase is said. Raises UsageError for a model that does not write times."""
-        no_times = (self.source.generation or {}).get(NO_TIMES)
-        if no_times is None or not self.is_spoken:
-            return super().with_times()
-        timed = copy.copy(self)
-        timed.opening = tuple(token for token in self.opening if token != no_times)
-        beginning = tuple(tokens for tokens in self.rules.beginning if tokens != (no_times,))
-        timed.rules = replace(self.rules, beginning=beginning, first_time=no_times + 1)
-        return timed
 
     def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
         """Return {"start", "end", "text"} for each phrase of an answer with times, in seconds. answer: with its windows."""

@@ -60,24 +60,28 @@ def read_stacks(raw: Mapping[str, Any], longest: int) -> ModelConfig:
         dropout=read_fraction(raw, "dropout", 0.1),
         attention_dropout=read_fraction(raw, "attention_dropout", 0.0),
     )
-    decoder = replace(
+    start = raw.get("decoder_start_token_id")
+    if not isinstance(start, int):
+        raise CheckpointError(f"config.json: decoder_start_token_id must be the id of a token, not {start!r}")
+    return ModelConfig(
+        transformer=encoder,
+        answer_decoder=read_decoder(raw, encoder),
+        answer_start=start,
+        pooling="normed_mean",
+        pooler=None,
+        vocabulary_head=TransformConfig(norm=False, dense=False),
+    )
+
+
+def read_decoder(raw: Mapping[str, Any], encoder: TransformerConfig) -> TransformerConfig:
+    """Return the shape of the decoder, which differs from the encoder's in its sizes. raw: a parsed config.json."""
+    return replace(
         encoder,
         layers=read_positive_int(raw, "decoder_layers"),
         heads=read_positive_int(raw, "decoder_attention_heads"),
         feed_forward_width=read_positive_int(raw, "decoder_ffn_dim"),
         causal=True,
         cross_attention=True,
-    )
-    start = raw.get("decoder_start_token_id")
-    if not isinstance(start, int):
-        raise CheckpointError(f"config.json: decoder_start_token_id must be the id of a token, not {start!r}")
-    return ModelConfig(
-        transformer=encoder,
-        answer_decoder=decoder,
-        answer_start=start,
-        pooling="normed_mean",
-        pooler=None,
-        vocabulary_head=TransformConfig(norm=False, dense=False),
     )
 
 

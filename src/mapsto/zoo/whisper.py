@@ -44,21 +44,13 @@ def read(raw: Mapping[str, Any]) -> ModelConfig:
         dropout=read_fraction(raw, "dropout", 0.0),
         attention_dropout=read_fraction(raw, "attention_dropout", 0.0),
     )
-    decoder = replace(
-        encoder,
-        layers=read_positive_int(raw, "decoder_layers"),
-        heads=read_positive_int(raw, "decoder_attention_heads"),
-        feed_forward_width=read_positive_int(raw, "decoder_ffn_dim"),
-        max_positions=read_positive_int(raw, "max_target_positions", MAX_ANSWER_POSITIONS),
-        causal=True,
-        cross_attention=True,
-    )
+    longest = read_positive_int(raw, "max_target_positions", MAX_ANSWER_POSITIONS)
     start = raw.get("decoder_start_token_id", START)
     if not isinstance(start, int):
         raise CheckpointError(f"config.json: decoder_start_token_id must be the id of a token, not {start!r}")
     return ModelConfig(
         transformer=encoder,
-        answer_decoder=decoder,
+        answer_decoder=replace(bart.read_decoder(raw, encoder), max_positions=longest),
         answer_start=start,
         pooling="mean",
         pooler=None,

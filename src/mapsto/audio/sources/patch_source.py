@@ -62,7 +62,7 @@ MAX_PATCHES = 2**13
 
 @dataclass(frozen=True)
 class Standardisation:
-    """How log energies are brought to the scale that a model reads: (energy − mean) / (2 · std), or not at all."""
+    """Settings that scale log energies to what a model reads: (energy − mean) / (2 · std), or not at all."""
 
     enabled: bool = True
     mean: float = AUDIOSET_MEAN

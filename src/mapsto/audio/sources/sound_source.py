@@ -1,4 +1,4 @@
-"""What all sources of sounds have in common, whatever their tokens hold: cells, sizes, pages, features without a model."""
+"""Hold what all sources of sounds share, whatever their tokens hold: cells, sizes, pages, features without a model."""
 
 from __future__ import annotations
 

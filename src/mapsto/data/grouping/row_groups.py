@@ -52,7 +52,7 @@ class RowGroups:
 
     @property
     def separates(self) -> bool:
-        """Whether there are several groups, and one of them has several rows."""
+        """Return whether there are several groups, and one of them has several rows."""
         return 1 < self.count < len(self.numbers)
 
     def select(self, indices: Int64s) -> RowGroups:
