@@ -188,7 +188,13 @@ def test_bad_rows_are_skipped_counted_and_kept_aside(tmp_path: Path) -> None:
     mapsto.fit("text -> label", data, tmp_path / "run", steps=2, bad_rows="skip", progress=progress, **TINY_OPTIONS)
     assert any("1 row is left out" in message and "302" in message for message in progress.lines)
     rows = list(csv.DictReader((tmp_path / "run" / "rejected.csv").open(encoding="utf-8")))
-    assert len(rows) == 1 and rows[0]["row"] == "302" and rows[0]["column"] == "label" and rows[0]["reason"]
+    assert len(rows) == 1 and rows[0]["row"] == rows[0]["record"] == "302" and rows[0]["column"] == "label"
+    assert rows[0]["reason"]
+    spanning = data.with_name("spanning.csv")
+    spanning.write_text(data.read_text(encoding="utf-8").replace("\n", '\n"two\nlines",warm\n', 1), encoding="utf-8")
+    mapsto.fit("text -> label", spanning, tmp_path / "spanning", steps=2, bad_rows="skip", **TINY_OPTIONS)
+    (row,) = csv.DictReader((tmp_path / "spanning" / "rejected.csv").open(encoding="utf-8"))
+    assert (row["row"], row["record"]) == ("304", "303")
     with data.open("a", encoding="utf-8") as stream:
         stream.write("no label,\n" * 5)
     with pytest.raises(DataError, match="more than the 1 %"):

@@ -20,7 +20,7 @@ from mapsto.data.rows import Rows
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import TextStyle
 from mapsto.distributed import Ranks
-from mapsto.errors import Finding, UsageError
+from mapsto.errors import Finding, LineNumber, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
 from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
@@ -216,10 +216,17 @@ def write_unlabelled(run: PreparedRun, table: Table, path: Path, say: Callable[[
 
 
 def write_rejected(folder: Path, rejected: Iterable[Finding]) -> None:
-    """Write rejected.csv with file, row, column, value and reason of each unreadable row that was skipped, if any."""
+    """Write rejected.csv with file, row, record, column, value and reason of each unreadable row that was skipped, if any.
+
+    The row of a csv file is a line; the record is the number that a spreadsheet shows, another one where cells span lines.
+    """
     findings = iter(rejected)
     # Without rejected rows there is no file.
     if (first := next(findings, None)) is None:
         return
-    columns = ["file", "row", "column", "value", "reason"]
-    write_rows(folder / "rejected.csv", columns, map(asdict, chain([first], findings)), TextStyle(csv_safe=True))
+    columns = ["file", "row", "record", "column", "value", "reason"]
+    rows = (
+        {**asdict(finding), "record": finding.row.record if isinstance(finding.row, LineNumber) else finding.row}
+        for finding in chain([first], findings)
+    )
+    write_rows(folder / "rejected.csv", columns, rows, TextStyle(csv_safe=True))
