@@ -138,8 +138,6 @@ class Generated(Free):
     rules: GenerationRules = GenerationRules()
     # Whether answers lie behind their sources and take tokens of the same example; False for an encoder–decoder.
     shares_room: bool = True
-    # Whether the answer to a long value is joined of those to its windows, as a transcript is. Loops in it are faults.
-    joins_windows: bool = False
     # Label smoothing (Szegedy et al. 2016): share of each label spread over the vocabulary. A training option, never saved.
     label_smoothing: float = 0.0
 
@@ -147,6 +145,11 @@ class Generated(Free):
     @abstractmethod
     def learning(self) -> Learning:
         """Return the default length, learning rate and batch of a fit with new weights."""
+
+    @property
+    def joins_windows(self) -> bool:
+        """Return whether the answer to a long value is joined of those to its windows, as a transcript is; loops are faults."""
+        return False
 
     @property
     def num_forced(self) -> int:

@@ -129,7 +129,7 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
     def bind(self, sources: Mapping[str, Source], transform: TransformConfig | None) -> None:
         """Store the text source of the arrow and `transform`; set the tokens that begin and end an answer by its tokenizer."""
         super().bind(sources, transform)
-        self.is_spoken = self.joins_windows = any(isinstance(source, Spoken) for source in sources.values())
+        self.is_spoken = any(isinstance(source, Spoken) for source in sources.values())
         self.rules = read_rules(self.source.generation, self.source.vocabulary)
         tokenizer, (opening, ends, banned) = self.source.tokenizer, self.settings
         turn_end = self.source.turn_end
@@ -143,6 +143,11 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
             # It has the tokens that begin a transcript, such as its language.
             self.rules = replace(self.rules, beginning=())
         self.banned = tuple(set(tokenizer.special_ids) - {*self.ends}) if banned is None else tuple(banned)
+
+    @property
+    def joins_windows(self) -> bool:
+        """Return whether a source is a sound, of which each window is transcribed."""
+        return self.is_spoken
 
     @classmethod
     def of_published(cls, source: Source, answer_start: int | None) -> Self:
