@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from mapsto.audio.log_mel import RATE
 from mapsto.cli.subtitles import join_words, render
 from mapsto.inference.decoding.search import SearchRules
 from mapsto.task.generation import Generated, GeneratedAnswer
+from mapsto.task.transcription import Transcriber
 from mapsto.text.tokenizer import Tokenizer
 
 
@@ -152,7 +154,7 @@ def test_languages_and_tasks_that_there_are_not_are_refused_in_words(tmp_path: P
 def test_a_language_is_refused_where_none_is_chosen(tmp_path: Path) -> None:
     make_transcriber(tmp_path / "start", ENGLISH_ONLY)
     rows = [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)]
-    with pytest.raises(mapsto.MapstoError, match="--language and --task are for"):
+    with pytest.raises(mapsto.MapstoError, match="knows one language"):
         mapsto.fit("sound -> text", rows, tmp_path / "run", start=tmp_path / "start", steps=1, language="en")
 
 
@@ -222,3 +224,44 @@ def test_answers_of_a_list_are_written_in_a_language(tmp_path: Path) -> None:
         model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"]))
     (answer,) = model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"], language="cs"))
     assert answer["text"] in ("one", "two") and answer["ended"] == "end"
+
+
+def test_windows_of_a_long_sound_end_with_it(tmp_path: Path) -> None:
+    """A window behind the end would be silence, in which a recognizer hears words."""
+    make_transcriber(tmp_path, ENGLISH_ONLY)
+    source = mapsto.load(tmp_path).mapping.sources["sound"]
+    for seconds in (2.1, 3.0, 3.9, 4.1, 7.3):
+        noise = np.random.default_rng(0).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+        (piece,) = source.encode([source.read((noise, RATE))], 0, aligned=True)
+        windows = source.windows(piece, 100)
+        begins = [float(window.alignment.regions[0, 0, 0]) for window in windows if window.alignment is not None]
+        assert len(piece) == -(-len(noise) // 320) and max(begins) < seconds
+        assert all(len(window) == 100 for window in windows) and begins == sorted(set(begins))
+
+
+def test_times_are_no_words_in_a_vocabulary_that_does_not_mark_them(tmp_path: Path) -> None:
+    make_transcriber(tmp_path, MULTILINGUAL)
+    target = mapsto.load(tmp_path).mapping.targets[0]
+    assert isinstance(target, Transcriber)
+    timed = target.with_decoding(mapsto.Decoding(times=True))
+    # Tokens of words in place of those of times.
+    timed.rules = replace(timed.rules, first_time=20)
+    assert timed.to_value([25, 10, 21]) == target.to_value([10])
+
+
+def test_recordings_too_long_to_be_learnt_whole_are_named(tmp_path: Path) -> None:
+    make_transcriber(tmp_path / "start", ENGLISH_ONLY)
+    rows = [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips(), TEXTS, strict=True)]
+    rows[3]["sound"] = (np.resize(clips()[3], 3 * RATE), RATE)
+    with pytest.raises(mapsto.MapstoError, match="row 4.*longer than the model reads at once"):
+        mapsto.fit("sound -> text", rows, tmp_path / "run", start=tmp_path / "start", steps=1)
+
+
+def test_an_answer_in_english_is_no_translation(tmp_path: Path) -> None:
+    make_transcriber(tmp_path, MULTILINGUAL)
+    target = mapsto.load(tmp_path).mapping.targets[0]
+    assert isinstance(target, Transcriber)
+    assert target.beginnings(ENGLISH, None) == [(ENGLISH, TRANSCRIBE, NO_TIMES)]
+    assert target.beginnings(CZECH, None) == [(CZECH, TRANSCRIBE, NO_TIMES), (CZECH, TRANSLATE, NO_TIMES)]
+    target.begin_transcripts((CZECH, TRANSLATE, NO_TIMES))
+    assert target.describe_beginning() == "language cs, task translate"

@@ -173,6 +173,7 @@ def _describe_lengths(rows: Rows, table: Table, start: StartingModel, errors: li
     from mapsto.fitting.build_model import make_config, make_sentence_config, make_sources, read_sources
     from mapsto.options import Options
     from mapsto.task.generation import Generated
+    from mapsto.task.source_capabilities import Spoken
     from mapsto.task.target_capabilities import Composed
 
     arrow = rows.arrow
@@ -192,7 +193,8 @@ def _describe_lengths(rows: Rows, table: Table, start: StartingModel, errors: li
     unknown = list(filter(None, [encoded.describe_unknown_tokens(sources), describe_dropped(source_rows, sources)]))
     if is_generated:
         errors += _find_long_answers(source_rows, sources, start)
-    errors += find_undivided(source_rows, encoded, kinds.answering(arrow))
+    are_joined = is_generated and any(isinstance(source, Spoken) for source in sources.values())
+    errors += find_undivided(source_rows, encoded, kinds.answering(arrow), are_joined)
     if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
     if any(issubclass(target, Composed) for target in kinds.answering(arrow)):

@@ -153,15 +153,22 @@ def require_short_answers(rows: Rows, targets: Sequence[Target], max_tokens: int
 
 def require_whole(rows: Rows, encoded: EncodedRows, targets: Sequence[Target]) -> None:
     """Raise DataError if a row that is learnt from is too long, and its answer cannot be divided among windows: a transcript."""
-    findings = find_undivided(rows, encoded, [type(target) for target in targets])
+    are_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
+    findings = find_undivided(rows, encoded, [type(target) for target in targets], are_joined)
     if findings:
         first, count = findings[0], f" ({len(findings):,} rows are)" if len(findings) > 1 else ""
         raise DataError(f"{place(first.file, first.row)}: {first.reason}{count}")
 
 
-def find_undivided(rows: Rows, encoded: EncodedRows, targets: Sequence[type[Target]]) -> list[Finding]:
-    """Return a finding for each row that is longer than a model reads at once, if an answer cannot be divided among windows."""
-    if all(not issubclass(target, Composed) or target.is_divisible for target in targets):
+def find_undivided(
+    rows: Rows, encoded: EncodedRows, targets: Sequence[type[Target]], are_joined: bool
+) -> list[Finding]:
+    """Return a finding for each row that is longer than a model reads at once, if an answer cannot be divided among windows.
+
+    are_joined: whether a generated answer is joined of those of windows (`Generated.joins_windows`).
+    """
+    are_divisible = all(not issubclass(target, Composed) or target.is_divisible for target in targets)
+    if are_divisible and not are_joined:
         return []
     reason = (
         "it is longer than the model reads at once, and its answer cannot be divided among parts of it; cut it into parts with "
@@ -210,10 +217,11 @@ def encode_rows(
     overlap: the share of such a window that the next one repeats.
     Raises UsageError if `max_tokens` is too small for the sources, DataError for long rows with long="error".
     """
-    require_room(rows.arrow, max_tokens)
     ports = rows.arrow.sources
+    # Values of such kinds have as many tokens as they have, such as the three of a linear model of sounds.
     if all(sources[port.kind].max_tokens is not None for port in ports):
         return _encode_lazily(rows, sources, max_tokens, long, aligned)
+    require_room(rows.arrow, max_tokens)
     columns = [
         _encode_column(sources[port.kind], values, number, aligned, rows.arrow)
         for number, (port, values) in enumerate(zip(ports, rows.sources, strict=True))

@@ -63,7 +63,7 @@ def choose_beginnings(
                 spoken = narrowed.opening[len(target.opening)]
             beginnings = target.beginnings(spoken, task)
             target.begin_transcripts(max(beginnings, key=partial(_likelihood, mapping, port, examples)))
-        say(f"answers begin with {target.describe_beginning()}, by {len(examples)} of the rows (--language, --task)")
+        say(f"heard in {len(examples)} of the rows: {target.describe_beginning()} (--language, --task choose others)")
     mapping.train(is_training)
 
 

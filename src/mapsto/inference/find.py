@@ -223,8 +223,7 @@ def make_finder(
         "size": size,
     }
     groups = find_owners(rows, mapping.arrow, settings.group)
-    if groups is not None:
-        facts["group"] = list(groups.columns)
+    facts["group"] = None if groups is None else list(groups.columns)
     index = None if folder is None else open_index(folder, facts, say)
     if index is None:
         texts = [rows.sources[0][equal[0]] for equal in _rows_by_text(rows).values()]

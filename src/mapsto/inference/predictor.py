@@ -116,7 +116,8 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
         raise UsageError(f"decoding is a mapsto.Decoding, such as Decoding(beams=4), not {type(decoding).__name__}")
     if decoding is not None and not any(isinstance(target, Generated | Searched) for target in mapping.targets):
         raise UsageError(
-            f"--beams, --samples, --longest, --answers and --schema are for answers that are generated; {mapping.arrow} has none"
+            "settings of decoding (--beams, --samples, --longest, --answers, --schema, --times, --language, --task) are for "
+            f"answers that are generated or read along a sound; {mapping.arrow} has none"
         )
     for target in mapping.targets:
         # Raises for settings that a target ignores, before any row is read.

@@ -202,9 +202,9 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
         """Return the piece of one sound. aligned: whether it tells the seconds of each token."""
         samples = value.decode(RATE)
         count = max(1, -(-len(samples) // (HOP * self.frames)))
-        if self.window is not None and count % self.window:
-            # Silence that follows the last samples, up to the end of the window.
-            count += min(self.silence, self.window - count % self.window)
+        if self.window is not None and count < self.window:
+            # Silence that follows the last samples, up to the end of the window. A longer sound gets it by `windows`.
+            count += min(self.silence, self.window - count)
         frames = log_mel(samples, count * self.frames + FRAMES_AFTER, len(self.mean))
         tokens = self._tokens(np.pad(frames, ((FRAMES_BEFORE, 0), (0, 0))))
         tokens[:: self.window or count, FIRST_ENTRY] = 1

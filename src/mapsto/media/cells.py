@@ -58,8 +58,8 @@ def are_media(values: Sequence[object], suffixes: tuple[str, ...], axes: int | N
 
 def _may_be_media(cell: object, suffixes: tuple[str, ...], axes: int | None) -> bool:
     """Return whether a cell looks like one value of a medium, as `are_media` describes it."""
-    if isinstance(cell, str):
-        return cell.lower().endswith(suffixes)
+    if isinstance(cell, str | os.PathLike):
+        return str(cell).lower().endswith(suffixes)
     is_array = axes is not None and hasattr(cell, "__array__") and getattr(cell, "ndim", axes) == axes
     return isinstance(cell, bytes) or (isinstance(cell, dict) and "bytes" in cell) or is_array
 
@@ -77,8 +77,8 @@ def read_media_cell(cell: object, noun: str, array_noun: str) -> tuple[str | Non
         path = None if content else path
     elif isinstance(cell, bytes):
         content = cell
-    elif isinstance(cell, str):
-        path = cell.strip()
+    elif isinstance(cell, str | os.PathLike):
+        path = os.fspath(cell).strip()
     elif cell is not None:
         raise BadCell(f"a {noun} is a file's name, bytes or {array_noun}, not {type(cell).__name__}")
     if not content and not path:

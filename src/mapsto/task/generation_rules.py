@@ -18,6 +18,8 @@ FILE = "generation_config.json"
 LANGUAGES, TASKS, NO_TIMES = "lang_to_id", "task_to_id", "no_timestamps_token_id"
 # Rules that no setting of the file states by their own names.
 COMPUTED = {"beginning", "first_time"}
+# The language into which the task "translate" translates, as the file writes it.
+ENGLISH = "<|en|>"
 # Settings that change answers and are not followed, with the value at which each changes nothing (besides null).
 NOT_FOLLOWED: dict[str, Any] = {
     "encoder_repetition_penalty": 1.0,

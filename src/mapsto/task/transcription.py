@@ -33,7 +33,7 @@ class Transcriber(Generated, Searched):
 
     @abstractmethod
     def describe_beginning(self) -> str:
-        """Return the tokens that begin every answer as they are written in the vocabulary."""
+        """Return the language and the task with which every answer begins, in words."""
 
     @abstractmethod
     def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from mapsto.model.vocabulary_head import cross_entropy
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece, Role
 from mapsto.task.generation import Decoding, GeneratedAnswer
-from mapsto.task.generation_rules import LANGUAGES, NO_TIMES, TASKS, GenerationRules, choose_token, read_rules
+from mapsto.task.generation_rules import ENGLISH, LANGUAGES, NO_TIMES, TASKS, GenerationRules, choose_token, read_rules
 from mapsto.task.readout import Continued
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Spoken
@@ -39,6 +39,8 @@ from mapsto.text.text_scores import ScoredTexts
 LIMIT = "limit"
 # An answer may have this many times the tokens of the longest training answer, and at least SHORTEST_LIMIT.
 LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
+# That of an answer to a sound: the tokens that a published recognizer writes for 30 seconds.
+SPOKEN_LIMIT = 448
 # That of a published model whose folder states none.
 PUBLISHED_LIMIT = 256
 
@@ -201,7 +203,7 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
     def _narrow_rules(self, language: str | None, task: str | None) -> GenerationRules:
         """Return the rules by which answers begin only with this language and task; None for any, and for what is said."""
         if not self.has_languages:
-            raise UsageError("--language and --task are for recognizers of speech that know several languages")
+            raise UsageError("this model knows one language and task, so --language and --task have nothing to choose")
         languages, tasks, *rest = self.rules.beginning
         if language is not None:
             languages = (choose_token(self.source.generation, LANGUAGES, language),)
@@ -226,8 +228,10 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
         language: its token. task: the only task; None for all.
         """
         _, _, *rest = self.rules.beginning
-        tasks = (self.source.generation or {})[TASKS]
-        ids = tasks.values() if task is None else [tasks[task]]
+        settings = self.source.generation or {}
+        tasks, is_english = settings[TASKS], settings[LANGUAGES].get(ENGLISH) == language
+        # Of English, the English is what is said.
+        ids = [tasks[task or "transcribe"]] if task is not None or is_english else tasks.values()
         return [(language, token, *(choices[0] for choices in rest)) for token in ids]
 
     def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
@@ -253,8 +257,15 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
         return [phrase for phrase in phrases if any(map(str.isalnum, phrase["text"]))]
 
     def describe_beginning(self) -> str:
-        """Return the tokens that begin every answer as they are written in the vocabulary."""
-        return " ".join(filter(None, map(self.source.tokenizer.token, self.opening)))
+        """Return the language and the task with which every answer begins, in words."""
+        settings = self.source.generation or {}
+        names = [
+            f"{noun} {name.strip('<|>')}"
+            for noun, key in (("language", LANGUAGES), ("task", TASKS))
+            for name, token in settings.get(key, {}).items()
+            if token in self.opening
+        ]
+        return ", ".join(names)
 
     @property
     def learning(self) -> Learning:
@@ -269,6 +280,9 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
             return
         longest = max(map(len, self.source.tokenizer.encode_literally(answers)), default=0)
         self.longest = max(self.longest, SHORTEST_LIMIT, round(LIMIT_FACTOR * longest))
+        if self.is_spoken and not self.shares_room:
+            # A long recording is read in windows with more words than a short one that was learnt from.
+            self.longest = max(self.longest, SPOKEN_LIMIT)
 
     def answer_piece(self, tokens: Ints) -> Piece:
         """Return the piece of an answer with these tokens behind the opening ones; they are read causally."""
@@ -311,9 +325,11 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
 
     def to_value(self, tokens: Sequence[int]) -> str:
         """Return the text that token ids stand for."""
-        # Published tables often have more rows than there are tokens; such a row stands for nothing.
+        # Published tables often have more rows than there are tokens; such a row stands for nothing. Times are no text, although
+        # some vocabularies do not mark their tokens as special.
         tokenizer = self.source.tokenizer
-        return tokenizer.decode([token for token in tokens if token < tokenizer.size]).strip()
+        limit = tokenizer.size if self.rules.first_time is None else min(tokenizer.size, self.rules.first_time)
+        return tokenizer.decode([token for token in tokens if token < limit]).strip()
 
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the cross-entropy of logits (m, v) against token ids (m,) with label smoothing, summed over tokens."""
