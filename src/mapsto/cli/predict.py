@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
@@ -28,7 +29,18 @@ Long = Annotated[
 ]
 
 Stream = Annotated[
-    bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
+    bool,
+    typer.Option(
+        "--stream",
+        help="Print generated answers while they are written, one line for each row; and what is said in a recording while it "
+        "grows, or comes through a pipe (-).",
+    ),
+]
+Raw = Annotated[
+    int | None,
+    typer.Option(
+        help="With --stream: the recording is samples of 16 bits without a header, at this rate, such as 16000."
+    ),
 ]
 Draw = Annotated[
     Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
@@ -116,6 +128,7 @@ def predict(
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Stream = False,
+    raw: Raw = None,
     draw: Draw = None,
     hide: Annotated[
         float | None,
@@ -144,7 +157,11 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    for path in (out, draw):  # before the model is opened, so that a wrong path costs no time
+    live = is_recording(data)
+    if not (live and stream) and (raw is not None or is_pipe(data)):
+        raise UsageError("a pipe (-), and --raw, are for recordings that are read while they are made: add --stream")
+    # Before the model is opened, so that a wrong path costs no time. Texts and subtitles are no tables.
+    for path in (None if is_subtitles(out) or (live and stream) else out, draw):
         require_output_path(path)
     announce_output(out)
     if hide is not None or mask is not None:
@@ -157,9 +174,9 @@ def predict(
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
-        if out is not None or json or draw is not None:
+        if (out is not None and not live) or json or draw is not None:
             raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
-        _stream(answering, inputs)
+        stream_recording(answering, data[0], raw, out) if live and data else _stream(answering, inputs)
     elif is_subtitles(out):
         write_subtitles(answering, inputs, out)
     else:

@@ -33,9 +33,12 @@ def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     ((_, (answer,)),) = engine.answer_tables([table])
     if "error" in answer:
         raise DataError(answer["error"])
-    # Whisper writes phrases, and CTC words.
-    phrases = answer["phrases"] if "phrases" in answer else join_words(answer["words"])
-    write_atomic(out, render(phrases, out.suffix.lower()).encode())
+    write_atomic(out, render(phrases_of(answer), out.suffix.lower()).encode())
+
+
+def phrases_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the phrases of an answer with times: Whisper writes phrases, and CTC words."""
+    return list(answer["phrases"]) if "phrases" in answer else join_words(answer["words"])
 
 
 def join_words(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
