@@ -78,7 +78,8 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. For answers that are pictures, a folder; for subtitles of a recording, .srt or .vtt.",
+            help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures, .srt or .vtt "
+            "for subtitles.",
         ),
     ] = None,
     device: Device = "auto",
