@@ -78,7 +78,8 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. For answers that are pictures, a folder.",
+            help="csv, jsonl or parquet; by default csv on the screen. For answers that are pictures or sounds, a "
+            "folder.",
         ),
     ] = None,
     device: Device = "auto",
@@ -123,6 +124,12 @@ def predict(
             help="For pretrained models: hide this share of each value and fill it in. Pictures go to the folder --out."
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="For models of sounds: say what the recordings say in the voice of the recordings here (kNN-VC)."
+        ),
+    ] = None,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -133,6 +140,7 @@ def predict(
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows
+    from mapsto.cli.convert_voice import convert_voice
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
@@ -147,6 +155,11 @@ def predict(
     for path in (out, draw):  # before the model is opened, so that a wrong path costs no time
         require_output_path(path)
     announce_output(out)
+    if like is not None:
+        if hide is not None or mask is not None or stream or draw is not None:
+            raise UsageError("--like makes recordings; leave --hide, --mask, --stream and --draw out")
+        convert_voice(model, like, inputs, out, device, precision)
+        return
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
