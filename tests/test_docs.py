@@ -60,6 +60,10 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem == "sound":
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         recordings.write_words(tmp_path / "recordings")
+    if page.stem == "voices":
+        pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+        recordings.write_words(tmp_path / "recordings")
+        recordings.write_noisy(tmp_path)
     if page.stem == "speech":
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         pytest.importorskip("transformers", reason="transformers makes the starting model")

@@ -31,7 +31,8 @@ from mapsto.fitting import run_folder
 from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
-from mapsto.inference.predictor import Predictor
+from mapsto.inference.predictor import Predictor, read_value
+from mapsto.inference.voice_conversion import VoiceConverter
 from mapsto.media.cells import is_media_cell
 from mapsto.model.mapping import Mapping
 from mapsto.options import MAX_SKIPPED, OptionFields, Options, RowPolicy, TextFormat
@@ -126,6 +127,17 @@ class Model:
         Raises UsageError for a model that was not pretrained to fill in hidden parts, and for masks that do not fit.
         """
         return self.predictor.complete(values, hide, seed, mask)
+
+    def convert(self, values: Sequence[object], like: Any, layer: int | None = None) -> list[tuple[Any, int]]:
+        """Return what each recording says in the voice of other recordings, as (samples (n,), rate), without training (kNN-VC).
+
+        values: recordings in any form. like: those of the voice: a folder, a table or a list of recordings.
+        layer: the number of the layer whose output is compared, from 1; by default the middle one.
+
+        Raises UsageError for a model that does not read sounds, and for recordings that cannot be read.
+        """
+        converter = VoiceConverter(self.mapping, self._rows(like), self.device, self.precision, layer)
+        return [converter.convert(read_value(converter.source, value, index)) for index, value in enumerate(values)]
 
     def evaluate(
         self,

@@ -67,6 +67,37 @@ Schema = Annotated[
     typer.Option(help="Generated answers: JSON that this JSON Schema (a file) describes (the extra `schema`)."),
 ]
 
+# Answers that are left blank, and values that are made instead of answers.
+MinConfidence = Annotated[
+    float,
+    typer.Option(help="Leave answers of a lower confidence blank; `mapsto evaluate` shows what that gains."),
+]
+Reject = Annotated[
+    float,
+    typer.Option(
+        help="Leave answers blank where the row is less familiar than all but this share of the training rows: 0.05."
+    ),
+]
+Hide = Annotated[
+    float | None,
+    typer.Option(
+        help="For pretrained models: hide this share of each value and fill it in. Pictures go to the folder --out."
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        help="For models of sounds: say what the recordings say in the voice of the recordings here (kNN-VC)."
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        help="For models pretrained on pictures: fill in what is not black in this picture of the same size, or in "
+        "the picture of the same name in this folder."
+    ),
+]
+
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
@@ -78,8 +109,8 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures, .srt or .vtt "
-            "for subtitles.",
+            help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures or sounds, "
+            ".srt or .vtt for subtitles.",
         ),
     ] = None,
     device: Device = "auto",
@@ -95,16 +126,8 @@ def predict(
             help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`)."
         ),
     ] = "local",
-    min_confidence: Annotated[
-        float,
-        typer.Option(help="Leave answers of a lower confidence blank; `mapsto evaluate` shows what that gains."),
-    ] = 0.0,
-    reject: Annotated[
-        float,
-        typer.Option(
-            help="Leave answers blank where the row is less familiar than all but this share of the training rows: 0.05."
-        ),
-    ] = 0.0,
+    min_confidence: MinConfidence = 0.0,
+    reject: Reject = 0.0,
     beams: Beams = None,
     samples: Samples = None,
     temperature: Temperature = None,
@@ -118,22 +141,13 @@ def predict(
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Stream = False,
     draw: Draw = None,
-    hide: Annotated[
-        float | None,
-        typer.Option(
-            help="For pretrained models: hide this share of each value and fill it in. Pictures go to the folder --out."
-        ),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="For models pretrained on pictures: fill in what is not black in this picture of the same size, or in "
-            "the picture of the same name in this folder."
-        ),
-    ] = None,
+    hide: Hide = None,
+    like: Like = None,
+    mask: Mask = None,
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows
+    from mapsto.cli.convert_voice import convert_voice
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
@@ -149,6 +163,11 @@ def predict(
     require_folder(out) if is_subtitles(out) else require_output_path(out)
     require_output_path(draw)
     announce_output(out)
+    if like is not None:
+        if hide is not None or mask is not None or stream or draw is not None:
+            raise UsageError("--like makes recordings; leave --hide, --mask, --stream and --draw out")
+        convert_voice(model, like, inputs, out, device, precision)
+        return
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return

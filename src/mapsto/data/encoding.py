@@ -133,7 +133,7 @@ def encode_to_answer(
     """
     composed = next((target for target in targets if isinstance(target, Composed)), None)
     windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
-    is_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
+    is_joined = any(isinstance(target, Generated | Located) and target.joins_windows for target in targets)
     long = ("cut" if windowed is None and not is_joined else "window") if long == "auto" else long
     max_tokens -= _room_for_answers(targets, max_tokens)
     overlap = 0.0 if composed is None else composed.window_overlap

@@ -355,7 +355,8 @@ def _sample_outputs(
     assert isinstance(target, Located)
     # Sorted, so that samples are shown in the order of the table.
     row_indices = np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
-    pieces = {row: encoded.pieces[row] for row in row_indices}
+    # Of a row that is read in windows the first one.
+    pieces = {row: encoded.pieces[int(np.searchsorted(encoded.row_indices, row))] for row in row_indices}
     examples = [Example(pieces[row], make_questions(mapping, pieces[row]), row) for row in row_indices]
     outputs = dict(token_outputs(mapping, examples, port, device))
     # Exactly one source has the kind that the answers lie in.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -349,12 +349,17 @@ class Predictor:
         """
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
-        pieces = {example.row: example.pieces for example in examples}
-        for row, output in token_outputs(self.mapping, examples, port, self.device):
+        # Packing changes the order of the examples, and the windows of a row share its number.
+        numbered = [replace(example, row=index) for index, example in enumerate(examples)]
+        outputs = dict(token_outputs(self.mapping, numbered, port, self.device))
+        for index, output in sorted(outputs.items()):
+            example = examples[index]
             if isinstance(target, Located) and target.resembles:
-                answers[row] = build_value(target, pieces[row], output)
+                answers[example.row].append(build_value(target, example.pieces, output))
             else:
-                answers[row] += target.decode(output)
+                answers[example.row] += target.decode(output)
+        if isinstance(target, Located) and target.resembles:
+            answers = [target.join(parts) for parts in answers]
         return [{target.kind: answer} for answer in answers]
 
     def stream(self, source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Iterator[str]]:
