@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from mappings import make_table, small_mapping
@@ -156,16 +157,13 @@ def test_a_graph_that_computes_something_else_is_not_written(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model's weights change between tracing and the check."""
-    from mapsto.export import export
 
-    def trace_and_change(reference: Mapping, *arguments: Any) -> Any:
-        made = make_model(reference, *arguments)
+    def traced_before(reference: Mapping, examples: Any) -> Any:
         with torch.no_grad():
             reference.heads[0].bias += 1e-3
-        return made
+        return onnx.load(exported.file)
 
-    make_model = export._make_model
-    monkeypatch.setattr(export, "_make_model", trace_and_change)
+    monkeypatch.setattr("mapsto.export.export.trace", traced_before)
     out = tmp_path / "wrong.onnx"
     with pytest.raises(RunError, match="computes something else"):
         export_mapping(exported.mapping, out, exported.table)
@@ -187,3 +185,43 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="token by token"):
         export_mapping(generating, tmp_path / "a.onnx", exported.table)
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_is_measured_and_smoothing_changes_nothing(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Smoothed weights compute the same, and what falls below --agreement is refused."""
+    from mapsto.export.parity import make_examples
+    from mapsto.export.quantization import SmoothedLinear, smooth
+    from mapsto.pretrained.exported.interface import batch_inputs, compute_outputs
+    from mapsto.sequence.packing import collate
+
+    examples = make_examples(exported.mapping, exported.table)
+    smoothed = smooth(exported.mapping, examples)
+    names = [name for name, module in smoothed.named_modules() if isinstance(module, SmoothedLinear)]
+    assert len(names) == 3 * exported.mapping.config.transformer.layers
+    assert any(
+        (module.inverse - 1).abs().max() > 0.1 for module in smoothed.modules() if isinstance(module, SmoothedLinear)
+    )
+    inputs = batch_inputs(smoothed, collate(examples[:5]))
+    with torch.no_grad():
+        first, second = (compute_outputs(mapping, inputs) for mapping in (exported.mapping, smoothed))
+    torch.testing.assert_close(first["label"], second["label"], atol=1e-5, rtol=0)
+
+    out = tmp_path / "int8.onnx"
+    int8 = export_mapping(exported.mapping, out, exported.table, ExportSettings("int8", agreement=0.5))
+    assert "down" in int8.higher_precision
+    assert 1e-4 < int8.parity.difference < 0.5
+    assert int8.parity.probability_change is not None
+    assert int8.parity.probability_change > 0
+    assert out.stat().st_size < 0.8 * exported.file.stat().st_size
+    opened = mapsto.load(out)
+    expected, answers = exported.model.predict(exported.table), opened.predict(exported.table)
+    numbers = np.array([[answer["number"]["number"] for answer in side] for side in (expected, answers)])
+    assert 0 < np.abs(numbers[0] - numbers[1]).max() < 0.3 * numbers[0].std() + 1
+    monkeypatch.setattr("mapsto.export.export.trace_int8", lambda *arguments: onnx.load(out))
+    # The tags of random weights change with the last bit.
+    assert int8.parity.agreement.value < 1
+    with pytest.raises(RunError, match=r"--agreement asks for 100 %; nothing was written. In fp32 stay"):
+        export_mapping(exported.mapping, tmp_path / "b.onnx", exported.table, ExportSettings("int8", agreement=1.0))
+    assert not (tmp_path / "b.onnx").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +15,10 @@ import torch
 from mapsto import files
 from mapsto.data.table import Table
 from mapsto.errors import DataError, RunError, UsageError
-from mapsto.evaluation.training_file import read_held_out_rows
+from mapsto.evaluation.training_file import read_held_out_rows, read_training_rows
 from mapsto.export.graph import trace
 from mapsto.export.parity import Parity, make_examples, measure_parity
+from mapsto.export.quantization import CALIBRATION_EXAMPLES, HIGHER_PRECISION, trace_int8
 from mapsto.model.familiarity import sample_rows
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
@@ -118,7 +120,13 @@ def export_mapping(
     reference = mapping.for_prediction(torch.device("cpu"), "fp32")
     examples = make_examples(reference, rows.table)
     say(f"tracing the graph of {mapping.arrow}")
-    model, higher_precision = _make_model(reference, examples, settings)
+    higher_precision = ""
+    if settings.to == "int8":
+        measured, name = _choose_calibration(mapping, reference, examples)
+        higher_precision = f"{HIGHER_PRECISION} Ranges are those of {name}."
+        model = _serialise(trace_int8(reference, measured))
+    else:
+        model = _serialise(trace(reference, examples))
     session = Session(model, out)
     say(f"checking it on {rows.description}")
     parity = measure_parity(reference, SessionMapping(reference, session, out), session, rows.table)
@@ -200,10 +208,28 @@ def _choose_rows(mapping: Mapping, table: Table | None) -> _Rows:
     return _Rows(table, f"{name} ({count:,})")
 
 
-def _make_model(reference: Mapping, examples: Sequence[Example], settings: ExportSettings) -> tuple[bytes, str]:
-    """Return the bytes of the ONNX model, and for int8 what was left in higher precision and why."""
-    proto = trace(reference, examples)
-    return proto.SerializeToString(), ""
+def _choose_calibration(
+    mapping: Mapping, reference: Mapping, examples: Sequence[Example]
+) -> tuple[Sequence[Example], str]:
+    """Return the examples by whose activations int8 is set, and what they are in words.
+
+    They are of the training rows where these are found; else the first of `examples`, on which parity is checked.
+    """
+    if mapping.fit_record is not None:
+        with suppress(DataError):
+            table = read_training_rows(mapping.arrow, mapping.fit_record).own_table()
+            table = table.select(sample_rows(len(table), 0, CALIBRATION_EXAMPLES).tolist())
+            return make_examples(reference, table), f"{len(table):,} training rows"
+    count = min(len(examples), CALIBRATION_EXAMPLES)
+    return examples[:count], f"{count:,} of the rows that it is checked on, for want of training rows"
+
+
+def _serialise(proto: Any) -> bytes:
+    """Return the bytes of an `onnx.ModelProto`, without the tracer's notes, which name files and lines of this machine."""
+    for entry in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del entry.metadata_props[:]
+    del proto.graph.metadata_props[:], proto.metadata_props[:]
+    return bytes(proto.SerializeToString())
 
 
 def _require_parity(parity: Parity, settings: ExportSettings, higher_precision: str) -> None:

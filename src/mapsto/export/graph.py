@@ -54,7 +54,7 @@ def trace(mapping: Mapping, examples: Sequence[Example]) -> Any:
     inputs = batch_inputs(mapping, _example_batch(examples))
     shapes = {name: _dynamic_shape(name, tensor) for name, tensor in inputs.items()}
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 Graph(mapping, list(inputs)).eval(),
                 tuple(inputs.values()),
@@ -92,17 +92,19 @@ def _dynamic_shape(name: str, tensor: Tensor) -> dict[int, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the tracer prints of its stages, and its warnings, from the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """Keep what the tracer and the quantizer print of their stages, and their warnings, from the user."""
+    loggers = [logging.getLogger(name) for name in (None, "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _first_cause(error: BaseException) -> str:
