@@ -67,7 +67,10 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class Export:
-    """What an export wrote: the file, its size in bytes, its parity, and for int8 what was left in higher precision and why."""
+    """The result of an export: the file, its size in bytes, and its parity with the model.
+
+    rows: the rows that parity was measured on, in words. higher_precision: for int8 what was left in fp32, and why.
+    """
 
     path: Path
     num_bytes: int
@@ -80,23 +83,23 @@ class Export:
         parity = self.parity
         change = parity.probability_change
         change_text = "" if change is None else f", mean change of their probability {change:.2g}"
-        more = [self.higher_precision] if self.higher_precision else []
+        notes = [self.higher_precision] if self.higher_precision else []
         return [
             f"on {self.rows}: equal answers {parity.agreement.percent}{change_text}; largest difference of an output "
             f"{parity.difference:.2g} ({parity.output})",
-            *more,
+            *notes,
             f"wrote {self.path}, {self.num_bytes / 2**20:.1f} MB",
         ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the export in JSON types."""
-        more = {"higher_precision": self.higher_precision} if self.higher_precision else {}
+        notes = {"higher_precision": self.higher_precision} if self.higher_precision else {}
         return {
             "path": str(self.path),
             "bytes": self.num_bytes,
             "rows": self.rows,
             "parity": self.parity.to_json(),
-            **more,
+            **notes,
         }
 
 

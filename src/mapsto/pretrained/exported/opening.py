@@ -32,7 +32,7 @@ LoadSkeleton = Callable[[Path, Dict[str, Tensor], Path], Mapping]
 
 @dataclass(frozen=True)
 class Record:
-    """What an exported file says of itself, beside the files of its model folder.
+    """The record in an exported file, beside the files of its model folder.
 
     format: version of the file format. precision: "fp32" or "int8". inputs, outputs: names of the graph's inputs and outputs.
     weights: shape of each weight of the model folder, by its published name. processor: where parity was measured.
