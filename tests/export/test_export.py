@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,3 +232,40 @@ def test_int8_is_measured_and_smoothing_changes_nothing(
     with pytest.raises(RunError, match=r"--agreement asks for 100 %; nothing was written. In fp32 stay"):
         export_mapping(exported.mapping, tmp_path / "b.onnx", exported.table, ExportSettings("int8", agreement=1.0))
     assert not (tmp_path / "b.onnx").exists()
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+TEXTS = ["winter is long", "今天天气真好！", "a"]
+
+
+def require_same_labels(exported: Exported, lines: str) -> None:
+    """Compare the lines that an example program printed with the model's own answers."""
+    answers = [json.loads(line) for line in lines.splitlines()]
+    assert [answer["text"] for answer in answers] == TEXTS
+    for answer, expected in zip(answers, exported.model.predict(TEXTS), strict=True):
+        assert answer["label"] == expected["label"]["label"]
+        assert answer["probability"] == pytest.approx(expected["label"]["probability"], abs=1e-5)
+
+
+def test_the_example_answers_without_mapsto(exported: Exported) -> None:
+    program = EXAMPLES / "exported_file.py"
+    assert "import mapsto" not in program.read_text()
+    done = subprocess.run([sys.executable, program, exported.file, *TEXTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    require_same_labels(exported, done.stdout)
+
+
+@pytest.mark.slow
+def test_the_example_in_javascript_answers_the_same(exported: Exported, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("needs node and npm")
+    shutil.copy(EXAMPLES / "exported_file.mjs", tmp_path)
+    packages = ["onnxruntime-web@1.30", "@huggingface/tokenizers@0.2"]
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *packages]
+    installed = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"npm does not install onnxruntime-web: {installed.stderr[-200:]}")
+    command = ["node", "exported_file.mjs", exported.file, *TEXTS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    require_same_labels(exported, done.stdout)
