@@ -27,6 +27,7 @@ from mapsto.evaluation.evaluate import Evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
 from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explain_table
+from mapsto.export.export import AGREEMENT, KEPT_ROWS, Export, ExportSettings, export_mapping
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
@@ -266,6 +267,30 @@ class Model:
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
 
+    def export(
+        self,
+        path: str | Path,
+        to: str = "onnx",
+        rows: Any = None,
+        agreement: float = AGREEMENT,
+        kept_rows: int = KEPT_ROWS,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+    ) -> Export:
+        """Write the model to one file that ONNX Runtime opens, after its answers were checked on rows of yours.
+
+        `mapsto.load` opens the file like a folder, for predictions, vectors and scores.
+        path: the file, with the ending .onnx. to: "onnx" (fp32) or "int8".
+        rows: a table or a list of values like those the model will read; by default the rows that its fit held out.
+        agreement: the smallest share of rows whose answer in int8 is that in fp32.
+        kept_rows: the number of rows whose tokens are kept in the file, to check it again on other processors; 0 keeps none.
+        encoding, delimiter: of text files, where they do not tell it themselves.
+
+        Raises UsageError for a model that cannot be exported, DataError without rows, and RunError if the check fails.
+        """
+        table = None if rows is None else read_table(self._rows(rows), TextFormat(encoding, delimiter))
+        return export_mapping(self.mapping, Path(path), table, ExportSettings(to, agreement, kept_rows))
+
     def _row(self, values: Sequence[object]) -> dict[str, object]:
         """Return the values of one example as a row; a single dict is one already.
 
@@ -437,7 +462,10 @@ def _warn_of_note(text: str) -> None:
 
 def _mapping_of(start: str | Path | Model | Mapping | None) -> str | Path | Mapping | None:
     """Return the network of a Model with its arrow (a Mapping); return any other `start` unchanged."""
-    return start.mapping if isinstance(start, Model) else start
+    mapping = start.mapping if isinstance(start, Model) else start
+    if isinstance(mapping, Mapping):
+        mapping.require_weights("start a fit")
+    return mapping
 
 
 def _options(function: Callable[..., Any], options: Options | None, fields: Dict[str, Any]) -> Options:

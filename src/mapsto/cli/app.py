@@ -95,7 +95,9 @@ Input = Annotated[
     ),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
-Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or hf:user/name of the hub.")]
+Model = Annotated[
+    str, typer.Argument(help="A run's folder, a model folder, a file of `mapsto export`, or hf:user/name of the hub.")
+]
 
 # Options that several commands have.
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run in it is resumed.")]

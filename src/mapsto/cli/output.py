@@ -13,6 +13,8 @@ from mapsto.errors import printable
 from mapsto.files import announcing
 from mapsto.options import TextFormat
 from mapsto.pretrained import manifest
+from mapsto.pretrained.exported.container import is_exported
+from mapsto.pretrained.exported.opening import read_exported_manifest
 from mapsto.pretrained.location import find_folder
 
 
@@ -62,6 +64,8 @@ def read_table_with_notes(source: Any, text_format: TextFormat, answers: bool = 
 def read_manifest(model: str) -> dict[str, Any]:
     """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other models.
 
-    model: a folder or the name of a model of the hub.
+    model: a folder, an exported file or the name of a model of the hub.
     """
+    if is_exported(model):
+        return read_exported_manifest(Path(model))
     return manifest.read_manifest(find_folder(model)) or {}

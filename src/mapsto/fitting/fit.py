@@ -6,7 +6,6 @@ command line to the training step there are three calls: `cli.fit`, `fit_mapping
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from mapsto.fitting.results import make_validation, score_run, write_rejected, w
 from mapsto.fitting.run_data import RunData
 from mapsto.metrics.intervals import to_json
 from mapsto.model import lora
+from mapsto.model.fit_record import relative_path
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
@@ -255,17 +255,11 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
 
 
 def _data_file(request: FitRequest, run: PreparedRun) -> dict[str, str]:
-    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder.
-
-    The path is relative, so that it holds when a project is moved, and names no folders of the user above both.
-    """
+    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder."""
     path = None if run.data.training_rows is None else run.data.training_rows.table.path
     if path is None or request.folder is None:
         return {}
-    try:
-        return {"data_file": Path(os.path.relpath(path, request.folder.resolve())).as_posix()}
-    except ValueError:  # on another drive of Windows
-        return {"data_file": path.as_posix()}
+    return {"data_file": relative_path(path, request.folder)}
 
 
 def _make_loggers(request: FitRequest) -> list[Logger]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
-from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.decoding.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
@@ -155,11 +154,8 @@ class Predictor:
         self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
-        self.device = choose_device(device)
-        dtype = choose_precision(precision, self.device)
-        # A copy, since the conversion changes the weights, and the caller may go on training.
-        self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        self.mapping.pack(dtype)
+        self.device = mapping.device_for(device)
+        self.mapping = mapping.for_prediction(self.device, precision)
 
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
