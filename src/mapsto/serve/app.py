@@ -17,7 +17,7 @@ from mapsto import __version__
 from mapsto.serve.edge import Edge
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply_fault, reply_http_error, reply_refusal
-from mapsto.serve.routes import foreign, generating, health, native, open_inference, vectors
+from mapsto.serve.routes import foreign, generating, health, native, open_inference, page, vectors
 from mapsto.serve.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -67,6 +67,9 @@ def routes_of(service: Service) -> list[RouteEntry]:
     rows = {"rows": [row]}
     texts = ["…", "…"]
     entries = [
+        RouteEntry("GET", "/", page.page, tag="page"),
+        RouteEntry("GET", "/docs", page.docs, tag="page"),
+        RouteEntry("GET", "/page/{name}", page.part, tag="page"),
         RouteEntry("GET", "/models", native.models),
         RouteEntry("GET", "/metrics", health.metrics),
         RouteEntry("POST", "/predict", native.predict, "predict", rows),
