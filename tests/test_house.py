@@ -55,6 +55,9 @@ NOT_KINDS = {
     ("data/formats/header_hints.py", "text"): "column that holds the lines of a plain text file",
     ("evaluation/report.py", "label"): "heading of a column of true answers",
     ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
+    ("serve", "vector"): "key of an embedding in answers",
+    ("serve", "text"): "key of a document or of a part of a streamed text, in the forms of other services",
+    ("serve", "label"): "key of a class in Hugging Face's form",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 
