@@ -24,6 +24,7 @@ from mapsto.data.rows import Rows, load_rows, require_readable, set_aside_unlabe
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.evaluation import matching
+from mapsto.evaluation.linear_baseline import BaselineComparison
 from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
 from mapsto.evaluation.training_file import compare_with_training_file
 from mapsto.evaluation.verification import describe_trials
@@ -139,6 +140,7 @@ class Evaluation:
     samples: NUM_SAMPLES random rows for each target that generates a value, such as a picture.
     overlap: the scored rows that the model or one of its starting models was fitted to; on them scores are too good.
     baseline_name: words for the baseline. has_groups: whether intervals resample groups of rows.
+    linear: the first target's scores beside those of a linear model; None where there are none, as a note says.
     """
 
     num_rows: int
@@ -151,6 +153,14 @@ class Evaluation:
     overlap: Overlap = Overlap()
     baseline_name: str = "reading nothing"
     has_groups: bool = False
+    linear: BaselineComparison | None = None
+
+    def beside_linear_model(self, comparison: BaselineComparison | str | None) -> Evaluation:
+        """Return the evaluation with the scores of a linear model, or the reason for which there are none, among its notes."""
+        if comparison is None:
+            return self
+        linear = comparison if isinstance(comparison, BaselineComparison) else None
+        return replace(self, linear=linear, notes=[*self.notes, str(comparison)])
 
     def suspects(self) -> Suspects:
         """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
@@ -231,8 +241,9 @@ def evaluate(
         _add_predictions(evaluation, predictions)
     # Beside rows that were trained on, a linear model that was fitted to them has no meaning either.
     if evaluation.predictions and not overlap:
-        sentence = compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs, policy.group)
-        notes += [] if sentence is None else [sentence]
+        evaluation = evaluation.beside_linear_model(
+            compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs, policy.group)
+        )
     for port in token_ports:
         if isinstance(mapping.targets[port], Located):
             evaluation.samples.extend(_sample_outputs(mapping, rows, encoded, port, device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from mapsto.distributed import Ranks
 from mapsto.errors import Finding, LineNumber, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
-from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
+from mapsto.evaluation.linear_baseline import BaselineComparison, compare_with_linear_model, has_linear_baseline
 from mapsto.evaluation.matching import best_ranks, encode_pairs, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
 from mapsto.fitting import run_folder
@@ -141,17 +141,19 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
         if overlap.warning:
             progress.say(f"note: held-out rows: {overlap.warning}")
-    sentence = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
-    if sentence is not None:
-        progress.say(sentence)
+    comparison = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
+    if comparison is not None:
+        progress.say(str(comparison))
         if result.evaluation is not None:
-            result.evaluation.notes.append(sentence)
+            result = replace(result, evaluation=result.evaluation.beside_linear_model(comparison))
     progress.scores(result.scores, result.overlap.mark)
     return result
 
 
-def _compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, seconds: float) -> str | None:
-    """Return the sentence of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
+def _compare_with_linear_model(
+    run: PreparedRun, evaluation: Evaluation | None, seconds: float
+) -> BaselineComparison | str | None:
+    """Return the result of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
 
     None if there are no such rows, or if the mapping has no linear baseline. seconds: duration of the training.
     """
