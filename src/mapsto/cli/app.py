@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mapsto import __version__
 from mapsto.distributed import exit_process, read_ranks
 from mapsto.errors import MapstoError, printable
 from mapsto.options import CHOICES, Options, field_types
@@ -73,10 +74,27 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Pretrain, fit, check and use models on your own data. A task is an arrow: mapsto fit 'text -> label' train.csv",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # --install-completion and --show-completion
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(is_wanted: bool) -> None:
+    """Print the version and end the program, for `mapsto --version`."""
+    if is_wanted:
+        typer.echo(f"mapsto {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def accept_general_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Accept the options that stand before a command."""
+
 
 # Arguments that several commands have.
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]

@@ -103,6 +103,11 @@ class ModelFolder:
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of the finished model in a folder, without its card and what a run leaves beside it."""
+    return [path for name in (*SAVED_FILES, MANIFEST_FILE) if (path := folder / name).is_file()]
+
+
 def versions() -> dict[str, str]:
     """Return {name: version} of Python, mapsto and the packages that affect results.
 
