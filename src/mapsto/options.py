@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict, get_type_hints
 
 from mapsto.errors import UsageError, near
+from mapsto.errors.wording import ANY_WORD, register_keywords
 
 Long = Literal["auto", "cut", "window", "error"]
 BadRows = Literal["stop", "skip"]
@@ -46,6 +47,62 @@ MAX_SKIPPED = 0.01
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop", "spec")
 MIXTURES = ("mixup", "cutmix", "mosaic")
 
+# What other libraries call an option (lower case), by whose names users look for it.
+OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
+    other: name
+    for name, others in {
+        "rate": "lr learning_rate step_size eta",
+        "batch": "batch_size per_device_train_batch_size minibatch",
+        "epochs": "num_epochs n_epochs num_train_epochs max_epochs nb_epochs n_iter",
+        "steps": "max_steps num_steps n_steps iterations max_iter",
+        "minutes": "time_limit max_time time",
+        "seed": "random_state random_seed rng",
+        "hold_out": "validation_split val_size valid_size validation_size eval_split holdout",
+        "smooth": "label_smoothing label_smoothing_factor",
+        "length": "max_length max_len max_seq_length maxlen",
+        "layers": "num_layers n_layers num_hidden_layers depth",
+        "width": "hidden_size d_model dim hidden_dim embed_dim",
+        "heads": "num_heads n_heads num_attention_heads",
+        "vocabulary": "vocab_size vocab",
+        "lora": "lora_r lora_rank peft",
+        "balance": "balanced",
+        "patience": "early_stopping_patience early_stopping",
+        "precision": "dtype torch_dtype fp16 bf16 mixed_precision",
+        "workers": "num_workers n_jobs dataloader_num_workers",
+        "save_every": "save_steps checkpoint_every",
+        "start": "model pretrained model_name model_name_or_path base_model checkpoint",
+        "out": "output_dir output save_dir path",
+        "test": "test_data eval_data eval_dataset",
+        "data": "train train_data train_dataset dataset",
+        "quiet": "verbose verbosity silent",
+        "unlabelled": "unlabeled",
+        "group": "groups",
+    }.items()
+    for other in others.split()
+}
+
+# Keywords of the Python API that are no field of Options, and whose flags messages name; for each the words it takes.
+FUNCTION_KEYWORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("out", "start", "like", "test", "overwrite", "search", "search_minutes"), ()),  # of fit
+    **dict.fromkeys(("starts", "labels", "seeds", "methods", "shift", "allow_overlap", "jobs"), ()),  # of compare
+    **dict.fromkeys(("min_confidence", "reject", "mask", "sample", "token"), ()),  # of Model
+    **dict.fromkeys(("top", "index", "column", "exact"), ()),  # of Model.find
+    **dict.fromkeys(
+        ("beams", "samples", "temperature", "top_p", "longest", "answers", "schema", "times"), ()
+    ),  # of Decoding
+}
+# Fields whose words are not in CHOICES.
+FIELD_WORDS = {
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "bf16", "fp32"),
+    "augment": (*AUGMENTATIONS, *MIXTURES),
+    "freeze": ("all",),
+    "group": ("none",),
+    "encoding": ANY_WORD,
+}
+# Flags that stand alone.
+SWITCHES = ("overwrite", "allow_overlap", "exact", "times", "balance", "fold_labels", "shard", "tensorboard")
+
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
@@ -68,6 +125,12 @@ def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) 
     allowed = allowed or CHOICES[name]
     if value not in allowed:
         raise UsageError(f"{flag(name)} is one of {', '.join(allowed)}, not {value!r}{near(str(value), allowed)}")
+
+
+def near_option(name: str, names: Collection[str]) -> str:
+    """Return a hint at the option that is meant by a name of another library, or else at the one that is spelt alike."""
+    other = OPTIONS_BY_OTHER_NAMES.get(name.lower().replace("-", "_"))
+    return f" (here it is {other!r})" if other in names else near(name, names)
 
 
 def flag(name: str) -> str:
@@ -150,7 +213,12 @@ def field_types(group: type[OptionGroup]) -> dict[str, Any]:
 # Groups are not compared or printed, and generating these methods for each would slow every start of the command line.
 @dataclass(frozen=True, repr=False, eq=False)
 class OptionGroup:
-    """Base class of groups of options, which converts NumPy numbers to Python numbers and checks all values."""
+    """Base class of groups of options, which converts NumPy numbers to Python numbers and checks all values.
+
+    title: the heading of the group in help texts.
+    """
+
+    title = ""
 
     def __post_init__(self) -> None:
         self._convert_numbers()
@@ -187,6 +255,8 @@ class OptionGroup:
 @dataclass(frozen=True, repr=False, eq=False)
 class OptimizationOptions(OptionGroup):
     """Options of the optimisation: number of steps, learning rate, trained weights, method."""
+
+    title = "The training"
 
     steps: int | None = _option(None, "Train for this many updates.")
     epochs: float | None = _option(None, "Train for this many passes over the rows.")
@@ -245,6 +315,8 @@ class OptimizationOptions(OptionGroup):
 class ModelOptions(OptionGroup):
     """Options of a new model's architecture, of its vocabulary, and of the size of its inputs."""
 
+    title = "The model"
+
     layers: int | None = _option(None, "Layers of a new model.")
     width: int | None = _option(None, "Width of a new model.")
     heads: int | None = _option(None, "Attention heads of a new model.")
@@ -272,6 +344,8 @@ class ModelOptions(OptionGroup):
 @dataclass(frozen=True, repr=False, eq=False)
 class DataOptions(OptionGroup):
     """Options for reading, cutting, augmenting and holding out rows."""
+
+    title = "What is read"
 
     long: Long = _option("auto", "What happens to longer examples: cut off, cut into windows, or an error.")
     bad_rows: BadRows = _option(
@@ -352,6 +426,8 @@ class DataOptions(OptionGroup):
 class ObjectiveOptions(OptionGroup):
     """Options of the training objective: what is hidden and predicted in pretraining, and extra losses for generated pictures."""
 
+    title = "The objective"
+
     objective: ObjectiveName = _option(
         "masked",
         "What pretraining predicts: masked tokens; each token from those before it (causal); both (hybrid); which tokens a "
@@ -416,6 +492,8 @@ class ObjectiveOptions(OptionGroup):
 class RunOptions(OptionGroup):
     """Options of the run itself: seed, device, processes, checkpoints and logs."""
 
+    title = "Processes and device"
+
     seed: int = _option(0, "Everything random is a function of it.")
     save_every: int | None = _option(None, "Steps between checkpoints.")
     precision: str = _option("auto", "bf16 or fp32. auto: bf16 where the hardware accelerates it.")
@@ -440,6 +518,14 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
 
     Raises UsageError for a value that an option cannot have, and for options that exclude each other.
     """
+
+    def __new__(cls, *values: Any, **fields_by_name: Any) -> Options:
+        """Return a new object. Raises UsageError for a name that no option has, with the one that is meant."""
+        names = [entry.name for entry in fields(cls)]
+        for name in fields_by_name:
+            if name not in names:
+                raise UsageError(f"no option {name!r}{near_option(name, names)}")
+        return super().__new__(cls)
 
     def _check(self) -> None:
         super()._check()
@@ -481,6 +567,16 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
         return sorted(
             name for name, value in asdict(self).items() if name not in FREE_FIELDS and recorded.get(name) != value
         )
+
+
+def option_groups() -> list[type[OptionGroup]]:
+    """Return the groups of options, in the order of their fields."""
+    return [OptimizationOptions, ModelOptions, DataOptions, ObjectiveOptions, RunOptions]
+
+
+register_keywords({entry.name: () for entry in fields(Options)})
+for keyword_words in (FUNCTION_KEYWORDS, CHOICES, FIELD_WORDS):
+    register_keywords(keyword_words, SWITCHES)
 
 
 class OptionFields(TypedDict, total=False):

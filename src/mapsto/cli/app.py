@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 from mapsto.distributed import exit_process, read_ranks
 from mapsto.errors import MapstoError, printable
+from mapsto.errors.wording import on_command_line
 from mapsto.options import CHOICES, Options, field_types
 from mapsto.options import flag as flag_name
 
@@ -203,14 +204,16 @@ def _run() -> None:
     # Pillow warns of faulty metadata; unreadable pixels are reported by the readers themselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with ExitStack() as resources:
+        with ExitStack() as resources, on_command_line():
             resources.callback(RESOURCES.reset, RESOURCES.set(resources))
             app()
     except UnreadOutput as error:
         _discard_output()
         sys.exit(error.exit_status)
     except MapstoError as error:
-        _fail(str(error), error.exit_status, error.reporter)
+        with on_command_line():
+            text = str(error)
+        _fail(text, error.exit_status, error.reporter)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from mapsto.errors.wording import worded
+
 # The most findings that an error message lists.
 SHOWN_FINDINGS = 20
 
@@ -18,12 +20,18 @@ QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
 
 
 class MapstoError(Exception):
-    """Base class of all errors that mapsto raises on purpose, each with a message for the user."""
+    """Base class of all errors that mapsto raises on purpose, each with a message for the user.
+
+    As text it names options by their keywords or, on the command line, by their flags; see mapsto/errors/wording.py.
+    """
 
     # The exit status of the command line.
     exit_status = 1
     # The rank of the process that prints the error when a run has several processes.
     reporter = 0
+
+    def __str__(self) -> str:
+        return worded(super().__str__())
 
 
 class UsageError(MapstoError, ValueError):
