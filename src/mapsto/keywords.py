@@ -25,20 +25,22 @@ def list_options(refused: Sequence[str] = ()) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
-        named = [entry for entry in signature.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD]
-        listed = [entry for entry in fields(Options) if entry.name not in refused]
+        parameters = [
+            entry for entry in signature.parameters.values() if entry.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        entries = [entry for entry in fields(Options) if entry.name not in refused]
         function.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[
-                *named,
+                *parameters,
                 *(
                     inspect.Parameter(
                         entry.name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=entry.type
                     )
-                    for entry in listed
+                    for entry in entries
                 ),
             ]
         )
-        names = {entry.name for entry in listed}
+        names = {entry.name for entry in entries}
         groups = (_describe_group(group, names) for group in option_groups())
         function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Options:", *groups])
         return function

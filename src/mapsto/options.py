@@ -24,6 +24,7 @@ Method = Literal["auto", "full", "probe", "probe+full", "contrast", "linear"]
 Optimizer = Literal["auto", "adamw", "muon"]
 MaskShape = Literal["token", "word", "span", "block"]
 Architecture = Literal["auto", "prefix", "encoder-decoder", "ctc"]
+Rank = Literal["common", "", "rare"]
 ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -43,14 +44,14 @@ DELIMITERS = {"tab": "\t", "\\t": "\t"}
 # The largest share of rows that `--bad-rows skip` drops by default.
 MAX_SKIPPED = 0.01
 
-# The values of --augment: augmentations of single rows, and methods of mixing a row with others.
+# The values of --augment: augmentations of single rows, and methods of mixing a row with synonyms.
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop", "spec")
 MIXTURES = ("mixup", "cutmix", "mosaic")
 
 # What other libraries call an option (lower case), by whose names users look for it.
 OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
     other: name
-    for name, others in {
+    for name, synonyms in {
         "rate": "lr learning_rate step_size eta",
         "batch": "batch_size per_device_train_batch_size minibatch",
         "epochs": "num_epochs n_epochs num_train_epochs max_epochs nb_epochs n_iter",
@@ -78,7 +79,7 @@ OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
         "unlabelled": "unlabeled",
         "group": "groups",
     }.items()
-    for other in others.split()
+    for other in synonyms.split()
 }
 
 # Keywords of the Python API that are no field of Options, and whose flags messages name; for each the words it takes.
@@ -143,9 +144,12 @@ def splits_into_heads(width: int, heads: int) -> bool:
     return width % (2 * heads) == 0
 
 
-def _option(default: Any, text: str) -> Any:
-    """Declare a dataclass field with its default and its help text for the command line."""
-    return field(default=default, metadata={"help": text})
+def _option(default: Any, text: str, rank: Rank = "") -> Any:
+    """Declare a dataclass field with its default and its help text.
+
+    rank: "common" for what help shows first, "rare" for what it shows only when all options are asked for.
+    """
+    return field(default=default, metadata={"help": text, "rank": rank})
 
 
 @dataclass(frozen=True)
@@ -259,19 +263,22 @@ class OptimizationOptions(OptionGroup):
     title = "The training"
 
     steps: int | None = _option(None, "Train for this many updates.")
-    epochs: float | None = _option(None, "Train for this many passes over the rows.")
+    epochs: float | None = _option(None, "Train for this many passes over the rows.", rank="common")
     minutes: float | None = _option(
-        None, "Train for about this long: the number of steps is fixed after a short calibration."
+        None, "Train for about this long: the number of steps is fixed after a short calibration.", rank="common"
     )
-    batch: int | None = _option(None, "Examples per update.")
-    rate: float | None = _option(None, "Peak learning rate.")
-    optimizer: Optimizer = _option("auto", "auto: Muon for weights that begin random, AdamW for published ones.")
+    batch: int | None = _option(None, "Examples per update.", rank="common")
+    rate: float | None = _option(None, "Peak learning rate.", rank="common")
+    optimizer: Optimizer = _option(
+        "auto", "auto: Muon for weights that begin random, AdamW for published ones.", rank="rare"
+    )
     method: Method = _option(
         "auto",
         "How a starting model is fitted: all weights (full), a linear probe, a probe and then all weights, or supervised "
         "contrastive learning before a probe (contrast). linear uses no starting model: a linear model of the words and "
         "characters of a text (TF-IDF), or of the edges and colours of a picture, in "
         "seconds. auto measures which is best, or chooses by the number of labels.",
+        rank="common",
     )
     lora: int | None = _option(
         None, "Train low-rank updates of this rank (LoRA) and keep the starting model's weights fixed."
@@ -279,20 +286,25 @@ class OptimizationOptions(OptionGroup):
     freeze: str | None = _option(
         None, "Keep the starting model's embeddings and this many of its lowest layers fixed; or `all` of it."
     )
-    layer_decay: float = _option(1.0, "Ratio of each layer's learning rate to that of the layer above it.")
+    layer_decay: float = _option(1.0, "Ratio of each layer's learning rate to that of the layer above it.", rank="rare")
     smooth: float = _option(
         0.0,
         "Label smoothing: share of each label spread over all classes in the loss. New models that write texts: 0.1.",
+        rank="rare",
     )
     average: bool | None = _option(
-        None, "End with the average of the weights of the last fifth of the steps; the default in pretraining."
+        None,
+        "End with the average of the weights of the last fifth of the steps; the default in pretraining.",
+        rank="rare",
     )
     balance: bool = _option(
         False,
         "Answer as if all classes were equally frequent: rare ones are found more often, at the price of false alarms.",
     )
     patience: int = _option(
-        3, "Evaluations of the held-out rows without improvement before the learning rate falls and training ends."
+        3,
+        "Evaluations of the held-out rows without improvement before the learning rate falls and training ends.",
+        rank="rare",
     )
 
     def _check(self) -> None:
@@ -319,15 +331,17 @@ class ModelOptions(OptionGroup):
 
     layers: int | None = _option(None, "Layers of a new model.")
     width: int | None = _option(None, "Width of a new model.")
-    heads: int | None = _option(None, "Attention heads of a new model.")
+    heads: int | None = _option(None, "Attention heads of a new model.", rank="rare")
     architecture: Architecture = _option(
         "auto",
         "How texts are answered: by a new model that writes them, prefix (one stack reads the source and the answer behind "
-        "it) or encoder-decoder (half of the layers read the source, the others write the answer); or along a sound, "
+        "it) or encoder-decoder (half of the layers read the source, the synonyms write the answer); or along a sound, "
         "character by character (ctc, the default for `sound -> text` unless the starting model has a decoder of texts).",
     )
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
-    words: str | None = _option(None, "A file of words, one per line, to add to the vocabulary of the starting model.")
+    words: str | None = _option(
+        None, "A file of words, one per line, to add to the vocabulary of the starting model.", rank="rare"
+    )
     length: int | None = _option(None, "Longest example in tokens; the fitted model reads as much of longer ones.")
     size: int | None = _option(
         None,
@@ -347,12 +361,16 @@ class DataOptions(OptionGroup):
 
     title = "What is read"
 
-    long: Long = _option("auto", "What happens to longer examples: cut off, cut into windows, or an error.")
+    long: Long = _option(
+        "auto", "What happens to longer examples: cut off, cut into windows, or an error.", rank="rare"
+    )
     bad_rows: BadRows = _option(
         "stop",
         "Stop before the first step, or skip unreadable rows (see --most-skipped) and list them in rejected.csv.",
     )
-    most_skipped: float = _option(MAX_SKIPPED, "Largest share of the rows that --bad-rows skip leaves out.")
+    most_skipped: float = _option(
+        MAX_SKIPPED, "Largest share of the rows that --bad-rows skip leaves out.", rank="rare"
+    )
     unlabelled: Unlabelled = _option(
         "stop",
         "Rows without a label: stop, drop (they are counted), or predict (after the fit they are answered in unlabelled.csv).",
@@ -374,7 +392,9 @@ class DataOptions(OptionGroup):
         "none: no column; by default columns of recordings are found by their names (speaker, dialogue, file, sentence, ...).",
     )
     fold_labels: bool = _option(
-        False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
+        False,
+        "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest.",
+        rank="rare",
     )
     language: str | None = _option(
         None,
@@ -387,7 +407,9 @@ class DataOptions(OptionGroup):
         "that the texts of the rows are likelier for.",
     )
     encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
-    delimiter: str | None = _option(None, "The character between the cells of csv files, such as ';', or tab.")
+    delimiter: str | None = _option(
+        None, "The character between the cells of csv files, such as ';', or tab.", rank="rare"
+    )
 
     @property
     def text_format(self) -> TextFormat:
@@ -449,7 +471,9 @@ class ObjectiveOptions(OptionGroup):
     features: str | None = _option(
         None, "The folder of the pretrained network that --style compares pictures with: a VGG, ResNet or DINOv2."
     )
-    style_weight: float = _option(1.0, "Weight of the style in the loss; the content of the source weighs 1.")
+    style_weight: float = _option(
+        1.0, "Weight of the style in the loss; the content of the source weighs 1.", rank="rare"
+    )
     sizes: str | None = _option(
         None,
         "For `<->`: sizes of vectors that can be searched as well, such as 384,128: the first numbers of each vector are "
@@ -458,6 +482,7 @@ class ObjectiveOptions(OptionGroup):
     adversarial: float = _option(
         0.0,
         "Weight of an adversarial loss: a network trained alongside tells generated pictures from real ones. 0: none.",
+        rank="rare",
     )
 
     def _check(self) -> None:
@@ -492,15 +517,17 @@ class ObjectiveOptions(OptionGroup):
 class RunOptions(OptionGroup):
     """Options of the run itself: seed, device, processes, checkpoints and logs."""
 
-    title = "Processes and device"
+    title = "Many processes"
 
     seed: int = _option(0, "Everything random is a function of it.")
-    save_every: int | None = _option(None, "Steps between checkpoints.")
+    save_every: int | None = _option(None, "Steps between checkpoints.", rank="rare")
     precision: str = _option("auto", "bf16 or fp32. auto: bf16 where the hardware accelerates it.")
     device: str = _option("auto", "auto, cpu, cuda or mps.")
-    workers: int = _option(1, "Threads that prepare batches ahead; they never change the result.")
-    shard: bool = _option(False, "Under torchrun: each process keeps only a part of every weight (FSDP2).")
-    tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).")
+    workers: int = _option(1, "Threads that prepare batches ahead; they never change the result.", rank="rare")
+    shard: bool = _option(False, "Under torchrun: each process keeps only a part of every weight (FSDP2).", rank="rare")
+    tensorboard: bool = _option(
+        False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).", rank="rare"
+    )
 
     def _check(self) -> None:
         super()._check()

@@ -150,10 +150,10 @@ def test_an_encoding_that_is_none_is_a_wrong_call(tmp_path: Path, encoding: str)
 @pytest.mark.parametrize(
     ("content", "row", "byte", "advice"),
     [
-        ("x\r\ny\rabc é".encode("cp1252"), 3, 5, 'encoding="cp1252"'),
-        ("na\xefve".encode("cp1252"), 1, 3, 'encoding="cp1252"'),  # gb18030 would take it, as nonsense
-        ("a,b\n你好,一\n".encode("gb18030"), 2, 1, 'encoding="gb18030"'),
-        ("a\n你x\n".encode() + b"\xff\x81", 3, 1, "say which they are with encoding="),
+        ("x\r\ny\rabc é".encode("cp1252"), 3, 5, "--encoding cp1252"),
+        ("na\xefve".encode("cp1252"), 1, 3, "--encoding cp1252"),  # gb18030 would take it, as nonsense
+        ("a,b\n你好,一\n".encode("gb18030"), 2, 1, "--encoding gb18030"),
+        ("a\n你x\n".encode() + b"\xff\x81", 3, 1, "say which they are with --encoding"),
         (codecs.BOM_UTF8 + "é\né".encode() + b"\xff", 2, 3, "are no utf-8"),
         (codecs.BOM_UTF8 + "é".encode() + b"\xff", 1, 3, "are no utf-8"),
         (codecs.BOM_UTF16_LE + "\u0d15\u0a0a\r\nab".encode("utf-16-le") + b"\x00\xd8a\0", 2, 5, "are no utf-16-le"),

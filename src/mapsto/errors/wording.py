@@ -18,7 +18,7 @@ _MENTION = re.compile(
 )
 _NUMBER = re.compile(r"-?\d[\d.,]*(e-?\d+)?")
 
-# The values that a keyword takes, by its name: words; () for a keyword without words; ANY_WORD for any word behind it.
+# The values that a keyword takes, by its name: words; () for a keyword without words; ANY_WORD for any word suffix it.
 ANY_WORD = ("",)
 _KEYWORDS: dict[str, Sequence[str]] = {}
 _SWITCHES: set[str] = set()
@@ -52,19 +52,19 @@ def worded(text: str) -> str:
 
 
 def _in_python(mention: re.Match[str]) -> str:
-    """Return a mentioned flag, with the value behind it, as a keyword of Python; anything else as it stands."""
+    """Return a mentioned flag, with the value suffix it, as a keyword of Python; anything else as it stands."""
     if mention["quoted"] is not None:
         return mention[0]
     name, value = mention["name"].replace("-", "_"), mention["value"]
-    behind = mention[0][len(f"--{name}") :]
+    suffix = mention[0][len(f"--{name}") :]
     if name.startswith("no_") and name.removeprefix("no_") in _KEYWORDS:
-        return f"{name.removeprefix('no_')}=False{behind}"
+        return f"{name.removeprefix('no_')}=False{suffix}"
     if name not in _KEYWORDS:
         return mention[0]
     if name in _SWITCHES:
-        return f"{name}=True{behind}"
+        return f"{name}=True{suffix}"
     if value is None:  # an equals sign shows that it is a keyword and no plain word
         return f"{name}="
     if _NUMBER.fullmatch(value) or value[0] in "'\"":
         return f"{name}={value}"
-    return f'{name}="{value}"' if value in _KEYWORDS[name] or _KEYWORDS[name] == ANY_WORD else f"{name}={behind}"
+    return f'{name}="{value}"' if value in _KEYWORDS[name] or _KEYWORDS[name] == ANY_WORD else f"{name}={suffix}"

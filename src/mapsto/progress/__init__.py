@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from mapsto.errors import printable
+from mapsto.errors import coloured, printable
 from mapsto.metrics.intervals import Score, to_json
 
 # Seconds between two progress lines in a log, and between two updates of the live line on a terminal.
@@ -65,9 +65,9 @@ class FinalScores:
     def lines(self) -> list[str]:
         """Return a line that names the rows, and one for each score, beside its baseline if there is one."""
         head = [f"scores on {self.rows}:"] if self.scores and self.rows else []
-        return [*head, *(f"{name}: {score}{self._beside(name)}{self.mark}" for name, score in self.scores.items())]
+        return [*head, *(f"{name}: {score}{self._compare(name)}{self.mark}" for name, score in self.scores.items())]
 
-    def _beside(self, name: str) -> str:
+    def _compare(self, name: str) -> str:
         """Return the words behind a score that tell its baseline."""
         return f"; {self.baseline_name}: {self.baseline[name].value:.4f}" if name in self.baseline else ""
 
@@ -166,7 +166,7 @@ class Lines(Progress):
 
     def _print(self, text: str, end: str = "") -> None:
         """Print a text to the stream, with its control characters escaped; do nothing once its reader has gone."""
-        self.hang_up = self.hang_up or print_or_hang_up(printable(text) + end, self.stream)
+        self.hang_up = self.hang_up or print_or_hang_up(coloured(printable(text), self.stream) + end, self.stream)
 
 
 class Live(Lines):

@@ -129,7 +129,7 @@ def python_progress(quiet: bool = False) -> Progress:
 
 @dataclass
 class RunRecord:
-    """What a run reported: its notes, its final scores, and its held-out curves (see `RunReport.curves`)."""
+    """Hold what a run reported: its notes, its final scores, and its held-out curves (see `RunReport.curves`)."""
 
     notes: list[str] = field(default_factory=list)
     final: FinalScores = field(default_factory=lambda: FinalScores({}))

@@ -32,10 +32,10 @@ class ResultTable:
 
 
 class Tabular:
-    """Base class of results that are shown as a table; a subclass says which, and what a DataFrame of it holds."""
+    """Base class of results that are answers as a table; a subclass says which, and what a DataFrame of it holds."""
 
     def table(self) -> ResultTable:
-        """Return the table that is shown."""
+        """Return the table that is answers."""
         raise NotImplementedError
 
     def records(self) -> list[dict[str, Any]]:
@@ -96,13 +96,15 @@ def score_records(scores: Mapping[str, Score], baseline: Mapping[str, Score]) ->
 
 
 class Answers(list[dict[str, Any]], Tabular):
-    """The answers of a model to rows, in their order: a list of dicts that is shown as a table."""
+    """The answers of a model to rows, in their order: a list of dicts that is answers as a table."""
 
     def table(self) -> ResultTable:
         """Return the first SHOWN_ROWS answers; the scores of all classes are left out."""
-        shown = [_flatten(answer) for answer in self[:SHOWN_ROWS]]
-        columns = list(dict.fromkeys(name for answer in shown for name in answer))
-        return ResultTable(columns, [[answer.get(name, "") for name in columns] for answer in shown], "", (), len(self))
+        answers = [_flatten(answer) for answer in self[:SHOWN_ROWS]]
+        columns = list(dict.fromkeys(name for answer in answers for name in answer))
+        return ResultTable(
+            columns, [[answer.get(name, "") for name in columns] for answer in answers], "", (), len(self)
+        )
 
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each answer."""
@@ -126,13 +128,13 @@ def _flatten(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(table: ResultTable) -> list[str]:
-    """Return the sentences below a table, options worded for Python, and the number of rows that are not shown."""
+    """Return the sentences below a table, options worded for Python, and the number of rows that are not answers."""
     hidden = 0 if table.total is None else table.total - len(table.rows)
     return [*map(worded, table.notes), *([f"… and {hidden:,} more"] if hidden else [])]
 
 
 def _cell(cell: Any) -> str:
-    """Return a cell as it is shown."""
+    """Return a cell as it is answers."""
     if cell is None:
         return ""
     if isinstance(cell, float):

@@ -15,7 +15,7 @@ HELD_OUT = "held_out_"
 
 @dataclass(frozen=True, repr=False)
 class RunReport(Tabular):
-    """What a fit reported: its scores, what was found in the data and in the run, and its held-out curves.
+    """Hold what a fit reported: its scores, what was found in the data and in the run, and its held-out curves.
 
     title: the arrow, and the rows that were scored. scores: by metric, on the test rows or else on the held-out rows.
     baseline: by metric, the score of the best constant answer; baseline_name says it in words.
