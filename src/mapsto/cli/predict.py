@@ -27,6 +27,15 @@ Long = Annotated[
     ),
 ]
 
+AnswersOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures or "
+        "sounds, .srt or .vtt for subtitles.",
+    ),
+]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
 ]
@@ -104,15 +113,7 @@ def predict(
     model: Model,
     data: Input = None,
     text: Texts = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures or sounds, "
-            ".srt or .vtt for subtitles.",
-        ),
-    ] = None,
+    out: AnswersOut = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,

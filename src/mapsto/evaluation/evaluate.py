@@ -41,6 +41,7 @@ from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.options import STOP_AT_BAD_ROWS, RowPolicy
 from mapsto.progress import Progress
+from mapsto.report.results import ResultTable, Tabular, score_records, score_table
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Ints
@@ -129,8 +130,8 @@ class OutputSample:
     label: Any
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Tabular):
     """Scores of a model on labelled rows.
 
     scores: by name of the metric; with several targets, the name begins with the target's column.
@@ -151,7 +152,7 @@ class Evaluation:
     predictions: list[Predictions] = field(default_factory=list, repr=False)
     samples: list[OutputSample] = field(default_factory=list, repr=False)
     overlap: Overlap = Overlap()
-    baseline_name: str = "reading nothing"
+    baseline_name: str = "best constant answer"
     has_groups: bool = False
     linear: BaselineComparison | None = None
 
@@ -169,6 +170,15 @@ class Evaluation:
         """
         require_exclusive_classes(predictions.target for predictions in self.predictions)
         return join_suspects([predictions.suspects for predictions in self.predictions])
+
+    def table(self) -> ResultTable:
+        """Return the scores beside their baselines, and the notes."""
+        title = f"{self.num_rows:,} rows{self.overlap.mark}"
+        return score_table(title, self.scores, self.baseline, self.baseline_name, self.notes)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each score."""
+        return score_records(self.scores, self.baseline)
 
     def record(self) -> dict[str, Any]:
         """Return everything but predictions and samples as a JSON-serialisable dict."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
+from mapsto.data.files import is_path
 from mapsto.device import training_turn
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
@@ -371,20 +372,33 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
         # Processes measure different times, so all take the plan of the main one.
         plan = Plan(**ranks.broadcast_json(asdict(make_plan(run, setup, request.started_at))))
         if folder is not None:
-            ranks.run_on_main(lambda: _record_plan(folder, run, plan))
+            ranks.run_on_main(lambda: _record_plan(request, run, plan))
     request.say(_describe(run, setup, plan))
     return setup, plan
 
 
-def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
-    """Write run.json, with the run's facts and plan, and rejected.csv, with the rows that could not be read, to `folder`.
+def _record_plan(request: FitRequest, run: PreparedRun, plan: Plan) -> None:
+    """Write run.json, with the run's facts and plan, run.toml, with its options, and rejected.csv to the request's folder.
 
     Raises RunError when the disk has no space for the run's checkpoints.
     """
+    folder = request.folder
+    assert folder is not None
     # Checked before training, not when the first checkpoint does not fit.
     files.require_space(folder, required_bytes(run.mapping, plan))
     write_rejected(folder, run.data.rejected)
     run_folder.record_run(folder, run.facts, asdict(plan))
+    run_folder.record_config(folder, _config(request))
+
+
+def _config(request: FitRequest) -> dict[str, Any]:
+    """Return the arguments and options of a request by name, as run.toml records them; Python objects are left out."""
+    arguments = {name: getattr(request, name) for name in ("data", "start", "like", "test")}
+    paths = {name: str(value) for name, value in arguments.items() if is_path(value)}
+    default, options = asdict(Options()), asdict(request.options)
+    differing = {name: value for name, value in options.items() if value != default[name]}
+    key = "what" if request.arrow.corrupted else "arrow"
+    return {key: str(request.arrow), **paths, **differing}
 
 
 def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:

@@ -33,9 +33,9 @@ from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
 from mapsto.inference.predictor import Predictor
 from mapsto.inference.table_engine import AnsweredRows
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.intervals import Score, with_intervals
 from mapsto.model.mapping import Mapping
-from mapsto.progress import Progress
+from mapsto.progress import FinalScores, Progress
 from mapsto.task.arrow import Arrow
 from mapsto.training.loggers import read_metrics
 from mapsto.training.objectives.matching import Matching
@@ -146,8 +146,25 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
         progress.say(str(comparison))
         if result.evaluation is not None:
             result = replace(result, evaluation=result.evaluation.beside_linear_model(comparison))
-    progress.scores(result.scores, result.overlap.mark)
+    progress.scores(_final_scores(run, result))
     return result
+
+
+def _final_scores(run: PreparedRun, result: RunScores) -> FinalScores:
+    """Return the scores of a run with the rows that they are of, and the best constant answer to these rows beside them."""
+    evaluation, mark = result.evaluation, result.overlap.mark
+    if evaluation is not None:
+        assert run.data.test is not None
+        rows = f"{evaluation.num_rows:,} test rows of {run.data.test.name}"
+        return FinalScores(result.scores, rows, mark, evaluation.baseline, evaluation.baseline_name)
+    rows, baseline = f"{run.data.num_held_out:,} rows held out from training", dict[str, Score]()
+    held_out = run.data.held_out_rows
+    if result.scores and held_out is not None and not run.mapping.arrow.symmetric:
+        for port in run.mapping.ports_per_example:
+            prefix = f"{run.mapping.arrow.targets[port].column}: " if len(run.mapping.targets) > 1 else ""
+            scores = with_intervals(run.mapping.targets[port].baseline(held_out.targets[port]))
+            baseline |= {f"held-out {prefix}{name}": score for name, score in scores.items()}
+    return FinalScores(result.scores, rows if result.scores else "", mark, baseline, Evaluation.baseline_name)
 
 
 def _compare_with_linear_model(
