@@ -45,6 +45,8 @@ NOT_KINDS = {
     ("cli", "tags"): "subject of the demo",
     ("cli", "sound"): "subject of the demo",
     ("fitting/run_data.py", "span"): "shape of hidden tokens: runs of words",
+    ("serve/routes/page.py", "tags"): "key of OpenAPI: groups of routes",
+    ("task/target_capabilities.py", "labels"): "what answers consist of: a word on pages",
     ("options.py", "labels"): "keyword of compare: numbers of labelled rows",
     ("evaluation/suspects.py", "label"): "column of the table of suspects",
     ("sklearn.py", "text"): "what estimators of scikit-learn read by default",

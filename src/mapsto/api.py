@@ -49,6 +49,7 @@ from mapsto.options import (
     TextFormat,
 )
 from mapsto.pretrained import manifest, model_folder
+from mapsto.pretrained.exported.container import is_exported
 from mapsto.pretrained.location import find_folder
 from mapsto.progress import Progress
 from mapsto.progress.python import NOTE, MapstoWarning, Recorder, python_progress, warn
@@ -402,11 +403,13 @@ def _as_rows(arrow: Arrow, values: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Open a model from a folder, or from the Hugging Face hub by its name (`hf:user/name`).
+    """Open a model from a folder, an exported file, or the Hugging Face hub by its name (`hf:user/name`).
 
     Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
     """
     mapping = model_folder.load_mapping(name)
+    if is_exported(name):
+        return Model(mapping, device, precision)
     folder = find_folder(str(name))
     record = manifest.read_manifest(folder) or {}
     report = RunReport.of_saved(str(mapping.arrow), str(folder), record, read_metrics(folder, _warn_of_note))
