@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import kinds
-from mapsto.active_learning import Pool, Suggestions
-from mapsto.active_learning import suggest as suggest_rows
+from mapsto.active_learning.suggestions import Pool, Suggestions
+from mapsto.active_learning.suggestions import suggest as suggest_rows
 from mapsto.comparison.analysis import Comparison, analyse
 from mapsto.comparison.design import Request
 from mapsto.comparison.report import write_report
