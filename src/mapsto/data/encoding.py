@@ -96,6 +96,12 @@ class EncodedRows:
             (sources[piece.kind], piece.tokens) for pieces in self.pieces for piece in pieces
         )
 
+    def describe_cut(self) -> str:
+        """Return how many tokens are cut off, such as "2,064 of 10,000 tokens (20.6 %)"."""
+        if not self.num_tokens:
+            return f"{self.num_cut:,} tokens"
+        return f"{self.num_cut:,} of {self.num_tokens:,} tokens ({100 * self.num_cut / self.num_tokens:.1f} %)"
+
 
 def need_alignment(targets: Sequence[Target]) -> bool:
     """Return whether some target's answers are in raw coordinates of a source, such as boxes in pixels.
@@ -127,7 +133,7 @@ def encode_to_answer(
     """
     composed = next((target for target in targets if isinstance(target, Composed)), None)
     windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
-    is_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
+    is_joined = any(isinstance(target, Generated | Located) and target.joins_windows for target in targets)
     long = ("cut" if windowed is None and not is_joined else "window") if long == "auto" else long
     max_tokens -= _room_for_answers(targets, max_tokens)
     overlap = 0.0 if composed is None else composed.window_overlap

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch import Tensor
 from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
-from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.decoding.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
@@ -155,12 +154,8 @@ class Predictor:
         self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
-        self.device = choose_device(device)
-        dtype = choose_precision(precision, self.device)
-        # A copy, since the conversion changes the weights, and the caller may go on training.
-        self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        for stack in self.mapping.stacks:
-            stack.pack(dtype)
+        self.device = mapping.device_for(device)
+        self.mapping = mapping.for_prediction(self.device, precision)
 
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
@@ -349,12 +344,17 @@ class Predictor:
         """
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
-        pieces = {example.row: example.pieces for example in examples}
-        for row, output in token_outputs(self.mapping, examples, port, self.device):
+        # Packing changes the order of the examples, and the windows of a row share its number.
+        numbered = [replace(example, row=index) for index, example in enumerate(examples)]
+        outputs = dict(token_outputs(self.mapping, numbered, port, self.device))
+        for index, output in sorted(outputs.items()):
+            example = examples[index]
             if isinstance(target, Located) and target.resembles:
-                answers[row] = build_value(target, pieces[row], output)
+                answers[example.row].append(build_value(target, example.pieces, output))
             else:
-                answers[row] += target.decode(output)
+                answers[example.row] += target.decode(output)
+        if isinstance(target, Located) and target.resembles:
+            answers = [target.join(parts) for parts in answers]
         return [{target.kind: answer} for answer in answers]
 
     def stream(self, source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Iterator[str]]:

@@ -1,4 +1,5 @@
-"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`.
+"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`,
+or a sound that is in step with the source (audio/synthesis/enhanced_sound.py).
 
 See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
 audio/hidden_frames.py for what pretraining predicts.
@@ -38,6 +39,7 @@ from mapsto.audio.sound_value import Sound
 from mapsto.audio.sources.patch_source import SpectrogramSource
 from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
 from mapsto.audio.sources.wave_source import WaveSource
+from mapsto.audio.synthesis.enhanced_sound import EnhancedSoundTarget
 from mapsto.audio.windows import choose_cuts
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
@@ -312,9 +314,9 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
         """Return the piece of a random variant of the sound (SpecAugment, another voice); unchanged if tokens are missing.
 
-        method, recolour: not used.
+        recolour: whether loudness and voice may change; an answer that resembles the sound would not match it. method: not used.
         """
-        if (np.diff(piece.positions[:, 0]) != 1).any():
+        if not recolour or (np.diff(piece.positions[:, 0]) != 1).any():
             return piece
         varied = augmentation.augment_frames(self._frames(piece), np.array(self.mean, np.float32), rng)
         tokens = self._tokens(varied)
@@ -343,4 +345,5 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
 
 
 source = SoundSource
+target = EnhancedSoundTarget
 restored = HiddenFrames

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mapsto import kinds
-from mapsto.report.page import DARK, LIGHT
+from mapsto.report.colours import DARK, LIGHT
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply
 from mapsto.serve.routes.requests import service_of
