@@ -132,7 +132,8 @@ class VoiceConverter:
     def _join(self, nearest: NDArray[np.int64]) -> Frames:
         """Return the frames (t, k · b) of tokens, each the mean of those of its nearest tokens of the voice.
 
-        nearest: (t, n), their indices. Each neighbour also counts for the tokens up to REACH before and behind, by what is there in its recording.
+        A neighbour also counts for the tokens up to REACH before and behind, by what is there in its recording.
+        nearest: (t, n), indices of the neighbours of each token.
         """
         count = len(nearest)
         total, weights = np.zeros((count, self.frames.shape[1]), np.float32), np.zeros((count, 1), np.float32)
