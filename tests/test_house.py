@@ -45,6 +45,12 @@ NOT_KINDS = {
     ("cli", "tags"): "subject of the demo",
     ("cli", "sound"): "subject of the demo",
     ("fitting/run_data.py", "span"): "shape of hidden tokens: runs of words",
+    ("options.py", "labels"): "keyword of compare: numbers of labelled rows",
+    ("evaluation/suspects.py", "label"): "column of the table of suspects",
+    ("sklearn.py", "text"): "what estimators of scikit-learn read by default",
+    ("sklearn.py", "label"): "answers of the classifier for scikit-learn",
+    ("sklearn.py", "number"): "answers of the regressor for scikit-learn",
+    ("sklearn.py", "vector"): "name of a column of scikit-learn's vectors",
     ("options.py", "span"): "shape of hidden tokens: runs of words",
     ("sequence/corruption.py", "span"): "shape of hidden tokens: runs of words",
     ("comparison", "labels"): "entry and column of results: number of labelled rows",
@@ -55,6 +61,9 @@ NOT_KINDS = {
     ("data/formats/header_hints.py", "text"): "column that holds the lines of a plain text file",
     ("evaluation/report.py", "label"): "heading of a column of true answers",
     ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
+    ("serve", "vector"): "key of an embedding in answers",
+    ("serve", "text"): "key of a document or of a part of a streamed text, in the forms of other services",
+    ("serve", "label"): "key of a class in Hugging Face's form",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 

@@ -44,7 +44,7 @@ def evaluate(
     group: Group = None,
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
-    from mapsto.cli.output import print_json, read_table_with_notes
+    from mapsto.cli.output import print_json, print_note, read_table_with_notes
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
@@ -69,7 +69,9 @@ def evaluate(
         predictor.mapping, table, predictor.device, policy, progress=choose_progress(as_json=json)
     )
     # Explanations of mistakes cost time and do not fit on the screen.
-    is_explained = out is not None or json
+    is_explained = (out is not None or json) and mapping.has_weights
+    if out is not None and not mapping.has_weights:
+        print_note(f"{model} is an exported file, so the report explains no answers")
     analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)
     if out is not None:
         # The command shows only flags that differ from their defaults.

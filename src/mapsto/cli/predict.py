@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "onnx")
 
 Long = Annotated[
     str,
@@ -27,6 +27,15 @@ Long = Annotated[
     ),
 ]
 
+AnswersOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures or "
+        "sounds, .srt or .vtt for subtitles.",
+    ),
+]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
 ]
@@ -104,15 +113,7 @@ def predict(
     model: Model,
     data: Input = None,
     text: Texts = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. For answers that are pictures or sounds, a "
-            "folder.",
-        ),
-    ] = None,
+    out: AnswersOut = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
@@ -123,7 +124,8 @@ def predict(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`)."
+            help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`). onnx: this "
+            "process, with a file of `mapsto export`, which local takes too (the extra `export`)."
         ),
     ] = "local",
     min_confidence: MinConfidence = 0.0,
@@ -151,7 +153,7 @@ def predict(
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
-    from mapsto.data.writers import require_output_path
+    from mapsto.data.writers import require_folder, require_output_path
     from mapsto.device import keep_memory
     from mapsto.files import read_json
     from mapsto.inference.predictor import Predictor
@@ -159,8 +161,9 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    for path in (out, draw):  # before the model is opened, so that a wrong path costs no time
-        require_output_path(path)
+    # Before the model is opened, so that a wrong path costs no time.
+    require_folder(out) if is_subtitles(out) else require_output_path(out)
+    require_output_path(draw)
     announce_output(out)
     if like is not None:
         if hide is not None or mask is not None or stream or draw is not None:
@@ -225,16 +228,20 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     """Open a model for prediction and return the engine that answers rows with it.
 
-    name: "local" for this process, "ray" for processes on a Ray cluster. model: a model folder or hub name.
+    name: "local" for this process, "ray" for processes on a Ray cluster, "onnx" for this process and an exported file alone.
+    model: a model folder, an exported file or a hub name.
     settings: device, precision, treatment of long rows, smallest confidence of an answer, smallest familiarity of a row, and
         settings of decoding, in this order.
     """
     from mapsto.cli.output import print_note
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine
+    from mapsto.pretrained.exported.container import is_exported
     from mapsto.pretrained.model_folder import load_mapping
 
     require_choice("engine", name, ENGINES)
+    if name == "onnx" and not is_exported(model):
+        raise UsageError(f"--engine onnx takes a file that `mapsto export` wrote, and {model} is none")
     if name == "ray":
         return RayEngine(model, *settings)
     predictor = Predictor(load_mapping(model), *settings)

@@ -74,22 +74,19 @@ def check_data(
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Print MAX_WARNINGS findings, of each sort one before others of it, and how many others there are.
+    """Print a line for each sort of finding: the first of it, and how many hint there are like it.
 
     say: function that prints a line.
     """
-    groups: dict[tuple[str | None, str], list[int]] = {}
-    for index, finding in enumerate(findings):
-        groups.setdefault(finding.group, []).append(index)
-    firsts = [indices[0] for indices in groups.values()]
-    others = sorted({*range(len(findings))} - {*firsts})
-    shown = sorted([*firsts, *others][:MAX_WARNINGS])
-    for index in shown:
-        group = groups[findings[index].group]
-        num_hidden = len(group) - len({*group} & {*shown}) if index == group[0] else 0
-        say(f"note: {findings[index]}" + (f" (and {num_hidden:,} more like it)" if num_hidden else ""))
-    if len(findings) > MAX_WARNINGS:
-        say(f"note: {len(findings) - MAX_WARNINGS} more; `mapsto check` lists them all")
+    counts = Counter(finding.group for finding in findings)
+    firsts = {finding.group: finding for finding in reversed(findings)}
+    groups = list(dict.fromkeys(finding.group for finding in findings))
+    for group in groups[:MAX_WARNINGS]:
+        hint = f" (and {counts[group] - 1:,} more like it)" if counts[group] > 1 else ""
+        say(f"note: {firsts[group]}{hint}")
+    num_shown = sum(counts[group] for group in groups[:MAX_WARNINGS])
+    if num_shown < len(findings):
+        say(f"note: {len(findings) - num_shown:,} more; `mapsto check` lists them all")
 
 
 def drop_rows_in_corpus(

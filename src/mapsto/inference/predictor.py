@@ -19,7 +19,6 @@ from torch import Tensor
 from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
 from mapsto.data.table import Table, stream_tables
-from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.decoding.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
@@ -79,7 +78,7 @@ def bind_sources(arrow: Arrow, table: Table) -> Arrow:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Rows of a table that were read and encoded, ready for the forward pass."""
 
     # One answer per row of the table: the error of an unreadable row, or a placeholder.
@@ -155,12 +154,8 @@ class Predictor:
         self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
-        self.device = choose_device(device)
-        dtype = choose_precision(precision, self.device)
-        # A copy, since the conversion changes the weights, and the caller may go on training.
-        self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        for stack in self.mapping.stacks:
-            stack.pack(dtype)
+        self.device = mapping.device_for(device)
+        self.mapping = mapping.for_prediction(self.device, precision)
 
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
@@ -213,33 +208,32 @@ class Predictor:
     def _answer_rows(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
         """Yield one answer per row of the table. Rows that the table's reader rejected are not among them."""
 
-        def prepare(rows: list[int]) -> _Prepared:
-            return self._prepare(table.select(rows), bound)
+        def prepare(rows: list[int]) -> Prepared:
+            return self.prepare(table.select(rows), bound)
 
         for prepared in prefetch(range(len(table)), chunk_size(self.mapping), prepare):
-            answers = prepared.answers
-            self.cut_rows += prepared.num_cut
-            if len(prepared.rows):
-                decoded = self._decode(prepared.examples, prepared.rows)
-                for row, answer in zip(prepared.rows.indices, decoded, strict=True):
-                    answers[int(row)] = answer
-            yield from answers
+            yield from self.answer_prepared(prepared)
 
-    def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
+    def answer_prepared(self, prepared: Prepared) -> list[dict[str, Any]]:
+        """Return one answer (dict) per row of the part of a table that `prepare` has read and encoded."""
+        answers = prepared.answers
+        self.cut_rows += prepared.num_cut
+        if len(prepared.rows):
+            decoded = self._decode(prepared.examples, prepared.rows)
+            for row, answer in zip(prepared.rows.indices, decoded, strict=True):
+                answers[int(row)] = answer
+        return answers
+
+    def prepare(self, part: Table, bound: Arrow) -> Prepared:
         """Read and encode rows for the forward pass.
 
         part: the rows, as a part of a table. bound: the arrow bound to the table's columns.
         """
         mapping = self.mapping
         rows = load_rows(bound, part, answers=False)
-        answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
-        # Faults know a row by its file and number only.
-        index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
-        for fault in rows.faults:
-            if fault.row is not None:
-                answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+        answers = fault_answers(part, rows)
         if not len(rows):
-            return _Prepared(answers, rows, [], 0)
+            return Prepared(answers, rows, [], 0)
         if bound.symmetric:
             assert mapping.config.sentence is not None
             encoded = encode_sides(rows, mapping.sources, mapping.config.sentence, self.long)
@@ -248,7 +242,7 @@ class Predictor:
             encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long, aligned)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
-        return _Prepared(answers, rows, self._make_examples(encoded), num_cut)
+        return Prepared(answers, rows, self._make_examples(encoded), num_cut)
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
         return list(question_examples(self.mapping, encoded))
@@ -378,7 +372,7 @@ class Predictor:
             )
         for table, bound in bind_tables(self.bind, stream_tables(source, text_format)):
             for row in range(len(table)):
-                prepared = self._prepare(table.select([row]), bound or self.bind(table))
+                prepared = self.prepare(table.select([row]), bound or self.bind(table))
                 self.cut_rows += prepared.num_cut
                 if prepared.examples:
                     yield stream_text(self.mapping, prepared.examples[0], self.device, decoding, self.constraints[0])
@@ -402,6 +396,17 @@ class Predictor:
         if masks is not None and len(masks) != len(read_values):
             raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
         return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
+
+
+def fault_answers(part: Table, rows: Rows) -> list[dict[str, Any]]:
+    """Return {"error": reason} for each row of a table, where `rows` are those that could be read; theirs is a placeholder."""
+    answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
+    # Faults know a row by its file and number only.
+    index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
+    for fault in rows.faults:
+        if fault.row is not None:
+            answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+    return answers
 
 
 def split_finite(outputs: Tensor) -> tuple[Tensor, Tensor]:

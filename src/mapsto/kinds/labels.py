@@ -296,6 +296,12 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
         is_empty = np.array([not answer for answer in answers], np.float64)
         return {"agreement": (mean_score, is_empty), "exact": (mean_score, is_empty)}
 
+    def answered_names(self, output: Tensor) -> list[Sequence[str]]:
+        """Return the names of the classes with a probability above one half in each row."""
+        return [
+            [name for name, does_apply in zip(self.classes, row, strict=True) if does_apply] for row in _predict(output)
+        ]
+
     def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
         """Return the names of the classes in a true answer, which may be none."""
         return answer
