@@ -187,7 +187,7 @@ class Model:
         """Return what each recording says in the voice of other recordings, as (samples (n,), rate), without training (kNN-VC).
 
         values: recordings in any form. like: those of the voice: a folder, a table or a list of recordings.
-        layer: the number of the layer whose output is compared, from 1; by default the middle one.
+        layer: the number of the layer whose output is compared, from 1; by default that at four fifths of all layers.
 
         Raises UsageError for a model that does not read sounds, and for recordings that cannot be read.
         """

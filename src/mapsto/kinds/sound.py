@@ -34,7 +34,7 @@ from mapsto.audio.frame_embedding import (
     FrameEmbedder,
 )
 from mapsto.audio.hidden_frames import HiddenFrames
-from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel, silence_beside
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, SILENT, WINDOW, Frames, log_mel, silence_beside
 from mapsto.audio.sound_value import Sound
 from mapsto.audio.sources.patch_source import SpectrogramSource
 from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
@@ -59,9 +59,6 @@ MIN_DEVIATION = 0.05
 
 # The most bands and frames of a token of a published model, and tokens of silence.
 MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
-
-# The loudness of frames below which a sound is silent: that of a sine 72 dB below full scale.
-SILENT = -0.25
 
 # Tokens of silence that are kept behind sounds for a decoder.
 SILENCE = 64
