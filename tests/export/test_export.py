@@ -190,6 +190,7 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_int8_is_measured_and_smoothing_changes_nothing(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,23 @@ from mapsto.sequence.packing import collate, row_length
 # torch.export takes a size of 1 for a constant, so there are at least two rows, and two examples in one of them.
 MIN_EXAMPLES = 3
 OPSET = 20
+
+
+@runtime_checkable
+class ShapeBound(Protocol):
+    """An embedder whose computation depends on the shape of values, of which a graph has one, such as that of pictures."""
+
+    def fix_shape(self, tokens: Tensor) -> None:
+        """Read from now on only values of the shape that these tokens have. Raises UsageError for tokens of several shapes."""
+
+
+def fix_shapes(mapping: Mapping, examples: Sequence[Example]) -> None:
+    """Let each embedder of a mapping that is bound to a shape read only that of its values in the examples."""
+    for kind, embedder in mapping.embedders.items():
+        pieces = [piece for example in examples for piece in example.pieces if piece.kind == kind]
+        if isinstance(embedder, ShapeBound) and pieces:
+            # The tokens of a value all say its shape.
+            embedder.fix_shape(torch.from_numpy(np.stack([piece.tokens[0] for piece in pieces])))
 
 
 class Graph(nn.Module):
