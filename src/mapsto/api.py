@@ -1,9 +1,10 @@
-"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare` and `load`."""
+"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare`, `load` and `push`."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
@@ -35,7 +36,7 @@ from mapsto.inference.predictor import Predictor
 from mapsto.media.cells import is_media_cell
 from mapsto.model.mapping import Mapping
 from mapsto.options import MAX_SKIPPED, OptionFields, Options, RowPolicy, TextFormat
-from mapsto.pretrained import model_folder
+from mapsto.pretrained import hub, model_folder
 from mapsto.progress import Progress
 from mapsto.selection.search import search_and_fit
 from mapsto.task.capabilities import FileBacked
@@ -254,6 +255,15 @@ class Model:
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
 
+    def push(self, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+        """Send the model to the Hugging Face hub, as the function `push` does with a folder; its card has no scores.
+
+        name, public, progress: as for `push`. Raises its errors.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            model_folder.save_mapping(self.mapping, Path(folder), {})
+            return push(folder, name, public=public, progress=progress)
+
     def _row(self, values: Sequence[object]) -> dict[str, object]:
         """Return the values of one example as a row; a single dict is one already.
 
@@ -292,6 +302,18 @@ def _is_one_column(data: Any) -> bool:
     is_series = hasattr(data, "to_list") or hasattr(data, "to_pylist") or isinstance(data, Sequence)
     is_table = any(hasattr(data, name) for name in ("columns", "column_names", "schema"))
     return is_series and not is_table and not isinstance(data, str | bytes)
+
+
+def push(folder: str | Path, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+    """Send the finished model in a folder, with its card, to the Hugging Face hub; return its address there.
+
+    name: the model of the hub, as "user/name"; it is made if it does not exist. public: let everyone read it.
+    progress: prints what is sent, and what it tells of the training data, before it is sent.
+
+    Raises UsageError for a wrong name, and for a public model where `public` is not set; CheckpointError for a folder without a
+    finished model; RunError if the hub does not take it.
+    """
+    return hub.push(Path(folder), name, public=public, say=(progress or Progress()).say)
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
