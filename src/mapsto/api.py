@@ -1,4 +1,4 @@
-"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare` and `load`."""
+"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare`, `load` and `push`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from mapsto.options import (
     RowPolicy,
     TextFormat,
 )
-from mapsto.pretrained import manifest, model_folder
+from mapsto.pretrained import hub, manifest, model_folder
 from mapsto.pretrained.exported.container import is_exported
 from mapsto.pretrained.location import find_folder
 from mapsto.progress import Progress
@@ -61,7 +61,7 @@ from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Decoding
 from mapsto.training.loggers import read_metrics
 
-__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain"]
+__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain", "push"]
 
 
 class Model:
@@ -359,6 +359,15 @@ class Model:
         table = None if rows is None else read_table(self._rows(rows), TextFormat(encoding, delimiter))
         return export_mapping(self.mapping, Path(path), table, ExportSettings(to, agreement, kept_rows))
 
+    def push(self, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+        """Send the model to the Hugging Face hub, as the function `push` does with a folder; its card has no scores.
+
+        name, public, progress: as for `push`. Raises its errors.
+        """
+        with TemporaryDirectory() as folder:
+            model_folder.save_mapping(self.mapping, Path(folder), {})
+            return push(folder, name, public=public, progress=progress)
+
     def _row(self, values: Sequence[object]) -> dict[str, object]:
         """Return the values of one example as a row; a single dict is one already.
 
@@ -400,6 +409,18 @@ def _as_rows(arrow: Arrow, values: Sequence[Any]) -> list[dict[str, Any]]:
     """Return values as rows with the column of an arrow's first source."""
     port = arrow.sources[0]
     return [{port.column or port.kind: value} for value in values]
+
+
+def push(folder: str | Path, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+    """Send the finished model in a folder, with its card, to the Hugging Face hub; return its address there.
+
+    name: the model of the hub, as "user/name"; it is made if it does not exist. public: let everyone read it.
+    progress: prints what is sent, and what it tells of the training data, before it is sent.
+
+    Raises UsageError for a wrong name, and for a public model where `public` is not set; CheckpointError for a folder without a
+    finished model; RunError if the hub does not take it.
+    """
+    return hub.push(Path(folder), name, public=public, say=(progress or Progress()).say)
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:

@@ -83,7 +83,7 @@ class FrameEmbedder(nn.Module):
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """Return the frames of tokens, (t, 2 + k + 1, b), standardised by band; zero in hidden tokens."""
-        frames = tokens[:, HEADER:].float().unflatten(1, (-1, self.config.bands))
+        frames = tokens[:, HEADER:].float().unflatten(1, (-1, self.config.bands))  # type: ignore[no-untyped-call]
         standardised: Tensor = (frames - self.shift) * self.scale
         return standardised.masked_fill(tokens[:, :1, None].bool(), 0.0)
 

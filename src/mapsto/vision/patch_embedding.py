@@ -295,7 +295,9 @@ class ConvolutionEmbedder(PixelEmbedder):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.grid is not None:
             ((rows, columns, is_member),) = iterate_grids(tokens, self.grid)
-            cells = self.network(self._join(self.normalise(tokens), rows, columns)).permute(0, 2, 3, 1).flatten(0, 2)
+            cells: Tensor = (
+                self.network(self._join(self.normalise(tokens), rows, columns)).permute(0, 2, 3, 1).flatten(0, 2)
+            )
             return cells.masked_fill(~is_member[:, None], torch.nan)
         places, parts = [], []
         for rows, columns, is_member in iterate_grids(tokens):
