@@ -1,6 +1,7 @@
 """The inputs and outputs of an exported graph by name: the tensors of a packed batch, and what the model computes from them.
 
-The names are part of the file format (docs/exporting.md lists them). All integers but the bytes of pixels are int64, so that every runtime can make them.
+The names are part of the file format (docs/exporting.md lists them). All integers but the bytes of pixels are int64, so that
+every runtime can make them.
 Legend of shapes: r rows, l row length, t tokens of a kind, n examples, m tokens or points that are read, a axes, d width.
 """
 
