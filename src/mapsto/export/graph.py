@@ -73,18 +73,23 @@ def trace(mapping: Mapping, examples: Sequence[Example]) -> Any:
     shapes = {name: _dynamic_shape(name, tensor) for name, tensor in inputs.items()}
     try:
         with torch.no_grad(), quiet():
-            program = torch.onnx.export(
+            # torch.onnx would try other ways to trace where this one fails, which take sizes and roles for constants.
+            traced = torch.export.export(
                 Graph(mapping, list(inputs)).eval(),
                 tuple(inputs.values()),
-                dynamo=True,
                 dynamic_shapes=(tuple(shapes.values()),),
+                strict=False,
+            )
+            program = torch.onnx.export(
+                traced,
+                dynamo=True,
                 input_names=list(inputs),
                 output_names=output_names(mapping),
                 opset_version=OPSET,
                 verbose=False,
             )
     except Exception as error:  # errors of the tracer have no common base
-        cause = _first_cause(error)
+        cause = _first_line(error)
         raise UsageError(
             f"the computation of {mapping.arrow} ({mapping.config.family}) cannot be exported: {cause}"
         ) from error
@@ -125,9 +130,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_cause(error: BaseException) -> str:
-    """Return the message of the error that began a chain of errors, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def _first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -145,6 +145,21 @@ class PatchEmbedder(PixelEmbedder):
         tables = [part[0] for part in (cls, self.register_tokens, self.query_tokens) if part is not None]
         return _replace_special(types, x, tables) + self._positions(self.position_embeddings[0], tokens)
 
+    def fix_shape(self, tokens: Tensor) -> None:
+        super().fix_shape(tokens)
+        assert self.grid is not None
+        # The table is interpolated once, to the only grid.
+        self.position_embeddings = nn.Parameter(self._resize(self.position_embeddings.detach(), self.grid))
+        if self.later_positions is not None:
+            self.later_positions = nn.Parameter(self._resize(self.later_positions.detach(), self.grid))
+        self.table = self.grid
+
+    def _resize(self, tables: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return tables of position embeddings (…, ·, d) for patches in another grid; special tokens and queries keep theirs."""
+        front, patches, queries = torch.split(tables, [self.placed, math.prod(self.table), self.queries], dim=-2)
+        resized = [_resize_table(part, self.table, grid, self.antialias) for part in patches.flatten(0, -3)]
+        return torch.cat([front, torch.stack(resized).view(*tables.shape[:-2], -1, tables.shape[-1]), queries], dim=-2)
+
     def layer_positions(self, tokens: Tensor) -> Tensor:
         """Return the position embeddings (layers, t, d) that YOLOS adds to the output of each layer but the last."""
         assert self.later_positions is not None
@@ -208,11 +223,7 @@ def _interpolate_positions(
     places = tokens[:, 1:3].long()
     positions = None
     for rows, columns, is_member in iterate_grids(tokens, grid):
-        resized = embeddings
-        if (rows, columns) != table:
-            image = embeddings.view(1, *table, -1).permute(0, 3, 1, 2).float()
-            image = F.interpolate(image, size=(rows, columns), mode="bicubic", antialias=antialias)
-            resized = image.permute(0, 2, 3, 1).flatten(0, 2)
+        resized = _resize_table(embeddings, table, (rows, columns), antialias)
         indices = torch.where(is_member, places[:, 0] * columns + places[:, 1], 0)
         part = F.embedding(indices, resized) * is_member[:, None]
         if grid is not None:
@@ -220,6 +231,15 @@ def _interpolate_positions(
         positions = part if positions is None else positions + part
     assert positions is not None
     return positions
+
+
+def _resize_table(embeddings: Tensor, table: tuple[int, int], grid: tuple[int, int], antialias: bool) -> Tensor:
+    """Return the position embeddings (rows · columns, d) of a grid, interpolated (bicubic) from those of `table`."""
+    if grid == table:
+        return embeddings
+    image = embeddings.view(1, *table, -1).permute(0, 3, 1, 2).float()
+    image = F.interpolate(image, size=grid, mode="bicubic", antialias=antialias)
+    return image.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def iterate_grids(tokens: Tensor, grid: tuple[int, int] | None = None) -> Iterator[tuple[int, int, Tensor]]:
@@ -295,9 +315,8 @@ class ConvolutionEmbedder(PixelEmbedder):
     def forward(self, tokens: Tensor) -> Tensor:
         if self.grid is not None:
             ((rows, columns, is_member),) = iterate_grids(tokens, self.grid)
-            cells: Tensor = (
-                self.network(self._join(self.normalise(tokens), rows, columns)).permute(0, 2, 3, 1).flatten(0, 2)
-            )
+            cells: Tensor = self.network(self._join(self.normalise(tokens), rows, columns))
+            cells = cells.permute(0, 2, 3, 1).flatten(0, 2)
             return cells.masked_fill(~is_member[:, None], torch.nan)
         places, parts = [], []
         for rows, columns, is_member in iterate_grids(tokens):
