@@ -21,6 +21,7 @@ RECORDED_OPTIONS = (
     "unlabelled",
     "hold_out",
     "group",
+    "time",
     "seed",
     "sizes",
 )
