@@ -78,7 +78,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         matching.write_pairs(tmp_path / "passages.csv", 8)
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
-    if page.stem not in ("README", "quick-start", "pretraining"):
+    if page.stem not in ("README", "quick-start", "pretraining", "python", "coming-from"):
         call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
     names: dict[str, object] = {}
     for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):

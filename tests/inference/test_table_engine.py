@@ -46,7 +46,7 @@ def model(fitted: Path) -> Model:
 
 
 def command(model: Path, table: Path, out: Path | None, as_json: bool = False) -> None:
-    predict(str(model), [table], out=out, device="cpu", precision="fp32", json=as_json, long="cut")
+    predict(str(model), [table], out=out, device="cpu", precision="fp32", json=as_json, long="cut", overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["vectors.parquet", "vectors.jsonl", "vectors.csv"])
