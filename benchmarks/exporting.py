@@ -1,7 +1,8 @@
 """Compare our own engine with files of `mapsto export` in ONNX Runtime: one text of 16 tokens, and many texts.
 
 A classifier on MiniLM answers SST-2, in turns in one run. Two figures each: the call that users make, and the network alone on
-inputs that are ready. Seconds of the processor stand beside seconds of the clock, since other work on the machine lengthens those.
+inputs that are ready. Seconds of the processor stand beside seconds of the clock, since other work on the machine lengthens
+those.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from mapsto.errors import UsageError, shorten
 from mapsto.errors.wording import worded
 from mapsto.evaluation.evaluate import Evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
+from mapsto.evaluation.paired import compare_models
 from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explain_table
 from mapsto.export.export import AGREEMENT, KEPT_ROWS, Export, ExportSettings, export_mapping
@@ -90,7 +91,7 @@ class Model:
     def __call__(self, *values: object, decoding: Decoding | None = None) -> dict[str, Any]:
         """Return the model's answer to one example as a dict, such as {"label": "positive", …}.
 
-        values: one value for each source of the arrow, in order; or one dict with the value of each column.
+        values: one value for each source of the arrow, in order, also as one tuple; or one dict with the value of each column.
         decoding: as for `predict`.
         Raises UsageError for a value that cannot be read, or for another number of values.
         """
@@ -203,6 +204,7 @@ class Model:
         encoding: str | None = None,
         delimiter: str | None = None,
         group: str | None = None,
+        against: str | Path | Model | None = None,
         quiet: bool = False,
     ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
@@ -212,6 +214,7 @@ class Model:
         encoding, delimiter: of text files, where they do not tell it themselves.
         group: the column, such as "speaker", of the groups of rows that intervals resample; "none" for rows. By default columns
             of recordings are found by their names.
+        against: another model, such as the one of last month, which is scored on the same rows; the notes tell the difference.
         quiet: show no progress, and warn of nothing; the notes are in the result all the same.
         """
         progress = python_progress(quiet)
@@ -220,6 +223,13 @@ class Model:
             progress.say(f"note: {remark}")
         policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
         evaluation = evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy, progress=progress)
+        if against is not None:
+            other = against if isinstance(against, Model) else load(against, self.device, self.precision)
+            name = repr(other) if against is other else str(against)
+            partner = evaluate_mapping(
+                other.predictor.mapping, table, other.predictor.device, policy, progress=progress
+            )
+            evaluation = evaluation.beside(compare_models(evaluation, partner, name))
         for note in evaluation.notes:
             progress.say(f"note: {note}")
         return evaluation
@@ -377,6 +387,8 @@ class Model:
         ports = (arrow.pair if arrow.symmetric else arrow).sources
         if len(values) == 1 and isinstance(values[0], Dict) and not is_media_cell(values[0]):
             return dict(values[0])
+        if len(values) == 1 < len(ports) and isinstance(values[0], tuple | list) and len(values[0]) == len(ports):
+            values = values[0]  # a pair, as tables of pairs have them
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
         if arrow.is_grouped:  # both sides have the name of one column
@@ -397,6 +409,8 @@ class Model:
             name = repr(shorten(data)) if is_text else f"a single {type(data).__name__}"
             raise UsageError(f"{name} is no table and no file; to ask of one value, call the model: model(value)")
         values = list_values(data)
+        if values and len(self.mapping.arrow.sources) > 1 and all(isinstance(value, tuple | list) for value in values):
+            return [self._row((value,)) for value in values]
         return data if values is None else _as_rows(self.mapping.arrow, values)
 
 
