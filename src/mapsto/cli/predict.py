@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
@@ -41,7 +42,18 @@ ReplaceFile = Annotated[
     bool, typer.Option("--overwrite", help="Replace a file at --out that is no earlier output for these rows.")
 ]
 Stream = Annotated[
-    bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
+    bool,
+    typer.Option(
+        "--stream",
+        help="Print generated answers while they are written, one line for each row; and what is said in a recording while it "
+        "grows, or comes through a pipe (-).",
+    ),
+]
+Raw = Annotated[
+    int | None,
+    typer.Option(
+        help="With --stream: the recording is samples of 16 bits without a header, at this rate, such as 16000."
+    ),
 ]
 Draw = Annotated[
     Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
@@ -148,6 +160,7 @@ def predict(
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Stream = False,
+    raw: Raw = None,
     draw: Draw = None,
     hide: Hide = None,
     like: Like = None,
@@ -167,8 +180,14 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    # Before the model is opened, so that a wrong path costs no time.
-    require_folder(out) if is_subtitles(out) else require_output_path(out)
+    live = is_recording(data)
+    if not (live and stream) and (raw is not None or is_pipe(data)):
+        raise UsageError("a pipe (-), and --raw, are for recordings that are read while they are made: add --stream")
+    # Before the model is opened, so that a wrong path costs no time. Texts and subtitles are no tables.
+    if out is not None and (is_subtitles(out) or (live and stream)):
+        require_folder(out)
+    else:
+        require_output_path(out)
     require_output_path(draw)
     announce_output(out)
     if like is not None:
@@ -186,9 +205,9 @@ def predict(
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
-        if out is not None or json or draw is not None:
+        if (out is not None and not live) or json or draw is not None:
             raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
-        _stream(answering, inputs)
+        stream_recording(answering, data[0], raw, out) if live and data else _stream(answering, inputs)
     elif is_subtitles(out):
         write_subtitles(answering, inputs, out)
     else:
