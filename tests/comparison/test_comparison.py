@@ -376,7 +376,7 @@ def test_one_draw_has_no_interval(tmp_path: Path) -> None:
         ({"labels": [1]}, "two classes need two rows"),
         ({"seeds": 0}, "must be above 0"),
         ({"starts": []}, "names no starting model"),
-        ({"jobs": -1}, "--jobs must be above 0"),
+        ({"jobs": -1}, "jobs= must be above 0"),
         ({"methods": ["prob"]}, "did you mean 'probe'"),
         ({"minutes": 1}, "sets this itself"),
         ({"starts": ["no/such/start"]}, "no/such/start"),
@@ -389,7 +389,7 @@ def test_wrong_arguments_are_refused_before_the_first_fit(arguments: dict[str, A
 
 
 def test_test_rows_in_the_training_data_are_refused() -> None:
-    with pytest.raises(mapsto.MapstoError, match=r"2 rows of --shift are also in the training data(.|\n)*row 9"):
+    with pytest.raises(mapsto.MapstoError, match=r"2 rows of shift= are also in the training data(.|\n)*row 9"):
         mapsto.compare("text -> label", table(60), test=table(30, 5), shift=table(8, 9) + table(60)[:2], **SMALL)
     with pytest.raises(mapsto.MapstoError, match=r"3 rows of the test are also in the training data(.|\n)*row 31"):
         mapsto.compare("text -> label", table(60), test=table(30, 5) + table(60)[:3], **SMALL)

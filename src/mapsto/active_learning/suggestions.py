@@ -36,6 +36,7 @@ from mapsto.inference.place_map import PlaceMap, map_rows
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
+from mapsto.report.results import SHOWN_ROWS, ResultTable, Tabular
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.generation import Generated
@@ -81,8 +82,8 @@ class Suggestion:
     confidence: float | None
 
 
-@dataclass(frozen=True)
-class Suggestions:
+@dataclass(frozen=True, repr=False)
+class Suggestions(Tabular):
     """The rows of a pool that are suggested for labelling, with methods to write them to a file."""
 
     pool: Table
@@ -119,6 +120,22 @@ class Suggestions:
             if self.annotation == "textarea":
                 cells[self.draft_column] = suggestion.answer
             yield cells
+
+    def table(self) -> ResultTable:
+        """Return the first suggestions: the cells of the row, why it is suggested, and the model's present answer."""
+        records = self.records()
+        columns = list(records[0]) if records else []
+        rows = [list(record.values()) for record in records[:SHOWN_ROWS]]
+        title = f"{len(records):,} of {self.num_candidates:,} rows without a label"
+        return ResultTable(columns, rows, title, total=len(records))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each suggestion: its cells, why it is suggested, the model's present answer and its confidence."""
+        return [
+            {name: self.pool.column(name)[suggestion.row] for name in self.pool.columns}
+            | {"reason": suggestion.reason, "answer": suggestion.answer, "confidence": suggestion.confidence}
+            for suggestion in self.suggestions
+        ]
 
     def tasks(self) -> list[dict[str, Any]]:
         """Return the suggested rows as JSON tasks of Label Studio; the model's answers, if classes or texts, are predictions."""

@@ -72,8 +72,11 @@ def _write_suggestions(suggestions: Suggestions, out: Path, csv_safe: bool) -> N
 
     csv_safe: whether csv is written so that a spreadsheet computes nothing.
     """
-    from mapsto.cli.output import print_status
+    from mapsto.cli.output import note_bytes, print_status
+    from mapsto.data.writers import find_binary
 
+    if out.suffix != ".json":
+        note_bytes(find_binary(suggestions.pool.data), out)
     count = suggestions.write(out, csv_safe)
     reason = suggestions.suggestions[0].reason
     print_status(f"wrote {count} {reason} rows to {out}; fill in the column {suggestions.column!r}")

@@ -22,6 +22,7 @@ from mapsto.comparison.learning_curves import extrapolate, labels_needed
 from mapsto.comparison.runs import Experiment
 from mapsto.comparison.start_overlap import StartOverlap, describe_overlaps
 from mapsto.metrics.intervals import Floats, Score, mean_interval, to_json
+from mapsto.report.results import ResultTable, Tabular
 
 EXTRAPOLATION_FACTORS = (2, 4)  # times the largest number of labels
 MIN_POINTS_TO_EXTRAPOLATE = 3
@@ -129,8 +130,8 @@ class Recommendation:
         return self.best
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabular):
     """The result of a comparison.
 
     metric: name of the compared metric.
@@ -164,21 +165,48 @@ class Comparison:
         """Return the compared numbers of labelled rows in ascending order."""
         return sorted({point.num_labels for points in self.curves.values() for point in points})
 
-    def lines(self) -> list[str]:
-        """Return the lines to print in the terminal: a table of scores, then the headline."""
-        counts = self.label_counts
-        # Two spaces separate the longest name from the scores.
-        width = max(map(len, self.curves)) + 2
-        header = " " * width + "".join(f"{count:,} labels".rjust(21) for count in counts)
-        rows = []
+    def table(self) -> ResultTable:
+        """Return the scores of each model by the number of labels, and the headline."""
+        counts, rows = self.label_counts, []
         for name, points in self.curves.items():
             cells = {point.num_labels: format_score(point.score) for point in points}
-            rows.append(name.ljust(width) + "".join(cells.get(count, "").rjust(21) for count in counts))
+            rows.append([name, *(cells.get(count, "") for count in counts)])
+        return ResultTable(
+            ["model", *(f"{count:,} labels" for count in counts)], rows, self._interval_note, self.headline
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each model and number of labels."""
+        return [
+            {
+                "model": name,
+                "labels": point.num_labels,
+                self.metric: point.score.value,
+                "low": point.score.low,
+                "high": point.score.high,
+                "seconds": point.cost.seconds,
+            }
+            for name, points in self.curves.items()
+            for point in points
+        ]
+
+    def lines(self) -> list[str]:
+        """Return the lines to print in the terminal: a table of scores, then the headline."""
+        table = self.table()
+        # Two spaces separate the longest name from the scores.
+        width = max(map(len, self.curves)) + 2
+        first, *others = ["", *table.columns[1:]]
+        header = first.ljust(width) + "".join(name.rjust(21) for name in others)
+        rows = [name.ljust(width) + "".join(cell.rjust(21) for cell in cells) for name, *cells in table.rows]
+        return [header, *rows, self._interval_note, "", *self.headline]
+
+    @property
+    def _interval_note(self) -> str:
+        """A sentence on what the scores and their intervals are."""
         interval_note = f"95 % interval over {self.num_seeds} draws of labels and the test {self.units}"
         if self.num_seeds == 1:
             interval_note = "one draw of labels, so no interval"
-        note = f"{self.metric} in % on {self.num_test_rows:,} test rows; mean, {interval_note}"
-        return [header, *rows, note, "", *self.headline]
+        return f"{self.metric} in % on {self.num_test_rows:,} test rows; mean, {interval_note}"
 
 
 def format_score(score: Score) -> str:

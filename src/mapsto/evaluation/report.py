@@ -235,7 +235,7 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
             for name, score in evaluation.scores.items()
         )
         lines.append(f"{'; '.join(values)}{mark}.")
-    return [*lines, *evaluation.notes]
+    return [*lines, *map(str, evaluation.differences), *evaluation.notes]
 
 
 def _score_section(evaluation: Evaluation) -> Section:

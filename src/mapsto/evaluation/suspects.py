@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from mapsto.data.writers import write_file
 from mapsto.errors import UsageError
 from mapsto.metrics.label_noise import estimate_label_noise, wrong_label_probabilities
+from mapsto.report.results import SHOWN_ROWS, ResultTable, Tabular
 from mapsto.sequence.piece import Ints
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, has_exclusive_classes
@@ -56,8 +57,8 @@ class Suspect:
     precision: float = 1.0
 
 
-@dataclass(frozen=True)
-class Suspects:
+@dataclass(frozen=True, repr=False)
+class Suspects(Tabular):
     """The rows whose label may be wrong, the worst first.
 
     num_unseen: the number of rows with a label that training never saw. Their probability is not known, so they are
@@ -83,6 +84,16 @@ class Suspects:
     def threshold(self) -> float | None:
         """Return the lowest `wrong_probability` among the recommended rows to check; None if there are no such rows."""
         return self.rows[self.num_recommended - 1].wrong_probability if self.num_recommended else None
+
+    def table(self) -> ResultTable:
+        """Return the first rows: where each is, its label, the model's answer, and how likely the label is wrong."""
+        columns = ["file", "row", "label", "answer", "wrong_probability", "input"]
+        rows = [[getattr(suspect, name) for name in columns] for suspect in self.rows[:SHOWN_ROWS]]
+        return ResultTable(columns, rows, notes=self.summary(), total=len(self.rows))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts, the worst first."""
+        return [asdict(suspect) for suspect in self.rows]
 
     def write(self, path: str | Path) -> int:
         """Write the rows as csv, tsv, jsonl, parquet or xlsx, by the ending of `path`; return their number.

@@ -51,6 +51,19 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
 
     Raises DataError, with the reason in a few words, if the file is not there or no longer holds the rows of the fit.
     """
+    return _read_split(arrow, record)[0]
+
+
+def read_held_out_rows(arrow: Arrow, record: FitRecord) -> Rows:
+    """Return the rows of a saved model's training file that its fit held out; none if it held out none.
+
+    Raises DataError as `read_training_rows`.
+    """
+    return _read_split(arrow, record)[1]
+
+
+def _read_split(arrow: Arrow, record: FitRecord) -> tuple[Rows, Rows]:
+    """Return the training rows and the held-out rows of a saved model. Raises DataError as `read_training_rows`."""
     if record.file is None:
         raise DataError("the model does not name the file of its training rows")
     name, options = record.file.name, record.options
@@ -66,7 +79,7 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
         raise DataError(f"its training file {name} can no longer be read") from error
     if fingerprint_rows(rows) != record.fingerprint:
         raise DataError(f"its training file {name} has changed since the fit")
-    return split_rows(rows, options)[0]
+    return split_rows(rows, options)
 
 
 def _find_file(file: Path) -> Path | None:

@@ -96,6 +96,8 @@ class Located(Target):
     lies_in: ClassVar[str]
     # True if an answer is computed from the source value and looks like it. Augmentation must then not recolour it.
     resembles: ClassVar[bool] = False
+    # Whether a value that is longer than the model reads is answered in windows, which `join` puts together.
+    joins_windows: ClassVar[bool] = False
 
     @property
     def learning(self) -> Learning | None:
@@ -165,6 +167,12 @@ class Located(Target):
         evidence: (m, …), the result of `Target.evidence`. pieces: the source pieces of each example.
         """
         return self.gather(evidence, pieces)
+
+    @staticmethod
+    def join(parts: Sequence[Any]) -> Any:
+        """Return the answer of a row from those of its windows, in order; by default the only one. For targets that resemble."""
+        (part,) = parts
+        return part
 
     def show(self, answer: Any) -> str:
         """Return a predicted or true answer as HTML, by default its `brief` text."""
