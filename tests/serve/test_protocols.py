@@ -117,7 +117,7 @@ def test_chats_are_answered_as_openai_does(running: Running, folder: Path) -> No
         ({"temperature": "hot"}, "a number"),
         ({"model": "label"}, "cannot chat"),
     ):
-        assert words in post(running, "/v1/chat/completions", {**body, **change}, 422)["error"]
+        assert words in post(running, "/v1/chat/completions", {**body, **change}, 422)["error"]["message"]
     names = [entry["id"] for entry in running.client.get("/v1/models").json()["data"]]
     assert names[:2] == ["match", "label"]
 

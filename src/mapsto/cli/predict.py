@@ -13,7 +13,7 @@ from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.answers import InputRows, OutputStyle
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
@@ -35,6 +35,10 @@ AnswersOut = Annotated[
         help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures or "
         "sounds, .srt or .vtt for subtitles.",
     ),
+]
+Scores = Annotated[bool, typer.Option("--scores", help="Write the probability of every class, each to a column.")]
+ReplaceFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a file at --out that is no earlier output for these rows.")
 ]
 Stream = Annotated[
     bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
@@ -120,6 +124,8 @@ def predict(
     delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
+    scores: Scores = False,
+    overwrite: ReplaceFile = False,
     long: Long = "auto",
     engine: Annotated[
         str,
@@ -148,7 +154,7 @@ def predict(
     mask: Mask = None,
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.answers import InputRows, OutputStyle
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
@@ -185,7 +191,8 @@ def predict(
     elif is_subtitles(out):
         write_subtitles(answering, inputs, out)
     else:
-        _write(answering, inputs, out, draw, json, csv_safe)
+        style = OutputStyle(csv_safe=csv_safe, scores=scores, overwrite=overwrite)
+        _write(answering, inputs, out, draw, json, style)
 
 
 def _convert_voice(model: str, like: Path, inputs: InputRows, out: Path | None, device: str, precision: str) -> None:
@@ -267,11 +274,13 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     return predictor
 
 
-def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool) -> None:
+def _write(
+    engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, style: OutputStyle
+) -> None:
     """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
     out: the table file or folder; None for the screen. json: print JSON lines on the screen, not csv.
-    csv_safe: whether csv is written so that a spreadsheet computes nothing.
+    style: how a table is written.
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
@@ -293,11 +302,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
         engine = DrawingWriter(engine, draw)
     # A table is only needed for answers that fit into cells.
     is_file_only = bool(is_file) and all(is_file)
-    counts = (
-        write_answer_files(engine, inputs)
-        if is_file_only
-        else write_answers(engine, inputs, out, json, csv_safe=csv_safe)
-    )
+    counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json, style)
     report_counts(counts, engine.cut_rows, " (see --long)")
 
 
@@ -324,9 +329,10 @@ def embed(
     delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
+    overwrite: ReplaceFile = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
-    from mapsto.cli.answers import InputRows, report_counts, write_answers
+    from mapsto.cli.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
@@ -340,5 +346,6 @@ def embed(
         require_writable(out)
     announce_output(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
-    counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
+    style = OutputStyle(("jsonl", "parquet"), csv_safe, overwrite=overwrite)
+    counts = write_answers(embedder, inputs, out, json, style)
     report_counts(counts, embedder.cut_rows)

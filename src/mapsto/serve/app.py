@@ -25,6 +25,7 @@ OK_JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json"
 REFUSALS = {
     400: "The body is no JSON.",
     401: "The key is missing.",
+    408: "The body did not come in time.",
     413: "The body or its rows are too many.",
     422: "The rows cannot be answered.",
     429: "The queue is full; Retry-After says when to come again.",
