@@ -171,8 +171,11 @@ def predict(
     require_output_path(draw)
     announce_output(out)
     if like is not None:
-        if hide is not None or mask is not None or stream or draw is not None:
-            raise UsageError("--like makes recordings; leave --hide, --mask, --stream and --draw out")
+        others = (hide, mask, draw, beams, samples, temperature, top_p, longest, language, task, answers, schema)
+        if stream or json or times or engine != "local" or any(option is not None for option in others):
+            raise UsageError(
+                "--like makes recordings; leave out --hide, --mask, --draw, --stream, --json, --engine and settings of decoding"
+            )
         _convert_voice(model, like, inputs, out, device, precision)
         return
     if hide is not None or mask is not None:
