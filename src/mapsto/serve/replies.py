@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from mapsto.serve.refusals import Refusal
 
-
 # The paths whose clients read errors in OpenAI's form.
 OPENAI_PATHS = ("/v1/",)
 
