@@ -173,8 +173,12 @@ class Models:
         while True:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
             for entry in list(self.entries.values()):
-                if entry.model is not None and not entry.place.startswith(HUB_PREFIX):
+                if entry.model is None or entry.place.startswith(HUB_PREFIX):
+                    continue
+                try:
                     await self._look_at(entry)
+                except OSError as error:  # looked at again next time
+                    logger.error("model %s cannot be looked at: %s", entry.name, error)
 
     async def _look_at(self, entry: Entry) -> None:
         """Open a model again if its files have changed and are not being changed any more."""

@@ -78,6 +78,11 @@ class Service:
             await asyncio.to_thread(self.engine.stop)
         self.models.close()
 
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the service can answer, now or once it is ready: not if the thread that computes has ended."""
+        return not hasattr(self, "engine") or self.engine.is_alive
+
     def _report(self, report: StepReport) -> None:
         """Count the work of a step of the engine."""
         self.metrics.step_rows.observe(report.num_rows)
