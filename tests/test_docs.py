@@ -91,7 +91,7 @@ def test_code_blocks_run(
         pytest.importorskip("fastapi", reason="the extra [serve] is not here")
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
-    if page.stem not in ("README", "quick-start", "pretraining", "serving"):
+    if page.stem not in ("README", "quick-start", "pretraining", "python", "coming-from", "serving"):
         call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
     names: dict[str, object] = {}
     request.addfinalizer(stop_services)

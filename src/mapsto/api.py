@@ -1,4 +1,4 @@
-"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare` and `load`."""
+"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare`, `load` and `push`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import kinds
-from mapsto.active_learning import Pool, Suggestions
-from mapsto.active_learning import suggest as suggest_rows
+from mapsto.active_learning.suggestions import Pool, Suggestions
+from mapsto.active_learning.suggestions import suggest as suggest_rows
 from mapsto.comparison.analysis import Comparison, analyse
 from mapsto.comparison.design import Request
 from mapsto.comparison.report import write_report
@@ -25,6 +25,7 @@ from mapsto.errors import UsageError, shorten
 from mapsto.errors.wording import worded
 from mapsto.evaluation.evaluate import Evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
+from mapsto.evaluation.paired import compare_models
 from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explain_table
 from mapsto.export.export import AGREEMENT, KEPT_ROWS, Export, ExportSettings, export_mapping
@@ -48,7 +49,8 @@ from mapsto.options import (
     RowPolicy,
     TextFormat,
 )
-from mapsto.pretrained import manifest, model_folder
+from mapsto.pretrained import hub, manifest, model_folder
+from mapsto.pretrained.exported.container import is_exported
 from mapsto.pretrained.location import find_folder
 from mapsto.progress import Progress
 from mapsto.progress.python import NOTE, MapstoWarning, Recorder, python_progress, warn
@@ -60,7 +62,7 @@ from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Decoding
 from mapsto.training.loggers import read_metrics
 
-__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain"]
+__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain", "push"]
 
 
 class Model:
@@ -89,7 +91,7 @@ class Model:
     def __call__(self, *values: object, decoding: Decoding | None = None) -> dict[str, Any]:
         """Return the model's answer to one example as a dict, such as {"label": "positive", …}.
 
-        values: one value for each source of the arrow, in order; or one dict with the value of each column.
+        values: one value for each source of the arrow, in order, also as one tuple; or one dict with the value of each column.
         decoding: as for `predict`.
         Raises UsageError for a value that cannot be read, or for another number of values.
         """
@@ -186,7 +188,7 @@ class Model:
         """Return what each recording says in the voice of other recordings, as (samples (n,), rate), without training (kNN-VC).
 
         values: recordings in any form. like: those of the voice: a folder, a table or a list of recordings.
-        layer: the number of the layer whose output is compared, from 1; by default the middle one.
+        layer: the number of the layer whose output is compared, from 1; by default that at four fifths of all layers.
 
         Raises UsageError for a model that does not read sounds, and for recordings that cannot be read.
         """
@@ -202,6 +204,7 @@ class Model:
         encoding: str | None = None,
         delimiter: str | None = None,
         group: str | None = None,
+        against: str | Path | Model | None = None,
         quiet: bool = False,
     ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
@@ -211,6 +214,7 @@ class Model:
         encoding, delimiter: of text files, where they do not tell it themselves.
         group: the column, such as "speaker", of the groups of rows that intervals resample; "none" for rows. By default columns
             of recordings are found by their names.
+        against: another model, such as the one of last month, which is scored on the same rows; the notes tell the difference.
         quiet: show no progress, and warn of nothing; the notes are in the result all the same.
         """
         progress = python_progress(quiet)
@@ -219,6 +223,13 @@ class Model:
             progress.say(f"note: {remark}")
         policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
         evaluation = evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy, progress=progress)
+        if against is not None:
+            other = against if isinstance(against, Model) else load(against, self.device, self.precision)
+            name = repr(other) if against is other else str(against)
+            partner = evaluate_mapping(
+                other.predictor.mapping, table, other.predictor.device, policy, progress=progress
+            )
+            evaluation = evaluation.beside(compare_models(evaluation, partner, name))
         for note in evaluation.notes:
             progress.say(f"note: {note}")
         return evaluation
@@ -358,6 +369,15 @@ class Model:
         table = None if rows is None else read_table(self._rows(rows), TextFormat(encoding, delimiter))
         return export_mapping(self.mapping, Path(path), table, ExportSettings(to, agreement, kept_rows))
 
+    def push(self, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+        """Send the model to the Hugging Face hub, as the function `push` does with a folder; its card has no scores.
+
+        name, public, progress: as for `push`. Raises its errors.
+        """
+        with TemporaryDirectory() as folder:
+            model_folder.save_mapping(self.mapping, Path(folder), {})
+            return push(folder, name, public=public, progress=progress)
+
     def _row(self, values: Sequence[object]) -> dict[str, object]:
         """Return the values of one example as a row; a single dict is one already.
 
@@ -367,6 +387,8 @@ class Model:
         ports = (arrow.pair if arrow.symmetric else arrow).sources
         if len(values) == 1 and isinstance(values[0], Dict) and not is_media_cell(values[0]):
             return dict(values[0])
+        if len(values) == 1 < len(ports) and isinstance(values[0], tuple | list) and len(values[0]) == len(ports):
+            values = values[0]  # a pair, as tables of pairs have them
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
         if arrow.is_grouped:  # both sides have the name of one column
@@ -387,6 +409,8 @@ class Model:
             name = repr(shorten(data)) if is_text else f"a single {type(data).__name__}"
             raise UsageError(f"{name} is no table and no file; to ask of one value, call the model: model(value)")
         values = list_values(data)
+        if values and len(self.mapping.arrow.sources) > 1 and all(isinstance(value, tuple | list) for value in values):
+            return [self._row((value,)) for value in values]
         return data if values is None else _as_rows(self.mapping.arrow, values)
 
 
@@ -401,12 +425,26 @@ def _as_rows(arrow: Arrow, values: Sequence[Any]) -> list[dict[str, Any]]:
     return [{port.column or port.kind: value} for value in values]
 
 
+def push(folder: str | Path, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+    """Send the finished model in a folder, with its card, to the Hugging Face hub; return its address there.
+
+    name: the model of the hub, as "user/name"; it is made if it does not exist. public: let everyone read it.
+    progress: prints what is sent, and what it tells of the training data, before it is sent.
+
+    Raises UsageError for a wrong name, and for a public model where `public` is not set; CheckpointError for a folder without a
+    finished model; RunError if the hub does not take it.
+    """
+    return hub.push(Path(folder), name, public=public, say=(progress or Progress()).say)
+
+
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Open a model from a folder, or from the Hugging Face hub by its name (`hf:user/name`).
+    """Open a model from a folder, an exported file, or the Hugging Face hub by its name (`hf:user/name`).
 
     Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
     """
     mapping = model_folder.load_mapping(name)
+    if is_exported(name):
+        return Model(mapping, device, precision)
     folder = find_folder(str(name))
     record = manifest.read_manifest(folder) or {}
     report = RunReport.of_saved(str(mapping.arrow), str(folder), record, read_metrics(folder, _warn_of_note))

@@ -58,7 +58,7 @@ OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
         "batch": "batch_size per_device_train_batch_size minibatch",
         "epochs": "num_epochs n_epochs num_train_epochs max_epochs nb_epochs n_iter",
         "steps": "max_steps num_steps n_steps iterations max_iter",
-        "minutes": "time_limit max_time time",
+        "minutes": "time_limit max_time",
         "seed": "random_state random_seed rng",
         "hold_out": "validation_split val_size valid_size validation_size eval_split holdout",
         "smooth": "label_smoothing label_smoothing_factor",
@@ -393,6 +393,10 @@ class DataOptions(OptionGroup):
         "Columns such as speaker, with commas: rows with an equal cell are held out together, and intervals resample them. "
         "none: no column; by default columns of recordings are found by their names (speaker, dialogue, file, sentence, ...).",
     )
+    time: str | None = _option(
+        None,
+        "A column of dates or numbers: the latest rows are held out, as the model will be used on rows of later times.",
+    )
     fold_labels: bool = _option(
         False,
         "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest.",
@@ -427,6 +431,8 @@ class DataOptions(OptionGroup):
         super()._check()
         TextFormat(self.encoding, self.delimiter)
         RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled)
+        if self.time is not None and self.group is not None:
+            raise UsageError("--time holds out the latest rows, and --group whole groups: give one of them")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
         names = self.augment.split("+")
@@ -642,6 +648,7 @@ class OptionFields(TypedDict, total=False):
     augment: str
     hold_out: float | None
     group: str | None
+    time: str | None
     fold_labels: bool
     language: str | None
     task: str | None

@@ -225,7 +225,17 @@ def test_tokens_become_the_mean_of_their_nearest(listener: mapsto.Model) -> None
         )
 
     vectors, frames = (np.concatenate(parts) for parts in zip(*map(read, wanted), strict=True))
-    expected = [frames[np.argsort(-vectors @ vector)[:NEIGHBOURS]].mean(0) for vector in read(source)[0]]
+    recording = np.repeat(np.arange(3), len(vectors) // 3)
+    nearest = [np.argsort(-vectors @ vector)[:NEIGHBOURS] for vector in read(source)[0]]
+    expected = []
+    for place in range(len(nearest)):
+        # Neighbours of the token itself, and what stands behind those of the token before and before those of the next one.
+        counted = [(1.0, index) for index in nearest[place]]
+        for other, step in ((place - 1, 1), (place + 1, -1)):
+            for index in nearest[other] if 0 <= other < len(nearest) else ():
+                if 0 <= index + step < len(vectors) and recording[index] == recording[index + step]:
+                    counted.append((0.5, index + step))
+        expected.append(sum(weight * frames[index] for weight, index in counted) / sum(weight for weight, _ in counted))
     samples = synthesise(np.stack(expected).reshape(-1, 80), len(source))
     ((made, rate),) = listener.convert([(source, RATE)], [(part, RATE) for part in wanted], layer=1)
     assert rate == RATE and len(made) == len(source) and np.abs(made - samples).max() < 1e-3
@@ -235,6 +245,8 @@ def test_a_converted_recording_sounds_like_the_other_voice(listener: mapsto.Mode
     """Its mean spectrum is nearer to that of the wanted voice; sounds beyond the window are read in parts."""
     wanted, source = [(speech(1, take, 0.6), RATE) for take in range(6)], speech(0, 0, 4.0)
     ((made, _),) = listener.convert([(source, RATE)], wanted)
+    silence = (np.zeros(RATE, np.float32), RATE)
+    assert np.abs(listener.convert([silence], wanted)[0][0]).max() < 1e-3, "silence stays silent"
     means = [
         frames_of(samples).mean(0) for samples in (made, np.concatenate([samples for samples, _ in wanted]), source)
     ]

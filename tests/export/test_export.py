@@ -178,7 +178,7 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--rows"):
         export_mapping(mapping, tmp_path / "a.onnx")
     for name in ("a", "a.bin", "missing/a.onnx"):
-        with pytest.raises(UsageError, match="--out"):
+        with pytest.raises(UsageError, match="out="):
             export_mapping(mapping, tmp_path / name, exported.table)
     with pytest.raises(UsageError, match="onnx, int8"):
         ExportSettings("tflite")
@@ -190,6 +190,7 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_int8_is_measured_and_smoothing_changes_nothing(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,3 +270,35 @@ def test_the_example_in_javascript_answers_the_same(exported: Exported, tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     require_same_labels(exported, done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arrow",
+    [
+        "text -> labels",
+        "en:text, text:text -> answer:span",
+        "en:text <-> de:text",
+        "image -> label",
+        "video -> label",
+        "sound -> label",
+    ],
+)
+def test_every_kind_is_exported(arrow: str, tmp_path: Path) -> None:
+    mapping, _ = small_mapping(arrow)
+    mapping.eval()
+    table = make_table()
+    # Pictures of one shape.
+    table = table.select(range(0, len(table), 2)) if "image" in arrow else table
+    exported = export_mapping(mapping, tmp_path / "a.onnx", table)
+    assert exported.parity.difference < 1e-5
+    model, opened = mapsto.Model(mapping, precision="fp32"), mapsto.load(tmp_path / "a.onnx")
+    require_close(model.predict(table), opened.predict(table))
+    require_close(model.predict(table.select([2])), opened.predict(table.select([2])))
+
+
+def test_what_no_graph_computes_is_refused(exported: Exported, tmp_path: Path) -> None:
+    """Pictures of several shapes are named before anything is traced."""
+    mapping, _ = small_mapping("image -> label")
+    with pytest.raises(UsageError, match=r"pictures of one shape, and these have 2 shapes"):
+        export_mapping(mapping.eval(), tmp_path / "a.onnx", exported.table)

@@ -35,7 +35,7 @@ STOPS = np.array([[12, 12, 40], [110, 30, 110], [240, 130, 40], [255, 250, 200]]
 GREY_STOPS = np.array([[30, 30, 30], [245, 245, 245]], np.float64)
 SHADE_STRENGTH = 0.6
 # Pixels beside and below a spectrogram for its axes, and the frequencies that are named, in Hz.
-MARGIN, SHOWN_HERTZ = 22, (500, 1000, 2000, 4000)
+MARGIN, SHOWN_HERTZ = 26, (1000, 2000, 4000)
 
 
 def excerpt(value: Sound, region: Any) -> str:
@@ -87,11 +87,11 @@ def _draw_axes(width: int, seconds: float) -> str:
     # Three times, so that the label of the last one stays inside of the picture.
     times = (("start", 0.0), ("middle", seconds / 2), ("end", seconds))
     labels += [
-        f'<text x="{MARGIN + width * time / seconds:.1f}" y="{HEIGHT + 12}" text-anchor="{anchor}">{time:.2f} s</text>'
+        f'<text x="{MARGIN + width * time / seconds:.1f}" y="{HEIGHT + 13}" text-anchor="{anchor}">{time:.2f} s</text>'
         for anchor, time in times
     ]
-    labels.append(f'<text x="{MARGIN - 3}" y="{HEIGHT + 12}" text-anchor="end">kHz</text>')
-    return f'<g font-size="9" fill="var(--quiet)">{"".join(labels)}</g>'
+    labels.append(f'<text x="{MARGIN - 3}" y="{HEIGHT + 13}" text-anchor="end">kHz</text>')
+    return f'<g font-size="11" fill="var(--quiet)">{"".join(labels)}</g>'
 
 
 def draw_spectrogram(samples: NDArray[np.float32], width: int, stops: NDArray[np.float64] = STOPS) -> NDArray[np.uint8]:

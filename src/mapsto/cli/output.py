@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mapsto.cli.app import RESOURCES
+from mapsto.data.readers import file_format
 from mapsto.data.table import Table, read_table
 from mapsto.distributed import read_ranks
 from mapsto.errors import coloured, printable
@@ -40,6 +42,13 @@ def print_status(text: str) -> None:
 def print_note(text: object) -> None:
     """Print a line that begins with "note:", about something that affects the result, to standard error."""
     print_status(f"note: {text}")
+
+
+def note_bytes(columns: Sequence[str], out: Path | None) -> None:
+    """Print a note if columns hold bytes, which all formats but parquet write as their number. out: None for the screen."""
+    if columns and (out is None or file_format(out) != "parquet"):
+        names = ", ".join(map(repr, map(str, columns)))
+        print_note(f"the bytes in {names} are written as their number; --out FILE.parquet keeps them")
 
 
 def announce_output(out: Path | None) -> None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.answers import InputRows, OutputStyle
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
@@ -36,8 +37,23 @@ AnswersOut = Annotated[
         "sounds, .srt or .vtt for subtitles.",
     ),
 ]
+Scores = Annotated[bool, typer.Option("--scores", help="Write the probability of every class, each to a column.")]
+ReplaceFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a file at --out that is no earlier output for these rows.")
+]
 Stream = Annotated[
-    bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
+    bool,
+    typer.Option(
+        "--stream",
+        help="Print generated answers while they are written, one line for each row; and what is said in a recording while it "
+        "grows, or comes through a pipe (-).",
+    ),
+]
+Raw = Annotated[
+    int | None,
+    typer.Option(
+        help="With --stream: the recording is samples of 16 bits without a header, at this rate, such as 16000."
+    ),
 ]
 Draw = Annotated[
     Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
@@ -120,6 +136,8 @@ def predict(
     delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
+    scores: Scores = False,
+    overwrite: ReplaceFile = False,
     long: Long = "auto",
     engine: Annotated[
         str,
@@ -142,13 +160,14 @@ def predict(
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Stream = False,
+    raw: Raw = None,
     draw: Draw = None,
     hide: Hide = None,
     like: Like = None,
     mask: Mask = None,
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.answers import InputRows, OutputStyle
     from mapsto.cli.convert_voice import convert_voice
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
@@ -161,8 +180,14 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    # Before the model is opened, so that a wrong path costs no time.
-    require_folder(out) if is_subtitles(out) else require_output_path(out)
+    live = is_recording(data)
+    if not (live and stream) and (raw is not None or is_pipe(data)):
+        raise UsageError("a pipe (-), and --raw, are for recordings that are read while they are made: add --stream")
+    # Before the model is opened, so that a wrong path costs no time. Texts and subtitles are no tables.
+    if out is not None and (is_subtitles(out) or (live and stream)):
+        require_folder(out)
+    else:
+        require_output_path(out)
     require_output_path(draw)
     announce_output(out)
     if like is not None:
@@ -180,13 +205,14 @@ def predict(
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
-        if out is not None or json or draw is not None:
+        if (out is not None and not live) or json or draw is not None:
             raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
-        _stream(answering, inputs)
+        stream_recording(answering, data[0], raw, out) if live and data else _stream(answering, inputs)
     elif is_subtitles(out):
         write_subtitles(answering, inputs, out)
     else:
-        _write(answering, inputs, out, draw, json, csv_safe)
+        style = OutputStyle(csv_safe=csv_safe, scores=scores, overwrite=overwrite)
+        _write(answering, inputs, out, draw, json, style)
 
 
 def make_decoding(**settings: Any) -> Decoding | None:
@@ -250,11 +276,13 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     return predictor
 
 
-def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool) -> None:
+def _write(
+    engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, style: OutputStyle
+) -> None:
     """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
     out: the table file or folder; None for the screen. json: print JSON lines on the screen, not csv.
-    csv_safe: whether csv is written so that a spreadsheet computes nothing.
+    style: how a table is written.
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
@@ -276,11 +304,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
         engine = DrawingWriter(engine, draw)
     # A table is only needed for answers that fit into cells.
     is_file_only = bool(is_file) and all(is_file)
-    counts = (
-        write_answer_files(engine, inputs)
-        if is_file_only
-        else write_answers(engine, inputs, out, json, csv_safe=csv_safe)
-    )
+    counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json, style)
     report_counts(counts, engine.cut_rows, " (see --long)")
 
 
@@ -307,9 +331,10 @@ def embed(
     delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
+    overwrite: ReplaceFile = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
-    from mapsto.cli.answers import InputRows, report_counts, write_answers
+    from mapsto.cli.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
@@ -323,5 +348,6 @@ def embed(
         require_writable(out)
     announce_output(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
-    counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
+    style = OutputStyle(("jsonl", "parquet"), csv_safe, overwrite=overwrite)
+    counts = write_answers(embedder, inputs, out, json, style)
     report_counts(counts, embedder.cut_rows)

@@ -142,6 +142,7 @@ class Evaluation(Tabular):
     overlap: the scored rows that the model or one of its starting models was fitted to; on them scores are too good.
     baseline_name: words for the baseline. has_groups: whether intervals resample groups of rows.
     linear: the first target's scores beside those of a linear model; None where there are none, as a note says.
+    differences: from another model on the same rows, see evaluation/paired.py.
     """
 
     num_rows: int
@@ -155,6 +156,7 @@ class Evaluation(Tabular):
     baseline_name: str = "best constant answer"
     has_groups: bool = False
     linear: BaselineComparison | None = None
+    differences: Sequence[Any] = ()
 
     def beside_linear_model(self, comparison: BaselineComparison | str | None) -> Evaluation:
         """Return the evaluation with the scores of a linear model, or the reason for which there are none, among its notes."""
@@ -162,6 +164,10 @@ class Evaluation(Tabular):
             return self
         linear = comparison if isinstance(comparison, BaselineComparison) else None
         return replace(self, linear=linear, notes=[*self.notes, str(comparison)])
+
+    def beside(self, differences: Sequence[Any]) -> Evaluation:
+        """Return the evaluation with its differences from another model on the same rows."""
+        return replace(self, differences=differences)
 
     def suspects(self) -> Suspects:
         """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
@@ -174,7 +180,9 @@ class Evaluation(Tabular):
     def table(self) -> ResultTable:
         """Return the scores beside their baselines, and the notes."""
         title = f"{self.num_rows:,} rows{self.overlap.mark}"
-        return score_table(title, self.scores, self.baseline, self.baseline_name, self.notes)
+        return score_table(
+            title, self.scores, self.baseline, self.baseline_name, [*map(str, self.differences), *self.notes]
+        )
 
     def records(self) -> list[dict[str, Any]]:
         """Return a row for each score."""
@@ -185,6 +193,7 @@ class Evaluation(Tabular):
         names = ("scores", "baseline", "confusion", "notes", "overlap")
         # The file format has these two entries, but predictions and samples are not written.
         record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
+        record |= {"differences": list(self.differences)} if self.differences else {}
         # Scores may be infinite or NaN, which JSON does not have.
         json_record: dict[str, Any] = to_json(record)
         return json_record

@@ -19,6 +19,7 @@ from mapsto.evaluation.evaluate import Evaluation, Predictions
 from mapsto.evaluation.report_sections import (
     CONFIDENT,
     class_sections,
+    example_picture,
     example_sections,
     mistake_sections,
     slice_sections,
@@ -123,6 +124,15 @@ def _key_figures(evaluation: Evaluation, judgements: Sequence[Judgement]) -> lis
     mark = evaluation.overlap.mark
     figures = []
     for judgement in judgements:
+        if items := judgement.item_scores:
+            prefix = judgement.predictions.prefix
+            figures += [
+                KeyFigure(
+                    f"{100 * score.value:.0f} %", f"{prefix}{words}, 95 % interval {score.interval_percent}{mark}"
+                )
+                for words, score in items
+            ]
+            continue
         values, target = judgement.score, judgement.predictions.target
         name = judgement.analysis.metric
         if isinstance(target, Comparable) and target.field_metric is not None:
@@ -159,7 +169,7 @@ def _score_picture(evaluation: Evaluation, judgements: Sequence[Judgement]) -> P
     if judgement.baseline is not None:
         bars.append(Bar.of_score(f"baseline, {judgement.baseline_rule}", judgement.baseline))
     if len(bars) < 2:
-        return None
+        return example_picture(judgement.predictions, judgement.analysis)
     metric = metric_name(judgement.analysis.metric)
     # R² of bad models has no lowest value.
     limits = (0.0 if min(bar.value for bar in bars) >= 0 else -math.inf, 100.0)
@@ -225,7 +235,7 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
             for name, score in evaluation.scores.items()
         )
         lines.append(f"{'; '.join(values)}{mark}.")
-    return [*lines, *evaluation.notes]
+    return [*lines, *map(str, evaluation.differences), *evaluation.notes]
 
 
 def _score_section(evaluation: Evaluation) -> Section:

@@ -18,7 +18,7 @@ from mapsto.explain.highlighting import highlight_parts
 from mapsto.metrics.intervals import wilson_interval
 from mapsto.report.figures import COLOUR_LEGEND, truncate
 from mapsto.report.heat_map import confusion_map
-from mapsto.report.page import PageTable, Section, link, trusted_html
+from mapsto.report.page import PageTable, Picture, Section, link, trusted_html
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.label_spelling import distinct_spellings
@@ -204,6 +204,15 @@ def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
         return []
     title = "What it finds" if _is_outlined(predictions.target) else "What it looks at"
     return [Section(title, legend, tables=[table])]
+
+
+def example_picture(predictions: Predictions, analysis: ErrorAnalysis) -> Picture | None:
+    """Return the first random row with its true and predicted regions outlined; None for answers that are no regions."""
+    if not _is_outlined(predictions.target) or not analysis.random_cases:
+        return None
+    case = analysis.random_cases[0]
+    (location,) = places([(case.file, case.row)])
+    return Picture(f'<div class="example">{_outline_answers(predictions, case)}</div>', f"{location}. {OUTLINE_LEGEND}")
 
 
 def _answer_sections(title: str, predictions: Predictions, cases: Sequence[Case], caption: str) -> list[Section]:

@@ -28,8 +28,9 @@ from mapsto.evaluation.report_sections import (
     SLICES,
 )
 from mapsto.evaluation.suspects import Suspect, doubted_labels
-from mapsto.metrics.intervals import Array, Score, wilson_interval, with_interval
+from mapsto.metrics.intervals import Array, Score, bounded, wilson_interval, with_interval
 from mapsto.report.page import link
+from mapsto.task.item_counts import ItemCounts
 from mapsto.task.label_spelling import distinct_spellings
 from mapsto.task.target_capabilities import Classes, Comparable, has_exclusive_classes
 
@@ -126,6 +127,33 @@ class Judgement:
         return doubted_labels(self.predictions)
 
     @property
+    def item_scores(self) -> list[tuple[str, Score]]:
+        """Recall and precision of all items of the answers together, in words and with intervals over the rows.
+
+        Empty for answers of exactly one class, of which both are the accuracy, and for those that name no items.
+        """
+        target = self.predictions.target
+        if not isinstance(target, Classes) or has_exclusive_classes(target):
+            return []
+        right, answers, true = self.item_counts.by_row.T
+        groups = self.predictions.group_numbers
+        return [
+            (f"{words}, n = {whole.sum():,} {target.item_name}", with_interval(_ratio, right, whole, groups=groups))
+            for words, whole in (
+                ("of the true ones found (recall)", true),
+                ("of its answers right (precision)", answers),
+            )
+            if whole.sum()
+        ]
+
+    @cached_property
+    def item_counts(self) -> ItemCounts:
+        """The numbers of right, answered and true items by row and class."""
+        target = self.predictions.target
+        assert isinstance(target, Classes)
+        return target.item_counts(self.predictions.outputs, self.predictions.labels)
+
+    @property
     def clause(self) -> str:
         """The score in a clause that begins with a small letter, such as "it is right on 90.2 % of the rows"."""
         target = self.predictions.target
@@ -169,19 +197,17 @@ class Judgement:
         linear = self.linear
         if linear is None or len(self.true_classes) == 1:
             return ""
-        both = f"{100 * linear.baseline:.1f} %"
+        scores = f"{100 * linear.baseline:.1f} %"
         if self.gain is None:
-            # Then the clause says other figures than those that are compared.
-            both = f"{metric_name(linear.metric)} {100 * linear.model:.1f} % against {100 * linear.baseline:.1f} %"
+            # Then the clause has other figures than those that are compared, which the picture names.
+            scores = f"{100 * linear.model:.1f} % against {100 * linear.baseline:.1f} %"
         if linear.is_better:
-            return (
-                f"{', and' if self.gain is not None else '; this is'} significantly better than {linear.name} ({both})"
-            )
+            return f"{', and' if self.gain is not None else '; this is'} significantly better than {linear.name} ({scores})"
         if linear.is_worse:
             return (
-                f"{', but' if self.gain is not None else '; this is'} significantly worse than {linear.name} ({both})"
+                f"{', but' if self.gain is not None else '; this is'} significantly worse than {linear.name} ({scores})"
             )
-        return f", but not significantly better than {linear.name} ({both})"
+        return f", but not significantly better than {linear.name} ({scores})"
 
     @property
     def weakest_class(self) -> tuple[str, float, int] | None:
@@ -192,7 +218,7 @@ class Judgement:
         target = self.predictions.target
         if not isinstance(target, Classes):
             return None
-        counts = target.item_counts(self.predictions.outputs, self.predictions.labels).by_class
+        counts = self.item_counts.by_class
         recalls = {name: (right / true, true) for name, (right, _, true) in counts.items() if true >= MIN_CLASS_SIZE}
         if len(recalls) < 2:
             return None
@@ -200,6 +226,12 @@ class Judgement:
         overall = sum(right for right, _, _ in counts.values()) / sum(true for _, _, true in counts.values())
         recall, count = recalls[name]
         return (name, recall, count) if wilson_interval(recall, count)[1] < overall else None
+
+
+@bounded()
+def _ratio(parts: Array, wholes: Array) -> float:
+    """Return the sum of parts over the sum of wholes, (n,) each; 0 without wholes."""
+    return float(parts.sum() / max(wholes.sum(), 1))
 
 
 def metric_name(metric: str) -> str:
@@ -291,7 +323,7 @@ def describe_failures(judgement: Judgement) -> list[Any]:
         section_link = judgement.link(SLICES, f"where {weak[0].name}")
         sentences.append(Markup("It is significantly weaker {} ({}).").format(section_link, shares))
     elif num_slices:
-        sentences.append(f"None of {num_slices:,} slices of the rows is significantly weaker than the rest.")
+        sentences.append(f"No slice of the rows is significantly weaker than the rest ({num_slices:,} tested).")
     return sentences
 
 

@@ -16,7 +16,7 @@ from mapsto import files
 from mapsto.data.table import Table
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluation.training_file import read_held_out_rows, read_training_rows
-from mapsto.export.graph import trace
+from mapsto.export.graph import fix_shapes, trace
 from mapsto.export.parity import Parity, make_examples, measure_parity
 from mapsto.export.quantization import CALIBRATION_EXAMPLES, HIGHER_PRECISION, trace_int8
 from mapsto.model.familiarity import sample_rows
@@ -122,6 +122,7 @@ def export_mapping(
     rows = _choose_rows(mapping, table)
     reference = mapping.for_prediction(torch.device("cpu"), "fp32")
     examples = make_examples(reference, rows.table)
+    fix_shapes(reference, examples)
     say(f"tracing the graph of {mapping.arrow}")
     higher_precision = ""
     if settings.to == "int8":

@@ -7,8 +7,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,23 @@ from mapsto.sequence.packing import collate, row_length
 # torch.export takes a size of 1 for a constant, so there are at least two rows, and two examples in one of them.
 MIN_EXAMPLES = 3
 OPSET = 20
+
+
+@runtime_checkable
+class ShapeBound(Protocol):
+    """An embedder whose computation depends on the shape of values, of which a graph has one, such as that of pictures."""
+
+    def fix_shape(self, tokens: Tensor) -> None:
+        """Read from now on only values of the shape that these tokens have. Raises UsageError for tokens of several shapes."""
+
+
+def fix_shapes(mapping: Mapping, examples: Sequence[Example]) -> None:
+    """Let each embedder of a mapping that is bound to a shape read only that of its values in the examples."""
+    for kind, embedder in mapping.embedders.items():
+        pieces = [piece for example in examples for piece in example.pieces if piece.kind == kind]
+        if isinstance(embedder, ShapeBound) and pieces:
+            # The tokens of a value all say its shape.
+            embedder.fix_shape(torch.from_numpy(np.stack([piece.tokens[0] for piece in pieces])))
 
 
 class Graph(nn.Module):
@@ -55,18 +73,23 @@ def trace(mapping: Mapping, examples: Sequence[Example]) -> Any:
     shapes = {name: _dynamic_shape(name, tensor) for name, tensor in inputs.items()}
     try:
         with torch.no_grad(), quiet():
-            program = torch.onnx.export(
+            # torch.onnx would try other ways to trace where this one fails, which take sizes and roles for constants.
+            traced = torch.export.export(
                 Graph(mapping, list(inputs)).eval(),
                 tuple(inputs.values()),
-                dynamo=True,
                 dynamic_shapes=(tuple(shapes.values()),),
+                strict=False,
+            )
+            program = torch.onnx.export(
+                traced,
+                dynamo=True,
                 input_names=list(inputs),
                 output_names=output_names(mapping),
                 opset_version=OPSET,
                 verbose=False,
             )
     except Exception as error:  # errors of the tracer have no common base
-        cause = _first_cause(error)
+        cause = _first_line(error)
         raise UsageError(
             f"the computation of {mapping.arrow} ({mapping.config.family}) cannot be exported: {cause}"
         ) from error
@@ -107,9 +130,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_cause(error: BaseException) -> str:
-    """Return the message of the error that began a chain of errors, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+def _first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:200]

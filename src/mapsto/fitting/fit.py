@@ -16,6 +16,7 @@ from typing import Any
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
 from mapsto.data.files import is_path
+from mapsto.data.table import Table
 from mapsto.device import training_turn
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
@@ -394,6 +395,8 @@ def _record_plan(request: FitRequest, run: PreparedRun, plan: Plan) -> None:
 def _config(request: FitRequest) -> dict[str, Any]:
     """Return the arguments and options of a request by name, as run.toml records them; Python objects are left out."""
     arguments = {name: getattr(request, name) for name in ("data", "start", "like", "test")}
+    # Where methods are measured, the request holds the tables that were read.
+    arguments = {name: value.path if isinstance(value, Table) else value for name, value in arguments.items()}
     paths = {name: str(value) for name, value in arguments.items() if is_path(value)}
     default, options = asdict(Options()), asdict(request.options)
     differing = {name: value for name, value in options.items() if value != default[name]}

@@ -26,6 +26,7 @@ from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score
 from mapsto.evaluation.linear_baseline import BaselineComparison, compare_with_linear_model, has_linear_baseline
 from mapsto.evaluation.matching import best_ranks, encode_pairs, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
+from mapsto.files.remote import public_address
 from mapsto.fitting import run_folder
 from mapsto.fitting.plan import MATCH_LEARNING
 from mapsto.fitting.prepare import PreparedRun
@@ -202,7 +203,7 @@ def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
     paths = [path for path in (request.data, request.test, request.start) if path is not None]
     if not all(is_path(path) for path in paths):
         return None
-    words = ["mapsto", "fit", str(arrow), str(request.data), "--test", str(request.test)]
+    words = ["mapsto", "fit", str(arrow), public_address(request.data), "--test", public_address(request.test)]
     words += [] if request.start is None else ["--start", str(request.start)]
     return shlex.join([*words, *request.options.flags(), "--out", "FOLDER"])
 

@@ -3,7 +3,8 @@
 Baas et al. (2023, https://arxiv.org/abs/2305.18975). A model of sounds, such as Whisper's encoder or one pretrained on recordings
 without labels, gives each token a vector that says more about the sound of speech than about the voice. The tokens of the
 recordings in the wanted voice are kept with their own log-mel frames. A token of the source gets the mean frames of the nearest
-of them by cosine, NEIGHBOURS in number, and the frames become samples by Griffin–Lim: no vocoder is learnt either.
+of them by cosine, NEIGHBOURS in number, and the frames become samples by Griffin–Lim: no vocoder is learnt either. So that
+moments fit together, a neighbour also gives what stands before and behind it in its recording, with half the weight.
 Price: one pass of the model over all recordings, and one matrix product for each second of the source.
 Legend of shapes: t tokens of a recording, v tokens in the wanted voice, k frames of a token, b bands, d width.
 """
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, Frames, log_mel
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, SILENT, Frames, log_mel
 from mapsto.audio.sound_value import Sound
 from mapsto.audio.synthesis.griffin_lim import synthesise
 from mapsto.audio.synthesis.sound_answers import SoundAnswer
@@ -41,8 +43,11 @@ ARROW = "sound -> sound"
 # How many tokens of the wanted voice a token of the source becomes the mean of, as in the paper.
 NEIGHBOURS = 4
 
-# The layer whose output is compared, as a share of all layers.
-DEPTH = 0.5
+# The layer whose output is compared, as a share of all layers: of Whisper base the fifth of six keeps most words.
+DEPTH = 0.8
+
+# How many tokens before and behind a neighbour are taken with it; the weight of the nearer ones is larger.
+REACH = 1
 
 # Tokens of the source that are compared at once.
 TOKENS_AT_ONCE = 1024
@@ -55,7 +60,8 @@ class VoiceConverter:
     """An engine that answers recordings with what is said in them in the voice of others.
 
     mapping: a model that reads sounds. voice: the recordings of the wanted voice, as a path or any other form of a table.
-    layer: the number of the layer whose output is compared, from 1; None for the middle one.
+    layer: the number of the layer whose output is compared, from 1; None for the one at
+        DEPTH.
     Raises UsageError if the model reads no sounds, or in a form whose tokens do not follow each other in time, and for a wrong
     layer; DataError if no recording can be read.
     """
@@ -79,7 +85,9 @@ class VoiceConverter:
         self.seconds = sum(sound.info.seconds for sound in sounds)
         parts = list(self._read_all(sounds))
         self.vectors = torch.cat([vectors for vectors, _ in parts])
-        self.frames = torch.from_numpy(np.concatenate([frames for _, frames in parts]))
+        self.frames = np.concatenate([frames for _, frames in parts])
+        # For each token the number of its recording.
+        self.recordings = np.repeat(np.arange(len(parts)), [len(frames) for _, frames in parts])
 
     @property
     def notes(self) -> list[str]:
@@ -115,9 +123,29 @@ class VoiceConverter:
             (part @ self.vectors.T).topk(min(NEIGHBOURS, len(self.vectors))).indices
             for part in torch.split(vectors, TOKENS_AT_ONCE)
         ]
-        frames = self.frames[torch.cat(nearest).cpu()].mean(1).numpy()
-        num_samples = len(sound.decode(RATE))
-        return synthesise(frames.reshape(-1, own.shape[-1] // self._token_frames), num_samples), RATE
+        frames = self._join(torch.cat(nearest).cpu().numpy())
+        # Vectors of silence are like many others, so silence stays what it is.
+        is_silent = own.max(1, keepdims=True) < SILENT
+        bands = own.shape[1] // self._token_frames
+        return synthesise(np.where(is_silent, own, frames).reshape(-1, bands), len(sound.decode(RATE))), RATE
+
+    def _join(self, nearest: NDArray[np.int64]) -> Frames:
+        """Return the frames (t, k · b) of tokens, each the mean of those of its nearest tokens of the voice.
+
+        A neighbour also counts for the tokens up to REACH before and behind, by what is there in its recording.
+        nearest: (t, n), indices of the neighbours of each token.
+        """
+        count = len(nearest)
+        total, weights = np.zeros((count, self.frames.shape[1]), np.float32), np.zeros((count, 1), np.float32)
+        for offset in range(-min(REACH, count - 1), min(REACH, count - 1) + 1):
+            beside = np.clip(nearest + offset, 0, len(self.frames) - 1)
+            is_same = self.recordings[beside] == self.recordings[nearest]
+            weight = (1 - abs(offset) / (REACH + 1)) * is_same.astype(np.float32)
+            to, at = slice(max(0, offset), count + min(0, offset)), slice(max(0, -offset), count - max(0, offset))
+            total[to] += (self.frames[beside[at]] * weight[at][..., None]).sum(1)
+            weights[to] += weight[at].sum(1, keepdims=True)
+        frames: Frames = total / weights
+        return frames
 
     @property
     def _token_frames(self) -> int:

@@ -61,6 +61,7 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
     kind = "labels"
     readout = Pooled()
     primary_metric = "agreement"
+    item_name = "labels"
     constant_rule = "always the commonest answer"
 
     def __init__(self, classes: Sequence[str] = (), folds: bool = False) -> None:

@@ -28,8 +28,8 @@ COLOUR_LEGEND = (
     "the colour, the larger the effect."
 )
 COLOUR_SCALE = (
-    '<div class="scale" role="img" aria-label="scale of the colours"><span>lowers the answer\'s score</span><i></i>'
-    "<span>raises it</span></div>"
+    '<div class="scale" role="img" aria-label="scale of the colours"><span>lowers the answer\'s score</span>'
+    '<span class="ramp"></span><span>raises it</span></div>'
 )
 
 

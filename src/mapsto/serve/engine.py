@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from mapsto.inference.forward import StreamedExamples
 from mapsto.inference.predictor import Prepared
 from mapsto.serve.jobs import Job, Slice, Ticket, failure_of, join_slices, take_slices
 from mapsto.serve.turns import Turns
@@ -198,8 +199,13 @@ def _encode(slices: list[Slice]) -> Step:
 
 
 def _count_tokens(step: Step) -> list[int]:
-    """Return the number of tokens of each row of a step; 0 for rows that cannot be read."""
+    """Return the number of tokens of each row of a step; 0 for rows that cannot be read.
+
+    Of long recordings, which are decoded while they are computed, it is the estimate.
+    """
     assert isinstance(step.prepared, Prepared)
+    if isinstance(step.prepared.examples, StreamedExamples):
+        return [cost for part in step.slices for cost in part.job.costs[part.start : part.stop]]
     counts = [0] * sum(map(len, step.slices))
     indices = step.prepared.rows.indices
     for example in step.prepared.examples:

@@ -336,7 +336,7 @@ class Classes(Confident, HeadRows):
     # True if an answer is exactly one class.
     exclusive: ClassVar[bool] = False
     # What answers consist of, in the plural.
-    item_name: ClassVar[str] = "labels"
+    item_name: ClassVar[str] = "classes"
     # Label smoothing (Szegedy et al. 2016): share of the label spread over all classes. A training option, never saved.
     label_smoothing: float = 0.0
     # Whether a class name of another table is the class that looks like it, as `--fold-labels` took them in training.

@@ -1,6 +1,7 @@
 """The inputs and outputs of an exported graph by name: the tensors of a packed batch, and what the model computes from them.
 
-The names are part of the file format (docs/exporting.md lists them). All integers are int64, so that every runtime can make them.
+The names are part of the file format (docs/exporting.md lists them). All integers but the bytes of pixels are int64, so that
+every runtime can make them.
 Legend of shapes: r rows, l row length, t tokens of a kind, n examples, m tokens or points that are read, a axes, d width.
 """
 
@@ -58,7 +59,9 @@ def batch_inputs(mapping: Mapping, batch: Batch) -> dict[str, Tensor]:
             inputs[f"{name}_places"] = answers.at
             if answers.shares is not None:
                 inputs[f"{name}_shares"] = answers.shares.float()
-    return {name: tensor if tensor.is_floating_point() else tensor.long() for name, tensor in inputs.items()}
+    # Pixels stay bytes.
+    is_kept = {name: tensor.is_floating_point() or tensor.dtype == torch.uint8 for name, tensor in inputs.items()}
+    return {name: tensor if is_kept[name] else tensor.long() for name, tensor in inputs.items()}
 
 
 def inputs_batch(mapping: Mapping, inputs: Dict[str, Tensor]) -> Batch:

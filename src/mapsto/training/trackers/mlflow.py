@@ -41,9 +41,9 @@ class MLflow(Tracker):
         return f"experiment {name} of {mlflow.get_tracking_uri()}"
 
     def log(self, records: Sequence[Mapping[str, float]]) -> None:
-        now = round(1000 * time.time())
+        timestamp = round(1000 * time.time())
         numbers = [
-            self.metric_class(name, value, now, int(record["step"]))
+            self.metric_class(name, value, timestamp, int(record["step"]))
             for record in records
             for name, value in without_step(record).items()
         ]
