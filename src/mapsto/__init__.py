@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mapsto.errors import MapstoError
 
 if TYPE_CHECKING:
-    from mapsto.api import Model, Options, compare, fit, load, pretrain
+    from mapsto.api import Model, Options, compare, fit, load, pretrain, push
     from mapsto.progress.python import MapstoWarning
     from mapsto.task.generation import Decoding
 
@@ -26,6 +26,7 @@ __all__ = [
     "fit",
     "load",
     "pretrain",
+    "push",
 ]
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare` and `load`."""
+"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare`, `load` and `push`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import kinds
-from mapsto.active_learning import Pool, Suggestions
-from mapsto.active_learning import suggest as suggest_rows
+from mapsto.active_learning.suggestions import Pool, Suggestions
+from mapsto.active_learning.suggestions import suggest as suggest_rows
 from mapsto.comparison.analysis import Comparison, analyse
 from mapsto.comparison.design import Request
 from mapsto.comparison.report import write_report
@@ -28,11 +28,13 @@ from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
 from mapsto.evaluation.paired import compare_models
 from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explain_table
+from mapsto.export.export import AGREEMENT, KEPT_ROWS, Export, ExportSettings, export_mapping
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
-from mapsto.inference.predictor import Predictor
+from mapsto.inference.predictor import Predictor, read_value
+from mapsto.inference.voice_conversion import VoiceConverter
 from mapsto.keywords import list_options, read_options
 from mapsto.media.cells import is_media_cell
 from mapsto.media.value_lists import is_column, list_values, to_list
@@ -47,7 +49,8 @@ from mapsto.options import (
     RowPolicy,
     TextFormat,
 )
-from mapsto.pretrained import manifest, model_folder
+from mapsto.pretrained import hub, manifest, model_folder
+from mapsto.pretrained.exported.container import is_exported
 from mapsto.pretrained.location import find_folder
 from mapsto.progress import Progress
 from mapsto.progress.python import NOTE, MapstoWarning, Recorder, python_progress, warn
@@ -59,7 +62,7 @@ from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Decoding
 from mapsto.training.loggers import read_metrics
 
-__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain"]
+__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain", "push"]
 
 
 class Model:
@@ -180,6 +183,17 @@ class Model:
         Raises UsageError for a model that was not pretrained to fill in hidden parts, and for masks that do not fit.
         """
         return self.predictor.complete(values, hide, seed, mask)
+
+    def convert(self, values: Sequence[object], like: Any, layer: int | None = None) -> list[tuple[Any, int]]:
+        """Return what each recording says in the voice of other recordings, as (samples (n,), rate), without training (kNN-VC).
+
+        values: recordings in any form. like: those of the voice: a folder, a table or a list of recordings.
+        layer: the number of the layer whose output is compared, from 1; by default that at four fifths of all layers.
+
+        Raises UsageError for a model that does not read sounds, and for recordings that cannot be read.
+        """
+        converter = VoiceConverter(self.mapping, self._rows(like), self.device, self.precision, layer)
+        return [converter.convert(read_value(converter.source, value, index)) for index, value in enumerate(values)]
 
     def evaluate(
         self,
@@ -331,6 +345,39 @@ class Model:
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
 
+    def export(
+        self,
+        path: str | Path,
+        to: str = "onnx",
+        rows: Any = None,
+        agreement: float = AGREEMENT,
+        kept_rows: int = KEPT_ROWS,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+    ) -> Export:
+        """Write the model to one file that ONNX Runtime opens, after its answers were checked on rows of yours.
+
+        `mapsto.load` opens the file like a folder, for predictions, vectors and scores.
+        path: the file, with the ending .onnx. to: "onnx" (fp32) or "int8".
+        rows: a table or a list of values like those the model will read; by default the rows that its fit held out.
+        agreement: the smallest share of rows whose answer in int8 is that in fp32.
+        kept_rows: the number of rows whose tokens are kept in the file, to check it again on other processors; 0 keeps none.
+        encoding, delimiter: of text files, where they do not tell it themselves.
+
+        Raises UsageError for a model that cannot be exported, DataError without rows, and RunError if the check fails.
+        """
+        table = None if rows is None else read_table(self._rows(rows), TextFormat(encoding, delimiter))
+        return export_mapping(self.mapping, Path(path), table, ExportSettings(to, agreement, kept_rows))
+
+    def push(self, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+        """Send the model to the Hugging Face hub, as the function `push` does with a folder; its card has no scores.
+
+        name, public, progress: as for `push`. Raises its errors.
+        """
+        with TemporaryDirectory() as folder:
+            model_folder.save_mapping(self.mapping, Path(folder), {})
+            return push(folder, name, public=public, progress=progress)
+
     def _row(self, values: Sequence[object]) -> dict[str, object]:
         """Return the values of one example as a row; a single dict is one already.
 
@@ -378,12 +425,26 @@ def _as_rows(arrow: Arrow, values: Sequence[Any]) -> list[dict[str, Any]]:
     return [{port.column or port.kind: value} for value in values]
 
 
+def push(folder: str | Path, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+    """Send the finished model in a folder, with its card, to the Hugging Face hub; return its address there.
+
+    name: the model of the hub, as "user/name"; it is made if it does not exist. public: let everyone read it.
+    progress: prints what is sent, and what it tells of the training data, before it is sent.
+
+    Raises UsageError for a wrong name, and for a public model where `public` is not set; CheckpointError for a folder without a
+    finished model; RunError if the hub does not take it.
+    """
+    return hub.push(Path(folder), name, public=public, say=(progress or Progress()).say)
+
+
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Open a model from a folder, or from the Hugging Face hub by its name (`hf:user/name`).
+    """Open a model from a folder, an exported file, or the Hugging Face hub by its name (`hf:user/name`).
 
     Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
     """
     mapping = model_folder.load_mapping(name)
+    if is_exported(name):
+        return Model(mapping, device, precision)
     folder = find_folder(str(name))
     record = manifest.read_manifest(folder) or {}
     report = RunReport.of_saved(str(mapping.arrow), str(folder), record, read_metrics(folder, _warn_of_note))
@@ -543,4 +604,7 @@ def _warn_of_note(text: str) -> None:
 
 def _mapping_of(start: str | Path | Model | Mapping | None) -> str | Path | Mapping | None:
     """Return the network of a Model with its arrow (a Mapping); return any other `start` unchanged."""
-    return start.mapping if isinstance(start, Model) else start
+    mapping = start.mapping if isinstance(start, Model) else start
+    if isinstance(mapping, Mapping):
+        mapping.require_weights("start a fit")
+    return mapping

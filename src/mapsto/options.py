@@ -26,6 +26,7 @@ MaskShape = Literal["token", "word", "span", "block"]
 Architecture = Literal["auto", "prefix", "encoder-decoder", "ctc"]
 Rank = Literal["common", "", "rare"]
 ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
+TrackerName = Literal["none", "mlflow", "wandb", "trackio", "tensorboard"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
@@ -36,6 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "shape": ("token", "word", "span", "block"),
     "architecture": ("auto", "prefix", "encoder-decoder", "ctc"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
+    "track": ("none", "mlflow", "wandb", "trackio", "tensorboard"),
 }
 
 # Names for delimiters that a shell does not pass easily.
@@ -108,12 +110,12 @@ MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
 # Fields that cannot change a result, so that a resumed run may have other values.
-FREE_FIELDS = frozenset({"save_every", "workers", "tensorboard", "shard"})
+FREE_FIELDS = frozenset({"save_every", "workers", "track", "shard"})
 
 
 # Options that `compare` sets itself, and so refuses; those of `~` arrows, which are refused without one and which it does not
 # take; and options that no arrow with `~` has a use for.
-SET_BY_COMPARE = ("method", "minutes", "steps", "tensorboard", "shard", "words")
+SET_BY_COMPARE = ("method", "minutes", "steps", "track", "shard", "words")
 FOR_HIDING = ("hide", "shape", "objective")
 NOT_FOR_HIDING = ("patience", "sizes", "style", "features", "style_weight")
 
@@ -531,8 +533,10 @@ class RunOptions(OptionGroup):
     device: str = _option("auto", "auto, cpu, cuda or mps.")
     workers: int = _option(1, "Threads that prepare batches ahead; they never change the result.", rank="rare")
     shard: bool = _option(False, "Under torchrun: each process keeps only a part of every weight (FSDP2).", rank="rare")
-    tensorboard: bool = _option(
-        False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).", rank="rare"
+    track: TrackerName = _option(
+        "none",
+        "The experiment tracker that gets numbers, options, pages and the model; each is an extra of its name.",
+        rank="rare",
     )
 
     def _check(self) -> None:
@@ -664,4 +668,4 @@ class OptionFields(TypedDict, total=False):
     device: str
     workers: int
     shard: bool
-    tensorboard: bool
+    track: TrackerName

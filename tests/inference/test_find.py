@@ -199,7 +199,7 @@ def test_find_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "found.html"
     assert run("find", str(folder), *more, "--out", str(page)).returncode == 0
     html = page.read_text(encoding="utf-8")
-    assert all(text in html for text in ("<mark", "pairs.csv, row 5", "2 queries;", "The most similar texts"))
+    assert all(text in html for text in ("<mark", "pairs.csv, row 5", "For 2 queries", "The most similar texts"))
 
 
 @pytest.mark.parametrize(

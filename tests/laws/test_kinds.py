@@ -79,6 +79,7 @@ ARROWS = [
     "sound -> label",
     "sound -> labels, number",
     "sound:sound -> label:text",
+    "sound:sound -> quiet:sound",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [

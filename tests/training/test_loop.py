@@ -157,19 +157,6 @@ def test_metrics_hold_the_documented_fields(tmp_path: Path) -> None:
     assert lines[0]["tokens"] < lines[-1]["tokens"] and lines[0]["seconds"] < lines[-1]["seconds"]
 
 
-def test_tensorboard_gets_the_same_numbers_as_metrics_jsonl(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    mapsto.pretrain(
-        "text", write_corpus(tmp_path / "a.txt"), tmp_path / "run", steps=3, tensorboard=True, **TINY_OPTIONS
-    )
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines])
-
-
 def test_bad_rows_stop_the_run_before_its_first_step(tmp_path: Path) -> None:
     data = write_labelled(tmp_path / "train.csv")
     with data.open("a", encoding="utf-8") as stream:

@@ -93,7 +93,7 @@ app = App(
     cls=CommandGroup,
     help="Pretrain, fit, check and use models on your own data. A task is an arrow: mapsto fit 'text -> label' train.csv",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # --install-completion and --show-completion
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -134,7 +134,9 @@ Input = Annotated[
     ),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
-Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or hf:user/name of the hub.")]
+Model = Annotated[
+    str, typer.Argument(help="A run's folder, a model folder, a file of `mapsto export`, or hf:user/name of the hub.")
+]
 
 # Options that several commands have.
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run in it is resumed.")]

@@ -54,7 +54,7 @@ def evaluate(
     group: Group = None,
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
-    from mapsto.cli.output import print_json, print_status, read_table_with_notes
+    from mapsto.cli.output import print_json, print_note, print_status, read_table_with_notes
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
@@ -86,7 +86,9 @@ def evaluate(
         other_evaluation = evaluate_mapping(other.mapping, table, other.device, policy, progress=progress)
         evaluation = evaluation.beside(compare_models(evaluation, other_evaluation, str(against)))
     # Explanations of mistakes cost time and do not fit on the screen.
-    is_explained = out is not None or json
+    is_explained = (out is not None or json) and mapping.has_weights
+    if out is not None and not mapping.has_weights:
+        print_note(f"{model} is an exported file, so the report explains no answers")
     analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)
     if out is not None:
         # The command shows only flags that differ from their defaults.

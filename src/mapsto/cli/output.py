@@ -17,6 +17,8 @@ from mapsto.files import announcing
 from mapsto.metrics.intervals import to_json
 from mapsto.options import TextFormat
 from mapsto.pretrained import manifest
+from mapsto.pretrained.exported.container import is_exported
+from mapsto.pretrained.exported.opening import read_exported_manifest
 from mapsto.pretrained.location import find_folder
 from mapsto.progress.python import Recorder
 
@@ -94,6 +96,8 @@ def report_run(out: Path, recorder: Recorder, quiet: bool, as_json: bool, next_s
 def read_manifest(model: str) -> dict[str, Any]:
     """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other models.
 
-    model: a folder or the name of a model of the hub.
+    model: a folder, an exported file or the name of a model of the hub.
     """
+    if is_exported(model):
+        return read_exported_manifest(Path(model))
     return manifest.read_manifest(find_folder(model)) or {}

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MIN_WRONG_PROBABILITY = 0.05  # from which on a row is listed
 CHANCE = 3.0  # standard errors by which a model must be better than answers that read nothing
 RECOMMENDED_PRECISION = 0.5  # down to which it pays to check every row
+MIN_RIGHT_TO_DOUBT = 0.9  # share of right answers among those as sure, below which a page doubts no label
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,27 @@ def find_suspects(predictions: Predictions) -> Suspects:
         return Suspects([], num_unseen, is_too_weak=True)
     suspects = _suspects_of_target(predictions, target.classes, seen_rows, labels)
     return join_suspects([Suspects(list(suspects), num_unseen)])
+
+
+def doubted_labels(predictions: Predictions) -> list[Suspect]:
+    """Return the rows whose label a page calls doubtful, the worst first.
+
+    They are those that `Suspects` recommends to check, and of which the model is sure enough to doubt: it is right on at least
+    MIN_RIGHT_TO_DOUBT of the rows of which it is as sure.
+    """
+    suspects, target = predictions.suspects, predictions.target
+    if not suspects.num_recommended or not isinstance(target, Classes):
+        return []
+    confidence = target.confidence(predictions.outputs)
+    order = np.argsort(-confidence, kind="stable")
+    right = target.correctness(predictions.outputs, predictions.labels)[order]
+    is_right_enough = np.cumsum(right) >= MIN_RIGHT_TO_DOUBT * np.arange(1, len(right) + 1)
+    if not is_right_enough.any():
+        return []
+    # The lowest confidence from which on the answers are right often enough.
+    threshold = confidence[order][np.flatnonzero(is_right_enough)[-1]]
+    recommended = suspects.rows[: suspects.num_recommended]
+    return [suspect for suspect in recommended if suspect.answer_probability >= threshold]
 
 
 def _has_learnt(logits: Tensor, labels: Ints) -> bool:

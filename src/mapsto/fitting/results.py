@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from mapsto.distributed import Ranks
 from mapsto.errors import Finding, LineNumber, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
-from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
+from mapsto.evaluation.linear_baseline import BaselineComparison, compare_with_linear_model, has_linear_baseline
 from mapsto.evaluation.matching import best_ranks, encode_pairs, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
+from mapsto.files.remote import public_address
 from mapsto.fitting import run_folder
 from mapsto.fitting.plan import MATCH_LEARNING
 from mapsto.fitting.prepare import PreparedRun
@@ -141,11 +142,11 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
         if overlap.warning:
             progress.say(f"note: held-out rows: {overlap.warning}")
-    sentence = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
-    if sentence is not None:
-        progress.say(sentence)
+    comparison = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
+    if comparison is not None:
+        progress.say(str(comparison))
         if result.evaluation is not None:
-            result.evaluation.notes.append(sentence)
+            result = replace(result, evaluation=result.evaluation.beside_linear_model(comparison))
     progress.scores(_final_scores(run, result))
     return result
 
@@ -167,8 +168,10 @@ def _final_scores(run: PreparedRun, result: RunScores) -> FinalScores:
     return FinalScores(result.scores, rows if result.scores else "", mark, baseline, Evaluation.baseline_name)
 
 
-def _compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, seconds: float) -> str | None:
-    """Return the sentence of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
+def _compare_with_linear_model(
+    run: PreparedRun, evaluation: Evaluation | None, seconds: float
+) -> BaselineComparison | str | None:
+    """Return the result of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
 
     None if there are no such rows, or if the mapping has no linear baseline. seconds: duration of the training.
     """
@@ -200,7 +203,7 @@ def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
     paths = [path for path in (request.data, request.test, request.start) if path is not None]
     if not all(is_path(path) for path in paths):
         return None
-    words = ["mapsto", "fit", str(arrow), str(request.data), "--test", str(request.test)]
+    words = ["mapsto", "fit", str(arrow), public_address(request.data), "--test", public_address(request.test)]
     words += [] if request.start is None else ["--start", str(request.start)]
     return shlex.join([*words, *request.options.flags(), "--out", "FOLDER"])
 

@@ -23,6 +23,8 @@ from mapsto.pretrained import sentence_transformers
 from mapsto.pretrained.manifest import MANIFEST_FILE
 from mapsto.pretrained.model_folder import CARD_FILE, FAMILIARITY_FILE, MODEL_FILES, ROW_FILTERS_FILE, RUN_FILE
 from mapsto.training.loggers import METRICS_FILE
+from mapsto.training.trackers.tensorboard import EVENTS_FOLDER
+from mapsto.training.trackers.tracking import TRACKING_FILE
 
 try:
     import fcntl
@@ -31,6 +33,8 @@ except ImportError:  # not on Windows
 
 
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
+# What a person reads of a finished run.
+PAGES = (REPORT, CARD_FILE)
 # The arguments and options of the run, which `--config` takes.
 CONFIG = "run.toml"
 # The subfolder of a trained model that a linear one has replaced.
@@ -49,6 +53,7 @@ RUN_FILES: tuple[str, ...] = (
     CONFIG,
     "report_files",
     METRICS_FILE,
+    TRACKING_FILE,
     "rejected.csv",
     UNLABELLED,
     *MODEL_FILES,
@@ -56,7 +61,7 @@ RUN_FILES: tuple[str, ...] = (
     ROW_FILTERS_FILE,
     FAMILIARITY_FILE,
     "checkpoints",
-    "tensorboard",
+    EVENTS_FOLDER,
     "adapter",
     TRAINED,
     SEARCH,

@@ -33,6 +33,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def byte_size(num_bytes: int) -> str:
+    """Format a number of bytes for people: 312 bytes, 4.2 KB, 12.3 MB, 1.4 GB."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{num_bytes:,} bytes" if unit == "bytes" else f"{size:,.1f} {unit}"
+
+
 @dataclass(frozen=True)
 class StepReport:
     """The numbers of one training step, such as its loss and learning rate, that every logger of a run gets."""
