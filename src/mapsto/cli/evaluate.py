@@ -65,9 +65,12 @@ def evaluate(
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
     from mapsto.progress import choose_progress
+    from mapsto.report.requirements import require_charts
 
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
+    if out is not None:
+        require_charts()
     policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
     mapping = load_mapping(model)
     for path in filter(None, (suspects, mistakes)):
