@@ -178,7 +178,7 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--rows"):
         export_mapping(mapping, tmp_path / "a.onnx")
     for name in ("a", "a.bin", "missing/a.onnx"):
-        with pytest.raises(UsageError, match="--out"):
+        with pytest.raises(UsageError, match="out="):
             export_mapping(mapping, tmp_path / name, exported.table)
     with pytest.raises(UsageError, match="onnx, int8"):
         ExportSettings("tflite")

@@ -16,14 +16,21 @@ from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import split_rows
 from mapsto.data.table import read_table
 from mapsto.errors import DataError, MapstoError
-from mapsto.evaluation.linear_baseline import NO_LINEAR_MODEL, compare_with_linear_model, has_linear_baseline
+from mapsto.evaluation.linear_baseline import (
+    NO_LINEAR_MODEL,
+    BaselineComparison,
+    compare_with_linear_model,
+    has_linear_baseline,
+)
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import Arrow
 
 
-def compare_with_training_file(mapping: Mapping, rows: Rows, outputs: Tensor, group: str | None = None) -> str | None:
-    """Return a sentence with the scores of a saved model's first target and of the linear baseline, or why there is none.
+def compare_with_training_file(
+    mapping: Mapping, rows: Rows, outputs: Tensor, group: str | None = None
+) -> BaselineComparison | str | None:
+    """Return the scores of a saved model's first target beside those of the linear baseline, or a sentence on why there are none.
 
     None for models that no fit has saved, and for those without a linear baseline.
     rows: the rows to score. outputs: (n, …), those of the first target for these rows. group: `--group`, as for `evaluate`.

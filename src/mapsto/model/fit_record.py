@@ -22,6 +22,7 @@ RECORDED_OPTIONS = (
     "unlabelled",
     "hold_out",
     "group",
+    "time",
     "seed",
     "sizes",
 )

@@ -31,6 +31,7 @@ from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.row_filter import RowFilter
 from mapsto.model.transformer import Transformer, make_norm
+from mapsto.model.vocabulary_head import VocabularyHead
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
@@ -359,8 +360,9 @@ class Mapping(nn.Module):
         """
         dtype = choose_precision(precision, device)
         mapping = copy.deepcopy(self).to(device).eval().compute_in(dtype)
-        for stack in mapping.stacks:
-            stack.pack(dtype)
+        for module in (*mapping.stacks, *mapping.heads):
+            if isinstance(module, Transformer | VocabularyHead):
+                module.pack(dtype)
         return mapping
 
     def require_weights(self, purpose: str) -> None:

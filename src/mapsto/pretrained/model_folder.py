@@ -103,6 +103,11 @@ class ModelFolder:
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of the finished model in a folder, without its card and what a run leaves beside it."""
+    return [path for name in (*SAVED_FILES, MANIFEST_FILE) if (path := folder / name).is_file()]
+
+
 def versions() -> dict[str, str]:
     """Return {name: version} of Python, mapsto and the packages that affect results.
 
@@ -203,25 +208,25 @@ def _read_whole(name: str | Path, read: Callable[[Path], Content]) -> Content:
         path = find_folder(str(name))
     tries = MAX_TRIES
     while True:
-        first_signature, tries = _signature(path), tries - 1
+        first_signature, tries = signature_of(path), tries - 1
         try:
             with files.reading_folder(path):
                 content = read(path)
-            if _signature(path) == first_signature or not tries:
+            if signature_of(path) == first_signature or not tries:
                 return content
         except CheckpointError:
             # Who replaces the files holds the lock of the folder while both old and new ones are in it.
             with files.locked_folder(path):
-                signature = _signature(path)
+                signature = signature_of(path)
             if signature == first_signature:
                 time.sleep(MOMENT)
-                signature = _signature(path)
+                signature = signature_of(path)
             if signature == first_signature or not tries:
                 raise
 
 
-def _signature(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return what changes when a file of a model is replaced: number, size and time of change of each, by its name."""
+def signature_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return for each file of a model, by name, the facts that change when it is replaced: number, size and time of change."""
     signature: dict[str, tuple[int, ...]] = {}
     for name in (MANIFEST_FILE, *SAVED_FILES):
         with suppress(OSError):
