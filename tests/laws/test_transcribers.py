@@ -142,8 +142,8 @@ def test_languages_and_tasks_that_there_are_not_are_refused_in_words(tmp_path: P
     model = mapsto.load(tmp_path, "cpu", "fp32")
     rows = [{"sound": (clips()[0], RATE)}]
     for decoding, message in (
-        (mapsto.Decoding(language="xx"), r"no --language 'xx'.*cs, en"),
-        (mapsto.Decoding(task="sing"), r"no --task 'sing'.*transcribe, translate"),
+        (mapsto.Decoding(language="xx"), r"no language='xx'.*cs, en"),
+        (mapsto.Decoding(task="sing"), r"no task='sing'.*transcribe, translate"),
     ):
         with pytest.raises(mapsto.MapstoError, match=message):
             list(model.predict(rows, decoding=decoding))
@@ -220,7 +220,7 @@ def test_answers_of_a_list_are_written_in_a_language(tmp_path: Path) -> None:
     make_transcriber(tmp_path, MULTILINGUAL)
     model = mapsto.load(tmp_path, "cpu", "fp32")
     rows = [{"sound": (clips()[0], RATE)}]
-    with pytest.raises(mapsto.MapstoError, match="--answers and --schema with --language"):
+    with pytest.raises(mapsto.MapstoError, match="answers= and schema= with language="):
         model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"]))
     (answer,) = model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"], language="cs"))
     assert answer["text"] in ("one", "two") and answer["ended"] == "end"

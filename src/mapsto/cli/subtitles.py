@@ -24,6 +24,7 @@ def is_subtitles(out: Path | None) -> TypeGuard[Path]:
 
 def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     """Write the phrases of one recording to a file. Raises UsageError for several recordings, DataError for an unreadable one."""
+    from mapsto.cli.output import print_status
     from mapsto.data.table import read_table
     from mapsto.files import write_atomic
 
@@ -33,7 +34,9 @@ def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     ((_, (answer,)),) = engine.answer_tables([table])
     if "error" in answer:
         raise DataError(answer["error"])
-    write_atomic(out, render(phrases_of(answer), out.suffix.lower()).encode())
+    phrases = phrases_of(answer)
+    write_atomic(out, render(phrases, out.suffix.lower()).encode())
+    print_status(f"wrote {len(phrases):,} subtitles to {out}")
 
 
 def phrases_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -100,6 +100,12 @@ class EncodedRows:
             (sources[piece.kind], piece.tokens) for pieces in self.pieces for piece in pieces
         )
 
+    def describe_cut(self) -> str:
+        """Return how many tokens are cut off, such as "2,064 of 10,000 tokens (20.6 %)"."""
+        if not self.num_tokens:
+            return f"{self.num_cut:,} tokens"
+        return f"{self.num_cut:,} of {self.num_tokens:,} tokens ({100 * self.num_cut / self.num_tokens:.1f} %)"
+
 
 def need_alignment(targets: Sequence[Target]) -> bool:
     """Return whether some target's answers are in raw coordinates of a source, such as boxes in pixels.
@@ -140,7 +146,7 @@ def encode_to_answer(
 def choose_long(arrow: Arrow, targets: Sequence[Target], long: str) -> str:
     """Return `long`, or what it stands for if it is "auto"; see `encode_to_answer`."""
     is_composed = any(isinstance(target, Composed) for target in targets)
-    is_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
+    is_joined = any(isinstance(target, Generated | Located) and target.joins_windows for target in targets)
     return ("window" if is_composed or is_joined else "cut") if long == "auto" else long
 
 

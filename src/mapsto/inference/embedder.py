@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,14 @@ class Embedder(Predictor):
     ) -> None:
         super().__init__(mapping, device, precision, long="cut")
         self._pool, self._max_tokens = choose_pool(self.mapping, pooling)
+
+    @classmethod
+    def sharing(cls, predictor: Predictor, pooling: str | None = None) -> Self:
+        """Return an embedder with the weights of a predictor, which takes no further memory. pooling: as for a new one."""
+        embedder = cls.__new__(cls)
+        vars(embedder).update(vars(predictor), cut_rows=0)
+        embedder._pool, embedder._max_tokens = choose_pool(embedder.mapping, pooling)
+        return embedder
 
     @property
     def max_tokens(self) -> int:

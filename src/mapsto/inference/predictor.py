@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from mapsto.data.encoding import EncodedRows, choose_long, encode_sides, encode_
 from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
 from mapsto.data.streamed_rows import stream_rows
 from mapsto.data.table import Table, stream_tables
-from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.decoding.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
@@ -83,7 +82,7 @@ def bind_sources(arrow: Arrow, table: Table) -> Arrow:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """Rows of a table that were read and encoded, ready for the forward pass."""
 
     # One answer per row of the table: the error of an unreadable row, or a placeholder.
@@ -159,12 +158,8 @@ class Predictor:
         self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
-        self.device = choose_device(device)
-        dtype = choose_precision(precision, self.device)
-        # A copy, since the conversion changes the weights, and the caller may go on training.
-        self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        for stack in self.mapping.stacks:
-            stack.pack(dtype)
+        self.device = mapping.device_for(device)
+        self.mapping = mapping.for_prediction(self.device, precision)
 
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
@@ -217,33 +212,32 @@ class Predictor:
     def _answer_rows(self, table: Table, bound: Arrow) -> Iterator[dict[str, Any]]:
         """Yield one answer per row of the table. Rows that the table's reader rejected are not among them."""
 
-        def prepare(rows: list[int]) -> _Prepared:
-            return self._prepare(table.select(rows), bound)
+        def prepare(rows: list[int]) -> Prepared:
+            return self.prepare(table.select(rows), bound)
 
         for prepared in prefetch(range(len(table)), chunk_size(self.mapping), prepare):
-            answers = prepared.answers
-            self.cut_rows += prepared.num_cut
-            if len(prepared.rows):
-                decoded = self._decode(prepared.examples, prepared.rows)
-                for row, answer in zip(prepared.rows.indices, decoded, strict=True):
-                    answers[int(row)] = answer
-            yield from answers
+            yield from self.answer_prepared(prepared)
 
-    def _prepare(self, part: Table, bound: Arrow) -> _Prepared:
+    def answer_prepared(self, prepared: Prepared) -> list[dict[str, Any]]:
+        """Return one answer (dict) per row of the part of a table that `prepare` has read and encoded."""
+        answers = prepared.answers
+        self.cut_rows += prepared.num_cut
+        if len(prepared.rows):
+            decoded = self._decode(prepared.examples, prepared.rows)
+            for row, answer in zip(prepared.rows.indices, decoded, strict=True):
+                answers[int(row)] = answer
+        return answers
+
+    def prepare(self, part: Table, bound: Arrow) -> Prepared:
         """Read and encode rows for the forward pass.
 
         part: the rows, as a part of a table. bound: the arrow bound to the table's columns.
         """
         mapping = self.mapping
         rows = load_rows(bound, part, answers=False)
-        answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
-        # Faults know a row by its file and number only.
-        index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
-        for fault in rows.faults:
-            if fault.row is not None:
-                answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+        answers = fault_answers(part, rows)
         if not len(rows):
-            return _Prepared(answers, rows, [], 0)
+            return Prepared(answers, rows, [], 0)
         if bound.symmetric:
             assert mapping.config.sentence is not None
             encoded = encode_sides(rows, mapping.sources, mapping.config.sentence, self.long)
@@ -251,11 +245,11 @@ class Predictor:
             aligned = self.decoding is not None and self.decoding.times
             settings = mapping.sources, mapping.targets, self.max_tokens, self.long, aligned
             if (streamed := stream_rows(rows, *settings)) is not None:
-                return _Prepared(answers, rows, StreamedExamples(mapping, streamed), 0)
+                return Prepared(answers, rows, StreamedExamples(mapping, streamed), 0)
             encoded = encode_to_answer(rows, *settings)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
-        return _Prepared(answers, rows, self._make_examples(encoded), num_cut)
+        return Prepared(answers, rows, self._make_examples(encoded), num_cut)
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
         return list(question_examples(self.mapping, encoded))
@@ -359,12 +353,18 @@ class Predictor:
         """
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
-        pieces = {example.row: example.pieces for example in examples}
-        for row, output in token_outputs(self.mapping, examples, port, self.device):
+        # Packing changes the order of the examples, and the windows of a row share its number.
+        read_examples = list(examples)
+        numbered = [replace(example, row=index) for index, example in enumerate(read_examples)]
+        outputs = dict(token_outputs(self.mapping, numbered, port, self.device))
+        for index, output in sorted(outputs.items()):
+            example = read_examples[index]
             if isinstance(target, Located) and target.resembles:
-                answers[row] = build_value(target, pieces[row], output)
+                answers[example.row].append(build_value(target, example.pieces, output))
             else:
-                answers[row] += target.decode(output)
+                answers[example.row] += target.decode(output)
+        if isinstance(target, Located) and target.resembles:
+            answers = [target.join(parts) for parts in answers]
         return [{target.kind: answer} for answer in answers]
 
     def require_streamed_sounds(self) -> Streamed:
@@ -412,7 +412,7 @@ class Predictor:
             )
         for table, bound in bind_tables(self.bind, stream_tables(source, text_format)):
             for row in range(len(table)):
-                prepared = self._prepare(table.select([row]), bound or self.bind(table))
+                prepared = self.prepare(table.select([row]), bound or self.bind(table))
                 self.cut_rows += prepared.num_cut
                 if not len(prepared.rows):
                     yield _refuse(prepared.answers[0]["error"])
@@ -440,6 +440,17 @@ class Predictor:
         if masks is not None and len(masks) != len(read_values):
             raise UsageError(f"{len(masks)} masks for {len(read_values)} values; give one for all, or one for each")
         return list(reconstruct(self.mapping, read_values, hide, self.device, seed, masks, rows))
+
+
+def fault_answers(part: Table, rows: Rows) -> list[dict[str, Any]]:
+    """Return {"error": reason} for each row of a table, where `rows` are those that could be read; theirs is a placeholder."""
+    answers: list[dict[str, Any]] = [{"error": "this row could not be read"} for _ in range(len(part))]
+    # Faults know a row by its file and number only.
+    index_of = {part.origin(index): index for index in range(len(part))} if rows.faults else {}
+    for fault in rows.faults:
+        if fault.row is not None:
+            answers[index_of[fault.file, fault.row]] = {"error": f"{fault.column}: {fault.reason}"}
+    return answers
 
 
 def split_finite(outputs: Tensor) -> tuple[Tensor, Tensor]:

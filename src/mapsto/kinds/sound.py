@@ -1,4 +1,5 @@
-"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`.
+"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`,
+or a sound that is in step with the source (audio/synthesis/enhanced_sound.py).
 
 See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
 audio/hidden_frames.py for what pretraining predicts.
@@ -35,11 +36,12 @@ from mapsto.audio.frame_embedding import (
 )
 from mapsto.audio.hidden_frames import HiddenFrames
 from mapsto.audio.live import LiveSound
-from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel, silence_beside
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, SILENT, WINDOW, Frames, log_mel, silence_beside
 from mapsto.audio.sound_value import Sound
 from mapsto.audio.sources.patch_source import SpectrogramSource
 from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
 from mapsto.audio.sources.wave_source import WaveSource
+from mapsto.audio.synthesis.enhanced_sound import EnhancedSoundTarget
 from mapsto.audio.windows import Window, choose_cut, split_windows
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
@@ -59,9 +61,6 @@ MIN_DEVIATION = 0.05
 
 # The most bands and frames of a token of a published model, and tokens of silence.
 MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
-
-# The loudness of frames below which a sound is silent: that of a sine 72 dB below full scale.
-SILENT = -0.25
 
 # Tokens of silence that are kept behind sounds for a decoder.
 SILENCE = 64
@@ -344,9 +343,9 @@ class SoundSource(SoundSourceBase, Varied, Windowed, Streamed):
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
         """Return the piece of a random variant of the sound (SpecAugment, another voice); unchanged if tokens are missing.
 
-        method, recolour: not used.
+        recolour: whether loudness and voice may change; an answer that resembles the sound would not match it. method: not used.
         """
-        if (np.diff(piece.positions[:, 0]) != 1).any():
+        if not recolour or (np.diff(piece.positions[:, 0]) != 1).any():
             return piece
         varied = augmentation.augment_frames(self._frames(piece), np.array(self.mean, np.float32), rng)
         tokens = self._tokens(varied)
@@ -375,4 +374,5 @@ class SoundSource(SoundSourceBase, Varied, Windowed, Streamed):
 
 
 source = SoundSource
+target = EnhancedSoundTarget
 restored = HiddenFrames

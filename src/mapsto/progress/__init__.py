@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from mapsto.errors import printable
+from mapsto.errors import coloured, printable
 from mapsto.metrics.intervals import Score, to_json
 
 # Seconds between two progress lines in a log, and between two updates of the live line on a terminal.
@@ -33,6 +33,16 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def byte_size(num_bytes: int) -> str:
+    """Format a number of bytes for people: 312 bytes, 4.2 KB, 12.3 MB, 1.4 GB."""
+    size, unit = float(num_bytes), "bytes"
+    for larger in ("KB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{num_bytes:,} bytes" if unit == "bytes" else f"{size:,.1f} {unit}"
+
+
 @dataclass(frozen=True)
 class StepReport:
     """The numbers of one training step, such as its loss and learning rate, that every logger of a run gets."""
@@ -46,6 +56,30 @@ class StepReport:
     held_out: Mapping[str, float] = field(
         default_factory=dict
     )  # metrics of the held-out rows, where this step scored them
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """The scores of a finished run, and what a reader needs to judge them.
+
+    rows: the rows that were scored, in words. mark: words behind each score, where it is not to be trusted.
+    baseline: by metric, the score of the best constant answer, or of a ranking without a model; baseline_name says which.
+    """
+
+    scores: Mapping[str, Score]
+    rows: str = ""
+    mark: str = ""
+    baseline: Mapping[str, Score] = field(default_factory=dict)
+    baseline_name: str = ""
+
+    def lines(self) -> list[str]:
+        """Return a line that names the rows, and one for each score, beside its baseline if there is one."""
+        head = [f"scores on {self.rows}:"] if self.scores and self.rows else []
+        return [*head, *(f"{name}: {score}{self._compare(name)}{self.mark}" for name, score in self.scores.items())]
+
+    def _compare(self, name: str) -> str:
+        """Return the words behind a score that tell its baseline."""
+        return f"; {self.baseline_name}: {self.baseline[name].value:.4f}" if name in self.baseline else ""
 
 
 # The signals of a pipe without a reader and of a closed terminal, by the error of writing there.
@@ -76,13 +110,10 @@ class Progress:
     def close(self) -> None:
         """End the line that is redrawn on a terminal, if there is one, with a line break."""
 
-    def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
-        """Print the scores of a finished run, one line per metric.
-
-        mark: words behind each score, where it is not to be trusted.
-        """
-        for name, score in scores.items():
-            self.say(f"{name}: {score}{mark}")
+    def scores(self, final: FinalScores) -> None:
+        """Print the scores of a finished run, one line per metric."""
+        for line in final.lines():
+            self.say(line)
 
 
 class Lines(Progress):
@@ -145,7 +176,7 @@ class Lines(Progress):
 
     def _print(self, text: str, end: str = "") -> None:
         """Print a text to the stream, with its control characters escaped; do nothing once its reader has gone."""
-        self.hang_up = self.hang_up or print_or_hang_up(printable(text) + end, self.stream)
+        self.hang_up = self.hang_up or print_or_hang_up(coloured(printable(text), self.stream) + end, self.stream)
 
 
 class Live(Lines):
@@ -223,10 +254,12 @@ class JsonLines(Progress):
             self.last_shown = clock
             self._write({re.sub(r"\W+", "_", label).strip("_"): count, unit: total})
 
-    def scores(self, scores: Mapping[str, Score], mark: str = "") -> None:
-        if scores:
-            record: dict[str, object] = {"scores": {name: to_json(score) for name, score in scores.items()}}
-            self._write(record | ({"mark": mark.strip(" –")} if mark else {}))
+    def scores(self, final: FinalScores) -> None:
+        if final.scores:
+            record: dict[str, object] = {"scores": to_json(dict(final.scores))}
+            record |= {"rows": final.rows} if final.rows else {}
+            record |= {"baseline": to_json(dict(final.baseline))} if final.baseline else {}
+            self._write(record | ({"mark": final.mark.strip(" –")} if final.mark else {}))
 
     def _write(self, record: dict[str, object]) -> None:
         line = printable(json.dumps(record, ensure_ascii=False)) + "\n"

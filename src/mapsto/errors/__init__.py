@@ -9,6 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import TextIO
+
+from mapsto.errors.installation import advise_installation
+from mapsto.errors.wording import worded
 
 # The most findings that an error message lists.
 SHOWN_FINDINGS = 20
@@ -18,12 +22,18 @@ QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d.,]*")
 
 
 class MapstoError(Exception):
-    """Base class of all errors that mapsto raises on purpose, each with a message for the user."""
+    """Base class of all errors that mapsto raises on purpose, each with a message for the user.
+
+    As text it names options by their keywords or, on the command line, by their flags; see mapsto/errors/wording.py.
+    """
 
     # The exit status of the command line.
     exit_status = 1
     # The rank of the process that prints the error when a run has several processes.
     reporter = 0
+
+    def __str__(self) -> str:
+        return advise_installation(worded(super().__str__()))
 
 
 class UsageError(MapstoError, ValueError):
@@ -154,6 +164,23 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 def printable(text: str) -> str:
     r"""Return a text with each control character as its number, such as \u001b, so that it cannot act on a terminal."""
     return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+# The colours of lines by their beginning, as ANSI codes.
+COLOURS = {"note:": "33", "error:": "31"}
+
+
+def coloured(text: str, stream: TextIO) -> str:
+    """Return a line for a stream: the first word of a note or an error in colour, if the stream is a terminal that has colours.
+
+    The environment variable NO_COLOR turns colours off (https://no-color.org).
+    """
+    code = next((code for word, code in COLOURS.items() if text.startswith(word)), None)
+    has_colours = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if code is None or not has_colours:
+        return text
+    word, rest = text.split(":", 1)
+    return f"\x1b[{code}m{word}:\x1b[0m{rest}"
 
 
 def near(word: str, choices: Iterable[str]) -> str:

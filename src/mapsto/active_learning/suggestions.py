@@ -12,6 +12,7 @@ Legend of shapes: p rows of the pool, k labelled rows, d width.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,11 @@ from mapsto.data.writers import TextStyle, require_writable
 from mapsto.errors import DataError, UsageError, free_name
 from mapsto.inference.forward import RowReader, port_reader, question_examples, read_rows
 from mapsto.inference.generation import generate_rows
+from mapsto.inference.place_map import PlaceMap, map_rows
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping
+from mapsto.report.results import SHOWN_ROWS, ResultTable, Tabular
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.generation import Generated
@@ -79,8 +82,8 @@ class Suggestion:
     confidence: float | None
 
 
-@dataclass(frozen=True)
-class Suggestions:
+@dataclass(frozen=True, repr=False)
+class Suggestions(Tabular):
     """The rows of a pool that are suggested for labelling, with methods to write them to a file."""
 
     pool: Table
@@ -93,6 +96,10 @@ class Suggestions:
     num_unreadable: int
     # The type that Label Studio gives the model's answers: choices, labels (spans of the source column) or textarea.
     annotation: str = "choices"
+    # The mean confidence of the model's answers to all these rows; NaN for a model without such answers.
+    mean_confidence: float = math.nan
+    # Where the suggested rows lie among all rows; None for too few rows.
+    map: PlaceMap | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -113,6 +120,22 @@ class Suggestions:
             if self.annotation == "textarea":
                 cells[self.draft_column] = suggestion.answer
             yield cells
+
+    def table(self) -> ResultTable:
+        """Return the first suggestions: the cells of the row, why it is suggested, and the model's present answer."""
+        records = self.records()
+        columns = list(records[0]) if records else []
+        rows = [list(record.values()) for record in records[:SHOWN_ROWS]]
+        title = f"{len(records):,} of {self.num_candidates:,} rows without a label"
+        return ResultTable(columns, rows, title, total=len(records))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each suggestion: its cells, why it is suggested, the model's present answer and its confidence."""
+        return [
+            {name: self.pool.column(name)[suggestion.row] for name in self.pool.columns}
+            | {"reason": suggestion.reason, "answer": suggestion.answer, "confidence": suggestion.confidence}
+            for suggestion in self.suggestions
+        ]
 
     def tasks(self) -> list[dict[str, Any]]:
         """Return the suggested rows as JSON tasks of Label Studio; the model's answers, if classes or texts, are predictions."""
@@ -207,16 +230,28 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     # The user gives the labelled rows or only their number.
     answers, uncertainty = _present_answers(target, outputs, max(pool.num_labels, len(labelled_vectors)))
     reason = TYPICAL if uncertainty is None else UNCERTAIN
+    selected = choose_rows(vectors, labelled_vectors, uncertainty, min(count, len(rows)), seed)
     suggestions = [
         Suggestion(int(rows.indices[row]), reason, *(answers[row] if answers else (None, None)))
-        for row in choose_rows(vectors, labelled_vectors, uncertainty, min(count, len(rows)), seed).tolist()
+        for row in selected.tolist()
     ]
     source_kinds = [port.kind for port in rows.arrow.sources]
     source_column = rows.arrow.sources[located_port(target, source_kinds) if isinstance(target, Composed) else 0].column
     assert source_column is not None
     num_unreadable += len(pool.table.rejected)
     annotation = "labels" if isinstance(target, Extracted) else "textarea" if isinstance(target, Free) else "choices"
-    return Suggestions(pool.table, column, source_column, suggestions, len(rows), num_unreadable, annotation)
+    mean_confidence = float(np.mean([confidence for _, confidence in answers])) if answers else math.nan
+    return Suggestions(
+        pool.table,
+        column,
+        source_column,
+        suggestions,
+        len(rows),
+        num_unreadable,
+        annotation,
+        mean_confidence,
+        map_rows(vectors, selected, seed),
+    )
 
 
 def _present_answers(
