@@ -142,7 +142,7 @@ def test_noise_is_removed(cleaner: mapsto.Model, tmp_path: Path) -> None:
     assert all(nearer), "also what is heard"
     cleaner.save(tmp_path / "saved")
     opened = mapsto.load(tmp_path / "saved", precision="fp32")
-    assert np.array_equal(opened(rows[0]["noisy"])["sound"][0], answers[0]["sound"][0])
+    assert np.abs(opened(rows[0]["noisy"])["sound"][0] - answers[0]["sound"][0]).max() < 0.01, "but for rounding"
 
 
 def test_a_new_head_answers_the_source_also_in_windows() -> None:
@@ -274,7 +274,7 @@ def test_conversion_from_the_command_line(
         (tmp_path / "nowhere", {}, "nowhere"),
         (tmp_path / "empty", {}, "empty"),
         (tmp_path / "words.csv", {}, "no column"),
-        (tmp_path / "voice", {"hide": 0.5}, "leave --hide"),
+        (tmp_path / "voice", {"hide": 0.5}, "leave .*hide"),
         (tmp_path / "voice", {"out": None}, "name a folder"),
     ):
         with pytest.raises(mapsto.MapstoError, match=reason):

@@ -168,7 +168,6 @@ def predict(
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
     from mapsto.cli.answers import InputRows, OutputStyle
-    from mapsto.cli.convert_voice import convert_voice
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
@@ -191,9 +190,12 @@ def predict(
     require_output_path(draw)
     announce_output(out)
     if like is not None:
-        if hide is not None or mask is not None or stream or draw is not None:
-            raise UsageError("--like makes recordings; leave --hide, --mask, --stream and --draw out")
-        convert_voice(model, like, inputs, out, device, precision)
+        others = (hide, mask, draw, beams, samples, temperature, top_p, longest, language, task, answers, schema)
+        if stream or json or times or engine != "local" or any(option is not None for option in others):
+            raise UsageError(
+                "--like makes recordings; leave out --hide, --mask, --draw, --stream, --json, --engine and settings of decoding"
+            )
+        _convert_voice(model, like, inputs, out, device, precision)
         return
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
@@ -213,6 +215,24 @@ def predict(
     else:
         style = OutputStyle(csv_safe=csv_safe, scores=scores, overwrite=overwrite)
         _write(answering, inputs, out, draw, json, style)
+
+
+def _convert_voice(model: str, like: Path, inputs: InputRows, out: Path | None, device: str, precision: str) -> None:
+    """Write each input recording in the voice of the recordings `like` to a WAV file in the folder `out`.
+
+    model: the folder or hub name of a model of sounds. like: a folder, a file or a table of recordings of one voice.
+    """
+    from mapsto.cli.answers import report_counts, require_folder, write_answer_files
+    from mapsto.cli.output import print_note
+    from mapsto.inference.output_files import AnswerWriter
+    from mapsto.inference.voice_conversion import VoiceConverter
+    from mapsto.pretrained.model_folder import load_mapping
+
+    folder = require_folder(out)
+    converter = VoiceConverter(load_mapping(model), str(like), device, precision)
+    for note in converter.notes:
+        print_note(note)
+    report_counts(write_answer_files(AnswerWriter(converter, folder), inputs), 0)
 
 
 def make_decoding(**settings: Any) -> Decoding | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ def explanation_page(result: Explanations, model: str) -> Page:
 
     model: folder or hub name of the explained model.
     """
-    examples = [_example(result, index) for index in range(min(NUM_EXAMPLES, len(result)))]
-    sections = [_explanations_section(result)] if len(result) > len(examples) else []
+    # Of all rows at once, so that files of one name are told by their folders.
+    locations = places([result.rows.table.origin(row) for row in result.rows.indices.tolist()])
+    examples = [_example(result, index, locations[index]) for index in range(min(NUM_EXAMPLES, len(result)))]
+    sections = [_explanations_section(result, locations)] if len(result) > len(examples) else []
     if result.faithfulness is not None:
         sections.append(_faithfulness_section(result.faithfulness))
     sections.append(_reading_section(result))
@@ -87,15 +90,14 @@ def _key_figures(faithfulness: Faithfulness | None) -> list[KeyFigure]:
     return [KeyFigure(f"{scale * difference.value:+{sign}}{unit}", label)]
 
 
-def _example(result: Explanations, index: int) -> str:
-    """Return one row of the first screen as HTML: its coloured input and the answer."""
+def _example(result: Explanations, index: int, location: str) -> str:
+    """Return one row of the first screen as HTML: its coloured input and the answer. location: its file and row."""
     from markupsafe import Markup
 
     explanation = result[index]
-    (origin,) = places([result.rows.table.origin(int(result.rows.indices[index]))])
     text = '<div class="example">{}</div><p class="quiet">{} ↦ <strong>{}</strong>, {} {:+.2f}</p>'
     return Markup(text).format(
-        _highlighted(result, index), origin, explanation.summary, explanation.score_name, explanation.score
+        _highlighted(result, index), location, explanation.summary, explanation.score_name, explanation.score
     )
 
 
@@ -125,10 +127,12 @@ def _name_parts(explanation: Explanation, is_first: bool) -> str:
     return f"{place} answer is {explanation.summary}: {'; '.join(clauses) or 'no part counts'}."
 
 
-def _explanations_section(result: Explanations) -> Section:
-    """Return the section with a table of the rows behind the first ones: highlighted input, answer and score."""
+def _explanations_section(result: Explanations, locations: Sequence[str]) -> Section:
+    """Return the section with a table of the rows behind the first ones: highlighted input, answer and score.
+
+    locations: file and row of each row.
+    """
     row_indices = range(NUM_EXAMPLES, min(len(result), MAX_EXPLANATIONS_SHOWN))
-    locations = places([result.rows.table.origin(row) for row in result.rows.indices.tolist()])
     rows = [
         [locations[index], _highlighted(result, index), result[index].summary, f"{result[index].score:+.2f}"]
         for index in row_indices
