@@ -83,6 +83,9 @@ Times = Annotated[
         help="Recordings: say when each phrase is said (Whisper), or each word (CTC). --out talk.srt or .vtt does too.",
     ),
 ]
+Words = Annotated[
+    bool, typer.Option("--words", help="Whisper: as --times, and when each word is said; subtitles then show words.")
+]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
 Answers = Annotated[
     Path | None, typer.Option(help="Generated answers: each is one of the lines of this text file, exactly.")
@@ -156,6 +159,7 @@ def predict(
     language: Language = None,
     task: Task = None,
     times: Times = False,
+    words: Words = False,
     answers: Answers = None,
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
@@ -202,7 +206,8 @@ def predict(
         return
     decoding = make_decoding(
         beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
-        language=language, task=task, times=times or is_subtitles(out) or None,
+        language=language, task=task, times=times or words or is_subtitles(out) or None,
+        words=words or None,
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)

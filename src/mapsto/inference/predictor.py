@@ -322,6 +322,8 @@ class Predictor:
             best, *further = target.decode(target.pack(alternatives))
             if self.decoding is not None and self.decoding.times and isinstance(target, Transcriber):
                 best["phrases"] = target.phrases(alternatives[0])
+                if self.decoding.words:
+                    best["words"] = target.words(alternatives[0])
             is_sampled = self.decoding is not None and self.decoding.samples > 1
             answers[row] = {**best, "others": further} if is_sampled else best
         return answers
