@@ -35,9 +35,9 @@ KIND_PACKAGES = ("kinds", "vision", "text", "audio", "zoo", "demo")
 # Strings that equal the name of a kind but mean something else: file or folder, string, and what it means.
 NOT_KINDS = {
     ("task/arrow.py", "label"): "port of `<->` by which rows are grouped: a part of the notation",
-    ("active_learning.py", "label"): "column of the rows that suggest writes",
-    ("active_learning.py", "labels"): "key and type of spans in tasks of Label Studio",
-    ("active_learning.py", "text"): "key of a text in tasks of Label Studio",
+    ("active_learning", "label"): "column of the rows that suggest writes",
+    ("active_learning", "labels"): "key and type of spans in tasks of Label Studio",
+    ("active_learning", "text"): "key of a text in tasks of Label Studio",
     ("api.py", "labels"): "keyword of compare: numbers of labelled rows",
     ("cli", "labels"): "keyword of compare: numbers of labelled rows",
     ("cli", "text"): "subject of the demo",
@@ -45,6 +45,14 @@ NOT_KINDS = {
     ("cli", "tags"): "subject of the demo",
     ("cli", "sound"): "subject of the demo",
     ("fitting/run_data.py", "span"): "shape of hidden tokens: runs of words",
+    ("serve/routes/page.py", "tags"): "key of OpenAPI: groups of routes",
+    ("task/target_capabilities.py", "labels"): "what answers consist of: a word on pages",
+    ("options.py", "labels"): "keyword of compare: numbers of labelled rows",
+    ("evaluation/suspects.py", "label"): "column of the table of suspects",
+    ("sklearn.py", "text"): "what estimators of scikit-learn read by default",
+    ("sklearn.py", "label"): "answers of the classifier for scikit-learn",
+    ("sklearn.py", "number"): "answers of the regressor for scikit-learn",
+    ("sklearn.py", "vector"): "name of a column of scikit-learn's vectors",
     ("options.py", "span"): "shape of hidden tokens: runs of words",
     ("sequence/corruption.py", "span"): "shape of hidden tokens: runs of words",
     ("comparison", "labels"): "entry and column of results: number of labelled rows",
@@ -55,6 +63,9 @@ NOT_KINDS = {
     ("data/formats/header_hints.py", "text"): "column that holds the lines of a plain text file",
     ("evaluation/report.py", "label"): "heading of a column of true answers",
     ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
+    ("serve", "vector"): "key of an embedding in answers",
+    ("serve", "text"): "key of a document or of a part of a streamed text, in the forms of other services",
+    ("serve", "label"): "key of a class in Hugging Face's form",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 

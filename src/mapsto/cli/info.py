@@ -66,6 +66,8 @@ def info(model: Model, json: Json = False) -> None:
         provenance = manifest["provenance"]
         facts |= {name: provenance[name] for name in PROVENANCE if name in provenance}
         facts |= {"scores": manifest["scores"]}
+        if "exported" in manifest:
+            facts |= {f"exported: {name}": value for name, value in manifest["exported"].items() if value}
     if json:
         print_json(facts)
         return
@@ -100,8 +102,8 @@ def _describe(mapping: Mapping) -> dict[str, Any]:
 
 def _describe_search(mapping: Mapping) -> dict[str, Any]:
     """Return what `mapsto info` prints about `find`: the size of an index; nothing for a model that does not match values."""
-    from mapsto.inference.vector_graph import graph_bytes
-    from mapsto.inference.vector_index import index_bytes
+    from mapsto.inference.index.vector_graph import graph_bytes
+    from mapsto.inference.index.vector_index import index_bytes
 
     if not mapping.arrow.symmetric:
         return {}

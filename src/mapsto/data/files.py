@@ -369,7 +369,7 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
     medium = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     # A pipe with the name of a picture or a sound is a value that cannot be read, and no table.
     if medium is not None and path.exists() and not path.is_dir():
-        return FileListing([path], {medium: [str(path)]}, [])
+        return FileListing([path], {medium: [str(path)]}, [], names_columns=False)
     if annotations := _read_annotations(path, lambda folder: walk(folder).files):
         (medium,) = {target.lies_in for target in _located_targets() if target.kind in annotations}
         remarks = _describe_left_out(path, walk(path), walk(path).files) if path.is_dir() else []
@@ -423,7 +423,9 @@ def _build_listing(
     outer = dict.fromkeys(parts[0] for parts in inner if parts)
     parts = _describe_parts(root, [name for name in outer if PART_FOLDER.fullmatch(name)]) if annotations else []
     parts = [*_describe_partitions(root, columns), *parts]
-    return FileListing(list(map(Path, files)), data, [*remarks, *parts, *_describe_nesting(root, inner)])
+    notes = [*remarks, *parts, *_describe_nesting(root, inner)]
+    # The column of the files is named after their kind, and an arrow may name it otherwise, as in `noisy:sound -> clean:sound`.
+    return FileListing(list(map(Path, files)), data, notes, names_columns=False)
 
 
 def _is_below(root: Path, file: str) -> bool:

@@ -6,16 +6,18 @@ command line to the training step there are three calls: `cli.fit`, `fit_mapping
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
+from mapsto.data.files import is_path
+from mapsto.data.table import Table
 from mapsto.device import training_turn
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
@@ -36,10 +38,12 @@ from mapsto.fitting.results import make_validation, score_run, write_rejected, w
 from mapsto.fitting.run_data import RunData
 from mapsto.metrics.intervals import Score, to_json
 from mapsto.model import lora
+from mapsto.model.fit_record import relative_path
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
+from mapsto.report.chart import INSTALL_MATPLOTLIB
 from mapsto.task.arrow import parse
 from mapsto.task.target_capabilities import Calibratable, LinearProbe
 from mapsto.training.data_parallel import ReplicatedWeights
@@ -271,17 +275,11 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
 
 
 def _data_file(request: FitRequest, run: PreparedRun) -> dict[str, str]:
-    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder.
-
-    The path is relative, so that it holds when a project is moved, and names no folders of the user above both.
-    """
+    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder."""
     path = None if run.data.training_rows is None else run.data.training_rows.table.path
     if path is None or request.folder is None:
         return {}
-    try:
-        return {"data_file": Path(os.path.relpath(path, request.folder.resolve())).as_posix()}
-    except ValueError:  # on another drive of Windows
-        return {"data_file": path.as_posix()}
+    return {"data_file": relative_path(path, request.folder)}
 
 
 def _enter_tracking(request: FitRequest, run: PreparedRun, plan: Plan, stack: ExitStack) -> Tracking | None:
@@ -353,6 +351,8 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
         raise UsageError(
             f"{objective.single_process_option} ({reason}) compares rows within one process; choose another, or start one process"
         )
+    if folder is not None and run.data.test is not None and find_spec("matplotlib") is None:
+        request.say(f"note: there will be no {run_folder.REPORT}: {INSTALL_MATPLOTLIB}")
     # Processes on several machines may see different files under the same path.
     _require_same_facts(run, ranks)
     recorded = None
@@ -377,20 +377,35 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
         # Processes measure different times, so all take the plan of the main one.
         plan = Plan(**ranks.broadcast_json(asdict(make_plan(run, setup, request.started_at))))
         if folder is not None:
-            ranks.run_on_main(lambda: _record_plan(folder, run, plan))
+            ranks.run_on_main(lambda: _record_plan(request, run, plan))
     request.say(_describe(run, setup, plan))
     return setup, plan
 
 
-def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
-    """Write run.json, with the run's facts and plan, and rejected.csv, with the rows that could not be read, to `folder`.
+def _record_plan(request: FitRequest, run: PreparedRun, plan: Plan) -> None:
+    """Write run.json, with the run's facts and plan, run.toml, with its options, and rejected.csv to the request's folder.
 
     Raises RunError when the disk has no space for the run's checkpoints.
     """
+    folder = request.folder
+    assert folder is not None
     # Checked before training, not when the first checkpoint does not fit.
     files.require_space(folder, required_bytes(run.mapping, plan))
     write_rejected(folder, run.data.rejected)
     run_folder.record_run(folder, run.facts, asdict(plan))
+    run_folder.record_config(folder, _config(request))
+
+
+def _config(request: FitRequest) -> dict[str, Any]:
+    """Return the arguments and options of a request by name, as run.toml records them; Python objects are left out."""
+    arguments = {name: getattr(request, name) for name in ("data", "start", "like", "test")}
+    # Where methods are measured, the request holds the tables that were read.
+    arguments = {name: value.path if isinstance(value, Table) else value for name, value in arguments.items()}
+    paths = {name: str(value) for name, value in arguments.items() if is_path(value)}
+    default, options = asdict(Options()), asdict(request.options)
+    differing = {name: value for name, value in options.items() if value != default[name]}
+    key = "what" if request.arrow.corrupted else "arrow"
+    return {key: str(request.arrow), **paths, **differing}
 
 
 def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:

@@ -6,6 +6,7 @@ holds an unfinished run. That run is resumed only if IDENTITY_FACTS and the opti
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ except ImportError:  # not on Windows
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
 # What a person reads of a finished run.
 PAGES = (REPORT, CARD_FILE)
+# The arguments and options of the run, which `--config` takes.
+CONFIG = "run.toml"
 # The subfolder of a trained model that a linear one has replaced.
 TRAINED = "trained"
 # The answers to the rows without a label.
@@ -47,6 +50,7 @@ IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "target
 RUN_FILES: tuple[str, ...] = (
     CARD_FILE,
     REPORT,
+    CONFIG,
     "report_files",
     METRICS_FILE,
     TRACKING_FILE,
@@ -180,6 +184,19 @@ def require_shared(folder: Path) -> None:
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Record the facts and the plan of a run in run.json, before its first step."""
     files.write_atomic(folder / RUN_FILE, files.seal({"facts": facts, "plan": plan}))
+
+
+def record_config(folder: Path, values: Dict[str, Any]) -> None:
+    """Write run.toml with the arguments and options of a run by name, as `--config` takes them; None is left out.
+
+    The keys and values are written so that TOML and JSON agree on them: texts, numbers, truth values and lists of texts.
+    """
+    lines = ["# mapsto fit --config run.toml --out FOLDER repeats this run; paths are from where it was started."]
+    lines += [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None
+    ]
+    # Half a character, as of a file name in bytes that are no text, cannot be written.
+    files.write_atomic(folder / CONFIG, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
 
 def recorded_run(

@@ -9,6 +9,7 @@ Legend of shapes: r rows, l row length, d width, n examples, m answers of one ta
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mapsto.device import choose_device, choose_precision
 from mapsto.model.config import ModelConfig
-from mapsto.model.encoder_decoder import encode_and_decode, start_decoding
+from mapsto.model.encoder_decoder import attention_weights, encode_and_decode, start_decoding
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.kv_cache import Continuation, KeyValueCache, KeyValueLayers, Recorder
@@ -29,6 +31,7 @@ from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.row_filter import RowFilter
 from mapsto.model.transformer import Transformer, make_norm
+from mapsto.model.vocabulary_head import VocabularyHead
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
@@ -56,6 +59,9 @@ class Mapping(nn.Module):
     targets: the target of each target port, in the order of the ports.
     initialise_body: False leaves the weights of embedders and Transformer uninitialised, for the caller to fill.
     """
+
+    # Whether the network's weights are here; an exported file computes without them.
+    has_weights = True
 
     def __init__(
         self,
@@ -152,6 +158,11 @@ class Mapping(nn.Module):
         layers = recorder.gather(batch.starts, lengths)
         return hidden, KeyValueCache(layers, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
 
+    def attention_weights(self, batch: Batch, heads: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the weights (k, l, s) of heads of cross-attention; see `encoder_decoder.attention_weights`."""
+        assert self.answer_decoder is not None, "only an encoder-decoder has cross-attention"
+        return attention_weights(self.transformer, self.answer_decoder, self.embed(batch), batch, heads)
+
     @property
     def can_share_beginnings(self) -> bool:
         """Return whether the keys and values of a source's first tokens do not depend on what follows, nor on a distance."""
@@ -244,7 +255,7 @@ class Mapping(nn.Module):
         vectors = self.targets[port].readout.vectors(pooled, tokens, answers)
         output: Tensor = self.heads[port](vectors)
         # A readout may pad the vectors, so the outputs of padding are cut off here.
-        return output if answers is None else output[: len(answers.values)]
+        return output if answers is None else output[: answers.values.shape[0]]
 
     def _token_states(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
         """Return the states (r × l, d) of all tokens as the head of target port number `port` reads them.
@@ -313,7 +324,7 @@ class Mapping(nn.Module):
             return first
         if pooling == "last":
             return states[batch.starts + batch.lengths - 1].float()
-        n = len(batch.starts)
+        n = batch.starts.shape[0]
         # Tokens that are not source tokens, padding too, have the owner n; their sum is not used.
         sums = torch.zeros(n + 1, states.shape[1], device=states.device)
         sums = sums.index_add_(0, batch.owner.flatten(), states.float())
@@ -342,6 +353,25 @@ class Mapping(nn.Module):
             for port, answers in enumerate(batch.answers)
             if answers is not None
         ]
+
+    def device_for(self, name: str) -> torch.device:
+        """Return the device called `name` on which the mapping predicts; "auto" chooses what suits the machine."""
+        return choose_device(name)
+
+    def for_prediction(self, device: torch.device, precision: str) -> Mapping:
+        """Return a copy on `device` whose weights are converted once to `precision`, a name such as "auto" or "bf16".
+
+        A copy, since the conversion changes the weights, and the caller may go on training.
+        """
+        dtype = choose_precision(precision, device)
+        mapping = copy.deepcopy(self).to(device).eval().compute_in(dtype)
+        for module in (*mapping.stacks, *mapping.heads):
+            if isinstance(module, Transformer | VocabularyHead):
+                module.pack(dtype)
+        return mapping
+
+    def require_weights(self, purpose: str) -> None:
+        """Raise UsageError if the mapping has no weights (an exported file), which are needed to do what `purpose` says."""
 
     def compute_in(self, precision: torch.dtype) -> Mapping:
         """Let all layers compute in `precision`, with the weights still in fp32, and return the mapping itself.
