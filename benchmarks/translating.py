@@ -290,22 +290,22 @@ def measure_decoding(folder: Path, num_sources: int, rounds: int, threads: int) 
     return lines
 
 
-def measure_stream(folder: Path, rounds: int) -> list[str]:
-    """Return the lines of the table of single answers by a published decoder, fp32."""
-    tokenizer, reference = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-    model = mapsto.load(folder)
+def measure_stream(folder: Path, gguf: str | None, rounds: int) -> list[str]:
+    """Return the lines of the table of single answers by a published decoder. gguf: the same model in 4 bits, for llama.cpp."""
+    tokenizer, decoding = AutoTokenizer.from_pretrained(folder), mapsto.Decoding(longest=STREAMED_TOKENS)
     texts: dict[str, list[str]] = {}
     counts: dict[str, int] = {}
 
-    def ours() -> float:
+    def ours(name: str, model: mapsto.Model) -> float:
         start = time.perf_counter()
-        decoding = mapsto.Decoding(longest=STREAMED_TOKENS)
-        texts["mapsto"] = [model.predict([prompt], decoding=decoding)[0]["text"] for prompt in PROMPTS]
-        return time.perf_counter() - start
+        texts[name] = [model.predict([prompt], decoding=decoding)[0]["text"] for prompt in PROMPTS]
+        took = time.perf_counter() - start
+        counts[name] = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
+        return took
 
-    def theirs() -> float:
+    def theirs(name: str, reference: Any) -> float:
         start = time.perf_counter()
-        texts["transformers"], counts["tokens"] = [], 0
+        texts[name], counts[name] = [], 0
         for prompt in PROMPTS:
             # mapsto asks a chat model by its template too.
             turns = [{"role": "user", "content": prompt}]
@@ -317,16 +317,44 @@ def measure_stream(folder: Path, rounds: int) -> list[str]:
             with torch.inference_mode():
                 output = reference.generate(**inputs, max_new_tokens=STREAMED_TOKENS, do_sample=False)
             new = output[0, inputs["input_ids"].shape[1] :]
-            counts["tokens"] += len(new)
-            texts["transformers"].append(tokenizer.decode(new, skip_special_tokens=True).strip())
-        return time.perf_counter() - start
+            texts[name].append(tokenizer.decode(new, skip_special_tokens=True).strip())
+        took = time.perf_counter() - start
+        counts[name] = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
+        return took
 
-    seconds = take_turns({"mapsto": ours, "transformers": theirs}, rounds)
-    lines = ["| engine | tokens/s | equal texts | mapsto is × faster |", "|---|---|---|---|"]
+    def llama(name: str, server: Any) -> float:
+        start = time.perf_counter()
+        texts[name] = []
+        for prompt in PROMPTS:
+            asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": STREAMED_TOKENS, "temperature": 0}
+            texts[name].append(server.handle_chat_completions(asked)["choices"][0]["message"]["content"].strip())
+        took = time.perf_counter() - start
+        counts[name] = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
+        return took
+
+    engines: dict[str, Callable[[], float]] = {}
+    for precision in ("fp32", "bf16"):
+        engines[f"mapsto, {precision}"] = partial(ours, f"mapsto, {precision}", mapsto.load(folder, "cpu", precision))
+    for name, dtype in (("transformers, fp32", torch.float32), ("transformers, bf16", torch.bfloat16)):
+        engines[name] = partial(theirs, name, AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval())
+    if gguf is not None:
+        import xllamacpp
+
+        settings = xllamacpp.CommonParams()
+        settings.model.path, settings.n_ctx = gguf, 512
+        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
+        engines["llama.cpp, 4 bits"] = partial(llama, "llama.cpp, 4 bits", xllamacpp.Server(settings))
+    seconds = take_turns(engines, rounds)
+    lines = [
+        "| engine | tokens/s | texts as in fp32 | the engine's speed / that of mapsto in bf16 |",
+        "|---|---|---|---|",
+    ]
+    of_ours = [value / counts["mapsto, bf16"] for value in seconds["mapsto, bf16"]]
     for name, took in seconds.items():
-        equal = statistics.fmean(a == b for a, b in zip(texts[name], texts["mapsto"], strict=True))
-        rates = [counts["tokens"] / value for value in took]
-        lines.append(f"| {name} | {spread(rates, 1)} | {100 * equal:.0f} % | {ratio(took, seconds['mapsto'])} |")
+        equal = statistics.fmean(a == b for a, b in zip(texts[name], texts["mapsto, fp32"], strict=True))
+        each = [value / counts[name] for value in took]
+        rates = [1 / value for value in each]
+        lines.append(f"| {name} | {spread(rates, 1)} | {100 * equal:.0f} % | {ratio(of_ours, each)} |")
     return lines
 
 
@@ -363,6 +391,9 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=1000, help="sentences that are decoded")
     parser.add_argument("--decode", help="folder of a published T5, for the part `decoding`")
     parser.add_argument("--stream", help="folder of a published decoder, for the part `stream`")
+    parser.add_argument(
+        "--gguf", help="the same model in 4 bits, for llama.cpp (package xllamacpp) in the part `stream`"
+    )
     options = parser.parse_args()
     kept = Kept("translating")
     root = kept.path.parent / "translating"
@@ -388,10 +419,10 @@ def main() -> None:
         record("Decoding of many sources (benchmarks/translating.py)", lines)
     if "stream" in parts and options.stream:
         lines = [
-            f"Greedy, fp32, one answer of at most {STREAMED_TOKENS} tokens at a time, {torch.get_num_threads()} threads.",
+            f"Greedy, one answer of at most {STREAMED_TOKENS} tokens at a time, {torch.get_num_threads()} threads.",
             "",
         ]
-        lines += measure_stream(Path(options.stream), options.rounds)
+        lines += measure_stream(Path(options.stream), options.gguf, options.rounds)
         record("One stream of a published decoder (benchmarks/translating.py)", lines)
     if "beginnings" in parts and options.stream:
         lines = [f"{SHARED_PROMPTS} prompts, answers of at most 4 tokens, fp32, {torch.get_num_threads()} threads.", ""]

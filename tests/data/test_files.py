@@ -108,7 +108,7 @@ def test_a_table_names_files_of_its_own_folder_or_of_the_one_worked_in(
         f"{own}/a": own / "a",
         "in": own / "in",
         f"{here}/a": here / "a",
-        "../own/a": None,
+        "../own/a": own / "../own/a",
         "../away/a": None,
         f"{away}/a": None,
         "out": None,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from mapsto.model import matmul
 from mapsto.model.layers import ACTIVATIONS, Activation, Dropout, GatedGelu, Linear
 from mapsto.model.matmul import SplitLinear, can_pack
+from mapsto.model.vocabulary_head import VocabularyHead
 
 
 def test_dropout_keeps_the_mean_and_is_a_function_of_the_seed() -> None:
@@ -59,3 +60,17 @@ def test_a_split_product_equals_the_whole_one(bias: bool, monkeypatch: pytest.Mo
     assert torch.autograd.gradcheck(SplitLinear.apply, (x, weight, bias_or_none))
     out = Linear(8, 4, bias=bias)(torch.randn(5, 30, 8, dtype=torch.bfloat16))
     assert out.shape == (5, 30, 4) and "SplitLinear" in str(out.grad_fn.next_functions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_over_a_vocabulary_that_is_packed_gives_the_same_logits(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    head, x = VocabularyHead(32, None, torch.nn.Embedding(300, 32)), torch.randn(5, 32, dtype=dtype)
+    with torch.inference_mode():
+        before = head(x)
+        head.pack(dtype)
+        after = head(x)
+    assert after.dtype == dtype and torch.allclose(before.float(), after.float(), atol=1e-2, rtol=1e-2)
+    kept = [weight for weight in (head.packed, head.converted) if weight is not None]
+    # Of fp32 there is nothing to keep; in bf16 no step converts the table again.
+    assert len(kept) == (dtype == torch.bfloat16)

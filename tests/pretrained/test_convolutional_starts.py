@@ -157,7 +157,7 @@ def test_of_a_vgg_the_classifier_is_left_out_and_said_to_be(tmp_path: Path) -> N
     make_vision_model("vgg", "body", tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / "model.safetensors")
     safetensors.torch.save_file({**tensors, "classifier.0.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
-    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "picture-models.md").read_text(encoding="utf-8")
     (tmp_path / "preprocessor_config.json").write_text(page.split("```text\n")[1].split("```")[0])
     start = huggingface.open_pretrained(str(tmp_path))
     assert start.labels is None and "left out (1 in all): classifier.0.weight" in start.notes[0]

@@ -48,7 +48,7 @@ def test_row_lengths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "length"), [([9], 16), ([17], 32), ([9, 30], 48), ([40, 40], 64), ([70], 80), ([500], 512)]
+    ("sizes", "length"), [([9], 12), ([17], 20), ([9, 30], 40), ([40, 40], 64), ([70], 80), ([500], 512)]
 )
 def test_a_few_texts_wait_in_a_short_row(sizes: list[int], length: int) -> None:
     (batch,) = make_batches([Example((piece(size),), (None,), i) for i, size in enumerate(sizes)], 4096)

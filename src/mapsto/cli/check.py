@@ -194,14 +194,14 @@ def _describe_lengths(rows: Rows, table: Table, start: StartingModel, errors: li
     if is_generated:
         errors += _find_long_answers(source_rows, sources, start)
     are_joined = is_generated and any(isinstance(source, Spoken) for source in sources.values())
-    errors += find_undivided(source_rows, encoded, kinds.answering(arrow), are_joined)
+    undivided = find_undivided(source_rows, encoded, kinds.answering(arrow), are_joined)
+    errors += undivided
     if not len(encoded.long_rows):
         return [*unknown, f"no row is longer than {limit}"]
+    if undivided:
+        return unknown
     if any(issubclass(target, Composed) for target in kinds.answering(arrow)):
-        return [*unknown, f"{len(encoded.long_rows):,} rows are longer than {limit}; they are read in windows"]
-    share = 100 * encoded.num_cut / encoded.num_tokens
-    return [
-        *unknown,
-        f"{len(encoded.long_rows):,} rows are longer than {limit}; "
-        f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens ({share:.1f} %) would be cut off (see --long)",
-    ]
+        effect = "they are read in windows"
+    else:
+        effect = f"{encoded.describe_cut()} would be cut off (see --long)"
+    return [*unknown, f"{len(encoded.long_rows):,} rows are longer than {limit}; {effect}"]

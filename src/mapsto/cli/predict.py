@@ -78,7 +78,8 @@ def predict(
         typer.Option(
             "--out",
             "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. For answers that are pictures, a folder.",
+            help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures, .srt or .vtt "
+            "for subtitles.",
         ),
     ] = None,
     device: Device = "auto",
@@ -136,7 +137,7 @@ def predict(
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
-    from mapsto.data.writers import require_output_path
+    from mapsto.data.writers import require_folder, require_output_path
     from mapsto.device import keep_memory
     from mapsto.files import read_json
     from mapsto.inference.predictor import Predictor
@@ -144,8 +145,9 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    for path in (out, draw):  # before the model is opened, so that a wrong path costs no time
-        require_output_path(path)
+    # Before the model is opened, so that a wrong path costs no time.
+    require_folder(out) if is_subtitles(out) else require_output_path(out)
+    require_output_path(draw)
     announce_output(out)
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)

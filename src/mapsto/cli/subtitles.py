@@ -24,6 +24,7 @@ def is_subtitles(out: Path | None) -> TypeGuard[Path]:
 
 def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     """Write the phrases of one recording to a file. Raises UsageError for several recordings, DataError for an unreadable one."""
+    from mapsto.cli.output import print_status
     from mapsto.data.table import read_table
     from mapsto.files import write_atomic
 
@@ -36,6 +37,7 @@ def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     # Whisper writes phrases, and CTC words.
     phrases = answer["phrases"] if "phrases" in answer else join_words(answer["words"])
     write_atomic(out, render(phrases, out.suffix.lower()).encode())
+    print_status(f"wrote {len(phrases):,} subtitles to {out}")
 
 
 def join_words(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -96,6 +96,12 @@ class EncodedRows:
             (sources[piece.kind], piece.tokens) for pieces in self.pieces for piece in pieces
         )
 
+    def describe_cut(self) -> str:
+        """Return how many tokens are cut off, such as "2,064 of 10,000 tokens (20.6 %)"."""
+        if not self.num_tokens:
+            return f"{self.num_cut:,} tokens"
+        return f"{self.num_cut:,} of {self.num_tokens:,} tokens ({100 * self.num_cut / self.num_tokens:.1f} %)"
+
 
 def need_alignment(targets: Sequence[Target]) -> bool:
     """Return whether some target's answers are in raw coordinates of a source, such as boxes in pixels.

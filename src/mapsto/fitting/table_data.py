@@ -202,8 +202,7 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
         encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
         require_whole(rows, encoded, targets)
     if len(encoded.long_rows):
-        num_lost = f"{encoded.num_cut:,} of {encoded.num_tokens:,} tokens were cut off"
-        effect = num_lost if encoded.num_cut else "they were cut into windows"
+        effect = f"{encoded.describe_cut()} were cut off" if encoded.num_cut else "they were cut into windows"
         longest = data.config.sentence.max_tokens if data.config.sentence else limits.longest
         say(f"{len(encoded.long_rows):,} of {len(rows):,} rows are longer than {longest} tokens: {effect}")
     for loss in (encoded.describe_unknown_tokens(sources), describe_dropped(rows, sources)):

@@ -159,8 +159,7 @@ class Predictor:
         dtype = choose_precision(precision, self.device)
         # A copy, since the conversion changes the weights, and the caller may go on training.
         self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        for stack in self.mapping.stacks:
-            stack.pack(dtype)
+        self.mapping.pack(dtype)
 
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""

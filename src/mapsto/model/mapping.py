@@ -29,6 +29,7 @@ from mapsto.model.layers import Transform
 from mapsto.model.mae_decoder import MAEDecoder
 from mapsto.model.row_filter import RowFilter
 from mapsto.model.transformer import Transformer, make_norm
+from mapsto.model.vocabulary_head import VocabularyHead
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
@@ -342,6 +343,12 @@ class Mapping(nn.Module):
             for port, answers in enumerate(batch.answers)
             if answers is not None
         ]
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Convert layers and output weights to `dtype` for prediction, after which they cannot be trained any more."""
+        for module in (*self.stacks, *self.heads):
+            if isinstance(module, Transformer | VocabularyHead):
+                module.pack(dtype)
 
     def compute_in(self, precision: torch.dtype) -> Mapping:
         """Let all layers compute in `precision`, with the weights still in fp32, and return the mapping itself.

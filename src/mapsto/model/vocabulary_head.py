@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mapsto.model import matmul
 from mapsto.model.layers import Transform, TransformConfig
 
 ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
@@ -22,6 +23,10 @@ class VocabularyHead(nn.Module):
     Its output weights are the token embeddings (Press & Wolf 2017), unless `transform` says that it has weights of its own.
     transform: settings of a layer before the output weights, and of these; None for no layer.
     """
+
+    # For prediction, the output weights in the precision of the hidden states, and in the layout of the CPU's bf16 kernels.
+    converted: Tensor | None = None
+    packed: Tensor | None = None
 
     def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
@@ -36,10 +41,31 @@ class VocabularyHead(nn.Module):
         self.embedding = (embedding,)  # in a tuple: the table belongs to the embedder and is saved there once
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.embedding[0].weight if self.weight is None else self.weight
-        bias = None if self.bias is None else self.bias.to(x.dtype)
         x = self.transform(x)
-        return F.linear(x if self.scale is None else x * self.scale, weight.to(x.dtype), bias)
+        x = x if self.scale is None else x * self.scale
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if self.packed is not None:
+            return matmul.packed_linear(x, self.packed, bias, None)
+        weight = self._output_weight if self.converted is None else self.converted
+        return F.linear(x, weight.to(x.dtype), bias)
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Keep a copy of the output weights in `dtype`, so that a step of decoding need not convert the whole table.
+
+        Afterwards the head cannot be trained any more.
+        """
+        weight = self._output_weight.detach()
+        if weight.dtype == dtype:
+            return
+        self.converted = weight.to(dtype)
+        self.packed = matmul.pack_weight(self.converted)
+        if self.packed is not None:
+            self.converted = None
+
+    @property
+    def _output_weight(self) -> Tensor:
+        """Return the output weights (v, d): the head's own, or the token embeddings."""
+        return self.embedding[0].weight if self.weight is None else self.weight
 
 
 def cross_entropy(logits: Tensor, values: Tensor, smoothing: float = 0.0) -> Tensor:

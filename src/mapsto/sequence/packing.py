@@ -19,8 +19,11 @@ from torch import Tensor
 from mapsto.sequence.batch import Answer, Batch, Example, PackedAnswers
 from mapsto.sequence.piece import Ints
 
-# The shortest row of a batch, in tokens. The length of a batch of a single row is a multiple of the second number.
-SHORTEST_ROW, SINGLE_ROW_STEP = 64, 16
+# The shortest row of a batch, in tokens.
+SHORTEST_ROW = 64
+
+# The length of a batch of a single row is a multiple of the first number up to SHORTEST_ROW, and above it of the second.
+SHORT_STEP, LONG_STEP = 4, 16
 
 # Short examples fill up long rows. Those left over get rows of their own if they hold this share of all tokens.
 SHORT_GROUP = 0.25
@@ -38,8 +41,9 @@ def row_length(longest: int, shortest: int = SHORTEST_ROW) -> int:
 
 
 def single_row_length(total: int) -> int:
-    """Return the row length of a batch of a single row: the smallest multiple of SINGLE_ROW_STEP of at least `total` tokens."""
-    return -(-max(total, 1) // SINGLE_ROW_STEP) * SINGLE_ROW_STEP
+    """Return the row length of a batch of a single row: `total` tokens, rounded up so that few different shapes occur."""
+    step = SHORT_STEP if total <= SHORTEST_ROW else LONG_STEP
+    return -(-max(total, 1) // step) * step
 
 
 def round_up_size(count: int) -> int:

@@ -68,9 +68,7 @@ class FileBacked(Kind):
         if "\\" in name and not os.path.exists(folder / name) and not os.path.exists(name):
             name = name.replace("\\", "/")  # of a table that was written on Windows
         path = str(folder / name) if os.path.exists(folder / name) else name
-        if ".." in Path(name).parts or not any(
-            Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)) for root in (folder, Path())
-        ):
+        if not any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)) for root in (folder, Path())):
             raise BadCell(
                 "a table names files below its own folder, or below the one that mapsto is run in, and no others"
             )

@@ -17,7 +17,7 @@ from mapsto.zoo.resnet import COUNTER, NETWORK, backbone_config, batch_norm_name
 
 REQUIRES = {
     "preprocessor_config.json": "it tells how to resize and scale pictures as in training; "
-    "docs/images.md has the one of torchvision's weights",
+    "docs/picture-models.md has the one of torchvision's weights",
 }
 
 
