@@ -55,6 +55,7 @@ NOT_KINDS = {
     ("data/formats/header_hints.py", "text"): "column that holds the lines of a plain text file",
     ("evaluation/report.py", "label"): "heading of a column of true answers",
     ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
+    ("labelling/questions.py", "labels"): "type of spans in tasks of Label Studio",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 
