@@ -76,7 +76,9 @@ class AnswerFile:
     def close(self) -> None:
         """Close the files and give the lock back."""
         self._stream.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
     def add(self, answer: Answer) -> None:
         """Append an answer, and return once it is on the disk. Raises RunError if it cannot be written; then it is not there."""
