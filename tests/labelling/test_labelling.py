@@ -303,6 +303,31 @@ def test_pictures_are_shown(tmp_path: Path) -> None:
     labelling.file.close()
 
 
+def test_files_within_a_table_are_refused(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra [image] is not here")
+    image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    data = [{"image": {"bytes": (tmp_path / "a.png").read_bytes(), "path": None}}]
+    with pytest.raises(MapstoError, match="unpack them"):
+        read_pool(parse("image -> label"), read_table(data), [], lambda note: None)
+
+
+def test_a_full_disk_confirms_nothing(labelling: Labelling, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = labelling.post("next")["row"]
+    labelling.answer(row, "a")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mapsto.labelling.answer_file.os.fsync", fail)
+        row = labelling.post("next")["row"]
+        reply = labelling.post("answer", status=503, key=row["key"], id="answer-full", answer="b")
+        assert "the disk is full" in reply["error"]
+    assert len(labelling.records()) == 1
+    labelling.answer(row, "b", id="answer-full")
+    assert [record["label"] for record in labelling.records()] == ["a", "b"]
+
+
 def test_labelled_rows_and_copies_are_not_asked() -> None:
     notes: list[str] = []
     data = [
@@ -327,5 +352,7 @@ def test_a_forecast_needs_a_curve() -> None:
     assert forecast(points) is None
     points.append({"num_labels": 400, "score": 0.9, "low": 0.87, "high": 0.93, "n": 400})
     result = forecast(points)
-    assert result is not None and result["num_labels"] == 800 and 0.0 <= result["gain_low"] <= result["gain_high"]
-    assert result["low"] < 1 - 2 / 800**0.5 < result["high"]
+    assert (
+        result is not None and result["num_labels"] == 800 and 0.0 <= result["low"] <= result["gain"] <= result["high"]
+    )
+    assert result["low"] < 2 / 400**0.5 - 2 / 800**0.5 < result["high"]

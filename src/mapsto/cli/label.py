@@ -87,7 +87,7 @@ def label(
     session = Session(rows, file, seed, 60 * lease)
     learner = make_learner(session, start, device, every, seed)
     _report(rows, file, session.num_foreign)
-    run_labelling(LabelService(settings, session, learner), listener, print_status)
+    run_labelling(LabelService(settings, session, learner, csv_safe), listener, print_status)
     command = f"mapsto fit {short_arrow(rows.question.arrow)!r} {out} --out runs/labelled"
     print_status(f"{len(file.answers):,} labels are in {out}; to fit: {command}{f' --start {start}' if start else ''}")
 

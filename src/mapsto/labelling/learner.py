@@ -42,7 +42,7 @@ logger = logging.getLogger("mapsto.serve")
 class Progress:
     """What the learner tells of itself. note: in words; "" if there is nothing to say. seconds: of the last fit."""
 
-    note: str = ""
+    note: str = "the model is being prepared"
     num_fitted: int = 0
     seconds: float = 0.0
 
@@ -65,6 +65,8 @@ class Learner:
         self._features: Any = None
         self._vectors: Any = None
         self._wake, self._is_ended = threading.Event(), False
+        # One thread at a time runs the starting model.
+        self._model_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="learner", daemon=True)
         kind = self.pool.question.kind
         self.has_probe = issubclass(kind, LinearProbe)
@@ -106,7 +108,8 @@ class Learner:
             return {"answer": answer[kind], "confidence": float(probe.target.confidence(output)[0])}
         if self.start_model is None or not self._answers_question:
             return None
-        answer = self.start_model(*self.pool.sources(index))
+        with self._model_lock:
+            answer = self.start_model(*self.pool.sources(index))
         return {"answer": answer[kind], "confidence": answer.get("probability")}
 
     @property
@@ -121,6 +124,7 @@ class Learner:
             "points": points[-200:],
             "forecast": forecast(points),
             "note": self.progress.note,
+            "fits": self.has_probe,
             "can_guess": self.can_guess,
             "num_fitted": self.progress.num_fitted,
             "seconds": round(self.progress.seconds, 2),
@@ -128,9 +132,10 @@ class Learner:
 
     def _run(self) -> None:
         """Embed the pool, then fit whenever there are enough new answers, until the session ends."""
-        if not self.has_probe and self.start_model is None:
-            return
         try:
+            if not self.has_probe and self.start_model is None:
+                self.progress.note = ""
+                return
             self._prepare()
             while not self._is_ended:
                 self.step()
@@ -164,7 +169,8 @@ class Learner:
             for first in range(0, len(column), ROWS_PER_CHUNK):
                 if self._is_ended:
                     return None
-                chunks.append(embed(mapping, column[first : first + ROWS_PER_CHUNK], device))
+                with self._model_lock:
+                    chunks.append(embed(mapping, column[first : first + ROWS_PER_CHUNK], device))
                 self.progress.note = (
                     f"the model has read {first:,} of {len(column):,} rows; until then they come in random order"
                 )

@@ -13,8 +13,8 @@ from typing import Any
 from mapsto import kinds
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
-from mapsto.errors import DataError, UsageError, free_name
-from mapsto.labelling.questions import Question, column_of
+from mapsto.errors import DataError, UsageError
+from mapsto.labelling.questions import Question
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import FileBacked
 
@@ -49,16 +49,14 @@ class LabelPool:
         row = int(self.rows.indices[index])
         return {name: self.rows.table.column(name)[row] for name in self.rows.table.columns}
 
-    def media(self, index: int, port: int) -> Path | bytes | None:
-        """Return the file, or its bytes, of a row's source; None for a source that is no file."""
+    def media(self, index: int, port: int) -> Path | None:
+        """Return the file of a row's source; None for a source that is no file."""
         source = self.rows.arrow.sources[port]
         if not issubclass(kinds.source(source.kind), FileBacked):
             return None
         row = int(self.rows.indices[index])
         cell = FileBacked.locate(self.rows.table.column(source.column or "")[row], self.rows.table.beside(row))
-        if isinstance(cell, dict):
-            cell = cell["bytes"] if isinstance(cell.get("bytes"), bytes) else cell.get("path")
-        return cell if isinstance(cell, bytes) else Path(str(cell))
+        return Path(str(cell.get("path") if isinstance(cell, dict) else cell))
 
     def describe(self, index: int) -> list[dict[str, Any]]:
         """Return what the page shows of a row: for each source its column, and its content or else its medium and file name."""
@@ -67,7 +65,7 @@ class LabelPool:
             entry: dict[str, Any] = {"column": source.column}
             if issubclass(kinds.source(source.kind), FileBacked):
                 file = self.media(index, port)
-                entry |= {"medium": source.kind, "file": file.name if isinstance(file, Path) else ""}
+                entry |= {"medium": source.kind, "file": file.name if file is not None else ""}
             else:
                 entry["content"] = str(self.rows.sources[port][index])
             shown.append(entry)
@@ -81,6 +79,7 @@ def read_pool(arrow: Arrow, table: Table, names: list[str], say: Callable[[str],
     Raises UsageError for an arrow that cannot be labelled, DataError if no row is left.
     """
     rows = load_rows(arrow, table, answers=False)
+    _require_files(rows)
     question = Question(rows.arrow, names)
     column = question.column
     num_labelled = 0
@@ -143,17 +142,10 @@ def _key(values: tuple[Any, ...], arrow: Arrow) -> str:
 
 
 def output_cells(pool: LabelPool, index: int, folder: Path) -> dict[str, Any]:
-    """Return the cells of a row as they are written beside its label; a file below `folder` is named from there.
-
-    Raises UsageError for a file that lies in the table itself, which a line of text cannot hold.
-    """
+    """Return the cells of a row as they are written beside its label; a file below `folder` is named from there."""
     cells = pool.cells(index)
     for port, source in enumerate(pool.rows.arrow.sources):
         file = pool.media(index, port)
-        if isinstance(file, bytes):
-            raise UsageError(
-                f"column {source.column!r} has the bytes of files, which {folder.name} cannot hold; unpack them to files"
-            )
         if file is not None and source.column is not None:
             path = file.resolve()
             is_below = path.is_relative_to(folder.resolve())
@@ -161,6 +153,12 @@ def output_cells(pool: LabelPool, index: int, folder: Path) -> dict[str, Any]:
     return cells
 
 
-def free_column(pool: LabelPool, name: str) -> str:
-    """Return a name for a column that neither the pool nor the answers have."""
-    return free_name(name, [*pool.rows.table.columns, column_of(pool.question.port)])
+def _require_files(rows: Rows) -> None:
+    """Raise UsageError for cells with the bytes of files, which a line of text cannot hold."""
+    for port in rows.arrow.sources:
+        cells = rows.table.column(port.column or "")
+        if any(isinstance(cell, bytes) or (isinstance(cell, dict) and cell.get("bytes")) for cell in cells):
+            raise UsageError(
+                f"column {port.column!r} has the bytes of files, which the .jsonl of answers cannot hold: unpack them to "
+                "files, and name these in the table or give their folder"
+            )

@@ -11,6 +11,7 @@ from mapsto.errors import BadCell, UsageError
 from mapsto.task.arrow import Arrow, Port
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Extracted, Free, Located, has_exclusive_classes
+from mapsto.text.characters import canonical
 
 # The controls of the page: one class, several classes, spans of a text with classes, or a text to write.
 Control = Literal["one", "several", "spans", "write"]
@@ -38,7 +39,7 @@ class Question:
         for name in names:
             if not name.strip() or len(name) > MAX_NAME_CHARACTERS:
                 raise UsageError(f"--labels: a label has 1 to {MAX_NAME_CHARACTERS} characters, not {name!r}")
-        self.add_names(name.strip() for name in names)
+        self.add_names(canonical(name.strip()) for name in names)
 
     @property
     def column(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import mimetypes
 import re
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +16,7 @@ from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from mapsto.errors import MapstoError
+from mapsto.errors import MapstoError, RunError
 from mapsto.labelling.exports import export
 from mapsto.labelling.questions import short_arrow
 from mapsto.labelling.service import LabelService
@@ -82,7 +83,7 @@ async def answer(request: Request) -> Response:
     visitor, content = await _read(request)
     service, key, action = service_of(request), _key(content), _id(content)
     saw_guess = field(content, "saw_guess", bool, False)
-    await asyncio.to_thread(service.session.answer, visitor, key, action, content.get("answer"), saw_guess)
+    await _write(service.session.answer, visitor, key, action, content.get("answer"), saw_guess)
     service.learner.wake()
     return _next(service, visitor)
 
@@ -91,7 +92,7 @@ async def skip(request: Request) -> Response:
     """Put a row behind all others, and return the next row."""
     visitor, content = await _read(request)
     service = service_of(request)
-    await asyncio.to_thread(service.session.skip, visitor, _key(content), _id(content))
+    await _write(service.session.skip, visitor, _key(content), _id(content))
     return _next(service, visitor)
 
 
@@ -99,7 +100,7 @@ async def undo(request: Request) -> Response:
     """Take an answer or a skip back, and return its row with the answer that it had."""
     visitor, content = await _read(request)
     service, key = service_of(request), _key(content)
-    cell = await asyncio.to_thread(service.session.undo, visitor, _id(content), key)
+    cell = await _write(service.session.undo, visitor, _id(content), key)
     service.learner.wake()
     return _next(service, visitor, key, cell)
 
@@ -133,8 +134,6 @@ async def media(request: Request) -> Response:
     file = pool.media(index, int(port))
     if file is None:
         raise Refusal(404, "this column holds no file")
-    if isinstance(file, bytes):
-        return Response(file, media_type="application/octet-stream")
     kind = mimetypes.guess_type(file.name)[0] or ""
     if not file.is_file():
         raise Refusal(404, f"the file {file.name} is not there any more")
@@ -150,7 +149,7 @@ async def exported(request: Request) -> Response:
     def write() -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
-            export(path, service.session.file, service.session.pool.question)
+            export(path, service.session.file, service.session.pool.question, service.csv_safe)
             content: bytes = path.read_bytes()
             return content
 
@@ -172,6 +171,14 @@ ROUTES = [
     RouteEntry("POST", "/skip", skip, None, {"page": "page-0001", "person": "ann", "key": "…", "id": "…"}),
     RouteEntry("POST", "/undo", undo, None, {"page": "page-0001", "person": "ann", "key": "…", "id": "…"}),
 ]
+
+
+async def _write(action: Callable[..., Any], *arguments: Any) -> Any:
+    """Run an action of the session in a thread. Raises Refusal with a status to try again for a disk that takes nothing."""
+    try:
+        return await asyncio.to_thread(action, *arguments)
+    except RunError as error:
+        raise Refusal(503, str(error), {"Retry-After": "1"}) from error
 
 
 async def _read(request: Request) -> tuple[Visitor, dict[str, Any]]:

@@ -13,11 +13,14 @@ from mapsto.serve.settings import ServeSettings
 
 
 class LabelService(Service):
-    """The service of a labelling session. It serves no model, so it is ready at once."""
+    """The service of a labelling session. It serves no model, so it is ready at once.
 
-    def __init__(self, settings: ServeSettings, session: Session, learner: Learner) -> None:
+    csv_safe: whether csv is written so that a spreadsheet computes nothing.
+    """
+
+    def __init__(self, settings: ServeSettings, session: Session, learner: Learner, csv_safe: bool = False) -> None:
         super().__init__(settings, Models({}, settings))
-        self.session, self.learner = session, learner
+        self.session, self.learner, self.csv_safe = session, learner, csv_safe
 
     @property
     def default_person(self) -> str:

@@ -123,7 +123,7 @@ class Session:
         if self._num_offers % NUM_PER_RANDOM == 0:
             self._advance()
             skipped = self._skipped()
-            for row in self._random_order[self._num_drawn :]:
+            for row in islice(self._random_order, self._num_drawn, None):
                 if row in self._open and row not in skipped and self._is_free(row, page):
                     return row
         return next((row for row in self._open if self._is_free(row, page)), None)

@@ -63,14 +63,20 @@ export class Choices {
   }
 
   button(name, text, digit) {
-    const attributes = { type: "button", "data-name": name, onclick: () => this.choose(name) };
+    const attributes = { type: "button", "data-name": name, onclick: (event) => this.onClick(event, name) };
     if (digit) attributes["aria-keyshortcuts"] = String(digit);
     if (this.isSeveral) attributes["aria-pressed"] = String(this.chosen.has(name));
     else if (this.chosen.has(name)) attributes["aria-pressed"] = "true";
     const key = digit ? [make("kbd", { "aria-hidden": "true" }, String(digit))] : [];
-    const button = make("button", attributes, make("span", {}, text), ...key);
+    const button = make("button", attributes, make("span", {}, ...breakable(text)), ...key);
     button.classList.toggle("guessed", this.guessed.has(name));
     return make("li", {}, button);
+  }
+
+  onClick(event, name) {
+    // A click with the mouse leaves the keys to the page: Enter sends, where a focused button would take it for itself.
+    if (event.detail) focusRow();
+    this.choose(name);
   }
 
   choose(name) {
@@ -118,5 +124,8 @@ export class Choices {
     return name !== undefined;
   }
 }
+
+// Parts of a name, between which a line may break.
+const breakable = (text) => text.split(/(?<=[_/.])/).flatMap((part, index) => (index ? [make("wbr"), part] : [part]));
 
 export const focusRow = () => get("row-heading").focus({ preventScroll: true });

@@ -8,18 +8,21 @@ export function showCurve(parent, learner) {
   const { points, forecast } = learner;
   const parts = [];
   if (learner.note) parts.push(make("p", { class: "quiet" }, learner.note));
-  if (!points.length) {
+  if (!learner.fits) parts.push(make("p", { class: "quiet" }, "For these answers no model is fitted while you label."));
+  else if (!points.length) {
     parts.push(make("p", { class: "quiet" }, "No point yet: it takes some labels, of them ten rows that were drawn at random."));
+  }
+  if (!points.length) {
     parent.replaceChildren(...parts);
     return;
   }
   const last = points.at(-1);
   parts.push(make("p", {}, `With ${last.num_labels} labels a probe answers ${percent(last.score)} of the rows right ` +
-    `(95 % interval ${percent(last.low)}–${percent(last.high)}, measured on ${last.n} rows drawn at random).`));
+    `(95 % interval ${range(last)}, measured on ${last.n} rows drawn at random).`));
   parts.push(make("p", {}, forecastText(forecast)));
   parts.push(chart(points, forecast));
   const rows = points.slice(-12).map((point) => make("tr", {}, ...[point.num_labels, percent(point.score),
-    `${percent(point.low)}–${percent(point.high)}`, point.n].map((cell) => make("td", {}, String(cell)))));
+    range(point), point.n].map((cell) => make("td", {}, String(cell)))));
   const head = make("tr", {}, ...["labels", "right", "95 % interval", "random rows"].map((name) => make("th", { scope: "col" }, name)));
   parts.push(make("details", {}, make("summary", {}, "As a table"), make("table", {}, head, ...rows)));
   const isOpen = parent.querySelector("details")?.open;
@@ -27,13 +30,13 @@ export function showCurve(parent, learner) {
   if (isOpen) parent.querySelector("details").open = true;
 }
 
+const range = (point) => `${(100 * point.low).toFixed(0)}–${percent(point.high)}`;
+
 function forecastText(forecast) {
   if (!forecast) return "Too early to say what more labels would bring.";
-  const range = `${percent(forecast.low)}–${percent(forecast.high)}`;
-  if (forecast.gain_high < 0.01) return `Twice as many labels (${forecast.num_labels}) would hardly bring anything: less than one point.`;
-  const gain = `${(100 * forecast.gain_low).toFixed(0)} to ${(100 * forecast.gain_high).toFixed(0)} points`;
-  return `Twice as many labels (${forecast.num_labels}) would bring ${gain}, to about ${percent(forecast.score)} (${range}), ` +
-    "if errors go on falling as they have so far.";
+  if (forecast.high < 0.01) return `Twice as many labels (${forecast.num_labels}) would hardly bring anything: less than one point.`;
+  const gain = `${(100 * forecast.low).toFixed(0)} to ${(100 * forecast.high).toFixed(0)} points`;
+  return `Twice as many labels (${forecast.num_labels}) would bring ${gain}, if errors go on falling as they have so far.`;
 }
 
 function chart(points, forecast) {
@@ -55,9 +58,10 @@ function chart(points, forecast) {
   for (const point of points) svg.append(draw("circle", { class: "dot", cx: x(point.num_labels), cy: y(point.score), r: 3 }));
   if (forecast) {
     const last = points.at(-1);
-    svg.append(draw("polyline", { class: "ahead", points: `${x(last.num_labels)},${y(last.score)} ${x(forecast.num_labels)},${y(forecast.score)}` }),
-      draw("line", { class: "ahead", x1: x(forecast.num_labels), x2: x(forecast.num_labels), y1: y(Math.max(floor, forecast.low)), y2: y(forecast.high) }),
-      draw("circle", { class: "ahead-dot", cx: x(forecast.num_labels), cy: y(forecast.score), r: 4 }));
+    const ahead = (gain) => y(Math.min(1, last.score + gain));
+    svg.append(draw("polyline", { class: "ahead", points: `${x(last.num_labels)},${y(last.score)} ${x(forecast.num_labels)},${ahead(forecast.gain)}` }),
+      draw("line", { class: "ahead", x1: x(forecast.num_labels), x2: x(forecast.num_labels), y1: ahead(forecast.low), y2: ahead(forecast.high) }),
+      draw("circle", { class: "ahead-dot", cx: x(forecast.num_labels), cy: ahead(forecast.gain), r: 4 }));
   }
   return svg;
 }

@@ -45,7 +45,9 @@ async function request(path, options) {
       if (attempt) say("");
       return content;
     }
-    say("The server cannot be reached. Your answer is kept here and sent again until it is confirmed.", true);
+    const fault = response ? await response.json().catch(() => null) : null;
+    const reason = fault?.error ?? "The server cannot be reached";
+    say(`${reason}. Your answer is kept here and sent again until it is confirmed.`, true);
     await pause(WAITS[Math.min(attempt, WAITS.length - 1)]);
   }
 }
