@@ -339,7 +339,7 @@ def test_labelled_rows_and_copies_are_not_asked() -> None:
     ]
     pool = read_pool(parse("text -> label"), read_table(data), ["c"], notes.append)
     assert [pool.sources(index) for index in range(len(pool))] == [["two"]]
-    assert list(pool.question.names) == ["c", "b", "a"] and len(notes) == 3
+    assert list(pool.question.names) == ["c", "b", "a"] and len(notes) == 1
     with pytest.raises(MapstoError, match="no row to label"):
         read_pool(parse("text -> label"), read_table(data[:1]), [], notes.append)
 
@@ -353,6 +353,6 @@ def test_a_forecast_needs_a_curve() -> None:
     points.append({"num_labels": 400, "score": 0.9, "low": 0.87, "high": 0.93, "n": 400})
     result = forecast(points)
     assert (
-        result is not None and result["num_labels"] == 800 and 0.0 <= result["low"] <= result["gain"] <= result["high"]
+        result is not None and result["num_labels"] == 800 and -0.05 < result["low"] <= result["gain"] <= result["high"]
     )
     assert result["low"] < 2 / 400**0.5 - 2 / 800**0.5 < result["high"]

@@ -53,6 +53,7 @@ def label(
     seed: Annotated[int, typer.Option(help="Everything random is a function of it.")] = 0,
 ) -> None:
     """Label rows on a page in the browser: the most useful first, answers safe on the disk, a learning curve as you go."""
+    from mapsto import api
     from mapsto.cli.output import print_note, print_status, read_table_with_notes
     from mapsto.data.files import join_paths
     from mapsto.device import keep_memory
@@ -61,7 +62,7 @@ def label(
 
     try:
         from mapsto.labelling.answer_file import AnswerFile, require_answer_path
-        from mapsto.labelling.learner import make_learner
+        from mapsto.labelling.learner import Learner, require_reader
         from mapsto.labelling.pool import read_pool
         from mapsto.labelling.questions import Question, short_arrow
         from mapsto.labelling.server import run_labelling
@@ -73,6 +74,8 @@ def label(
     keep_memory()
     if not lease > 0:
         raise UsageError(f"--lease is a number of minutes above 0, not {lease:g}")
+    if every < 1:
+        raise UsageError(f"--every must be above 0, not {every}")
     names = [name for name in (labels or "").split(",") if name.strip()]
     require_answer_path(out)
     task = parse(arrow)
@@ -81,11 +84,15 @@ def label(
     if export is not None:
         _export(export, out, rows, csv_safe)
         return
+    model = None
+    if start is not None:
+        model = api.load(start, device)
+        require_reader(model, rows)
     settings = ServeSettings(host, port, key or None, max_body=2**20, log=log, device=device)
     listener = settings.bind()
     file = AnswerFile(out, rows.question.column, print_note)
     session = Session(rows, file, seed, 60 * lease)
-    learner = make_learner(session, start, device, every, seed)
+    learner = Learner(session, model, every, seed)
     _report(rows, file, session.num_foreign)
     run_labelling(LabelService(settings, session, learner, csv_safe), listener, print_status)
     command = f"mapsto fit {short_arrow(rows.question.arrow)!r} {out} --out runs/labelled"

@@ -102,7 +102,8 @@ def forecast(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     None if it is too early to say.
 
     The error is taken to keep falling as a power law. The interval draws each point anew from the distribution that its number of
-    random rows allows; what the power law itself may miss is not in it.
+    random rows allows, and adds the error of a score on as many rows. Without the latter it is too narrow: on TREC-6 it held 5 of
+    11 true gains, with it all.
     """
     by_labels = {point["num_labels"]: point for point in points}
     ordered = [by_labels[count] for count in sorted(by_labels)]
@@ -118,5 +119,7 @@ def forecast(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     )
     num_labels = FORECAST_FACTOR * counts[-1]
     gains = extrapolate(counts, draws, num_labels) - extrapolate(counts, draws, counts[-1])
+    last = ordered[-1]
+    gains += rng.normal(0, np.sqrt(last["score"] * (1 - last["score"]) / last["n"]), DRAWS)
     low, gain, high = np.quantile(gains, [0.025, 0.5, 0.975]).tolist()
     return {"num_labels": num_labels, "gain": gain, "low": low, "high": high}

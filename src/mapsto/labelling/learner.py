@@ -7,6 +7,7 @@ clusters.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import time
@@ -40,7 +41,7 @@ logger = logging.getLogger("mapsto.serve")
 
 @dataclass
 class Progress:
-    """What the learner tells of itself. note: in words; "" if there is nothing to say. seconds: of the last fit."""
+    """The state of the learner for the page. note: in words; "" if there is nothing to say. seconds: of the last fit."""
 
     note: str = "the model is being prepared"
     num_fitted: int = 0
@@ -51,17 +52,16 @@ class Learner:
     """The learner of a session. start: a model with vectors of the pool's values; None for classical features.
 
     every: the number of new answers after which the probe is fitted again. seed: for clustering and folds.
-    Raises UsageError for a starting model that cannot read the rows.
+    start must be able to read the rows, see `require_reader`.
     """
 
     def __init__(self, session: Session, start: Model | None, every: int, seed: int = 0) -> None:
-        if every < 1:
-            raise UsageError(f"--every must be above 0, not {every}")
         self.session, self.start_model, self.every, self.seed = session, start, every, seed
         self.pool: LabelPool = session.pool
         self.progress = Progress()
         self.probe: Probe | None = None
         self._outputs: Tensor | None = None
+        self._last_forecast: tuple[int, dict[str, Any] | None] = (0, None)
         self._features: Any = None
         self._vectors: Any = None
         self._wake, self._is_ended = threading.Event(), False
@@ -71,7 +71,6 @@ class Learner:
         kind = self.pool.question.kind
         self.has_probe = issubclass(kind, LinearProbe)
         if start is not None:
-            require_reader(start, self.pool)
             self._answers_question = [target.kind for target in start.mapping.targets] == [kind.kind] and (
                 [port.kind for port in start.mapping.arrow.sources]
                 == [port.kind for port in self.pool.rows.arrow.sources]
@@ -114,7 +113,7 @@ class Learner:
 
     @property
     def can_guess(self) -> bool:
-        """Whether there is a model that answers rows."""
+        """Return whether there is a model that answers rows."""
         return self._outputs is not None or self._answers_question
 
     def describe(self) -> dict[str, Any]:
@@ -122,13 +121,19 @@ class Learner:
         points = self.session.file.points
         return {
             "points": points[-200:],
-            "forecast": forecast(points),
+            "forecast": self._forecast(len(points)),
             "note": self.progress.note,
             "fits": self.has_probe,
             "can_guess": self.can_guess,
             "num_fitted": self.progress.num_fitted,
             "seconds": round(self.progress.seconds, 2),
         }
+
+    def _forecast(self, num_points: int) -> dict[str, Any] | None:
+        """Return the forecast from the first points of the curve; it is computed once for each new point."""
+        if self._last_forecast[0] != num_points:
+            self._last_forecast = (num_points, forecast(self.session.file.points[:num_points]))
+        return self._last_forecast[1]
 
     def _run(self) -> None:
         """Embed the pool, then fit whenever there are enough new answers, until the session ends."""
@@ -149,6 +154,7 @@ class Learner:
 
     def _prepare(self) -> None:
         """Set the features of the pool's rows, and with a starting model the first order."""
+        importlib.import_module("sklearn.linear_model")  # takes a second or more, which the first fit would wait for
         if self.start_model is None:
             self.progress.note = "features of the rows are being computed"
             self._features = _classical_features(self.pool)
@@ -267,10 +273,3 @@ def _project(features: Any, seed: int) -> Any:
         NUM_PROJECTED, dense_output=True, random_state=seed % active_learning.SKLEARN_SEEDS
     )
     return np.asarray(projection.fit_transform(features), np.float32)
-
-
-def make_learner(session: Session, start: str | None, device: str, every: int, seed: int) -> Learner:
-    """Return the learner of a session with the model in a folder, or of the hub, as its start."""
-    from mapsto import api
-
-    return Learner(session, None if start is None else api.load(start, device), every, seed)

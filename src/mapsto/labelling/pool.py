@@ -104,13 +104,9 @@ def read_pool(arrow: Arrow, table: Table, names: list[str], say: Callable[[str],
         num_labelled,
         is_first.count(False),
     )
-    for count, reason in (
-        (num_unreadable, "cannot be read and are left out"),
-        (num_labelled, "have a label already and are not asked"),
-        (pool.num_copies, "are copies of others and are asked once"),
-    ):
-        if count:
-            say(f"{count:,} rows {reason}")
+    counts = {"unreadable": num_unreadable, "labelled already": num_labelled, "equal to another": pool.num_copies}
+    if omitted := [f"{count:,} {reason}" for reason, count in counts.items() if count]:
+        say(f"rows that are not asked: {', '.join(omitted)}")
     if not keys:
         faults = [*table.rejected, *rows.faults]
         raise DataError("there is no row to label: none can be read and has no label yet", faults)

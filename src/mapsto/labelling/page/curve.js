@@ -35,7 +35,8 @@ const range = (point) => `${(100 * point.low).toFixed(0)}–${percent(point.high
 function forecastText(forecast) {
   if (!forecast) return "Too early to say what more labels would bring.";
   if (forecast.high < 0.01) return `Twice as many labels (${forecast.num_labels}) would hardly bring anything: less than one point.`;
-  const gain = `${(100 * forecast.low).toFixed(0)} to ${(100 * forecast.high).toFixed(0)} points`;
+  const points = (gain) => String(Math.round(100 * gain)).replace("-", "−");
+  const gain = `${points(forecast.low)} to ${points(forecast.high)} points`;
   return `Twice as many labels (${forecast.num_labels}) would bring ${gain}, if errors go on falling as they have so far.`;
 }
 
