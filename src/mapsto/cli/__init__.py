@@ -19,7 +19,7 @@ from mapsto.cli import (
     serve,
     info,
     demo,
-)  # noqa: F401
+)
 from mapsto.cli.help import commands  # noqa: F401
 
 # isort: on

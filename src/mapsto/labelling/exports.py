@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import files
-from mapsto.active_learning import annotations_of
+from mapsto.active_learning.suggestions import annotations_of
 from mapsto.data.writers import TextStyle, require_folder, require_writable, write_file
 from mapsto.labelling.answer_file import DETAILS, AnswerFile
 from mapsto.labelling.questions import STUDIO_TYPES, Question

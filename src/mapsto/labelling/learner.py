@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mapsto import active_learning, kinds
+from mapsto import kinds
+from mapsto.active_learning import suggestions
 from mapsto.api import Model
 from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.inference.embedder import embed
@@ -215,9 +216,9 @@ class Learner:
         target = self.probe.target
         if not isinstance(target, Classes):
             return None
-        if num_labels < max(active_learning.ENOUGH_LABELS, active_learning.ENOUGH_PER_CLASS * len(target.classes)):
+        if num_labels < max(suggestions.ENOUGH_LABELS, suggestions.ENOUGH_PER_CLASS * len(target.classes)):
             return None
-        return active_learning.answer_uncertainty(target, self._outputs, target.confidence(self._outputs))
+        return suggestions.answer_uncertainty(target, self._outputs, target.confidence(self._outputs))
 
     def _put_in_order(self, uncertainty: Any) -> None:
         """Put the most useful open rows first: uncertain ones, or typical ones where there is a starting model."""
@@ -225,7 +226,7 @@ class Learner:
         if (uncertainty is None and self.start_model is None) or len(rows) < 2:
             return
         labelled = self._vectors[np.array([row for row, _ in self.session.answers()], np.int64)]
-        chosen = active_learning.choose_rows(
+        chosen = suggestions.choose_rows(
             self._vectors[rows],
             labelled,
             None if uncertainty is None else uncertainty[rows],
@@ -269,7 +270,5 @@ def _project(features: Any, seed: int) -> Any:
         return features.astype(np.float32)
     from sklearn.random_projection import SparseRandomProjection
 
-    projection = SparseRandomProjection(
-        NUM_PROJECTED, dense_output=True, random_state=seed % active_learning.SKLEARN_SEEDS
-    )
+    projection = SparseRandomProjection(NUM_PROJECTED, dense_output=True, random_state=seed % suggestions.SKLEARN_SEEDS)
     return np.asarray(projection.fit_transform(features), np.float32)

@@ -21,7 +21,7 @@ from mapsto.labelling.exports import export
 from mapsto.labelling.questions import short_arrow
 from mapsto.labelling.service import LabelService
 from mapsto.labelling.session import Visitor
-from mapsto.report.page import DARK, LIGHT
+from mapsto.report.colours import DARK, LIGHT
 from mapsto.serve.app import RouteEntry
 from mapsto.serve.body import field, read_object
 from mapsto.serve.refusals import Refusal
