@@ -224,10 +224,10 @@ class Model:
         policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
         evaluation = evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy, progress=progress)
         if against is not None:
-            other = against if isinstance(against, Model) else load(against, self.device, self.precision)
-            name = repr(other) if against is other else str(against)
+            rival = against if isinstance(against, Model) else load(against, self.device, self.precision)
+            name = repr(rival) if against is rival else str(against)
             partner = evaluate_mapping(
-                other.predictor.mapping, table, other.predictor.device, policy, progress=progress
+                rival.predictor.mapping, table, rival.predictor.device, policy, progress=progress
             )
             evaluation = evaluation.beside(compare_models(evaluation, partner, name))
         for note in evaluation.notes:

@@ -32,7 +32,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 import mapsto
 from mapsto.audio.log_mel import RATE
-from mapsto.cli.subtitles import join_words, render
+from mapsto.cli.prediction.subtitles import join_words, render
 from mapsto.inference.decoding.search import SearchRules
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.transcription import Transcriber

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
-from mapsto.cli.live import is_pipe, is_recording, stream_recording
-from mapsto.cli.subtitles import is_subtitles, write_subtitles
+from mapsto.cli.prediction.live import is_pipe, is_recording, stream_recording
+from mapsto.cli.prediction.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows, OutputStyle
+    from mapsto.cli.prediction.answers import InputRows, OutputStyle
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
@@ -171,9 +171,9 @@ def predict(
     mask: Mask = None,
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
-    from mapsto.cli.answers import InputRows, OutputStyle
-    from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
+    from mapsto.cli.prediction.answers import InputRows, OutputStyle
+    from mapsto.cli.prediction.fill_in import fill_in
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_folder, require_output_path
     from mapsto.device import keep_memory
@@ -227,8 +227,8 @@ def _convert_voice(model: str, like: Path, inputs: InputRows, out: Path | None, 
 
     model: the folder or hub name of a model of sounds. like: a folder, a file or a table of recordings of one voice.
     """
-    from mapsto.cli.answers import report_counts, require_folder, write_answer_files
     from mapsto.cli.output import print_note
+    from mapsto.cli.prediction.answers import report_counts, require_folder, write_answer_files
     from mapsto.inference.output_files import AnswerWriter
     from mapsto.inference.voice_conversion import VoiceConverter
     from mapsto.pretrained.model_folder import load_mapping
@@ -311,7 +311,7 @@ def _write(
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
-    from mapsto.cli.answers import report_counts, require_folder, write_answer_files, write_answers
+    from mapsto.cli.prediction.answers import report_counts, require_folder, write_answer_files, write_answers
     from mapsto.data.writers import require_writable
     from mapsto.inference.output_files import AnswerWriter, DrawingWriter, are_files
     from mapsto.task.capabilities import FileBacked
@@ -359,8 +359,8 @@ def embed(
     overwrite: ReplaceFile = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
-    from mapsto.cli.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.cli.output import announce_output
+    from mapsto.cli.prediction.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.device import keep_memory

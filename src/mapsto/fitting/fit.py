@@ -43,7 +43,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
-from mapsto.report.page import INSTALL_MATPLOTLIB
+from mapsto.report.chart import INSTALL_MATPLOTLIB
 from mapsto.task.arrow import parse
 from mapsto.task.target_capabilities import Calibratable, LinearProbe
 from mapsto.training.data_parallel import ReplicatedWeights

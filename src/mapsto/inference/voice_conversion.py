@@ -78,7 +78,7 @@ class VoiceConverter:
         self.source = _source_of_sounds(self.mapping)
         num_layers = self.mapping.config.transformer.layers
         if layer is not None and not 1 <= layer <= num_layers:
-            raise UsageError(f"--layer is a number from 1 to {num_layers} for this model, not {layer}")
+            raise UsageError(f"the layer is a number from 1 to {num_layers} for this model, not {layer}")
         self.layer = max(1, round(DEPTH * num_layers)) if layer is None else layer
         sounds = _read_voice(voice)
         # Seconds of the wanted voice.

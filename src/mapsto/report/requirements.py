@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from mapsto.errors import UsageError
-from mapsto.report.page import INSTALL_MATPLOTLIB
+from mapsto.report.chart import INSTALL_MATPLOTLIB
 
 
 def require_charts() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mapsto.cli.subtitles import SUFFIXES, is_subtitles, phrases_of, render
+from mapsto.cli.prediction.subtitles import SUFFIXES, is_subtitles, phrases_of, render
 from mapsto.errors import UsageError, printable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from mapsto.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.prediction.answers import InputRows
     from mapsto.inference.table_engine import Engine
 
 SUFFIXES = (".srt", ".vtt")
