@@ -30,6 +30,13 @@ def check(
         Path | None, typer.Option(help="Test rows: checked as well, and searched for copies of training rows.")
     ] = None,
     start: Annotated[str | None, typer.Option(help="Count tokens with the tokenizer of this model.")] = None,
+    listen: Annotated[
+        bool,
+        typer.Option(
+            "--listen",
+            help="With a --start that writes what is said: name texts that may belong to another recording. Two passes a row.",
+        ),
+    ] = False,
     repair: Annotated[
         Path | None,
         typer.Option(
@@ -73,6 +80,8 @@ def check(
     errors += report.errors
     notes = _describe_lengths(rows, table, beginning, errors) if len(rows.readable()) else []
     notes += [f"{num_unlabelled:,} rows have no label"] if num_unlabelled else []
+    if listen:
+        notes.append(_listen(rows, start, report.warnings))
     if json:
         print_json(
             {"errors": list(map(asdict, errors)), "warnings": list(map(asdict, report.warnings)), "notes": notes}
@@ -88,6 +97,34 @@ def check(
         print_text(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
     if errors:
         raise DataError(f"{_count(len(errors), 'error')} to fix")
+
+
+def _listen(rows: Rows, start: str | None, warnings: list[Finding]) -> str:
+    """Add a warning for each text that may belong to another recording; return a note on what a model has listened to.
+
+    start: the model. Raises UsageError for none, and for one that does not write what is said.
+    """
+    from mapsto.cli.output import print_note
+    from mapsto.device import choose_device
+    from mapsto.evaluation.transcripts import find_misplaced
+    from mapsto.fitting.transcript_beginning import choose_beginnings
+    from mapsto.inference.predictor import Predictor
+    from mapsto.pretrained.model_folder import load_mapping
+    from mapsto.progress import choose_progress
+
+    if start is None:
+        raise UsageError("--listen needs a model that writes what is said, such as --start hf:openai/whisper-tiny")
+    mapping, readable, progress = Predictor(load_mapping(start)).mapping, rows.readable(), choose_progress()
+    try:
+        if len(readable):
+            choose_beginnings(mapping, mapping.sources, readable, None, None, print_note)
+        listening = find_misplaced(
+            mapping, readable, choose_device("auto"), lambda count: progress.rows("listened to", count, len(readable))
+        )
+    finally:
+        progress.close()
+    warnings += listening.findings
+    return listening.describe()
 
 
 def _drop_unlabelled(arrow: BoundArrow, table: Table, unlabelled: str) -> tuple[Table, int]:
