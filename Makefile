@@ -1,5 +1,5 @@
 # make demo: set up and run the main job on data that packages carry.  make test: run the tests.
-.PHONY: demo test slow bench bench-proof bench-pictures lint lock clean help
+.PHONY: demo test slow trackers bench bench-proof bench-pictures lint dist lock clean help
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures, DEMO=tags with names in texts, DEMO=translate with sentences in two languages, DEMO=sound with made words"
-	@echo "make test   run the tests        make slow   run the long tests        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language        make lock   the hashes of what is installed"
+	@echo "make test   run the tests        make slow   run the long tests        make trackers   run the tests of experiment trackers        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language        make dist   the wheel and the source archive        make lock   the hashes of what is installed"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo $(DEMO)
@@ -19,8 +19,20 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/.test
+slow: $(VENV)/.test trackers
 	$(BIN)/python -m pytest -m slow
+
+# MLflow and Trackio need older versions of pyarrow and Pillow than constraints.txt names: their tests have an environment of their own.
+TRACKERS := $(VENV)-trackers
+trackers: $(TRACKERS)/.installed
+	$(TRACKERS)/bin/python -m pytest -m "slow or not slow" -n 1 tests/training/test_trackers.py
+
+$(TRACKERS)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PYTHON) -m venv $(TRACKERS)
+	grep -v -i -E '^(pyarrow|pillow)==' constraints.txt > $(TRACKERS)/constraints.txt
+	$(TRACKERS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(TRACKERS)/constraints.txt \
+		-e '.[report,tensorboard,mlflow,wandb,trackio]' pytest pytest-xdist
+	@touch $@
 
 # The tables of benchmarks/RESULTS.md, the long ones in a short form; each script's --help has the long one. Needs an idle machine.
 # Results that long benchmarks kept from an earlier run are deleted first. SETFIT=… names a Python that has the package setfit
@@ -52,6 +64,13 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tools/language.py
+	$(BIN)/hadolint Dockerfile
+
+# The wheel and the source archive in dist/, whose metadata twine checks as an index would.
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "mapsto needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3 …"; exit 1; }
@@ -75,4 +94,4 @@ lock: | $(BIN)/python
 	$(BIN)/python tools/lock.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(TRACKERS) runs dist

@@ -16,7 +16,7 @@ from common import DATA, record
 
 import mapsto
 from mapsto import kinds
-from mapsto.active_learning import ENOUGH_LABELS, ENOUGH_PER_CLASS, choose_rows, margin_uncertainty
+from mapsto.active_learning.suggestions import ENOUGH_LABELS, ENOUGH_PER_CLASS, choose_rows, margin_uncertainty
 from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.device import keep_memory

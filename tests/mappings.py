@@ -46,6 +46,7 @@ def make_table(count: int = 40) -> Any:
             "image": make_picture(i, "winter" in t),
             "video": np.stack([np.roll(make_picture(i, "winter" in t), at, 0)[:8, :8] for at in range(4)]),
             "sound": (make_sound(i, "winter" in t), 8000),
+            "quiet": (make_sound(i, "winter" in t) / 2, 8000),
             "clean": 255 - make_picture(i, "winter" in t)[::2],
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),

@@ -242,3 +242,20 @@ def write_voices(folder: Path, speakers: Sequence[int], takes: int, seconds: flo
                 {"sound": str(path), "speaker": f"声{speaker}", "digit": str(take % 3), "sentence": f"句 {take}。"}
             )
     return rows
+
+
+def write_noisy(folder: Path) -> None:
+    """Write the files of the page on voices: pairs.csv with recordings with and without noise, talk.wav, and a voice."""
+    rng = np.random.default_rng(0)
+    table = ["noisy,clean"]
+    for name in ("noisy", "clean", "voice"):
+        (folder / name).mkdir()
+    for number in range(12):
+        clean = voice(number % 3, number)
+        for name, samples in (("noisy", clean + rng.normal(0, 0.05, clean.shape)), ("clean", clean)):
+            (folder / name / f"{number}.wav").write_bytes(by_soundfile(samples, 8000, "WAV", "PCM_16"))
+        table.append(f"noisy/{number}.wav,clean/{number}.wav")
+    (folder / "pairs.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    for number in range(3):
+        (folder / "voice" / f"{number}.wav").write_bytes(by_soundfile(voice(7, number, 1.0), 8000, "WAV", "PCM_16"))
+    (folder / "talk.wav").write_bytes(by_soundfile(voice(8, 0, 1.0), 8000, "WAV", "PCM_16"))

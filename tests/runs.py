@@ -342,26 +342,42 @@ def write_pairs(folder: Path, count: int = 12) -> Path:
 def in_a_browser(folder: Path, page: str, width: int) -> tuple[int, int, list[str], str]:
     """Show a page in Chromium, `width` pixels wide; without Chromium skip the test.
 
-    Returns the width of its window, the width of its content, the elements that reach beyond the window, and the visible
-    text. The page is in an iframe, since a window of Chromium is at least 500 pixels wide.
+    Returns the width of its window, the width of its content, the elements that reach beyond the window, and the text, also that
+    of folded sections.
+    """
+    probe = (
+        "document.querySelectorAll('details').forEach(e => { e.open = true; });"
+        "const page = document.documentElement, wide = [...document.querySelectorAll('main *')].filter(e =>"
+        " !e.closest('.wide') && !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);"
+        "return [innerWidth, page.scrollWidth, wide, page.innerText];"
+    )
+    inner, scrolled, wide, seen = ask_browser(folder, page, width, probe)
+    return inner, scrolled, wide, seen
+
+
+def ask_browser(folder: Path, page: str, width: int, script: str) -> Any:
+    """Show a page in Chromium and return what the JavaScript `script` returns there; without Chromium skip the test.
+
+    The page is in an iframe of `width` pixels, since a window of Chromium is at least 500 pixels wide.
     """
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("Chromium is not here")
     probe = (
-        "<script>const page = document.documentElement, wide = [...document.querySelectorAll('main *')].filter(e =>"
-        " !e.closest('.wide') && !e.closest('svg') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);"
-        "parent.document.body.dataset.found = JSON.stringify([innerWidth, page.scrollWidth, wide, page.innerText]);</script>"
+        f"<script>(async () => {{{script}}})().catch(error => [String(error.stack)]).then(found => "
+        "parent.postMessage(JSON.stringify(found), '*'));</script>"
     )
-    framed = html.escape(page.replace("</body>", f"{probe}</body>"))
-    frame = f'<iframe width="{width}" height="900" style="border:0" srcdoc="{framed}"></iframe>'
-    (folder / "framed.html").write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}', encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--dump-dom"]
+    (folder / "shown.html").write_text(page.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    listener = "<script>addEventListener('message', event => { document.body.dataset.found = event.data; });</script>"
+    frame = f'<iframe width="{width}" height="900" style="border:0" src="shown.html"></iframe>'
+    framed = f'<!doctype html><meta charset="utf-8"><body>{listener}{frame}'
+    (folder / "framed.html").write_text(framed, encoding="utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"]
+    command += ["--virtual-time-budget=5000", "--dump-dom"]  # time for scripts that wait
     done = subprocess.run([*command, f"file://{folder / 'framed.html'}"], capture_output=True, text=True, timeout=120)
     found = re.search(r'<body data-found="([^"]*)"', done.stdout)
     assert found is not None, done.stderr
-    inner, scrolled, wide, seen = json.loads(html.unescape(found[1]))
-    return inner, scrolled, wide, seen
+    return json.loads(html.unescape(found[1]))
 
 
 # Runs the command line and prints by how many kilobytes the peak of its memory grew.

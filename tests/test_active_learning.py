@@ -11,7 +11,7 @@ import pytest
 from runs import run, sentences
 
 import mapsto
-from mapsto.active_learning import choose_rows, margin_uncertainty
+from mapsto.active_learning.suggestions import choose_rows, margin_uncertainty
 from mapsto.data.table import read_table, write_rows
 from mapsto.options import LARGEST_SEED
 
@@ -187,3 +187,19 @@ def test_nothing_is_written_over(clf: Path, tmp_path: Path) -> None:
         mapsto.load(clf).suggest(tmp_path / "pool.csv", 3).write(tmp_path / "pool.csv")
     with pytest.raises(mapsto.MapstoError, match=r"no row can be read(?s:.*)blank"):
         mapsto.load(clf).suggest([{"text": " "}, {"text": None}], 3)
+
+
+def test_the_page_says_why_these_rows(tmp_path: Path) -> None:
+    from mapsto.active_learning.report import suggestion_page
+
+    rows = [{"text": text, "label": "cold" if "winter" in text else "warm"} for text in sentences(80)]
+    clf = mapsto.fit("text -> label", rows, layers=1, width=64, vocabulary=300, steps=3)
+    pool = [{"text": f"{text} <b>好</b>"} for text in sentences(40, 9)]
+    for known, words in ((10, "the most typical of different kinds of rows"), (80, "is least sure about them")):
+        result = clf.suggest(pool, 5, known=known)
+        page = suggestion_page(result, "runs/clf")
+        assert words in page.verdicts[0] and page.figures[0].value == f"5 of {result.num_candidates}"
+        assert result.map is not None and result.map.selected.shape == (5, 2)
+        assert len(result.map.others) == result.num_candidates - 5
+        source = page.html()
+        assert "&lt;b&gt;好" in source and "<b>" not in source and source.count("<tr>") == 6

@@ -144,7 +144,7 @@ def test_a_text_without_a_mask_is_told_how_to_hide_something(base: mapsto.Model)
     told, untold = base.predict(["the river [MASK] past", "the river runs past"])
     assert len(told["text"]) == 1
     assert untold == {
-        "error": "nothing is hidden: write [MASK] for each token to put back, or say which share to hide (--hide 0.3)"
+        "error": "nothing is hidden: write [MASK] for each token to put back, or say which share to hide (hide=0.3)"
     }
 
 

@@ -15,6 +15,7 @@ import transcribers
 from runs import (
     ended,
     sentences,
+    start,
     write_clips,
     write_corpus,
     write_labelled,
@@ -42,10 +43,14 @@ SHORTER = (
     (r"minutes=\d+", "steps=3, layers=2, width=64, vocabulary=300"),
 )
 MADE = ("make demo", "make test")
+# The services that a page has started.
+SERVICES: list[subprocess.Popen[str]] = []
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.stem)
-def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus.txt")
     write_labelled(tmp_path / "train.csv")
@@ -60,6 +65,10 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem == "sound":
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         recordings.write_words(tmp_path / "recordings")
+    if page.stem == "voices":
+        pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+        recordings.write_words(tmp_path / "recordings")
+        recordings.write_noisy(tmp_path)
     if page.stem == "speech":
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         pytest.importorskip("transformers", reason="transformers makes the starting model")
@@ -78,11 +87,14 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     if page.stem == "matching":
         matching.write_pairs(tmp_path / "pairs.csv")
         matching.write_pairs(tmp_path / "passages.csv", 8)
+    if page.stem == "serving":
+        pytest.importorskip("fastapi", reason="the extra [serve] is not here")
     if page.stem == "boxes":
         write_voc(tmp_path / "cells", 8)
-    if page.stem not in ("README", "quick-start", "pretraining"):
+    if page.stem not in ("README", "quick-start", "pretraining", "python", "coming-from", "serving"):
         call(monkeypatch, "mapsto pretrain text corpus.txt --out runs/base --minutes 1")
     names: dict[str, object] = {}
+    request.addfinalizer(stop_services)
     for language, code in BLOCK.findall(page.read_text(encoding="utf-8")):
         assert language in ("sh", "python", "text"), f"{page.name} has a block of {language!r}"
         if language == "sh":
@@ -90,6 +102,12 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 call(monkeypatch, line)
         elif language == "python":
             exec(compile(shorter(code), str(page), "exec"), names)
+
+
+def stop_services() -> None:
+    while SERVICES:
+        SERVICES[-1].terminate()
+        assert ended(SERVICES.pop()).returncode == 0
 
 
 def shorter(code: str) -> str:
@@ -111,6 +129,11 @@ def call(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
         ).check_returncode()
         return
     assert words[0] == "mapsto", f"{line!r} is no command of ours"
+    if words[1] == "serve":
+        SERVICES.append(start(*words[1:]))
+        assert SERVICES[-1].stderr is not None
+        assert any("ready on" in said for said in SERVICES[-1].stderr)
+        return
     monkeypatch.setattr(sys, "argv", [*words, *(["--quiet"] if words[1] in ("pretrain", "fit") else [])])
     try:
         cli.main()

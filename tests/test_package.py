@@ -39,7 +39,10 @@ def test_opening_a_model_does_not_import_the_compiler(tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    assert mapsto.__all__ == ["Decoding", "MapstoError", "Model", "__version__", "compare", "fit", "load", "pretrain"]
+    assert mapsto.__all__ == [
+        "Decoding", "MapstoError", "MapstoWarning", "Model", "Options", "__version__", "compare", "fit", "load",
+        "pretrain", "push",
+    ]  # fmt: skip
     assert all(getattr(mapsto, name) is not None for name in mapsto.__all__)
     assert set(dir(mapsto)) == set(mapsto.__all__)
 

@@ -11,10 +11,23 @@ from typing import TYPE_CHECKING, Any
 from mapsto.errors import MapstoError
 
 if TYPE_CHECKING:
-    from mapsto.api import Model, compare, fit, load, pretrain
+    from mapsto.api import Model, Options, compare, fit, load, pretrain, push
+    from mapsto.progress.python import MapstoWarning
     from mapsto.task.generation import Decoding
 
-__all__ = ["Decoding", "MapstoError", "Model", "__version__", "compare", "fit", "load", "pretrain"]
+__all__ = [
+    "Decoding",
+    "MapstoError",
+    "MapstoWarning",
+    "Model",
+    "Options",
+    "__version__",
+    "compare",
+    "fit",
+    "load",
+    "pretrain",
+    "push",
+]
 __version__ = "0.1.0"
 
 

@@ -1,58 +1,86 @@
-"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare` and `load`."""
+"""The Python API: the class `Model`, and the functions `fit`, `pretrain`, `compare`, `load` and `push`."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
 from pathlib import Path
-from typing import Any, Unpack, get_type_hints
+from tempfile import TemporaryDirectory
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mapsto import kinds
-from mapsto.active_learning import Pool, Suggestions
-from mapsto.active_learning import suggest as suggest_rows
+from mapsto.active_learning.suggestions import Pool, Suggestions
+from mapsto.active_learning.suggestions import suggest as suggest_rows
 from mapsto.comparison.analysis import Comparison, analyse
 from mapsto.comparison.design import Request
 from mapsto.comparison.report import write_report
 from mapsto.comparison.runs import run_comparison
-from mapsto.data.table import is_table_name, read_table
+from mapsto.data.table import is_table_file, is_table_name, read_table
 from mapsto.device import choose_device
-from mapsto.errors import UsageError, near
+from mapsto.errors import UsageError, shorten
+from mapsto.errors.wording import worded
 from mapsto.evaluation.evaluate import Evaluation
 from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
+from mapsto.evaluation.paired import compare_models
 from mapsto.explain import attribution
 from mapsto.explain.faithfulness import Explanations, explain_table
+from mapsto.export.export import AGREEMENT, KEPT_ROWS, Export, ExportSettings, export_mapping
 from mapsto.fitting import run_folder
 from mapsto.fitting.fit import pretrain_mapping
 from mapsto.inference import embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
-from mapsto.inference.predictor import Predictor
+from mapsto.inference.predictor import Predictor, read_value
+from mapsto.inference.voice_conversion import VoiceConverter
+from mapsto.keywords import list_options, read_options
 from mapsto.media.cells import is_media_cell
+from mapsto.media.value_lists import is_column, list_values, to_list
 from mapsto.model.mapping import Mapping
-from mapsto.options import MAX_SKIPPED, OptionFields, Options, RowPolicy, TextFormat
-from mapsto.pretrained import model_folder
+from mapsto.options import (
+    FOR_HIDING,
+    MAX_SKIPPED,
+    NOT_FOR_HIDING,
+    SET_BY_COMPARE,
+    OptionFields,
+    Options,
+    RowPolicy,
+    TextFormat,
+)
+from mapsto.pretrained import hub, manifest, model_folder
+from mapsto.pretrained.exported.container import is_exported
+from mapsto.pretrained.location import find_folder
 from mapsto.progress import Progress
+from mapsto.progress.python import NOTE, MapstoWarning, Recorder, python_progress, warn
+from mapsto.report.results import Answers
+from mapsto.report.run_report import RunReport
 from mapsto.selection.search import search_and_fit
+from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Decoding
+from mapsto.training.loggers import read_metrics
+
+__all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "load", "pretrain", "push"]
 
 
 class Model:
     """A trained or published model with methods to predict, evaluate, embed, explain and save.
 
     device: "auto", "cpu", "cuda" or "mps". precision: "auto", "bf16" or "fp32".
+    report: the scores, findings and held-out curves of the run that fitted the model; without scores for a published model.
+    A model can be pickled and copied by its owner; both go through the files that `save` writes.
 
     >>> model("今天天气真好！")  # doctest: +SKIP
     {'label': 'positive', 'probability': 0.97, 'scores': {'negative': 0.03, 'positive': 0.97}, 'familiar': 0.62}
     """
 
-    def __init__(self, mapping: Mapping, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self, mapping: Mapping, device: str = "auto", precision: str = "auto", report: RunReport | None = None
+    ) -> None:
         self.mapping, self.device, self.precision = mapping, device, precision
+        self.report = report or RunReport(str(mapping.arrow))
         self._predictor: Predictor | None = None
         self._last_finder: Finder | None = None
 
@@ -63,7 +91,7 @@ class Model:
     def __call__(self, *values: object, decoding: Decoding | None = None) -> dict[str, Any]:
         """Return the model's answer to one example as a dict, such as {"label": "positive", …}.
 
-        values: one value for each source of the arrow, in order; or one dict with the value of each column.
+        values: one value for each source of the arrow, in order, also as one tuple; or one dict with the value of each column.
         decoding: as for `predict`.
         Raises UsageError for a value that cannot be read, or for another number of values.
         """
@@ -72,6 +100,22 @@ class Model:
         if "error" in answer:
             raise UsageError(answer["error"])
         return answer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return the files of the model (safetensors, JSON) for `pickle`, and not its objects."""
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "model"
+            model_folder.save_mapping(self.mapping, folder, {})
+            files = {
+                path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+            }
+        return _unpack_model, (files, self.device, self.precision, self.report)
+
+    def __copy__(self) -> Model:
+        return Model(self.mapping, self.device, self.precision, self.report)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return Model(copy.deepcopy(self.mapping, memo), self.device, self.precision, self.report)
 
     @property
     def predictor(self) -> Predictor:
@@ -88,9 +132,11 @@ class Model:
         decoding: Decoding | None = None,
         encoding: str | None = None,
         delimiter: str | None = None,
-    ) -> list[dict[str, Any]]:
+        quiet: bool = False,
+    ) -> Answers:
         """Return one answer (a dict) for each row of a table, or value of a list, Series, array or iterator, in order.
 
+        They are a list that is shown as a table, with the method `to_pandas`.
         The answer to a row that cannot be read is {"error": reason}.
         min_confidence: an answer with a lower probability is withheld: it becomes None, and its probability stays.
         reject: an answer to a row that is less familiar than this is withheld; 0.05 rejects about 5 % of rows like the training
@@ -98,14 +144,25 @@ class Model:
         decoding: how generated answers are searched for, such as `mapsto.Decoding(beams=4)`; None for the likeliest token at each
             step.
         encoding, delimiter: of text files, where they do not tell it themselves.
+        quiet: do not warn of rows that could not be answered.
 
         Raises UsageError if the model gives no probability, keeps no training rows to compare with, or generates nothing.
         """
         predictor = self.predictor.with_settings(min_confidence, reject, decoding)
         rows = self._rows(data)
         if isinstance(rows, list | tuple) and not rows:
-            return []
-        return list(predictor.answer(read_table(rows, TextFormat(encoding, delimiter))))
+            return Answers()
+        num_cut = predictor.cut_rows
+        answers = Answers(predictor.answer(read_table(rows, TextFormat(encoding, delimiter))))
+        for answer in answers:
+            if "error" in answer:
+                answer["error"] = worded(answer["error"])
+        num_failed = sum("error" in answer for answer in answers)
+        if num_failed and not quiet:
+            warn(f'{num_failed:,} of {len(answers):,} rows could not be answered; their answer {{"error": …}} says why')
+        if predictor.cut_rows > num_cut and not quiet:
+            warn(f"{predictor.cut_rows - num_cut:,} rows are longer than the model takes and were cut")
+        return answers
 
     def stream(self, *values: object, decoding: Decoding | None = None) -> Iterator[str]:
         """Yield the parts of the generated answer to one example, such as words, as soon as they are chosen.
@@ -127,6 +184,17 @@ class Model:
         """
         return self.predictor.complete(values, hide, seed, mask)
 
+    def convert(self, values: Sequence[object], like: Any, layer: int | None = None) -> list[tuple[Any, int]]:
+        """Return what each recording says in the voice of other recordings, as (samples (n,), rate), without training (kNN-VC).
+
+        values: recordings in any form. like: those of the voice: a folder, a table or a list of recordings.
+        layer: the number of the layer whose output is compared, from 1; by default that at four fifths of all layers.
+
+        Raises UsageError for a model that does not read sounds, and for recordings that cannot be read.
+        """
+        converter = VoiceConverter(self.mapping, self._rows(like), self.device, self.precision, layer)
+        return [converter.convert(read_value(converter.source, value, index)) for index, value in enumerate(values)]
+
     def evaluate(
         self,
         data: Any,
@@ -136,6 +204,8 @@ class Model:
         encoding: str | None = None,
         delimiter: str | None = None,
         group: str | None = None,
+        against: str | Path | Model | None = None,
+        quiet: bool = False,
     ) -> Evaluation:
         """Return the scores of the model on a table with true answers, each with its number of items and 95 % interval.
 
@@ -144,18 +214,39 @@ class Model:
         encoding, delimiter: of text files, where they do not tell it themselves.
         group: the column, such as "speaker", of the groups of rows that intervals resample; "none" for rows. By default columns
             of recordings are found by their names.
+        against: another model, such as the one of last month, which is scored on the same rows; the notes tell the difference.
+        quiet: show no progress, and warn of nothing; the notes are in the result all the same.
         """
+        progress = python_progress(quiet)
         table = read_table(data, TextFormat(encoding, delimiter))
+        for remark in table.remarks_on(table.columns):
+            progress.say(f"note: {remark}")
         policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
-        return evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy)
+        evaluation = evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy, progress=progress)
+        if against is not None:
+            other = against if isinstance(against, Model) else load(against, self.device, self.precision)
+            name = repr(other) if against is other else str(against)
+            partner = evaluate_mapping(
+                other.predictor.mapping, table, other.predictor.device, policy, progress=progress
+            )
+            evaluation = evaluation.beside(compare_models(evaluation, partner, name))
+        for note in evaluation.notes:
+            progress.say(f"note: {note}")
+        return evaluation
 
-    def embed(self, values: Sequence[object], pooling: str | None = None) -> NDArray[np.float32]:
-        """Return one vector for each value, (n, d).
+    def embed(self, values: Any, pooling: str | None = None) -> NDArray[np.float32]:
+        """Return one vector for each value of a list, Series, array or table, (n, d).
 
         pooling: "first", "mean" or "normed_mean" of the hidden states; by default the pooling that the model was trained with.
         Raises UsageError, which names the first value that cannot be read.
         """
-        return embedder.embed(self.predictor.mapping, values, self.predictor.device, pooling)
+        column = list_values(values)
+        if column is None and not isinstance(values, str | bytes):
+            table = read_table(values)
+            column = table.column(embedder.bind_side(self.mapping.arrow, table, (0, 1)).sources[0].column or "")
+        return embedder.embed(
+            self.predictor.mapping, values if column is None else column, self.predictor.device, pooling
+        )
 
     def find(
         self,
@@ -183,7 +274,7 @@ class Model:
 
         Raises UsageError for a column that is missing or ambiguous and for queries that cannot be read.
         """
-        texts = [queries] if isinstance(queries, str) else list(queries)
+        texts = [queries] if isinstance(queries, str) else to_list(queries)
         folder = None if index is None else Path(index)
         finder = self._finder(among, SearchSettings(folder, column, size, folder is not None, group))
         answers = [
@@ -194,8 +285,8 @@ class Model:
 
     def _finder(self, among: Any, settings: SearchSettings) -> Finder:
         """Return the finder among the texts of a table: the one of the last call if the texts are the same."""
-        if isinstance(among, list | tuple) and among and not isinstance(among[0], Dict):
-            among = [{self.mapping.arrow.sources[-1].kind: text} for text in among]
+        if (values := list_values(among)) is not None:
+            among = [{self.mapping.arrow.sources[-1].kind: text} for text in values]
         table, finder = read_table(among), self._last_finder
         if finder is None or finder.settings != settings or finder.table.fingerprint != table.fingerprint:
             finder = make_finder(self.predictor.mapping, self.predictor.device, table, settings, _warn_of_note)
@@ -226,7 +317,7 @@ class Model:
         explainer = attribution.Explainer(copy.deepcopy(self.mapping), device, method, steps, token)
         # A text may be a value to explain or the name of a table of values, and a dict a row or a table of columns.
         is_row = isinstance(data, Dict) and all(isinstance(cell, str | int | float) for cell in data.values())
-        single_value = is_row or (isinstance(data, str) and not self.is_table_name(data))
+        single_value = is_row or _is_picture(data) or (isinstance(data, str) and not self.is_table_name(data))
         sample_rows = None if sample is None else read_table(sample)
         return explain_table(explainer, read_table(self._rows([data] if single_value else data)), sample_rows, progress)
 
@@ -254,6 +345,39 @@ class Model:
         run_folder.require_free(folder, overwrite=False)
         model_folder.save_mapping(self.mapping, folder, {})
 
+    def export(
+        self,
+        path: str | Path,
+        to: str = "onnx",
+        rows: Any = None,
+        agreement: float = AGREEMENT,
+        kept_rows: int = KEPT_ROWS,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+    ) -> Export:
+        """Write the model to one file that ONNX Runtime opens, after its answers were checked on rows of yours.
+
+        `mapsto.load` opens the file like a folder, for predictions, vectors and scores.
+        path: the file, with the ending .onnx. to: "onnx" (fp32) or "int8".
+        rows: a table or a list of values like those the model will read; by default the rows that its fit held out.
+        agreement: the smallest share of rows whose answer in int8 is that in fp32.
+        kept_rows: the number of rows whose tokens are kept in the file, to check it again on other processors; 0 keeps none.
+        encoding, delimiter: of text files, where they do not tell it themselves.
+
+        Raises UsageError for a model that cannot be exported, DataError without rows, and RunError if the check fails.
+        """
+        table = None if rows is None else read_table(self._rows(rows), TextFormat(encoding, delimiter))
+        return export_mapping(self.mapping, Path(path), table, ExportSettings(to, agreement, kept_rows))
+
+    def push(self, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+        """Send the model to the Hugging Face hub, as the function `push` does with a folder; its card has no scores.
+
+        name, public, progress: as for `push`. Raises its errors.
+        """
+        with TemporaryDirectory() as folder:
+            model_folder.save_mapping(self.mapping, Path(folder), {})
+            return push(folder, name, public=public, progress=progress)
+
     def _row(self, values: Sequence[object]) -> dict[str, object]:
         """Return the values of one example as a row; a single dict is one already.
 
@@ -263,6 +387,8 @@ class Model:
         ports = (arrow.pair if arrow.symmetric else arrow).sources
         if len(values) == 1 and isinstance(values[0], Dict) and not is_media_cell(values[0]):
             return dict(values[0])
+        if len(values) == 1 < len(ports) and isinstance(values[0], tuple | list) and len(values[0]) == len(ports):
+            values = values[0]  # a pair, as tables of pairs have them
         if len(values) != len(ports):
             raise UsageError(f"this model reads {len(ports)} values ({self.mapping.arrow}), not {len(values)}")
         if arrow.is_grouped:  # both sides have the name of one column
@@ -275,33 +401,67 @@ class Model:
     def _rows(self, data: Any) -> Any:
         """Return a list of values as rows {first source's column: value}; return a table in any form unchanged.
 
-        A Series, an array with one dimension and an iterator are read as the list of their values.
+        Raises UsageError for a single value, which could as well be a file's name that is misspelt.
         """
-        if isinstance(data, Iterator) or (_is_one_column(data) and not isinstance(data, list | tuple)):
-            data = data.to_pylist() if hasattr(data, "to_pylist") else list(data)
-        if isinstance(data, list | tuple) and data and (not isinstance(data[0], Dict) or is_media_cell(data[0])):
-            port = self.mapping.arrow.sources[0]
-            return [{port.column or port.kind: value} for value in data]
-        return data
+        reads_files = issubclass(kinds.source(self.mapping.arrow.sources[0].kind), FileBacked)
+        is_text = isinstance(data, str) and not reads_files and not self.is_table_name(data)
+        if is_text or _is_picture(data):
+            name = repr(shorten(data)) if is_text else f"a single {type(data).__name__}"
+            raise UsageError(f"{name} is no table and no file; to ask of one value, call the model: model(value)")
+        values = list_values(data)
+        if values and len(self.mapping.arrow.sources) > 1 and all(isinstance(value, tuple | list) for value in values):
+            return [self._row((value,)) for value in values]
+        return data if values is None else _as_rows(self.mapping.arrow, values)
 
 
-def _is_one_column(data: Any) -> bool:
-    """Return whether an object is a column of values, such as a pandas Series, a NumPy array or a column of Arrow."""
-    if isinstance(data, np.ndarray):
-        return bool(data.ndim == 1)
-    is_series = hasattr(data, "to_list") or hasattr(data, "to_pylist") or isinstance(data, Sequence)
-    is_table = any(hasattr(data, name) for name in ("columns", "column_names", "schema"))
-    return is_series and not is_table and not isinstance(data, str | bytes)
+def _is_picture(data: Any) -> bool:
+    """Return whether an object is one picture of a library such as Pillow, and no array, which may hold several."""
+    return hasattr(data, "__array_interface__") and not isinstance(data, np.ndarray) and not is_column(data)
+
+
+def _as_rows(arrow: Arrow, values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return values as rows with the column of an arrow's first source."""
+    port = arrow.sources[0]
+    return [{port.column or port.kind: value} for value in values]
+
+
+def push(folder: str | Path, name: str, *, public: bool = False, progress: Progress | None = None) -> str:
+    """Send the finished model in a folder, with its card, to the Hugging Face hub; return its address there.
+
+    name: the model of the hub, as "user/name"; it is made if it does not exist. public: let everyone read it.
+    progress: prints what is sent, and what it tells of the training data, before it is sent.
+
+    Raises UsageError for a wrong name, and for a public model where `public` is not set; CheckpointError for a folder without a
+    finished model; RunError if the hub does not take it.
+    """
+    return hub.push(Path(folder), name, public=public, say=(progress or Progress()).say)
 
 
 def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
-    """Open a model from a folder, or from the Hugging Face hub by its name (`hf:user/name`).
+    """Open a model from a folder, an exported file, or the Hugging Face hub by its name (`hf:user/name`).
 
     Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
     """
-    return Model(model_folder.load_mapping(name), device, precision)
+    mapping = model_folder.load_mapping(name)
+    if is_exported(name):
+        return Model(mapping, device, precision)
+    folder = find_folder(str(name))
+    record = manifest.read_manifest(folder) or {}
+    report = RunReport.of_saved(str(mapping.arrow), str(folder), record, read_metrics(folder, _warn_of_note))
+    return Model(mapping, device, precision, report)
 
 
+def _unpack_model(files: dict[str, bytes], device: str, precision: str, report: RunReport) -> Model:
+    """Return the model whose files `Model.__reduce__` has packed, by their names."""
+    with TemporaryDirectory() as name:
+        for file, content in files.items():
+            path = Path(name) / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return Model(model_folder.load_mapping(name), device, precision, report)
+
+
+@list_options()
 def fit(
     arrow: str,
     data: Any,
@@ -313,6 +473,7 @@ def fit(
     search: int | None = None,
     search_minutes: float | None = None,
     progress: Progress | None = None,
+    quiet: bool = False,
     overwrite: bool = False,
     options: Options | None = None,
     **fields: Unpack[OptionFields],
@@ -327,24 +488,27 @@ def fit(
     like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
     search: the number of hyperparameter trials on held-out rows before the fit.
     search_minutes: no trial begins after this many minutes.
-    progress: prints progress; by default nothing is printed. overwrite: replace another run in `out`.
-    fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
+    quiet: show no progress and warn of nothing; by default progress goes to the log "mapsto" (in notebooks below the cell), and
+        what affects the result is warned of. progress: shows it in another form.
+    overwrite: replace another run in `out`. options: all options in one object, mapsto.Options, in place of single ones.
 
     Raises UsageError for a wrong argument, DataError for rows that cannot be used, CheckpointError for a starting model that
     cannot be opened, and RunError for a run that cannot start or continue, such as on a full disk.
 
     >>> clf = mapsto.fit("text -> label", rows, start="runs/base", epochs=3)  # doctest: +SKIP
     """
-    run = _options(fit, options, fields)
+    run = read_options(fit, options, fields)
     if run.unlabelled == "predict" and out is None:
         raise UsageError('unlabelled="predict" writes the answers to the folder of the run: name it with out=')
+    recorder = Recorder(progress or python_progress(quiet))
     mapping = search_and_fit(
         arrow, data, out, search=search, search_minutes=search_minutes, start=_mapping_of(start), like=like, test=test,
-        options=run, progress=progress or Progress(), overwrite=overwrite,
+        options=run, progress=recorder, overwrite=overwrite,
     )  # fmt: skip
-    return Model(mapping, run.device, run.precision)
+    return Model(mapping, run.device, run.precision, _report(mapping, recorder, out))
 
 
+@list_options(refused=NOT_FOR_HIDING)
 def pretrain(
     what: str,
     data: Any,
@@ -354,6 +518,7 @@ def pretrain(
     like: str | Path | None = None,
     test: Any = None,
     progress: Progress | None = None,
+    quiet: bool = False,
     overwrite: bool = False,
     options: Options | None = None,
     **fields: Unpack[OptionFields],
@@ -361,16 +526,29 @@ def pretrain(
     """Pretrain a model on data without labels, by hiding parts of each value and learning to fill them in; return it.
 
     what: a kind of value such as "text", or an arrow whose `~` marks what is partly hidden, such as "~text -> text".
-    data, out, start, like, test, progress, overwrite, options, fields: as for `fit`.
+    data, out, start, like, test, progress, quiet, overwrite, options: as for `fit`.
     """
-    run = _options(pretrain, options, fields)
+    run = read_options(pretrain, options, fields)
+    if (values := list_values(data)) and not all(map(is_table_file, values)):
+        data = _as_rows(parse(what if "->" in what else f"~{what} -> {what}"), values)
+    recorder = Recorder(progress or python_progress(quiet))
     mapping = pretrain_mapping(
         what, data, out, start=_mapping_of(start), like=like, test=test, options=run,
-        progress=progress or Progress(), overwrite=overwrite,
+        progress=recorder, overwrite=overwrite,
     )  # fmt: skip
-    return Model(mapping, run.device, run.precision)
+    return Model(mapping, run.device, run.precision, _report(mapping, recorder, out))
 
 
+def _report(mapping: Mapping, recorder: Recorder, out: str | Path | None) -> RunReport:
+    """Return the report of a run from what it said to its progress output."""
+    record, final = recorder.record, recorder.record.final
+    return RunReport(
+        f"{mapping.arrow}{f', {final.rows}' if final.rows else ''}{final.mark}", final.scores, final.baseline,
+        final.baseline_name, record.notes, record.curves, None if out is None else str(out),
+    )  # fmt: skip
+
+
+@list_options(refused=(*SET_BY_COMPARE, *FOR_HIDING))
 def compare(
     arrow: str,
     data: Any,
@@ -385,6 +563,7 @@ def compare(
     allow_overlap: bool = Request.allow_overlap,
     jobs: int | None = None,
     progress: Progress | None = None,
+    quiet: bool = False,
     overwrite: bool = False,
     options: Options | None = None,
     **fields: Unpack[OptionFields],
@@ -400,17 +579,17 @@ def compare(
     allow_overlap: compare also starting models that were fitted to some of these rows, with their names marked; by
         default they raise UsageError.
     jobs: how many fits run at the same time, by default one for every two cores.
-    fields: single options by name, see `mapsto.options.Options`; or `options`, all of them.
+    progress, quiet, options: as for `fit`.
 
     Raises UsageError for a wrong argument, DataError for rows that cannot be used, CheckpointError for a starting model that
     cannot be opened, and RunError for a run that cannot start or continue, such as on a full disk.
 
     >>> mapsto.compare("text -> label", rows, starts=["scratch", "runs/base"], labels=[16, 64])  # doctest: +SKIP
     """
-    settings = _options(compare, options, fields)
+    settings = read_options(compare, options, fields)
     request = Request(arrow, data, test, starts, labels, seeds, methods, shift, settings, allow_overlap)
     folder = None if out is None else Path(out)
-    experiment = run_comparison(request, folder, jobs, progress, overwrite)
+    experiment = run_comparison(request, folder, jobs, progress or python_progress(quiet), overwrite)
     comparison = analyse(experiment)
     if folder is not None:
         write_report(folder, comparison, experiment)
@@ -419,24 +598,13 @@ def compare(
 
 def _warn_of_note(text: str) -> None:
     """Turn a note of a search into a Python warning; other lines tell of progress and are not shown."""
-    if text.startswith("note: "):
-        warnings.warn(text.removeprefix("note: "), stacklevel=2)
+    if text.startswith(NOTE):
+        warn(text)
 
 
 def _mapping_of(start: str | Path | Model | Mapping | None) -> str | Path | Mapping | None:
     """Return the network of a Model with its arrow (a Mapping); return any other `start` unchanged."""
-    return start.mapping if isinstance(start, Model) else start
-
-
-def _options(function: Callable[..., Any], options: Options | None, fields: Dict[str, Any]) -> Options:
-    """Return `options`, or else the Options that the keyword arguments `fields` of a call of `function` set.
-
-    Raises UsageError for an unknown keyword, and if both are given.
-    """
-    names = {*get_type_hints(OptionFields), *inspect.signature(function).parameters}
-    for name in fields:
-        if name not in names:
-            raise UsageError(f"no option {name!r}{near(name, names)}")
-    if fields and options is not None:
-        raise UsageError("give options=Options(…) or single options, not both")
-    return options or Options(**fields)
+    mapping = start.mapping if isinstance(start, Model) else start
+    if isinstance(mapping, Mapping):
+        mapping.require_weights("start a fit")
+    return mapping

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict, get_type_hints
 
 from mapsto.errors import UsageError, near
+from mapsto.errors.wording import ANY_WORD, register_keywords
 
 Long = Literal["auto", "cut", "window", "error"]
 BadRows = Literal["stop", "skip"]
@@ -23,7 +24,9 @@ Method = Literal["auto", "full", "probe", "probe+full", "contrast", "linear"]
 Optimizer = Literal["auto", "adamw", "muon"]
 MaskShape = Literal["token", "word", "span", "block"]
 Architecture = Literal["auto", "prefix", "encoder-decoder", "ctc"]
+Rank = Literal["common", "", "rare"]
 ObjectiveName = Literal["masked", "causal", "hybrid", "replaced", "mae", "simclr"]
+TrackerName = Literal["none", "mlflow", "wandb", "trackio", "tensorboard"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "long": ("auto", "cut", "window", "error"),
@@ -34,6 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "shape": ("token", "word", "span", "block"),
     "architecture": ("auto", "prefix", "encoder-decoder", "ctc"),
     "objective": ("masked", "causal", "hybrid", "replaced", "mae", "simclr"),
+    "track": ("none", "mlflow", "wandb", "trackio", "tensorboard"),
 }
 
 # Names for delimiters that a shell does not pass easily.
@@ -42,20 +46,76 @@ DELIMITERS = {"tab": "\t", "\\t": "\t"}
 # The largest share of rows that `--bad-rows skip` drops by default.
 MAX_SKIPPED = 0.01
 
-# The values of --augment: augmentations of single rows, and methods of mixing a row with others.
+# The values of --augment: augmentations of single rows, and methods of mixing a row with synonyms.
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop", "spec")
 MIXTURES = ("mixup", "cutmix", "mosaic")
+
+# What other libraries call an option (lower case), by whose names users look for it.
+OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
+    other: name
+    for name, synonyms in {
+        "rate": "lr learning_rate step_size eta",
+        "batch": "batch_size per_device_train_batch_size minibatch",
+        "epochs": "num_epochs n_epochs num_train_epochs max_epochs nb_epochs n_iter",
+        "steps": "max_steps num_steps n_steps iterations max_iter",
+        "minutes": "time_limit max_time",
+        "seed": "random_state random_seed rng",
+        "hold_out": "validation_split val_size valid_size validation_size eval_split holdout",
+        "smooth": "label_smoothing label_smoothing_factor",
+        "length": "max_length max_len max_seq_length maxlen",
+        "layers": "num_layers n_layers num_hidden_layers depth",
+        "width": "hidden_size d_model dim hidden_dim embed_dim",
+        "heads": "num_heads n_heads num_attention_heads",
+        "vocabulary": "vocab_size vocab",
+        "lora": "lora_r lora_rank peft",
+        "balance": "balanced",
+        "patience": "early_stopping_patience early_stopping",
+        "precision": "dtype torch_dtype fp16 bf16 mixed_precision",
+        "workers": "num_workers n_jobs dataloader_num_workers",
+        "save_every": "save_steps checkpoint_every",
+        "start": "model pretrained model_name model_name_or_path base_model checkpoint",
+        "out": "output_dir output save_dir path",
+        "test": "test_data eval_data eval_dataset",
+        "data": "train train_data train_dataset dataset",
+        "quiet": "verbose verbosity silent",
+        "unlabelled": "unlabeled",
+        "group": "groups",
+    }.items()
+    for other in synonyms.split()
+}
+
+# Keywords of the Python API that are no field of Options, and whose flags messages name; for each the words it takes.
+FUNCTION_KEYWORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("out", "start", "like", "test", "overwrite", "search", "search_minutes"), ()),  # of fit
+    **dict.fromkeys(("starts", "labels", "seeds", "methods", "shift", "allow_overlap", "jobs"), ()),  # of compare
+    **dict.fromkeys(("min_confidence", "reject", "mask", "sample", "token"), ()),  # of Model
+    **dict.fromkeys(("top", "index", "column", "exact"), ()),  # of Model.find
+    **dict.fromkeys(
+        ("beams", "samples", "temperature", "top_p", "longest", "answers", "schema", "times"), ()
+    ),  # of Decoding
+}
+# Fields whose words are not in CHOICES.
+FIELD_WORDS = {
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "precision": ("auto", "bf16", "fp32"),
+    "augment": (*AUGMENTATIONS, *MIXTURES),
+    "freeze": ("all",),
+    "group": ("none",),
+    "encoding": ANY_WORD,
+}
+# Flags that stand alone.
+SWITCHES = ("overwrite", "allow_overlap", "exact", "times", "balance", "fold_labels", "shard", "tensorboard")
 
 MOST_THREADS = 64
 LARGEST_SEED = 2**63 - 1
 
 # Fields that cannot change a result, so that a resumed run may have other values.
-FREE_FIELDS = frozenset({"save_every", "workers", "tensorboard", "shard"})
+FREE_FIELDS = frozenset({"save_every", "workers", "track", "shard"})
 
 
 # Options that `compare` sets itself, and so refuses; those of `~` arrows, which are refused without one and which it does not
 # take; and options that no arrow with `~` has a use for.
-SET_BY_COMPARE = ("method", "minutes", "steps", "tensorboard", "shard", "words")
+SET_BY_COMPARE = ("method", "minutes", "steps", "track", "shard", "words")
 FOR_HIDING = ("hide", "shape", "objective")
 NOT_FOR_HIDING = ("patience", "sizes", "style", "features", "style_weight")
 
@@ -70,6 +130,12 @@ def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) 
         raise UsageError(f"{flag(name)} is one of {', '.join(allowed)}, not {value!r}{near(str(value), allowed)}")
 
 
+def near_option(name: str, names: Collection[str]) -> str:
+    """Return a hint at the option that is meant by a name of another library, or else at the one that is spelt alike."""
+    other = OPTIONS_BY_OTHER_NAMES.get(name.lower().replace("-", "_"))
+    return f" (here it is {other!r})" if other in names else near(name, names)
+
+
 def flag(name: str) -> str:
     """Return the command-line flag of a field: "--bad-rows" for "bad_rows"."""
     return f"--{name.replace('_', '-')}"
@@ -80,9 +146,12 @@ def splits_into_heads(width: int, heads: int) -> bool:
     return width % (2 * heads) == 0
 
 
-def _option(default: Any, text: str) -> Any:
-    """Declare a dataclass field with its default and its help text for the command line."""
-    return field(default=default, metadata={"help": text})
+def _option(default: Any, text: str, rank: Rank = "") -> Any:
+    """Declare a dataclass field with its default and its help text.
+
+    rank: "common" for what help shows first, "rare" for what it shows only when all options are asked for.
+    """
+    return field(default=default, metadata={"help": text, "rank": rank})
 
 
 @dataclass(frozen=True)
@@ -150,7 +219,12 @@ def field_types(group: type[OptionGroup]) -> dict[str, Any]:
 # Groups are not compared or printed, and generating these methods for each would slow every start of the command line.
 @dataclass(frozen=True, repr=False, eq=False)
 class OptionGroup:
-    """Base class of groups of options, which converts NumPy numbers to Python numbers and checks all values."""
+    """Base class of groups of options, which converts NumPy numbers to Python numbers and checks all values.
+
+    title: the heading of the group in help texts.
+    """
+
+    title = ""
 
     def __post_init__(self) -> None:
         self._convert_numbers()
@@ -188,20 +262,25 @@ class OptionGroup:
 class OptimizationOptions(OptionGroup):
     """Options of the optimisation: number of steps, learning rate, trained weights, method."""
 
+    title = "The training"
+
     steps: int | None = _option(None, "Train for this many updates.")
-    epochs: float | None = _option(None, "Train for this many passes over the rows.")
+    epochs: float | None = _option(None, "Train for this many passes over the rows.", rank="common")
     minutes: float | None = _option(
-        None, "Train for about this long: the number of steps is fixed after a short calibration."
+        None, "Train for about this long: the number of steps is fixed after a short calibration.", rank="common"
     )
-    batch: int | None = _option(None, "Examples per update.")
-    rate: float | None = _option(None, "Peak learning rate.")
-    optimizer: Optimizer = _option("auto", "auto: Muon for weights that begin random, AdamW for published ones.")
+    batch: int | None = _option(None, "Examples per update.", rank="common")
+    rate: float | None = _option(None, "Peak learning rate.", rank="common")
+    optimizer: Optimizer = _option(
+        "auto", "auto: Muon for weights that begin random, AdamW for published ones.", rank="rare"
+    )
     method: Method = _option(
         "auto",
         "How a starting model is fitted: all weights (full), a linear probe, a probe and then all weights, or supervised "
         "contrastive learning before a probe (contrast). linear uses no starting model: a linear model of the words and "
         "characters of a text (TF-IDF), or of the edges and colours of a picture, in "
         "seconds. auto measures which is best, or chooses by the number of labels.",
+        rank="common",
     )
     lora: int | None = _option(
         None, "Train low-rank updates of this rank (LoRA) and keep the starting model's weights fixed."
@@ -209,20 +288,25 @@ class OptimizationOptions(OptionGroup):
     freeze: str | None = _option(
         None, "Keep the starting model's embeddings and this many of its lowest layers fixed; or `all` of it."
     )
-    layer_decay: float = _option(1.0, "Ratio of each layer's learning rate to that of the layer above it.")
+    layer_decay: float = _option(1.0, "Ratio of each layer's learning rate to that of the layer above it.", rank="rare")
     smooth: float = _option(
         0.0,
         "Label smoothing: share of each label spread over all classes in the loss. New models that write texts: 0.1.",
+        rank="rare",
     )
     average: bool | None = _option(
-        None, "End with the average of the weights of the last fifth of the steps; the default in pretraining."
+        None,
+        "End with the average of the weights of the last fifth of the steps; the default in pretraining.",
+        rank="rare",
     )
     balance: bool = _option(
         False,
         "Answer as if all classes were equally frequent: rare ones are found more often, at the price of false alarms.",
     )
     patience: int = _option(
-        3, "Evaluations of the held-out rows without improvement before the learning rate falls and training ends."
+        3,
+        "Evaluations of the held-out rows without improvement before the learning rate falls and training ends.",
+        rank="rare",
     )
 
     def _check(self) -> None:
@@ -245,17 +329,21 @@ class OptimizationOptions(OptionGroup):
 class ModelOptions(OptionGroup):
     """Options of a new model's architecture, of its vocabulary, and of the size of its inputs."""
 
+    title = "The model"
+
     layers: int | None = _option(None, "Layers of a new model.")
     width: int | None = _option(None, "Width of a new model.")
-    heads: int | None = _option(None, "Attention heads of a new model.")
+    heads: int | None = _option(None, "Attention heads of a new model.", rank="rare")
     architecture: Architecture = _option(
         "auto",
         "How texts are answered: by a new model that writes them, prefix (one stack reads the source and the answer behind "
-        "it) or encoder-decoder (half of the layers read the source, the others write the answer); or along a sound, "
+        "it) or encoder-decoder (half of the layers read the source, the synonyms write the answer); or along a sound, "
         "character by character (ctc, the default for `sound -> text` unless the starting model has a decoder of texts).",
     )
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")
-    words: str | None = _option(None, "A file of words, one per line, to add to the vocabulary of the starting model.")
+    words: str | None = _option(
+        None, "A file of words, one per line, to add to the vocabulary of the starting model.", rank="rare"
+    )
     length: int | None = _option(None, "Longest example in tokens; the fitted model reads as much of longer ones.")
     size: int | None = _option(
         None,
@@ -273,12 +361,18 @@ class ModelOptions(OptionGroup):
 class DataOptions(OptionGroup):
     """Options for reading, cutting, augmenting and holding out rows."""
 
-    long: Long = _option("auto", "What happens to longer examples: cut off, cut into windows, or an error.")
+    title = "What is read"
+
+    long: Long = _option(
+        "auto", "What happens to longer examples: cut off, cut into windows, or an error.", rank="rare"
+    )
     bad_rows: BadRows = _option(
         "stop",
         "Stop before the first step, or skip unreadable rows (see --most-skipped) and list them in rejected.csv.",
     )
-    most_skipped: float = _option(MAX_SKIPPED, "Largest share of the rows that --bad-rows skip leaves out.")
+    most_skipped: float = _option(
+        MAX_SKIPPED, "Largest share of the rows that --bad-rows skip leaves out.", rank="rare"
+    )
     unlabelled: Unlabelled = _option(
         "stop",
         "Rows without a label: stop, drop (they are counted), or predict (after the fit they are answered in unlabelled.csv).",
@@ -299,8 +393,14 @@ class DataOptions(OptionGroup):
         "Columns such as speaker, with commas: rows with an equal cell are held out together, and intervals resample them. "
         "none: no column; by default columns of recordings are found by their names (speaker, dialogue, file, sentence, ...).",
     )
+    time: str | None = _option(
+        None,
+        "A column of dates or numbers: the latest rows are held out, as the model will be used on rows of later times.",
+    )
     fold_labels: bool = _option(
-        False, "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest."
+        False,
+        "Write labels that look alike (case, spaces, invisible characters, 1 and 1.0) in one way: the commonest.",
+        rank="rare",
     )
     language: str | None = _option(
         None,
@@ -313,7 +413,9 @@ class DataOptions(OptionGroup):
         "that the texts of the rows are likelier for.",
     )
     encoding: str | None = _option(None, "Encoding of text files that are neither UTF-8 nor UTF-16.")
-    delimiter: str | None = _option(None, "The character between the cells of csv files, such as ';', or tab.")
+    delimiter: str | None = _option(
+        None, "The character between the cells of csv files, such as ';', or tab.", rank="rare"
+    )
 
     @property
     def text_format(self) -> TextFormat:
@@ -329,6 +431,8 @@ class DataOptions(OptionGroup):
         super()._check()
         TextFormat(self.encoding, self.delimiter)
         RowPolicy(self.bad_rows, self.most_skipped, self.unlabelled)
+        if self.time is not None and self.group is not None:
+            raise UsageError("--time holds out the latest rows, and --group whole groups: give one of them")
         if self.hold_out is not None and not 0 <= self.hold_out < 1:
             raise UsageError(f"--hold-out is a share from 0 to below 1, not {self.hold_out}")
         names = self.augment.split("+")
@@ -352,6 +456,8 @@ class DataOptions(OptionGroup):
 class ObjectiveOptions(OptionGroup):
     """Options of the training objective: what is hidden and predicted in pretraining, and extra losses for generated pictures."""
 
+    title = "The objective"
+
     objective: ObjectiveName = _option(
         "masked",
         "What pretraining predicts: masked tokens; each token from those before it (causal); both (hybrid); which tokens a "
@@ -373,7 +479,9 @@ class ObjectiveOptions(OptionGroup):
     features: str | None = _option(
         None, "The folder of the pretrained network that --style compares pictures with: a VGG, ResNet or DINOv2."
     )
-    style_weight: float = _option(1.0, "Weight of the style in the loss; the content of the source weighs 1.")
+    style_weight: float = _option(
+        1.0, "Weight of the style in the loss; the content of the source weighs 1.", rank="rare"
+    )
     sizes: str | None = _option(
         None,
         "For `<->`: sizes of vectors that can be searched as well, such as 384,128: the first numbers of each vector are "
@@ -382,6 +490,7 @@ class ObjectiveOptions(OptionGroup):
     adversarial: float = _option(
         0.0,
         "Weight of an adversarial loss: a network trained alongside tells generated pictures from real ones. 0: none.",
+        rank="rare",
     )
 
     def _check(self) -> None:
@@ -416,13 +525,19 @@ class ObjectiveOptions(OptionGroup):
 class RunOptions(OptionGroup):
     """Options of the run itself: seed, device, processes, checkpoints and logs."""
 
+    title = "Many processes"
+
     seed: int = _option(0, "Everything random is a function of it.")
-    save_every: int | None = _option(None, "Steps between checkpoints.")
+    save_every: int | None = _option(None, "Steps between checkpoints.", rank="rare")
     precision: str = _option("auto", "bf16 or fp32. auto: bf16 where the hardware accelerates it.")
     device: str = _option("auto", "auto, cpu, cuda or mps.")
-    workers: int = _option(1, "Threads that prepare batches ahead; they never change the result.")
-    shard: bool = _option(False, "Under torchrun: each process keeps only a part of every weight (FSDP2).")
-    tensorboard: bool = _option(False, "Write TensorBoard events beside metrics.jsonl (the extra `tensorboard`).")
+    workers: int = _option(1, "Threads that prepare batches ahead; they never change the result.", rank="rare")
+    shard: bool = _option(False, "Under torchrun: each process keeps only a part of every weight (FSDP2).", rank="rare")
+    track: TrackerName = _option(
+        "none",
+        "The experiment tracker that gets numbers, options, pages and the model; each is an extra of its name.",
+        rank="rare",
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -440,6 +555,14 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
 
     Raises UsageError for a value that an option cannot have, and for options that exclude each other.
     """
+
+    def __new__(cls, *values: Any, **fields_by_name: Any) -> Options:
+        """Return a new object. Raises UsageError for a name that no option has, with the one that is meant."""
+        names = [entry.name for entry in fields(cls)]
+        for name in fields_by_name:
+            if name not in names:
+                raise UsageError(f"no option {name!r}{near_option(name, names)}")
+        return super().__new__(cls)
 
     def _check(self) -> None:
         super()._check()
@@ -483,6 +606,16 @@ class Options(RunOptions, ObjectiveOptions, DataOptions, ModelOptions, Optimizat
         )
 
 
+def option_groups() -> list[type[OptionGroup]]:
+    """Return the groups of options, in the order of their fields."""
+    return [OptimizationOptions, ModelOptions, DataOptions, ObjectiveOptions, RunOptions]
+
+
+register_keywords({entry.name: () for entry in fields(Options)})
+for keyword_words in (FUNCTION_KEYWORDS, CHOICES, FIELD_WORDS):
+    register_keywords(keyword_words, SWITCHES)
+
+
 class OptionFields(TypedDict, total=False):
     """The types of the fields of Options, for type checking of keywords of `fit`, `pretrain` and `compare`."""
 
@@ -515,6 +648,7 @@ class OptionFields(TypedDict, total=False):
     augment: str
     hold_out: float | None
     group: str | None
+    time: str | None
     fold_labels: bool
     language: str | None
     task: str | None
@@ -534,4 +668,4 @@ class OptionFields(TypedDict, total=False):
     device: str
     workers: int
     shard: bool
-    tensorboard: bool
+    track: TrackerName

@@ -110,8 +110,8 @@ def test_a_file_is_decoded_once_and_its_samples_are_handed_out_once(
 ) -> None:
     cache, decoded = DecodedCache(4 * 3200 * 3), []
     monkeypatch.setattr(sound_value, "SAMPLE_CACHE", cache)
-    decode = sound_io.decode_sound
-    monkeypatch.setattr(sound_io, "decode_sound", lambda *cell: decoded.append(cell) or decode(*cell))
+    decode = sound_io.check_sound
+    monkeypatch.setattr(sound_io, "check_sound", lambda *cell: decoded.append(cell) or decode(*cell))
     contents = [sound_io.encode_wav(level * TONE[:, 0], 16_000) for level in (0.1, 0.2, 0.3, 0.4)]
     sounds = [read_sound({"bytes": content, "path": None}) for content in contents]
     assert len(decoded) == 4 and len(cache.entries) == 3, "the first made room for the fourth"

@@ -20,7 +20,7 @@ from mapsto.errors import printable
 from mapsto.metrics.intervals import Score
 from mapsto.pretrained import model_folder
 from mapsto.pretrained.model_card import plain
-from mapsto.report.page import draw_chart, standalone_svg
+from mapsto.report.chart import draw_chart, standalone_svg
 
 NAMES = [
     "\x1b[31mred\x1b[2K", "a\rb", "\x9b2J", "\x07bell\x08", "\u202etxt.exe", "\u2066x\u2069", "line\u2028end", "half \ud800",

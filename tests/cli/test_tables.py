@@ -61,7 +61,7 @@ def test_rows_without_a_label_are_answered_at_the_end(model: Path) -> None:
 
 def test_rows_without_a_label_are_an_error_of_evaluate_or_counted(model: Path) -> None:
     path = model.parent / "b.csv"
-    assert "--unlabelled drop leaves out the 2 rows" in str(run("evaluate", model, path).exception)
+    assert 'unlabelled="drop" leaves out the 2 rows' in str(run("evaluate", model, path).exception)
     assert "2 rows without a label are not scored" in run("evaluate", model, path, "--unlabelled", "drop").output
     assert mapsto.load(model).evaluate(path, unlabelled="drop").num_rows == 10
     assert "2 rows have no label" in run("check", "text -> label", path, "--unlabelled", "drop").output

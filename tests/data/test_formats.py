@@ -75,7 +75,7 @@ def test_a_single_column_is_not_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
 def test_a_delimiter_is_one_character(delimiter: str) -> None:
-    with pytest.raises(UsageError, match="--delimiter is one character"):
+    with pytest.raises(UsageError, match="delimiter= is one character"):
         TextFormat(delimiter=delimiter)
     assert TextFormat(delimiter="tab") == TextFormat(delimiter="\t")
 
@@ -325,7 +325,7 @@ def test_several_files_are_one_table(tmp_path: Path) -> None:
 def test_an_encoding_without_its_mark_is_named_once(tmp_path: Path, name: str, encoding: str) -> None:
     content = json.dumps([{"text": "good film"}]) if name == "a.json" else '{"text": "good film"}\n' * 3
     path = put(tmp_path, name, content.encode(encoding))
-    with pytest.raises(DataError, match=f"say --encoding {encoding}") as caught:
+    with pytest.raises(DataError, match=f"say encoding=.{encoding}.") as caught:
         read_table(path)
     assert not caught.value.findings
     assert read_table(path, TextFormat(encoding)).origins

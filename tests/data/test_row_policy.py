@@ -63,18 +63,18 @@ def test_a_blank_label_is_no_bad_row_where_the_user_says_so() -> None:
     assert labelled.data["text"] == ["a", "c"] and rest is not None and rest.data["text"] == ["b"]
     with pytest.raises(DataError, match="no row has a label"):
         set_aside_unlabelled(ARROW, read_table({"text": ["a"], "label": [None]}), "drop")
-    with pytest.raises(DataError, match="--unlabelled drop leaves out the 2 rows without a label"):
+    with pytest.raises(DataError, match='unlabelled="drop" leaves out the 2 rows without a label'):
         apply(table, RowPolicy())
 
 
 def test_the_limit_of_skipped_rows_can_be_set() -> None:
     table = read_table({"text": ["a", "b", None, "d"], "label": ["x", "y", "x", "y"]})
     for share in (0.01, 0.2):
-        with pytest.raises(DataError, match=f"more than the {100 * share:g} % .* --most-skipped 0.25"):
+        with pytest.raises(DataError, match=f"more than the {100 * share:g} % .* most_skipped=0.25"):
             apply(table, RowPolicy("skip", share))
     assert apply(table, RowPolicy("skip", 0.25)) == 3
     for share in (0, 1.5, -1):
-        with pytest.raises(UsageError, match="--most-skipped is a share"):
+        with pytest.raises(UsageError, match="most_skipped= is a share"):
             Options(most_skipped=share)
     with pytest.raises(DataError, match="1 bad cells or rows; fix them:"):
         require_readable(load_rows(ARROW, table))  # a command without these options names none

@@ -102,7 +102,7 @@ def test_plausible_encodings_are_named_with_a_sample(encoding: str, tmp_path: Pa
     path = put(tmp_path / "a.csv", f"text,label\n{TEXTS[encoding]},x\n".encode(encoding))
     with pytest.raises(DataError, match="are no utf-8; (look which one|if .* reads right)") as caught:
         read_table(path)
-    assert f"--encoding {encoding}" in str(caught.value) and TEXTS[encoding] in str(caught.value)
+    assert f'encoding="{encoding}"' in str(caught.value) and TEXTS[encoding] in str(caught.value)
 
 
 OTHER_FORMATS = [

@@ -28,7 +28,7 @@ def test_scores_on_training_rows_are_marked(data: str, share: str | None, folder
     arguments = ("evaluate", str(folder / "clf"), str(folder / data), "--device", "cpu")
     shown = run(*arguments, "--out", str(tmp_path / "page.html"))
     assert shown.returncode == 0, shown.stderr
-    scores = [line for line in shown.stdout.splitlines() if "(reading nothing:" in line]
+    scores = [line for line in shown.stdout.splitlines() if "(best constant answer:" in line]
     record = json.loads(run(*arguments, "--json").stdout)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     headline = page[: page.index("<h2")]

@@ -119,7 +119,7 @@ def test_texts_that_are_cut_are_counted() -> None:
     lines: list[str] = []
     table = read_table([{"passage": "a " * 50}, {"passage": "b"}])
     make_finder(model.mapping, model.predictor.device, table, SearchSettings(), lines.append)
-    assert "note: 1 texts are longer than the model takes and were cut" in lines
+    assert "note: 1 values are longer than the model takes and were cut" in lines
 
 
 def test_another_arrow_can_start_from_pairs(model: mapsto.Model) -> None:

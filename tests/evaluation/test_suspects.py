@@ -117,7 +117,7 @@ def test_suspects_need_a_label() -> None:
 
 
 def test_the_page_and_the_screen_say_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 20 are on the page, without the package cleanlab."""
+    """The first 20 are on the screen, and the page marks the most doubtful ones; without the package cleanlab."""
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     noisy = predictions(flipped=200)
     suspects, analysis = noisy.suspects, analyse_errors(noisy)
@@ -128,7 +128,9 @@ def test_the_page_and_the_screen_say_how_many_there_are(monkeypatch: pytest.Monk
     counts = suspects.summary()[0]
     assert f"{counts} (--suspects):" in analysis.lines()
     texts = [line for section in mistake_sections(noisy, analysis) for line in section.text]
-    assert any(counts in text and "first 20" in text and "--suspects FILE" in text for text in texts)
+    (table,) = mistake_sections(noisy, analysis)[0].tables
+    assert 20 < sum("may be wrong" in str(row[-1]) for row in table.rows) < suspects.num_recommended
+    assert any(counts in text and "--suspects FILE" in text for text in texts)
 
 
 # A fitted model

@@ -105,14 +105,14 @@ def test_every_method_gives_every_part_a_weight(architecture: str, method: str) 
 
 def test_a_token_that_an_answer_lacks_is_named() -> None:
     mapping = make_model("prefix")
-    with pytest.raises(UsageError, match=r"--token 99: the answer to .*row 1 is .*a number from 1 to \d"):
+    with pytest.raises(UsageError, match=r"token=99: the answer to .*row 1 is .*a number from 1 to \d"):
         list((explainer := Explainer(mapping, CPU, token=99)).explain(rows_of(explainer)))
-    with pytest.raises(UsageError, match="--token 没有的: "):
+    with pytest.raises(UsageError, match="token='没有的': "):
         list((explainer := Explainer(mapping, CPU, token="没有的")).explain(rows_of(explainer)))
     # Rows of the sample without the token do not count.
     assert measure_faithfulness(Explainer(mapping, CPU, token="没有的"), rows_of(explainer)) is None
     label = mapsto.fit("text -> label", [{"text": f"a {i}", "label": i % 2} for i in range(8)], steps=1, vocabulary=300)
-    with pytest.raises(UsageError, match="--token names a token of a generated answer"):
+    with pytest.raises(UsageError, match="token= names a token of a generated answer"):
         label.explain("a 1", token=1)
 
 

@@ -65,7 +65,7 @@ def test_what_cannot_be_frozen_is_said() -> None:
         with pytest.raises(UsageError, match=says):
             mapsto.fit("text -> label", ROWS, start=base, device="cpu", **given)
     for given in ({"freeze": "all"}, {"lora": 2}):
-        with pytest.raises(UsageError, match="needs a --start"):
+        with pytest.raises(UsageError, match="needs a start="):
             mapsto.fit("text -> label", ROWS, **given, **TINY_OPTIONS)
     with pytest.raises(UsageError, match="pretraining changes all"):
         mapsto.pretrain("text", [{"text": row["text"]} for row in ROWS], start=base, lora=2, device="cpu")
@@ -115,7 +115,7 @@ def test_smoothing_is_that_of_torch_and_is_not_saved(weights: list[float] | None
 def test_smoothing_reaches_the_loss_of_a_run() -> None:
     found = [mapsto.fit("text -> label", ROWS, steps=6, smooth=smooth, **TINY_OPTIONS) for smooth in (0.0, 0.2)]
     assert not torch.equal(found[0].mapping.heads[0].weight, found[1].mapping.heads[0].weight)
-    with pytest.raises(UsageError, match="--smooth is for classes"):
+    with pytest.raises(UsageError, match="smooth= is for classes"):
         mapsto.pretrain("text", [{"text": row["text"]} for row in ROWS], steps=1, smooth=0.1, **TINY_OPTIONS)
 
 

@@ -103,12 +103,12 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     ("arrow", "options", "reason"),
     [
         ("video -> label", {}, "'video'"),
-        ("image -> label", {"size": 32}, "--size would change nothing with --method linear"),
-        ("~text -> text", {}, "--method linear"),
+        ("image -> label", {"size": 32}, 'size= would change nothing with method="linear"'),
+        ("~text -> text", {}, 'method="linear"'),
         ("en:text, de:text -> label", {}, "reads one value"),
-        ("text -> label", {"steps": 3}, "--steps would change nothing with --method linear"),
-        ("text -> label", {"layers": 3}, "--layers would change nothing with --method linear"),
-        ("text -> label", {"search": 2}, "leave --search nothing to try"),
+        ("text -> label", {"steps": 3}, 'steps= would change nothing with method="linear"'),
+        ("text -> label", {"layers": 3}, 'layers= would change nothing with method="linear"'),
+        ("text -> label", {"search": 2}, "leave search= nothing to try"),
     ],
 )
 def test_what_a_linear_model_cannot_do_is_said(arrow: str, options: dict[str, Any], reason: str) -> None:

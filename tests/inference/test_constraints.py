@@ -141,14 +141,14 @@ def test_constraints_that_nothing_can_satisfy_are_refused() -> None:
         ({"answers": []}, "at least one text"),
         ({"answers": "yes"}, "a list"),
         ({"answers": ["a"], "schema": {}}, "not both"),
-        ({"answers": ["no", " "]}, "answer 2 of --answers, ' ', has no tokens"),
-        ({"answers": ["a" * 40]}, r"answer 1 .* has \d+ tokens, and an answer at most 7; allow more by --longest"),
+        ({"answers": ["no", " "]}, "answer 2 of answers=, ' ', has no tokens"),
+        ({"answers": ["a" * 40]}, r"answer 1 .* has \d+ tokens, and an answer at most 7; allow more by longest="),
         ({"schema": {"type": "strin"}}, "Invalid type: strin"),
         ({"schema": {"type": "integer", "minimum": 5, "maximum": 3}}, r"minimum \(5\) is greater than maximum"),
-        ({"schema": {"enum": []}}, "this --schema cannot be used"),
+        ({"schema": {"enum": []}}, "this schema= cannot be used"),
         ({"schema": {"type": "string", "pattern": "("}}, "unclosed group"),
         ({"schema": {"not": {"type": "string"}}}, "Unimplemented"),
-        ({"schema": {"$ref": "#"}}, "this --schema cannot be used: NoExt"),
+        ({"schema": {"$ref": "#"}}, "this schema= cannot be used: NoExt"),
     ]
     for settings, message in refused:
         with pytest.raises(UsageError, match=message):

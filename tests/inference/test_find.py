@@ -108,7 +108,7 @@ def test_shortened_vectors_are_compared(model: mapsto.Model) -> None:
     vectors = unit(torch.from_numpy(model.embed(texts)), 8)
     expected = (vectors[:1] @ vectors.T)[0].sort(descending=True).values[:2].tolist()
     assert [found["score"] for found in model.find(texts[0], texts, top=2, size=8)] == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(UsageError, match="--size is a number of the model's 64"):
+    with pytest.raises(UsageError, match="size= is a number of the model's 64"):
         model.find("a", texts, size=65)
 
 
@@ -118,7 +118,7 @@ def test_sizes_are_those_of_the_training(tmp_path: Path) -> None:
     table = str(write_pairs(tmp_path / "pairs.csv", 6))
     sized = mapsto.load(tmp_path / "sized", "cpu")
     assert sized.find("a", table, size=8) and sized.find("a", table, size=64)
-    with pytest.raises(UsageError, match=r"--size 16 is none of the sizes .* \(--sizes\): 32, 8"):
+    with pytest.raises(UsageError, match=r"size=16 is none of the sizes .* \(sizes=\): 32, 8"):
         sized.find("a", table, size=16)
     done = run("find", str(tmp_path / "plain"), "a", "--among", table, "--size", "16", "--device", "cpu")
     assert done.returncode == 0 and "the model was not trained for vectors of 16 numbers" in done.stderr
@@ -135,7 +135,7 @@ def test_any_encoder_finds(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_found_is_said(model: mapsto.Model) -> None:
-    with pytest.raises(UsageError, match="--top must be above 0"):
+    with pytest.raises(UsageError, match="top= must be above 0"):
         model.find("a", ["b"], top=0)
     with pytest.raises(UsageError, match="value 0 .* the text is blank"):
         model.find(" ", ["b"])
@@ -199,7 +199,7 @@ def test_find_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "found.html"
     assert run("find", str(folder), *more, "--out", str(page)).returncode == 0
     html = page.read_text(encoding="utf-8")
-    assert all(text in html for text in ("<mark", "pairs.csv, row 5", "2 queries;", "The most similar texts"))
+    assert all(text in html for text in ("<mark", "pairs.csv, row 5", "For 2 queries", "The most similar texts"))
 
 
 @pytest.mark.parametrize(

@@ -490,7 +490,7 @@ def test_pictures_are_read_in_the_size_that_is_asked_for(tmp_path: Path) -> None
     source = mapsto.load(tmp_path / "det", device="cpu").mapping.sources["image"]
     assert isinstance(source, image.ImageSource) and source.resizer.size == 64 and source.resizer.fit == "inside"
     assert model.mapping.config.transformer.max_tokens >= source.max_tokens
-    with pytest.raises(UsageError, match="--size is for pictures"):
+    with pytest.raises(UsageError, match="size= is for pictures"):
         mapsto.fit("text -> label", [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}], size=64, **SMALL)
 
 

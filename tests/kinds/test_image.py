@@ -525,9 +525,9 @@ def test_methods_that_rows_are_not_mixed_for_say_so() -> None:
     given: Any = {
         "start": mapsto.pretrain("image", [{"image": row["image"]} for row in rows], layers=1, width=32, steps=1)
     }
-    with pytest.raises(mapsto.MapstoError, match="with --augment cutmix they have several"):
+    with pytest.raises(mapsto.MapstoError, match='with augment="cutmix" they have several'):
         mapsto.fit("image -> label", rows, method="contrast", augment="crop+cutmix", **given)
-    with pytest.raises(mapsto.MapstoError, match="--augment would change nothing with --method probe"):
+    with pytest.raises(mapsto.MapstoError, match='augment= would change nothing with method="probe"'):
         mapsto.fit("image -> label", rows, method="probe", augment="mixup", **given)
 
 

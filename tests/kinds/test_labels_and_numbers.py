@@ -135,7 +135,7 @@ def test_a_blank_cell_is_no_label_and_an_empty_list_none_of_them(blank: str | No
     assert answers[:5] == [("a",), None, ("b",), ("a", "b"), ()]
     assert sum("blank" in finding and "[]" in finding for finding in findings) == 4
     rows = [{"text": f"row {i}", "labels": cell} for i, cell in enumerate(cells)]
-    with pytest.raises(mapsto.MapstoError, match="--unlabelled drop leaves out the 4 rows"):
+    with pytest.raises(mapsto.MapstoError, match='unlabelled="drop" leaves out the 4 rows'):
         mapsto.fit("text -> labels", rows, steps=1)
     model = mapsto.fit("text -> labels", rows, tmp_path / "m", unlabelled="drop", steps=1, **SMALL)
     assert model.mapping.targets[0].classes == ["a", "b"]

@@ -342,7 +342,9 @@ def test_the_command_line(model: Any, tmp_path: Path) -> None:
     predicted = run("predict", str(tmp_path / "model"), str(table), "--out", str(tmp_path / "answers.csv"))
     assert predicted.returncode == 0, predicted.stderr
     answers = read_table(tmp_path / "answers.csv")
-    assert {"span", "start", "end", "probability", "no_answer"} <= set(answers.columns) and len(answers) == 30
+    assert {"answer", "answer_start", "answer_end", "answer_probability", "answer_no_answer"} <= set(
+        answers.columns
+    ) and len(answers) == 30
     withheld = run("predict", str(tmp_path / "model"), str(table), "--json", "--min-confidence", "0.9999")
     assert withheld.returncode == 0 and '"span": null' in withheld.stdout
     explained = run("explain", str(tmp_path / "model"), str(table))

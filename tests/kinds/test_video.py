@@ -542,7 +542,7 @@ def test_a_video_says_what_it_is() -> None:
     ("options", "message"),
     [
         ({"vocabulary": 300}, "videos have none"),
-        ({"size": 64}, "cannot be resized: --size is for pictures"),
+        ({"size": 64}, "cannot be resized: size= is for pictures"),
         ({"augment": "mosaic"}, "there is: mixup, cutmix"),
     ],
 )

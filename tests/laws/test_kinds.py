@@ -79,6 +79,7 @@ ARROWS = [
     "sound -> label",
     "sound -> labels, number",
     "sound:sound -> label:text",
+    "sound:sound -> quiet:sound",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [
@@ -402,7 +403,7 @@ def test_what_cannot_be_mixed_is_refused(arrow: str, mixing: str) -> None:
     options = Options(augment=f"none+{mixing}", vocabulary=300 if "text" in arrow else None, device="cpu")
     possible = ", ".join(possible_mixtures(parse(arrow)))
     instead = f"; there is: {possible}" if possible else ", nor is another mixing"
-    with pytest.raises(UsageError, match=f"--augment {mixing} is not for .*{instead}$"):
+    with pytest.raises(UsageError, match=f"augment=.{mixing}. is not for .*{instead}$"):
         prepare(FitRequest(parse(arrow), table_for(arrow), options=options))
 
 

@@ -142,8 +142,8 @@ def test_languages_and_tasks_that_there_are_not_are_refused_in_words(tmp_path: P
     model = mapsto.load(tmp_path, "cpu", "fp32")
     rows = [{"sound": (clips()[0], RATE)}]
     for decoding, message in (
-        (mapsto.Decoding(language="xx"), r"no --language 'xx'.*cs, en"),
-        (mapsto.Decoding(task="sing"), r"no --task 'sing'.*transcribe, translate"),
+        (mapsto.Decoding(language="xx"), r"no language='xx'.*cs, en"),
+        (mapsto.Decoding(task="sing"), r"no task='sing'.*transcribe, translate"),
     ):
         with pytest.raises(mapsto.MapstoError, match=message):
             list(model.predict(rows, decoding=decoding))
@@ -220,7 +220,7 @@ def test_answers_of_a_list_are_written_in_a_language(tmp_path: Path) -> None:
     make_transcriber(tmp_path, MULTILINGUAL)
     model = mapsto.load(tmp_path, "cpu", "fp32")
     rows = [{"sound": (clips()[0], RATE)}]
-    with pytest.raises(mapsto.MapstoError, match="--answers and --schema with --language"):
+    with pytest.raises(mapsto.MapstoError, match="answers= and schema= with language="):
         model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"]))
     (answer,) = model.predict(rows, decoding=mapsto.Decoding(answers=["one", "two"], language="cs"))
     assert answer["text"] in ("one", "two") and answer["ended"] == "end"
@@ -265,3 +265,35 @@ def test_an_answer_in_english_is_no_translation(tmp_path: Path) -> None:
     assert target.beginnings(CZECH, None) == [(CZECH, TRANSCRIBE, NO_TIMES), (CZECH, TRANSLATE, NO_TIMES)]
     target.begin_transcripts((CZECH, TRANSLATE, NO_TIMES))
     assert target.describe_beginning() == "language cs, task translate"
+
+
+def test_a_recording_that_is_not_held_has_the_same_transcript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows are read while others are transcribed, and memory is the same for any length."""
+    import soundfile
+
+    from mapsto.audio.decoding import limits
+    from mapsto.inference import forward, generation
+
+    make_transcriber(tmp_path / "model", MULTILINGUAL)
+    path = tmp_path / "talk.flac"
+    soundfile.write(path, np.resize(np.concatenate(clips()), 20 * RATE), RATE)
+    loaded = mapsto.load(tmp_path / "model", "cpu", "fp32")
+    rows = [{"sound": str(path)}, {"sound": (clips()[0], RATE)}]
+    times = mapsto.Decoding(times=True)
+    expected = loaded.predict(rows), loaded.predict(rows, decoding=times)
+    assert len(expected[1][0]["phrases"]) > 5
+    monkeypatch.setattr(limits, "MAX_HELD", 4000)
+    # Two windows are encoded ahead, and two are generated at a time.
+    monkeypatch.setattr(forward, "MAX_CHUNK_BYTES", 200_000)
+    monkeypatch.setattr(generation, "MAX_MEMORY_BYTES", 1)
+    monkeypatch.setattr(generation, "MIN_AT_ONCE", 2)
+    at_once = []
+    choose = generation.Greedy.choose
+    monkeypatch.setattr(
+        generation.Greedy, "choose", lambda self, x: at_once.append(self.num_examples) or choose(self, x)
+    )
+    texts = loaded.predict(rows), loaded.predict(rows, decoding=times)
+    for answers, others in zip(texts, expected, strict=True):
+        for answer, other in zip(answers, others, strict=True):
+            assert answer["text"] == other["text"] and answer.get("phrases") == other.get("phrases")
+    assert max(at_once) <= 4

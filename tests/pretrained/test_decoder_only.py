@@ -108,7 +108,7 @@ def test_nothing_is_hidden_without_a_mask_token(tmp_path: Path) -> None:
     (piece,) = source.encode(TEXTS[:1], 0)
     with pytest.raises(CheckpointError, match="has no mask token"):
         source.mask(piece, Corruption(), make_generator(0, 0, 0), 0.0)
-    with pytest.raises(UsageError, match="--objective causal"):
+    with pytest.raises(UsageError, match='objective="causal"'):
         mapsto.pretrain("text", [{"text": text} for text in TEXTS], start=tmp_path, steps=1, **CPU)
     assert not source.blank(piece).special.any() and len({*source.blank(piece).tokens.tolist()}) == 1
 

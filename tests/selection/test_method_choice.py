@@ -330,7 +330,7 @@ def test_a_named_method_is_calibrated_too(base: mapsto.Model, tmp_path: Path, me
 
 def test_a_named_method_that_the_run_does_not_allow_is_refused_before_it_is_measured(base: mapsto.Model) -> None:
     said = Said()
-    with pytest.raises(UsageError, match="--method contrast compares the rows of a few classes"):
+    with pytest.raises(UsageError, match='method="contrast" compares the rows of a few classes'):
         rows = [{"text": row["text"], "number": index} for index, row in enumerate(ROWS)]
         mapsto.fit("text -> number", rows, start=base, method="contrast", progress=said, device="cpu")
     assert not any("half" in line for line in said.lines)

@@ -270,7 +270,7 @@ def test_folders_of_other_runs(tmp_path: Path) -> None:
     assert (plain / "mine.txt").read_text() == "kept" and len(finished(plain)) == 1
     with pytest.raises(UsageError, match="a finished run"):
         mapsto.fit("text -> label", table(), plain, **given)
-    with pytest.raises(UsageError, match="choose another --out"):
+    with pytest.raises(UsageError, match="choose another out="):
         mapsto.fit("text -> label", table(), plain, overwrite=True, start=plain, search=1, device="cpu")
     mapsto.fit("text -> label", table(), plain, overwrite=True, steps=2, **SIZE)
     assert not finished(plain), "a run without a search leaves none there"
@@ -352,7 +352,7 @@ def test_a_trial_that_diverges_ends_no_search(tmp_path: Path, monkeypatch: pytes
     ("given", "says"),
     [
         ({"search": 0}, "above 0"),
-        ({"search_minutes": 1}, "needs --search"),
+        ({"search_minutes": 1}, "needs search="),
         ({"search": 2, "minutes": 1}, "--minutes"),
         ({"search": 2, "rate": 0.1, "epochs": 1, "batch": 8}, "nothing to try"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ from services import Running, save_small, serving, wait_for
 
 import mapsto
 from mapsto.errors import UsageError
+from mapsto.serve import server
+from mapsto.serve.jobs import Job, Ticket, take_slices
 from mapsto.serve.settings import ServeSettings
+from mapsto.task.arrow import parse
 
 KEY = "0123456789abcdef-key"
 TEXTS = [*sentences(30), "今天天气真好！房间很干净", "winter " * 90, "x"]
@@ -216,6 +220,50 @@ def test_counters_are_those_of_the_clients(running: Running) -> None:
     assert sum(statuses.count(int(status)) for status in after) == 150
     for status, count in after.items():
         assert count - before[status] == statuses.count(int(status))
+
+
+@pytest.mark.slow
+def test_counters_are_those_of_the_clients_over_10_000_requests(folder: Path) -> None:
+    with serving([folder], max_rows=40, queue_tokens=200) as running:
+        rows = [["winter"], [None], ["winter " * 30] * 2, ["x"] * 41]
+        with ThreadPoolExecutor(16) as pool:
+            statuses = [
+                response.status_code for response in pool.map(lambda n: post(running, rows[n % 4]), range(10_000))
+            ]
+        for status in (200, 413, 422, 429):
+            count = running.count("requests_total", route="/predict", status=str(status))
+            assert count == statuses.count(status) > 0 or status == 429
+        assert running.service.waiting_tokens == running.service.num_in_flight == 0
+
+
+def test_slow_clients_are_sent_away(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30\r\nX-Timeout: 0.2\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        connection.sendall(head[:20])
+        assert connection.recv(100) == b""  # closed, since the head does not end
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        connection.sendall(head + b'{"rows"')
+        assert b" 408 " in connection.recv(1000)
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        connection.sendall(head.replace(b"30", b"1073741824"))
+        assert b" 413 " in connection.recv(1000)
+    assert post(running, ["x"]).status_code == 200
+
+
+def test_a_large_request_does_not_hold_up_small_ones() -> None:
+    def job(*costs: int, answerer: Any = "a") -> Job:
+        return Job(answerer, parse("text -> label"), {}, list(costs), Ticket(None, sum(costs)))  # type: ignore[arg-type]
+
+    large, small, other = job(*[10] * 50), job(10), job(10, answerer="b")
+    waiting = deque([large, small, other])
+    taken = [[(part.job, part.start, part.stop) for part in take_slices(waiting, 100)] for _ in range(3)]
+    # Half for the large one, then all that wait, then what is left; the large one goes to the end of the queue.
+    assert taken[0] == [(large, 0, 9), (small, 0, 1)] and taken[1] == [(other, 0, 1)] and taken[2] == [(large, 9, 19)]
+    huge = job(1000, 10)
+    assert [len(part) for part in take_slices(deque([huge]), 100)] == [1]
+    large.ticket.is_dropped = True
+    assert take_slices(waiting, 100) == [] and not waiting
 
 
 def test_every_route_but_health_needs_the_key(folder: Path) -> None:

@@ -186,7 +186,7 @@ def test_what_cannot_be_learnt_is_named(tmp_path: Path) -> None:
     long = [{"en": f"a {i}", "zh": "长 " * (700 if i == 3 else i + 1)} for i in range(20)]
     with pytest.raises(DataError, match=r"row 4, column 'zh': the answer has \d+ tokens"):
         mapsto.fit("en:text -> zh:text", long, steps=1, vocabulary=300)
-    with pytest.raises(UsageError, match="--architecture is for new models that generate"):
+    with pytest.raises(UsageError, match="architecture= is for new models that generate"):
         mapsto.fit("en:text -> zh:label", rows_of(0, 20), steps=1, architecture="prefix")
 
 
@@ -204,14 +204,14 @@ def test_pictures_get_captions(tmp_path: Path) -> None:
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"beams": 0}, "--beams is a whole number from 1"),
+        ({"beams": 0}, "beams= is a whole number from 1"),
         ({"beams": 2, "samples": 2}, "not both"),
-        ({"temperature": 0.5}, "without --samples"),
-        ({"samples": 1, "top_p": 0.0}, "--top-p is a number above 0"),
-        ({"samples": 2, "temperature": 0}, "--temperature is a number above 0 .greedy without"),
-        ({"beams": "4"}, "--beams is a whole number from 1 on, not '4'"),
-        ({"longest": 2.5}, "--longest is a whole number"),
-        ({"longest": 0}, "--longest is a whole number"),
+        ({"temperature": 0.5}, "without samples="),
+        ({"samples": 1, "top_p": 0.0}, "top_p= is a number above 0"),
+        ({"samples": 2, "temperature": 0}, "temperature= is a number above 0 .greedy without"),
+        ({"beams": "4"}, "beams= is a whole number from 1 on, not '4'"),
+        ({"longest": 2.5}, "longest= is a whole number"),
+        ({"longest": 0}, "longest= is a whole number"),
     ]
     for settings, message in refused:
         with pytest.raises(UsageError, match=message):

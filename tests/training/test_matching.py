@@ -58,7 +58,7 @@ def test_sizes_sum_the_losses_of_shortened_vectors() -> None:
         float(Matching(run.mapping, run.examples).total(run.mapping, sides[..., :size], rows)) for size in (64, 16)
     )
     assert float(Matching(run.mapping, run.examples, (64, 16)).total(run.mapping, sides, rows)) == pytest.approx(total)
-    with pytest.raises(UsageError, match="--sizes 128 is more than the 64 numbers"):
+    with pytest.raises(UsageError, match="sizes=128 is more than the 64 numbers"):
         Matching(run.mapping, run.examples, (128,))
 
 
@@ -144,13 +144,13 @@ def test_equal_scores_and_foreign_options_are_refused() -> None:
     rows = [{**row, "score": 1} for row in make_pairs(6)]
     with pytest.raises(DataError, match="every pair has the same score"):
         fit_pairs("query:text <-> passage:text, score:number", rows)
-    with pytest.raises(UsageError, match="--sizes would change nothing"):
+    with pytest.raises(UsageError, match="sizes= would change nothing"):
         mapsto.fit("text -> label", [{"text": "a", "label": "b"}], sizes="8")
-    with pytest.raises(UsageError, match="--sizes are whole numbers"):
+    with pytest.raises(UsageError, match="sizes= are whole numbers"):
         Options(sizes="8,x")
-    with pytest.raises(UsageError, match="--long window would give a value several vectors"):
+    with pytest.raises(UsageError, match='long="window" would give a value several vectors'):
         fit_pairs(long="window")
-    with pytest.raises(UsageError, match="--batch 1 has nothing to compare"):
+    with pytest.raises(UsageError, match="batch=1 has nothing to compare"):
         fit_pairs(batch=1)
     with pytest.raises(DataError, match="a single pair has no other one"):
         fit_pairs(rows=make_pairs(1))

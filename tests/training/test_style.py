@@ -107,8 +107,8 @@ def test_images_take_on_a_style(network: str, tmp_path: Path) -> None:
         redder.append((of[1][0] - of[1][1:].mean()) - (of[0][0] - of[0][1:].mean()))
     assert np.mean(redder) > 10
     for wrong, reason in (
-        ({"features": None}, "name its folder with --features"),
-        ({"style": None}, "without --style"),
+        ({"features": None}, "name its folder with features="),
+        ({"style": None}, "without style="),
         ({"features": str(tmp_path / "nowhere")}, "no such folder"),
         ({"style": str(tmp_path / "none.png")}, "no such file"),
         ({"style": str(tmp_path / "run" / "config.json")}, "no picture of a known format"),

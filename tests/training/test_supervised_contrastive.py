@@ -147,7 +147,7 @@ def test_any_seed_can_choose_a_penalty() -> None:
 
 def test_contrast_needs_a_start_and_classes() -> None:
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(20))]
-    with pytest.raises(UsageError, match="needs a --start"):
+    with pytest.raises(UsageError, match="needs a start="):
         mapsto.fit("text -> label", rows, method="contrast", **TINY_OPTIONS)
     base = mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS)
     with pytest.raises(UsageError, match="answers such as labels"):
@@ -175,8 +175,8 @@ def test_auto_reports_its_method_and_why(count: int, options: dict[str, Any], me
     mapsto.fit("text -> label", rows, start=base, device="cpu", progress=progress, **steps, **options)
     (line,) = (line for line in progress.lines if f"method {method} ({count // 2} labels a class, at most" in line)
     unused = {
-        "smooth": "--smooth would change nothing with contrast",
-        "freeze": "--freeze would change nothing with contrast",
+        "smooth": "smooth= would change nothing with contrast",
+        "freeze": "freeze= would change nothing with contrast",
     }
     assert all(unused.get(name, "") in line for name in options), line
 
@@ -184,9 +184,9 @@ def test_auto_reports_its_method_and_why(count: int, options: dict[str, Any], me
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("probe", {"lora": 2, "layer_decay": 0.5}, "--lora, --layer-decay would change nothing with --method probe"),
+        ("probe", {"lora": 2, "layer_decay": 0.5}, 'lora=, layer_decay= would change nothing with method="probe"'),
         ("probe", {"freeze": "1"}, "--freeze"),
-        ("probe", {"optimizer": "muon", "patience": 5}, "--optimizer, --patience"),
+        ("probe", {"optimizer": "muon", "patience": 5}, "optimizer=, patience="),
         ("contrast", {"patience": 5}, "--patience"),
         ("contrast", {"smooth": 0.1}, "--smooth"),
         ("contrast", {"freeze": "all"}, "--freeze"),

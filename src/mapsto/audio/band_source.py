@@ -29,7 +29,7 @@ MAX_SECONDS = 60
 
 def frames_of(value: Sound) -> Frames:
     """Return the log-mel frames (m, b) of a sound, at least one for each part, of at most its first minute."""
-    samples = value.decode(RATE)[: MAX_SECONDS * RATE]
+    samples = value.decode(RATE, MAX_SECONDS)
     return log_mel(samples, max(NUM_PARTS, -(-len(samples) // HOP)))
 
 

@@ -83,7 +83,8 @@ class FrameEmbedder(nn.Module):
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """Return the frames of tokens, (t, 2 + k + 1, b), standardised by band; zero in hidden tokens."""
-        frames = tokens[:, HEADER:].float().view(len(tokens), -1, self.config.bands)
+        # Not `len`, which would be a constant of an exported graph.
+        frames = tokens[:, HEADER:].float().view(tokens.shape[0], -1, self.config.bands)
         standardised: Tensor = (frames - self.shift) * self.scale
         return standardised.masked_fill(tokens[:, :1, None].bool(), 0.0)
 

@@ -28,6 +28,9 @@ SMALLEST, FLOOR, OFFSET = 1e-10, 8.0, 4.0
 # The value of silence in a sound whose loudest band has an energy of at most 10^-2.
 SILENCE = (np.log10(SMALLEST) + OFFSET) / OFFSET
 
+# The loudness of frames, their loudest band, below which a sound is silent: that of a sine 72 dB below full scale.
+SILENT = -0.25
+
 # Slaney's scale: linear below this frequency in Hz, with this many mels for 1 Hz; above it 27 mels for each factor of 6.4.
 LINEAR_BELOW, MELS_PER_HZ, MELS_PER_FACTOR, FACTOR = 1000.0, 3 / 200, 27.0, 6.4
 

@@ -1,13 +1,14 @@
 """Table cells that hold sounds, and Sound, the value of such a cell.
 
-A sound is decoded once when its cell is read. Its samples then wait in a cache of 64 MiB until the source encodes them.
+A sound is decoded once when its cell is read. Its samples then wait in a cache of 64 MiB until the source encodes them. Those of
+a long one (from about nine minutes on at 16 kHz) are not held: it is read again in blocks.
 Legend of shapes: n samples, c channels.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,20 +55,34 @@ class Sound:
         """Return facts about the samples that a user should know, such as clipping or a silent channel."""
         return self.info.remarks
 
-    def decode(self, rate: int) -> Samples:
+    def decode(self, rate: int, seconds: float | None = None) -> Samples:
         """Return the samples (n,) at `rate` Hz: the first time from the cache if it still has them, else decoded again.
+
+        seconds: how much of the beginning is returned; None for all. Raises DataError if the file can no longer be decoded.
+        """
+        blocks: Iterable[Samples] = self.blocks(rate)
+        if seconds is not None:
+            blocks = _take(blocks, round(seconds * rate))
+        return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+    def blocks(self, rate: int) -> Iterator[Samples]:
+        """Yield the samples at `rate` Hz in blocks (n,), as `decode` returns them: of a long sound as they are decoded.
 
         Raises DataError if the file can no longer be decoded.
         """
         samples = self.samples
         if samples is None:
             samples = SAMPLE_CACHE.take(self.digest)
-        if samples is None:
-            try:
+        try:
+            if samples is None and self.info.parts:
+                blocks = sound_io.read_blocks(self.path, self.content, self.info)
+                yield from sound_io.resample_blocks(blocks, self.info.rate, rate)
+                return
+            if samples is None:
                 samples, _ = sound_io.decode_sound(self.path, self.content)
-            except (OSError, Unreadable) as error:
-                raise DataError(f"{self} changed while it was read: {error}") from error
-        return sound_io.resample(samples, self.info.rate, rate)
+        except (OSError, Unreadable) as error:
+            raise DataError(f"{self} changed while it was read: {error}") from error
+        yield sound_io.resample(samples, self.info.rate, rate)
 
     @classmethod
     def from_samples(cls, samples: NDArray[Any], rate: int) -> Sound:
@@ -91,13 +106,23 @@ class Sound:
 
         Raises OSError if the file cannot be opened, Unreadable if it holds no sound that can be decoded.
         """
-        samples, info = sound_io.decode_sound(None if content is not None else path, content)
+        samples, info = sound_io.check_sound(None if content is not None else path, content)
         digest = hashlib.sha256(content).hexdigest() if content is not None else files.hash_file(Path(str(path)))
-        SAMPLE_CACHE.add(digest, samples)
+        if samples is not None:
+            SAMPLE_CACHE.add(digest, samples)
         return cls(path, content, None, digest, info)
 
     def __str__(self) -> str:
         return self.path or f"a sound of {self.info.seconds:.2f} s at {self.info.rate:,} Hz"
+
+
+def _take(blocks: Iterable[Samples], count: int) -> Iterator[Samples]:
+    """Yield the first `count` samples of blocks (n,)."""
+    for block in blocks:
+        yield block[:count]
+        count -= len(block)
+        if count <= 0:
+            return
 
 
 def _scale(samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -123,6 +148,7 @@ def _mix(samples: NDArray[np.float32]) -> tuple[Samples, tuple[str, ...]]:
         mixer.add(samples)
         mixture = mixer.finish()
         if mixture.channel is None:
+            assert mixture.samples is not None
             return mixture.samples, mixture.remarks
         channel = mixture.channel
 

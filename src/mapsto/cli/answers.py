@@ -9,16 +9,35 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mapsto.cli.output import print_json, print_note, print_status
+from mapsto.cli.output import note_bytes, print_json, print_note, print_status
 from mapsto.data.files import list_files
 from mapsto.data.readers import file_format
-from mapsto.data.table import write_rows
+from mapsto.data.table import stream_tables, write_rows
 from mapsto.data.writers import defuse, style_of, to_text_cells
 from mapsto.errors import DataError, UsageError, place, printable
+from mapsto.inference.answer_cells import CellStyle
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_stopped, is_withheld
 from mapsto.options import TextFormat
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.arrow import Arrow
+
+
+@dataclass(frozen=True)
+class OutputStyle:
+    """Say how answers are written to a table.
+
+    list_formats: file formats in which an answer that is a list stays a list; in others it becomes JSON text.
+    csv_safe: whether csv is written so that a spreadsheet computes nothing. scores: whether the probability of every class is
+    written. overwrite: whether another file at the place of the output is replaced.
+    """
+
+    list_formats: Collection[str] = ("jsonl",)
+    csv_safe: bool = False
+    scores: bool = False
+    overwrite: bool = False
+
+
+DEFAULT_STYLE = OutputStyle()
 
 
 @dataclass(frozen=True)
@@ -64,19 +83,16 @@ def write_answers(
     inputs: InputRows,
     out: Path | None,
     as_json: bool,
-    list_formats: Collection[str] = ("jsonl",),
-    csv_safe: bool = False,
+    style: OutputStyle = DEFAULT_STYLE,
 ) -> RowCounts:
     """Answer every input row and write the rows with their answers to the table file `out`.
 
     engine: the model to answer with. out: None to print csv, or with `as_json` one JSON object per line.
-    csv_safe: whether csv is written so that a spreadsheet computes nothing.
-    list_formats: file formats in which an answer that is a list stays a list; in others it becomes JSON text.
+    style: how the table is written.
     """
     if as_json and out is None:
         return _print_json_lines(engine, inputs)
-    keep_lists = out is not None and file_format(out) in list_formats
-    return _write_table(engine, inputs, out, keep_lists, csv_safe)
+    return _write_table(engine, inputs, out, style)
 
 
 def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
@@ -92,23 +108,23 @@ def _print_json_lines(engine: Engine, inputs: InputRows) -> RowCounts:
     return RowCounts(num_rows, num_failed, num_withheld, num_stopped)
 
 
-def _write_table(engine: Engine, inputs: InputRows, out: Path | None, keep_lists: bool, csv_safe: bool) -> RowCounts:
-    """Answer every input row and write the rows with their answers to the table file `out`, or print them as csv if None.
-
-    keep_lists: whether an answer that is a list stays a list; if False it becomes JSON text.
-    csv_safe: whether csv is written so that a spreadsheet computes nothing.
-    """
+def _write_table(engine: Engine, inputs: InputRows, out: Path | None, style: OutputStyle) -> RowCounts:
+    """Answer every input row and write the rows with their answers to the table file `out`, or print them as csv if None."""
+    csv_safe, is_replaced = style.csv_safe, False
     if out is not None:
         _require_no_input(out, inputs.data)
+        is_replaced = out.exists()
+        if is_replaced and not style.overwrite:
+            _require_earlier_output(out, inputs.source(engine.arrow), inputs.text_format)
     # The temporary file of the answers stands beside the output, where there must be space for the answers anyway.
     folder = None if out is None else out.parent
-    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.text_format, choose_progress(), folder, keep_lists)
-    if rows.binary_columns and (out is None or file_format(out) != "parquet"):
-        columns = ", ".join(map(repr, map(str, rows.binary_columns)))
-        print_status(f"note: the bytes in {columns} are written as their number; --out FILE.parquet keeps them")
+    cells = CellStyle(out is not None and file_format(out) in style.list_formats, style.scores)
+    rows = AnsweredRows(engine, inputs.source(engine.arrow), inputs.text_format, choose_progress(), folder, cells)
+    note_bytes(list(rows.binary_columns), out)
     if out is not None:
-        style = replace(style_of(inputs.data, inputs.text_format), csv_safe=csv_safe, escaped=rows.answer_columns)
-        print_status(f"wrote {write_rows(out, rows.columns, rows, style)} rows to {out}")
+        text_style = replace(style_of(inputs.data, inputs.text_format), csv_safe=csv_safe, escaped=rows.answer_columns)
+        replaced = ", in place of those of before" if is_replaced else ""
+        print_status(f"wrote {write_rows(out, rows.columns, rows, text_style)} rows to {out}{replaced}")
     else:
         writer = csv.DictWriter(sys.stdout, rows.columns)
         writer.writerow({name: _screen_cell(name, csv_safe) for name in rows.columns})
@@ -131,6 +147,22 @@ def _require_no_input(out: Path, data: Path | None) -> None:
         and any(file.samefile(out) for file in list_files(data).files if file.exists())
     ):
         raise UsageError(f"--out {out} is the input itself; name another file")
+
+
+def _require_earlier_output(out: Path, source: Any, text_format: TextFormat) -> None:
+    """Raise UsageError for an existing file that is no earlier output for this source, since it would be lost.
+
+    An earlier output has the columns of the source and further ones.
+    """
+    try:
+        existing, given = (
+            set(next(table.columns for table in stream_tables(part, text_format))) for part in (out, source)
+        )
+        is_earlier = given < existing
+    except (DataError, UsageError, StopIteration):
+        is_earlier = False
+    if not is_earlier:
+        raise UsageError(f"{out} exists and is no output for these rows; name another file, or add --overwrite")
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:

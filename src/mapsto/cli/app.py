@@ -18,13 +18,16 @@ from contextvars import ContextVar
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperGroup
 
+from mapsto.cli.help.layout import CommandWithGroups, describe_group, flag_hint
 from mapsto.distributed import exit_process, read_ranks
-from mapsto.errors import MapstoError, printable
+from mapsto.errors import MapstoError, coloured, printable
+from mapsto.errors.wording import on_command_line
 from mapsto.options import CHOICES, Options, field_types
 from mapsto.options import flag as flag_name
 
@@ -53,6 +56,9 @@ class CommandGroup(TyperGroup):
     These are Stopped on Ctrl-C, and UnreadOutput when the reader of a pipe has ended.
     """
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        formatter.write("\n".join(describe_group(self, ctx)) + "\n")
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
@@ -65,18 +71,51 @@ class CommandGroup(TyperGroup):
             raise UnreadOutput from error
 
 
+# The errors of a wrong call, such as an unknown option. typer exports only some of them, which have this base class.
+CALL_ERRORS: Any = next(base for base in reversed(typer.BadParameter.__mro__) if base.__name__ == "ClickException")
+
 # What is closed when the command of this process ends; None outside of the command line.
 RESOURCES: ContextVar[ExitStack | None] = ContextVar("resources", default=None)
 
-app = typer.Typer(
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class App(typer.Typer):
+    """An application whose commands show their help in groups."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Function], Function]:
+        return super().command(*names, **{"cls": CommandWithGroups, **settings})
+
+
+app = App(
     name="mapsto",
     cls=CommandGroup,
     help="Pretrain, fit, check and use models on your own data. A task is an arrow: mapsto fit 'text -> label' train.csv",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,  # --install-completion and --show-completion
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(is_asked: bool) -> None:
+    """Print the version and end, if `--version` is given."""
+    if is_asked:
+        from mapsto import __version__
+
+        typer.echo(f"mapsto {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Declare the options of `mapsto` itself."""
+
 
 # Arguments that several commands have.
 Arrow = Annotated[str, typer.Argument(help="The task, such as 'text -> label' or 'review:text -> stars:label'.")]
@@ -95,7 +134,9 @@ Input = Annotated[
     ),
 ]
 Texts = Annotated[list[str] | None, typer.Option("--text", help="A text, in place of a table; may be repeated.")]
-Model = Annotated[str, typer.Argument(help="The folder of a run, a model folder, or hf:user/name of the hub.")]
+Model = Annotated[
+    str, typer.Argument(help="A run's folder, a model folder, a file of `mapsto export`, or hf:user/name of the hub.")
+]
 
 # Options that several commands have.
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder of the run. An unfinished run in it is resumed.")]
@@ -203,16 +244,38 @@ def _run() -> None:
     # Pillow warns of faulty metadata; unreadable pixels are reported by the readers themselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        with ExitStack() as resources:
+        with ExitStack() as resources, on_command_line():
             resources.callback(RESOURCES.reset, RESOURCES.set(resources))
-            app()
+            if "_MAPSTO_COMPLETE" in os.environ:
+                completion_init()
+            status = app(standalone_mode=False, prog_name="mapsto")
+        if isinstance(status, int) and status:
+            sys.exit(status)
+    except CALL_ERRORS as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())
+            sys.exit(2)
+        _fail(_describe_call_error(error), 2)
     except UnreadOutput as error:
         _discard_output()
         sys.exit(error.exit_status)
     except MapstoError as error:
-        _fail(str(error), error.exit_status, error.reporter)
+        with on_command_line():
+            text = str(error)
+        _fail(text, error.exit_status, error.reporter)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+
+
+def _describe_call_error(error: Any) -> str:
+    """Return the message of a wrong call, with what is near to an unknown option and where its help is."""
+    context, text = getattr(error, "ctx", None), error.format_message().rstrip(".")
+    name = getattr(error, "option_name", None)
+    if name is not None and context is not None:
+        names = {param.name for param in context.command.params if not getattr(param, "hidden", False)}
+        text = f"no option {name}{flag_hint(name, names)}" if "such option" in text else text
+    command = "mapsto" if context is None or context.parent is None else f"mapsto {context.info_name}"
+    return f"{text[:1].lower()}{text[1:]}; see {command} --help"
 
 
 def _fail(text: str, status: int, reporter: int = 0) -> None:
@@ -226,7 +289,7 @@ def _fail(text: str, status: int, reporter: int = 0) -> None:
         sys.exit(status)
     line = json.dumps({"error": text}, ensure_ascii=False) if "--json" in sys.argv else f"error: {text}"
     try:
-        print(printable(line), file=sys.stderr, flush=True)
+        print(coloured(printable(line), sys.stderr), file=sys.stderr, flush=True)
     except OSError:  # the terminal or the reader of the pipe has gone, so the exit status says it alone
         _discard_output()
     sys.exit(status)

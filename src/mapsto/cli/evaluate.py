@@ -29,6 +29,16 @@ def evaluate(
         Path | None,
         typer.Option(help="Write all rows whose label may be wrong to a table: csv, jsonl or parquet."),
     ] = None,
+    mistakes: Annotated[
+        Path | None,
+        typer.Option(help="Write the rows with a wrong answer to a table, the most confident mistakes first."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Another model, such as the one of last month: score it on the same rows, and the difference."
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
@@ -44,11 +54,12 @@ def evaluate(
     group: Group = None,
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
-    from mapsto.cli.output import print_json, read_table_with_notes
+    from mapsto.cli.output import print_json, print_note, print_status, read_table_with_notes
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
     from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
+    from mapsto.evaluation.paired import compare_models, write_mistakes
     from mapsto.evaluation.report import evaluation_record
     from mapsto.evaluation.suspects import require_exclusive_classes
     from mapsto.inference.predictor import Predictor
@@ -59,17 +70,22 @@ def evaluate(
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
     policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
     mapping = load_mapping(model)
+    for path in filter(None, (suspects, mistakes)):
+        require_writable(path)
     if suspects is not None:
-        require_writable(suspects)
         require_exclusive_classes(mapping.targets)
+    other = None if against is None else Predictor(load_mapping(against), device, precision)
     predictor = Predictor(mapping, device, precision)
-    path = join_paths(data)
-    table = read_table_with_notes(path, TextFormat(encoding, delimiter), answers=True)
-    evaluation = evaluate_mapping(
-        predictor.mapping, table, predictor.device, policy, progress=choose_progress(as_json=json)
-    )
+    source, progress = join_paths(data), choose_progress(as_json=json)
+    table = read_table_with_notes(source, TextFormat(encoding, delimiter), answers=True)
+    evaluation = evaluate_mapping(predictor.mapping, table, predictor.device, policy, progress=progress)
+    if other is not None:
+        other_evaluation = evaluate_mapping(other.mapping, table, other.device, policy, progress=progress)
+        evaluation = evaluation.beside(compare_models(evaluation, other_evaluation, str(against)))
     # Explanations of mistakes cost time and do not fit on the screen.
-    is_explained = out is not None or json
+    is_explained = (out is not None or json) and mapping.has_weights
+    if out is not None and not mapping.has_weights:
+        print_note(f"{model} is an exported file, so the report explains no answers")
     analyses = analyse_evaluation(evaluation, mapping if is_explained else None, predictor.device)
     if out is not None:
         # The command shows only flags that differ from their defaults.
@@ -84,7 +100,8 @@ def evaluate(
         flags += [] if group is None else [f"--group={group}"]
         flags += [] if encoding is None else [f"--encoding={encoding}"]
         flags += [] if delimiter is None else [f"--delimiter={delimiter}"]
-        command = shlex.join(["mapsto", "evaluate", model, str(path), *flags, "--out", str(out)])
+        flags += [] if against is None else [f"--against={against}"]
+        command = shlex.join(["mapsto", "evaluate", model, str(source), *flags, "--out", str(out)])
         _write_report(out, evaluation, analyses, f"How good is {Path(model).name}?", command)
     if json:
         print_json(evaluation_record(evaluation, analyses))
@@ -92,6 +109,8 @@ def evaluate(
         _print_evaluation(evaluation, analyses)
     if suspects is not None:
         _write_suspects(suspects, evaluation)
+    if mistakes is not None:
+        print_status(f"wrote {write_mistakes(mistakes, evaluation.predictions):,} rows to {mistakes}")
 
 
 def _write_suspects(path: Path, evaluation: Evaluation) -> None:
@@ -136,6 +155,8 @@ def _print_evaluation(evaluation: Evaluation, analyses: Analyses) -> None:
             f"   ({evaluation.baseline_name}: {evaluation.baseline[name]})" if name in evaluation.baseline else ""
         )
         print_text(f"{name:<20} {score}{baseline}{evaluation.overlap.mark}")
+    for difference in evaluation.differences:
+        print_text(str(difference))
     for predictions in evaluation.predictions:
         if predictions.prefix:
             print_text(f"\n{predictions.prefix}")

@@ -24,9 +24,11 @@ def find(
         list[str] | None,
         typer.Argument(help="One or more queries, such as texts or files of recordings, in place of --queries."),
     ] = None,
-    among: Annotated[Path | None, typer.Option(help="The table with the texts to search.")] = None,
+    among: Annotated[
+        Path | None, typer.Option(help="The table to search, or a folder of recordings or pictures.")
+    ] = None,
     queries: Annotated[Path | None, typer.Option(help="A table with a query in each row.")] = None,
-    top: Annotated[int, typer.Option(help="How many texts to find for each query.")] = 10,
+    top: Annotated[int, typer.Option(help="How many rows to find for each query.")] = 10,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -67,13 +69,13 @@ def find(
     from mapsto.cli.output import announce_output, print_note, print_status, read_table_with_notes
     from mapsto.data.writers import require_folder, require_writable
     from mapsto.device import keep_memory
-    from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries
+    from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries, split_readable
     from mapsto.inference.find_page import find_page
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
 
     if among is None:
-        raise UsageError("name the table with the texts to search: --among passages.csv")
+        raise UsageError("name the table to search: --among passages.csv")
     if bool(query) == (queries is not None):
         raise UsageError("give a query or --queries FILE, a table of queries; one of the two, not both")
     keep_memory()
@@ -89,6 +91,10 @@ def find(
         texts, faults = read_queries(predictor.mapping, read_table_with_notes(queries, text_format), query_column)
         for fault in faults:
             print_note(f"left out: {fault}")
+    else:
+        texts, reasons = split_readable(predictor.mapping, texts)
+        for reason in reasons:
+            print_note(f"left out: {reason}")
     names = [str(text) for text in texts]
     settings = SearchSettings(index or index_folder(among), column, size, index is not None, group)
     finder = make_finder(predictor.mapping, predictor.device, table, settings, print_status)
@@ -97,7 +103,7 @@ def find(
     matches = finder.find(texts, top, exact)
     if out is not None and is_page:
         find_page(finder, names, matches, model).write(out)
-        print_status(f"wrote the texts found for {len(names):,} queries to {out}")
+        print_status(f"wrote what was found for {len(names):,} queries to {out}")
     elif out is None and not json:
         _print_matches(finder, names, matches)
     else:
@@ -126,10 +132,11 @@ def _write_matches(
     It has the query, the rank, the cosine, the row in the file, and the cells of the row.
     csv_safe: whether csv is written so that a spreadsheet computes nothing.
     """
-    from mapsto.cli.output import print_json, print_status
+    from mapsto.cli.output import note_bytes, print_json, print_status
     from mapsto.data.table import write_rows
-    from mapsto.data.writers import TextStyle
+    from mapsto.data.writers import TextStyle, find_binary
 
+    note_bytes(find_binary(finder.table.data), out)
     records = [
         {
             "query": query,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mapsto.cli.app import Arrow, Data, Json, Like, Out, Overwrite, Quiet, Start, Test, app, with_options
+from mapsto.cli.config_file import Config
 from mapsto.options import NOT_FOR_HIDING, Options
 
 
@@ -17,6 +20,7 @@ def pretrain(
     data: Data,
     out: Out,
     options: Options,
+    config: Config = None,
     start: Start = None,
     like: Like = None,
     test: Test = None,
@@ -26,11 +30,14 @@ def pretrain(
 ) -> None:
     """Pretrain a model on data without labels: hide parts of your texts, pictures or sounds and learn to fill them in."""
     from mapsto import device, progress
+    from mapsto.cli.output import report_run
     from mapsto.data.files import join_paths
     from mapsto.fitting.fit import pretrain_mapping
+    from mapsto.progress.python import Recorder
 
     # A setting for the whole process, which only a program may make and not the library.
     device.keep_memory()
+    recorder = Recorder(progress.choose_progress(quiet, json))
     pretrain_mapping(
         what,
         join_paths(data),
@@ -39,9 +46,12 @@ def pretrain(
         like=like,
         test=test,
         options=options,
-        progress=progress.choose_progress(quiet, json),
+        progress=recorder,
         overwrite=overwrite,
     )
+    kind = what.removeprefix("~").partition(" ")[0]
+    advice = ["mapsto", "fit", f"{kind} -> label", "TABLE.csv", "--start", str(out), "--out", f"{out}-fitted"]
+    report_run(out, recorder, quiet, json, [shlex.join(advice)])
 
 
 @app.command(epilog="Example: mapsto fit 'text -> label' train.csv --start runs/base --test test.csv --out runs/clf")
@@ -51,6 +61,7 @@ def fit(
     data: Data,
     out: Out,
     options: Options,
+    config: Config = None,
     start: Start = None,
     like: Like = None,
     test: Test = None,
@@ -65,10 +76,13 @@ def fit(
 ) -> None:
     """Fit a model to a table with labels, from a starting model or from random weights."""
     from mapsto import device, progress
+    from mapsto.cli.output import report_run
     from mapsto.data.files import join_paths
+    from mapsto.progress.python import Recorder
     from mapsto.selection.search import search_and_fit
 
     device.keep_memory()
+    recorder = Recorder(progress.choose_progress(quiet, json))
     search_and_fit(
         arrow,
         join_paths(data),
@@ -79,6 +93,16 @@ def fit(
         like=like,
         test=test,
         options=options,
-        progress=progress.choose_progress(quiet, json),
+        progress=recorder,
         overwrite=overwrite,
     )
+    report_run(out, recorder, quiet, json, next_steps(arrow, out, test))
+
+
+def next_steps(arrow: str, out: Path, test: Path | None) -> list[str]:
+    """Return the commands that a user is likely to want after a fit."""
+    if "<->" in arrow:
+        return [shlex.join(["mapsto", "find", str(out), "A QUERY", "--among", "TABLE.csv"])]
+    use = shlex.join(["mapsto", "predict", str(out), "NEW.csv", "--out", "answers.csv"])
+    score = shlex.join(["mapsto", "evaluate", str(out), "TEST.csv", "--out", "report.html"])
+    return [use] if test is not None else [use, score]

@@ -66,6 +66,8 @@ def info(model: Model, json: Json = False) -> None:
         provenance = manifest["provenance"]
         facts |= {name: provenance[name] for name in PROVENANCE if name in provenance}
         facts |= {"scores": manifest["scores"]}
+        if "exported" in manifest:
+            facts |= {f"exported: {name}": value for name, value in manifest["exported"].items() if value}
     if json:
         print_json(facts)
         return

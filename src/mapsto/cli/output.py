@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mapsto.cli.app import RESOURCES
+from mapsto.data.readers import file_format
 from mapsto.data.table import Table, read_table
-from mapsto.errors import printable
+from mapsto.distributed import read_ranks
+from mapsto.errors import coloured, printable
 from mapsto.files import announcing
+from mapsto.metrics.intervals import to_json
 from mapsto.options import TextFormat
 from mapsto.pretrained import manifest
+from mapsto.pretrained.exported.container import is_exported
+from mapsto.pretrained.exported.opening import read_exported_manifest
 from mapsto.pretrained.location import find_folder
+from mapsto.progress.python import Recorder
 
 
 def print_json(record: Any) -> None:
@@ -29,12 +36,19 @@ def print_text(text: str = "") -> None:
 
 def print_status(text: str) -> None:
     """Print a line about what the command has done, which is no part of the result, to standard error."""
-    print(printable(text), file=sys.stderr)
+    print(coloured(printable(text), sys.stderr), file=sys.stderr)
 
 
 def print_note(text: object) -> None:
     """Print a line that begins with "note:", about something that affects the result, to standard error."""
     print_status(f"note: {text}")
+
+
+def note_bytes(columns: Sequence[str], out: Path | None) -> None:
+    """Print a note if columns hold bytes, which all formats but parquet write as their number. out: None for the screen."""
+    if columns and (out is None or file_format(out) != "parquet"):
+        names = ", ".join(map(repr, map(str, columns)))
+        print_note(f"the bytes in {names} are written as their number; --out FILE.parquet keeps them")
 
 
 def announce_output(out: Path | None) -> None:
@@ -59,9 +73,31 @@ def read_table_with_notes(source: Any, text_format: TextFormat, answers: bool = 
     return table
 
 
+def report_run(out: Path, recorder: Recorder, quiet: bool, as_json: bool, next_steps: list[str]) -> None:
+    """Print what can be done with a finished run; as JSON its folder and scores, to standard output.
+
+    next_steps: shell commands. Of several processes only the first prints.
+    """
+    if not read_ranks().is_main:
+        return
+    record = recorder.record
+    if as_json:
+        final = {
+            "scores": dict(record.final.scores),
+            "baseline": dict(record.final.baseline),
+            "rows": record.final.rows,
+        }
+        print_json({"out": str(out), **to_json(final), "notes": record.notes})
+    elif not quiet:
+        for number, command in enumerate(next_steps):
+            print_status(f"{'next:' if not number else '  or:'} {command}")
+
+
 def read_manifest(model: str) -> dict[str, Any]:
     """Return the content of the manifest that mapsto saves in a model folder; an empty dict for other models.
 
-    model: a folder or the name of a model of the hub.
+    model: a folder, an exported file or the name of a model of the hub.
     """
+    if is_exported(model):
+        return read_exported_manifest(Path(model))
     return manifest.read_manifest(find_folder(model)) or {}

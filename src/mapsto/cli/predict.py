@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.answers import InputRows, OutputStyle
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "onnx")
 
 Long = Annotated[
     str,
@@ -27,8 +28,32 @@ Long = Annotated[
     ),
 ]
 
+AnswersOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures or "
+        "sounds, .srt or .vtt for subtitles.",
+    ),
+]
+Scores = Annotated[bool, typer.Option("--scores", help="Write the probability of every class, each to a column.")]
+ReplaceFile = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a file at --out that is no earlier output for these rows.")
+]
 Stream = Annotated[
-    bool, typer.Option("--stream", help="Print generated answers while they are written, one line for each row.")
+    bool,
+    typer.Option(
+        "--stream",
+        help="Print generated answers while they are written, one line for each row; and what is said in a recording while it "
+        "grows, or comes through a pipe (-).",
+    ),
+]
+Raw = Annotated[
+    int | None,
+    typer.Option(
+        help="With --stream: the recording is samples of 16 bits without a header, at this rate, such as 16000."
+    ),
 ]
 Draw = Annotated[
     Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
@@ -67,44 +92,62 @@ Schema = Annotated[
     typer.Option(help="Generated answers: JSON that this JSON Schema (a file) describes (the extra `schema`)."),
 ]
 
+# Answers that are left blank, and values that are made instead of answers.
+MinConfidence = Annotated[
+    float,
+    typer.Option(help="Leave answers of a lower confidence blank; `mapsto evaluate` shows what that gains."),
+]
+Reject = Annotated[
+    float,
+    typer.Option(
+        help="Leave answers blank where the row is less familiar than all but this share of the training rows: 0.05."
+    ),
+]
+Hide = Annotated[
+    float | None,
+    typer.Option(
+        help="For pretrained models: hide this share of each value and fill it in. Pictures go to the folder --out."
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        help="For models of sounds: say what the recordings say in the voice of the recordings here (kNN-VC)."
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        help="For models pretrained on pictures: fill in what is not black in this picture of the same size, or in "
+        "the picture of the same name in this folder."
+    ),
+]
+
 
 @app.command(epilog="Example: mapsto predict runs/clf new.csv --out answers.csv")
 def predict(
     model: Model,
     data: Input = None,
     text: Texts = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="csv, jsonl or parquet; by default csv on the screen. A folder for answers that are pictures, .srt or .vtt "
-            "for subtitles.",
-        ),
-    ] = None,
+    out: AnswersOut = None,
     device: Device = "auto",
     precision: Precision = "auto",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
+    scores: Scores = False,
+    overwrite: ReplaceFile = False,
     long: Long = "auto",
     engine: Annotated[
         str,
         typer.Option(
-            help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`)."
+            help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`). onnx: this "
+            "process, with a file of `mapsto export`, which local takes too (the extra `export`)."
         ),
     ] = "local",
-    min_confidence: Annotated[
-        float,
-        typer.Option(help="Leave answers of a lower confidence blank; `mapsto evaluate` shows what that gains."),
-    ] = 0.0,
-    reject: Annotated[
-        float,
-        typer.Option(
-            help="Leave answers blank where the row is less familiar than all but this share of the training rows: 0.05."
-        ),
-    ] = 0.0,
+    min_confidence: MinConfidence = 0.0,
+    reject: Reject = 0.0,
     beams: Beams = None,
     samples: Samples = None,
     temperature: Temperature = None,
@@ -117,23 +160,15 @@ def predict(
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Stream = False,
+    raw: Raw = None,
     draw: Draw = None,
-    hide: Annotated[
-        float | None,
-        typer.Option(
-            help="For pretrained models: hide this share of each value and fill it in. Pictures go to the folder --out."
-        ),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="For models pretrained on pictures: fill in what is not black in this picture of the same size, or in "
-            "the picture of the same name in this folder."
-        ),
-    ] = None,
+    hide: Hide = None,
+    like: Like = None,
+    mask: Mask = None,
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.answers import InputRows, OutputStyle
+    from mapsto.cli.convert_voice import convert_voice
     from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
@@ -145,10 +180,21 @@ def predict(
 
     keep_memory()
     inputs = InputRows(join_paths(data) if data else None, text, TextFormat(encoding, delimiter))
-    # Before the model is opened, so that a wrong path costs no time.
-    require_folder(out) if is_subtitles(out) else require_output_path(out)
+    live = is_recording(data)
+    if not (live and stream) and (raw is not None or is_pipe(data)):
+        raise UsageError("a pipe (-), and --raw, are for recordings that are read while they are made: add --stream")
+    # Before the model is opened, so that a wrong path costs no time. Texts and subtitles are no tables.
+    if out is not None and (is_subtitles(out) or (live and stream)):
+        require_folder(out)
+    else:
+        require_output_path(out)
     require_output_path(draw)
     announce_output(out)
+    if like is not None:
+        if hide is not None or mask is not None or stream or draw is not None:
+            raise UsageError("--like makes recordings; leave --hide, --mask, --stream and --draw out")
+        convert_voice(model, like, inputs, out, device, precision)
+        return
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
@@ -159,13 +205,14 @@ def predict(
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
-        if out is not None or json or draw is not None:
+        if (out is not None and not live) or json or draw is not None:
             raise UsageError("--stream prints answers while they are written; leave --out, --json and --draw out")
-        _stream(answering, inputs)
+        stream_recording(answering, data[0], raw, out) if live and data else _stream(answering, inputs)
     elif is_subtitles(out):
         write_subtitles(answering, inputs, out)
     else:
-        _write(answering, inputs, out, draw, json, csv_safe)
+        style = OutputStyle(csv_safe=csv_safe, scores=scores, overwrite=overwrite)
+        _write(answering, inputs, out, draw, json, style)
 
 
 def make_decoding(**settings: Any) -> Decoding | None:
@@ -207,16 +254,20 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     """Open a model for prediction and return the engine that answers rows with it.
 
-    name: "local" for this process, "ray" for processes on a Ray cluster. model: a model folder or hub name.
+    name: "local" for this process, "ray" for processes on a Ray cluster, "onnx" for this process and an exported file alone.
+    model: a model folder, an exported file or a hub name.
     settings: device, precision, treatment of long rows, smallest confidence of an answer, smallest familiarity of a row, and
         settings of decoding, in this order.
     """
     from mapsto.cli.output import print_note
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine
+    from mapsto.pretrained.exported.container import is_exported
     from mapsto.pretrained.model_folder import load_mapping
 
     require_choice("engine", name, ENGINES)
+    if name == "onnx" and not is_exported(model):
+        raise UsageError(f"--engine onnx takes a file that `mapsto export` wrote, and {model} is none")
     if name == "ray":
         return RayEngine(model, *settings)
     predictor = Predictor(load_mapping(model), *settings)
@@ -225,11 +276,13 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     return predictor
 
 
-def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, csv_safe: bool) -> None:
+def _write(
+    engine: Engine, inputs: InputRows, out: Path | None, draw: Path | None, json: bool, style: OutputStyle
+) -> None:
     """Answer every input row, and write the answers to a table or the screen, or to a folder if answers are files.
 
     out: the table file or folder; None for the screen. json: print JSON lines on the screen, not csv.
-    csv_safe: whether csv is written so that a spreadsheet computes nothing.
+    style: how a table is written.
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
@@ -251,11 +304,7 @@ def _write(engine: Engine, inputs: InputRows, out: Path | None, draw: Path | Non
         engine = DrawingWriter(engine, draw)
     # A table is only needed for answers that fit into cells.
     is_file_only = bool(is_file) and all(is_file)
-    counts = (
-        write_answer_files(engine, inputs)
-        if is_file_only
-        else write_answers(engine, inputs, out, json, csv_safe=csv_safe)
-    )
+    counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json, style)
     report_counts(counts, engine.cut_rows, " (see --long)")
 
 
@@ -282,9 +331,10 @@ def embed(
     delimiter: Delimiter = None,
     json: Json = False,
     csv_safe: CsvSafe = False,
+    overwrite: ReplaceFile = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
-    from mapsto.cli.answers import InputRows, report_counts, write_answers
+    from mapsto.cli.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.cli.output import announce_output
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
@@ -298,5 +348,6 @@ def embed(
         require_writable(out)
     announce_output(out)
     embedder = Embedder(load_mapping(model), device, precision, pooling)
-    counts = write_answers(embedder, inputs, out, json, list_formats=("jsonl", "parquet"), csv_safe=csv_safe)
+    style = OutputStyle(("jsonl", "parquet"), csv_safe, overwrite=overwrite)
+    counts = write_answers(embedder, inputs, out, json, style)
     report_counts(counts, embedder.cut_rows)

@@ -34,10 +34,14 @@ def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
     ((_, (answer,)),) = engine.answer_tables([table])
     if "error" in answer:
         raise DataError(answer["error"])
-    # Whisper writes phrases, and CTC words.
-    phrases = answer["phrases"] if "phrases" in answer else join_words(answer["words"])
+    phrases = phrases_of(answer)
     write_atomic(out, render(phrases, out.suffix.lower()).encode())
     print_status(f"wrote {len(phrases):,} subtitles to {out}")
+
+
+def phrases_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the phrases of an answer with times: Whisper writes phrases, and CTC words."""
+    return list(answer["phrases"]) if "phrases" in answer else join_words(answer["words"])
 
 
 def join_words(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

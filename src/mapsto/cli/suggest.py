@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mapsto.cli.app import CsvSafe, Data, Delimiter, Device, Encoding, Model, app
+from mapsto.errors import UsageError
 from mapsto.options import TextFormat
 
 if TYPE_CHECKING:
-    from mapsto.active_learning import Suggestions
+    from mapsto.active_learning.suggestions import Suggestions
 
 MAX_SHOWN_CHARACTERS = 90  # of a row's cells, on the screen
 
@@ -25,6 +26,9 @@ def suggest(
         Path | None,
         typer.Option("--out", "-o", help="A new table to fill in, or with the ending .json tasks for Label Studio."),
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page (.html) that shows the rows and where they lie among the others.")
+    ] = None,
     labelled: Annotated[
         Path | None, typer.Option(help="Rows that have labels already; they are not suggested again.")
     ] = None,
@@ -36,13 +40,15 @@ def suggest(
 ) -> None:
     """Suggest which rows to label next: typical rows while labels are few, later those the model is unsure about."""
     from mapsto import api
-    from mapsto.active_learning import require_new
+    from mapsto.active_learning.suggestions import require_new
     from mapsto.cli.output import print_note, read_manifest, read_table_with_notes
     from mapsto.data.files import join_paths
 
     # Checked first: an existing file may hold labels, and suggesting takes time.
     if out is not None:
         require_new(out)
+    if page is not None and (page.suffix != ".html" or not page.parent.is_dir()):
+        raise UsageError(f"--page {page}: the page is an .html file in a folder that exists")
     num_fitted = read_manifest(model).get("provenance", {}).get("rows", 0)
     loaded = api.load(model, device)
     text_format = TextFormat(encoding, delimiter)
@@ -53,6 +59,8 @@ def suggest(
     print_note(f"chosen from {suggestions.num_candidates:,} different rows without a label")
     if suggestions.num_unreadable:
         print_note(f"{suggestions.num_unreadable:,} rows cannot be read and were left out")
+    if page is not None:
+        _write_page(suggestions, page, model)
     if out is None:
         _print_suggestions(suggestions)
     else:
@@ -64,11 +72,23 @@ def _write_suggestions(suggestions: Suggestions, out: Path, csv_safe: bool) -> N
 
     csv_safe: whether csv is written so that a spreadsheet computes nothing.
     """
-    from mapsto.cli.output import print_status
+    from mapsto.cli.output import note_bytes, print_status
+    from mapsto.data.writers import find_binary
 
+    if out.suffix != ".json":
+        note_bytes(find_binary(suggestions.pool.data), out)
     count = suggestions.write(out, csv_safe)
     reason = suggestions.suggestions[0].reason
     print_status(f"wrote {count} {reason} rows to {out}; fill in the column {suggestions.column!r}")
+
+
+def _write_page(suggestions: Suggestions, path: Path, model: str) -> None:
+    """Write the page of the suggested rows. model: name of the model, for the page."""
+    from mapsto.active_learning.report import suggestion_page
+    from mapsto.cli.output import print_status
+
+    suggestion_page(suggestions, model).write(path)
+    print_status(f"wrote {path}")
 
 
 def _print_suggestions(suggestions: Suggestions) -> None:

@@ -22,6 +22,7 @@ from mapsto.comparison.learning_curves import extrapolate, labels_needed
 from mapsto.comparison.runs import Experiment
 from mapsto.comparison.start_overlap import StartOverlap, describe_overlaps
 from mapsto.metrics.intervals import Floats, Score, mean_interval, to_json
+from mapsto.report.results import ResultTable, Tabular
 
 EXTRAPOLATION_FACTORS = (2, 4)  # times the largest number of labels
 MIN_POINTS_TO_EXTRAPOLATE = 3
@@ -96,13 +97,47 @@ class Extrapolation:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Recommendation:
+    """The method to take with one number of labelled rows: the best one, if it is significantly better than a simple baseline.
+
+    best: the method with the highest score. baseline: the linear baseline; where there is none the constant one; None without
+    both. gain: score of the best minus that of the baseline; None if the best is the baseline.
+    runner_up: the method with the next score; None without another. lead: score of the best minus that of the runner-up.
+    """
+
+    num_labels: int = field(metadata={"key": "labels"})
+    best: str
+    baseline: str | None
+    gain: Score | None
+    runner_up: str | None
+    lead: Score | None
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the gain has an interval; a single draw of labels has none."""
+        return self.gain is not None and not math.isnan(self.gain.low)
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the best method is significantly better than the simple baseline."""
+        return self.gain is not None and self.gain.low > 0
+
+    @property
+    def candidate(self) -> str:
+        """The method to take: the baseline where no method is shown to be better, else the best."""
+        if self.baseline is not None and self.is_tested and not self.is_significant:
+            return self.baseline
+        return self.best
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabular):
     """The result of a comparison.
 
     metric: name of the compared metric.
     num_pool_rows: number of labelled rows from which the training rows were drawn.
     curves: each candidate's learning curve by the candidate's name, in ascending order of the number of labelled rows.
-    headline: the result in sentences.
+    headline: the result in sentences. recommendations: the method to take, in ascending order of the number of labelled rows.
     units: what intervals are over: "rows", or groups of them.
     overlaps: by name of a starting model that was fitted before to rows of this comparison, these rows.
     """
@@ -116,6 +151,7 @@ class Comparison:
     differences: list[Difference]
     extrapolations: list[Extrapolation] = field(metadata={"key": "foresights"})
     headline: list[str]
+    recommendations: list[Recommendation] = field(default_factory=list)
     overlaps: dict[str, StartOverlap] = field(default_factory=dict)
     units: str = "rows"
 
@@ -129,21 +165,48 @@ class Comparison:
         """Return the compared numbers of labelled rows in ascending order."""
         return sorted({point.num_labels for points in self.curves.values() for point in points})
 
-    def lines(self) -> list[str]:
-        """Return the lines to print in the terminal: a table of scores, then the headline."""
-        counts = self.label_counts
-        # Two spaces separate the longest name from the scores.
-        width = max(map(len, self.curves)) + 2
-        header = " " * width + "".join(f"{count:,} labels".rjust(21) for count in counts)
-        rows = []
+    def table(self) -> ResultTable:
+        """Return the scores of each model by the number of labels, and the headline."""
+        counts, rows = self.label_counts, []
         for name, points in self.curves.items():
             cells = {point.num_labels: format_score(point.score) for point in points}
-            rows.append(name.ljust(width) + "".join(cells.get(count, "").rjust(21) for count in counts))
+            rows.append([name, *(cells.get(count, "") for count in counts)])
+        return ResultTable(
+            ["model", *(f"{count:,} labels" for count in counts)], rows, self._interval_note, self.headline
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each model and number of labels."""
+        return [
+            {
+                "model": name,
+                "labels": point.num_labels,
+                self.metric: point.score.value,
+                "low": point.score.low,
+                "high": point.score.high,
+                "seconds": point.cost.seconds,
+            }
+            for name, points in self.curves.items()
+            for point in points
+        ]
+
+    def lines(self) -> list[str]:
+        """Return the lines to print in the terminal: a table of scores, then the headline."""
+        table = self.table()
+        # Two spaces separate the longest name from the scores.
+        width = max(map(len, self.curves)) + 2
+        first, *others = ["", *table.columns[1:]]
+        header = first.ljust(width) + "".join(name.rjust(21) for name in others)
+        rows = [name.ljust(width) + "".join(cell.rjust(21) for cell in cells) for name, *cells in table.rows]
+        return [header, *rows, self._interval_note, "", *self.headline]
+
+    @property
+    def _interval_note(self) -> str:
+        """A sentence on what the scores and their intervals are."""
         interval_note = f"95 % interval over {self.num_seeds} draws of labels and the test {self.units}"
         if self.num_seeds == 1:
             interval_note = "one draw of labels, so no interval"
-        note = f"{self.metric} in % on {self.num_test_rows:,} test rows; mean, {interval_note}"
-        return [header, *rows, note, "", *self.headline]
+        return f"{self.metric} in % on {self.num_test_rows:,} test rows; mean, {interval_note}"
 
 
 def format_score(score: Score) -> str:
@@ -192,9 +255,34 @@ def analyse(experiment: Experiment) -> Comparison:
         differences=differences,
         extrapolations=_extrapolations(design, samples, num_rows),
         headline=[*describe_overlaps(design.overlaps, list(curves)), *_headline(design, curves, differences)],
+        recommendations=_recommendations(design, samples, num_rows),
         overlaps=design.overlaps,
         units=design.test_units,
     )
+
+
+def _recommendations(design: Design, samples: ScoreSamples, num_rows: int) -> list[Recommendation]:
+    """Return the method to take with each number of labelled rows. num_rows: number of test rows."""
+    methods = {candidate.method: candidate.name for candidate in design.candidates if candidate.start is None}
+    baseline = methods.get(CLASSICAL, methods.get(CONSTANT))
+    recommendations = []
+    for count in design.label_counts:
+        names = [name for name, number in samples if number == count]
+        # Of equal scores the first one counts, which is the simplest.
+        ranked = sorted(names, key=lambda name: -samples[name, count][0])
+        best, runner_up = ranked[0], ranked[1] if len(ranked) > 1 else None
+        has_gain = baseline in names and best != baseline
+        recommendations.append(
+            Recommendation(
+                count,
+                best,
+                baseline if baseline in names else None,
+                interval(samples[best, count] - samples[str(baseline), count], num_rows) if has_gain else None,
+                runner_up,
+                None if runner_up is None else interval(samples[best, count] - samples[runner_up, count], num_rows),
+            )
+        )
+    return recommendations
 
 
 def _label_counts(candidate: Candidate, samples: ScoreSamples) -> list[int]:

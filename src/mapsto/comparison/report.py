@@ -29,14 +29,26 @@ from mapsto.comparison.runs import (
     FitResult,
 )
 from mapsto.comparison.start_overlap import describe_overlaps
+from mapsto.comparison.verdict import (
+    CURVES,
+    EXTRAPOLATION,
+    ROBUSTNESS,
+    answer_questions,
+    describe_recommendation,
+    key_figures,
+    recommendation_section,
+    score_picture,
+)
 from mapsto.data import writers
 from mapsto.data.rows import Rows
 from mapsto.evaluation.error_analysis import analyse_errors
 from mapsto.evaluation.evaluate import Predictions
-from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
+from mapsto.evaluation.report_sections import class_sections, example_sections, mistake_sections, slice_sections
 from mapsto.files import write_atomic
-from mapsto.report.figures import RELIABILITY_CAPTION, data_findings_section, reliability_diagram
-from mapsto.report.page import DASHES, SERIES, Page, PageTable, Section, draw_chart
+from mapsto.report.chart import DASHES, draw_chart
+from mapsto.report.colours import SERIES
+from mapsto.report.figures import RELIABILITY_CAPTION, confidence_bins, data_findings_section, reliability_diagram
+from mapsto.report.page import Page, PageTable, Section
 from mapsto.task.target_capabilities import Classes
 
 # By method: a sentence on the candidate, for readers who do not know the method's name. {} becomes the candidate's
@@ -89,11 +101,16 @@ def comparison_page(comparison: Comparison, experiment: Experiment) -> Page:
         f"{draws} · {len(experiment.results):,} fits"
     )
     return Page(
-        title="What did pretraining gain?",
+        title="Which starting model and method?",
         subtitle=subtitle,
-        headline=comparison.headline,
+        verdicts=[describe_recommendation(comparison)],
+        figures=key_figures(comparison),
+        picture=score_picture(comparison),
+        warnings=describe_overlaps(comparison.overlaps, list(comparison.curves)),
+        answers=answer_questions(comparison),
         sections=[
             _curve_section(comparison, experiment.design),
+            recommendation_section(comparison),
             _difference_section(comparison),
             _extrapolation_section(comparison),
             _robustness_section(comparison),
@@ -146,8 +163,9 @@ def _curve_section(comparison: Comparison, design: Design) -> Section:
     columns = ["model", *(f"{count:,} labels" for count in counts)]
     table = PageTable(f"{comparison.metric} in %, {interval}", columns, rows)
     caption = "Bands are 95 % intervals." if comparison.num_seeds > 1 else "One draw of labels, so no bands."
-    text = [_explain_candidates(design), *describe_overlaps(comparison.overlaps, list(comparison.curves))]
-    return Section("Learning curves", text, chart.svg, caption, CURVES_FILE, [table])
+    return Section(
+        "Learning curves", [_explain_candidates(design)], chart.svg, caption, CURVES_FILE, [table], anchor=CURVES
+    )
 
 
 def _difference_section(comparison: Comparison) -> Section:
@@ -165,6 +183,7 @@ def _difference_section(comparison: Comparison) -> Section:
         for difference in comparison.differences
     ]
     text = [
+        *comparison.headline,
         "Points: the difference of the scores on the same test rows with the same labels, in percentage points. It is "
         "significant where its interval excludes 0.",
         "Labels saved: how many more labels the second model needs for the score of the first, read off its learning curve. "
@@ -193,7 +212,7 @@ def _extrapolation_section(comparison: Comparison) -> Section:
         "score was predicted from the earlier ones; where that fails, do not trust the prediction."
     ]
     table = PageTable(f"{comparison.metric} in %, extrapolated", columns, rows)
-    return Section(title, text, tables=[table])
+    return Section(title, text, tables=[table], anchor=EXTRAPOLATION)
 
 
 def _robustness_section(comparison: Comparison) -> Section:
@@ -202,7 +221,7 @@ def _robustness_section(comparison: Comparison) -> Section:
     tables = list(filter(None, (_perturbation_table(comparison), _shift_table(comparison))))
     if not tables:
         return Section(title, ["Values of this kind cannot be perturbed, and no --shift was given."])
-    return Section(title, tables=tables)
+    return Section(title, tables=tables, anchor=ROBUSTNESS)
 
 
 def _perturbation_table(comparison: Comparison) -> PageTable | None:
@@ -260,7 +279,7 @@ def _calibration_section(comparison: Comparison, experiment: Experiment) -> Sect
         # The answers of all seeds are pooled into one line per model.
         if pairs := [calibration for calibration in calibrations if calibration is not None]:
             confidence, correctness = (np.concatenate(part) for part in zip(*pairs, strict=True))
-            models.append((name, confidence, correctness))
+            models.append((name, confidence_bins(confidence, correctness)))
         rows.append([name, f"{point.num_labels:,}", *(_format_metric(point, metric) for metric in metrics)])
     caption = "Other metrics, with the most labels; mean (95 % interval over draws)"
     columns = ["model", "labels", *(metric.replace("_", " ") for metric in metrics)]
@@ -320,8 +339,9 @@ def _error_sections(comparison: Comparison, experiment: Experiment) -> list[Sect
         analysis = analyse_errors(predictions, first_draws[name].parts)
         assert analysis is not None, "what is compared has a score for each row"
         if name == best:
-            sections += slice_sections(analysis, context)
+            sections += class_sections(predictions, context)
             sections += mistake_sections(predictions, analysis, context)
+            sections += slice_sections(analysis, context)
         if name == best_explained:
             sections += example_sections(predictions, analysis, context)
     return sections

@@ -15,7 +15,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated, Prompted
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Tokenized, Windowed
+from mapsto.task.source_capabilities import Streamed, Tokenized, Windowed
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Composed, Located, located_port
 
@@ -85,6 +85,10 @@ class EncodedRows:
     num_cut: int
     num_tokens: int
 
+    def __iter__(self) -> Iterator[tuple[tuple[Piece, ...], int]]:
+        """Yield (pieces, row) of each example."""
+        return zip(self.pieces, self.row_indices.tolist(), strict=True)
+
     def describe_unknown_tokens(self, sources: Mapping[str, Source]) -> str | None:
         """Return a warning if more than 2 % of the tokens of all rows are the unknown token, which loses the text; else None.
 
@@ -133,14 +137,20 @@ def encode_to_answer(
     """
     composed = next((target for target in targets if isinstance(target, Composed)), None)
     windowed = None if composed is None else located_port(composed, [port.kind for port in rows.arrow.sources])
-    is_joined = any(isinstance(target, Generated) and target.joins_windows for target in targets)
-    long = ("cut" if windowed is None and not is_joined else "window") if long == "auto" else long
-    max_tokens -= _room_for_answers(targets, max_tokens)
+    long = choose_long(rows.arrow, targets, long)
+    max_tokens -= room_for_answers(targets, max_tokens)
     overlap = 0.0 if composed is None else composed.window_overlap
     return encode_rows(rows, sources, max_tokens, long, aligned or need_alignment(targets), windowed, overlap)
 
 
-def _room_for_answers(targets: Sequence[Target], max_tokens: int) -> int:
+def choose_long(arrow: Arrow, targets: Sequence[Target], long: str) -> str:
+    """Return `long`, or what it stands for if it is "auto"; see `encode_to_answer`."""
+    is_composed = any(isinstance(target, Composed) for target in targets)
+    is_joined = any(isinstance(target, Generated | Located) and target.joins_windows for target in targets)
+    return ("window" if is_composed or is_joined else "cut") if long == "auto" else long
+
+
+def room_for_answers(targets: Sequence[Target], max_tokens: int) -> int:
     """Return how many of the `max_tokens` of an example are kept free for answers that are generated behind their sources."""
     generated = [target for target in targets if isinstance(target, Generated) and target.shares_room]
     room = sum(len(target.opening) + target.longest for target in generated)
@@ -243,11 +253,12 @@ def encode_rows(
         if size > max_tokens:
             long_rows.append(index)
             # With several sources it is not clear which windows belong together.
-            if long == "window" and windowed is not None:
+            if long == "window" and len(example) == 1:
+                source, value = sources[example[0].kind], rows.sources[0][index]
+                parts = [(window,) for window in _windows(source, value, example[0], max_tokens, overlap, aligned)]
+            elif long == "window" and windowed is not None:
                 parts = _windows_beside(example, sources, max_tokens, windowed, overlap)
                 num_cut += _num_lost(example, parts[0], windowed)
-            elif long == "window" and len(example) == 1:
-                parts = [(window,) for window in sources[example[0].kind].windows(example[0], max_tokens)]
             else:
                 parts = [_cut(example, sources, max_tokens)]
                 num_cut += size - max_tokens
@@ -277,7 +288,9 @@ def _encode_lazily(rows: Rows, sources: Mapping[str, Source], max_tokens: int, l
     for row in long_rows:
         pieces = lazy.encode(row)
         if long == "window" and len(pieces) == 1:
-            parts[row] = [(window,) for window in columns[0][0].windows(pieces[0], max_tokens)]
+            source, values = columns[0]
+            windows = _windows(source, values[row], pieces[0], max_tokens, 0.0, aligned)
+            parts[row] = [(window,) for window in windows]
         else:
             parts[row] = [_cut(pieces, sources, max_tokens)]
             num_cut += sum(map(len, pieces)) - sum(map(len, parts[row][0]))
@@ -387,6 +400,17 @@ class WindowedPieces(Sequence[tuple[Piece, ...]]):
     def __getitem__(self, example: Any) -> Any:
         row, number = self.places[example]
         return self.parts[row][number] if row in self.parts else self.lazy[row]
+
+
+def _windows(source: Source, value: Any, piece: Piece, length: int, overlap: float, aligned: bool) -> Sequence[Piece]:
+    """Return the windows of a value, whose whole piece is `piece`, each of at most `length` tokens.
+
+    overlap: the share of a window that the next one repeats. aligned: as for `encode_rows`.
+    """
+    if isinstance(source, Streamed):
+        # The same windows as where a long value is read without being held.
+        return list(source.read_windows(value, length, aligned))
+    return source.windows(piece, length, overlap)
 
 
 def _windows_beside(

@@ -17,7 +17,7 @@ from mapsto import kinds
 from mapsto.data import readers
 from mapsto.data.formats import conll, folders
 from mapsto.errors import DataError, Finding, UsageError
-from mapsto.files import read_json
+from mapsto.files import read_json, remote
 from mapsto.task.target_capabilities import Located
 from mapsto.text.pairs import parallel_lines
 from mapsto.text.tagging import brat
@@ -73,8 +73,14 @@ def list_files(path: Path) -> FileListing:
     """Return the files that `path` stands for: a file, a folder of tables or of media files, a list as "a.en,a.de" or
     "a.csv,b.csv", or a pattern as "part-*.csv".
 
+    An address such as s3://bucket/train.csv is fetched first (files/remote.py); a remark says what was fetched.
     Raises DataError if the path does not exist or cannot be listed, or if its folder has no file of a known format.
     """
+    if remote.is_address(path):
+        fetched = remote.fetch(path)
+        local = list_files(fetched.path)
+        note = Finding(remote.public_address(path), None, None, None, fetched.summary)
+        return replace(local, remarks=[note, *local.remarks])
     # Several steps below list the same folder, which may be large.
     walk = cache(_walk)
     try:
@@ -113,7 +119,7 @@ def _list_tables(root: Path, files: list[Path], remarks: Sequence[Finding]) -> F
 
 
 def join_paths(paths: Sequence[Path]) -> Path:
-    """Return one path that stands for several table files, such as "data/a.csv,b.csv"; see `table_files`.
+    """Return one path that stands for several table files, such as "data/a.csv,b.csv"; see `table_files`. Addresses are fetched.
 
     Raises UsageError if one of several is no table file, or if its name has a comma.
     """
@@ -124,6 +130,7 @@ def join_paths(paths: Sequence[Path]) -> Path:
             raise UsageError(f"several inputs are table files, such as a.csv b.csv, but {path} is none")
         if "," in str(path):
             raise UsageError(f"{path}: of several inputs none may have a comma in its name")
+    paths = [remote.fetch(path).path if remote.is_address(path) else path for path in paths]
     first, *rest = paths
     names = [path.name if path.parent == first.parent else str(path.resolve()) for path in rest]
     return Path(",".join([str(first), *names]))
@@ -362,7 +369,7 @@ def _list_media(path: Path, walk: Callable[[Path], FolderTree]) -> FileListing |
     medium = next((kind for kind, suffixes in kinds.media().items() if path.suffix.lower() in suffixes), None)
     # A pipe with the name of a picture or a sound is a value that cannot be read, and no table.
     if medium is not None and path.exists() and not path.is_dir():
-        return FileListing([path], {medium: [str(path)]}, [])
+        return FileListing([path], {medium: [str(path)]}, [], names_columns=False)
     if annotations := _read_annotations(path, lambda folder: walk(folder).files):
         (medium,) = {target.lies_in for target in _located_targets() if target.kind in annotations}
         remarks = _describe_left_out(path, walk(path), walk(path).files) if path.is_dir() else []
@@ -416,7 +423,9 @@ def _build_listing(
     outer = dict.fromkeys(parts[0] for parts in inner if parts)
     parts = _describe_parts(root, [name for name in outer if PART_FOLDER.fullmatch(name)]) if annotations else []
     parts = [*_describe_partitions(root, columns), *parts]
-    return FileListing(list(map(Path, files)), data, [*remarks, *parts, *_describe_nesting(root, inner)])
+    notes = [*remarks, *parts, *_describe_nesting(root, inner)]
+    # The column of the files is named after their kind, and an arrow may name it otherwise, as in `noisy:sound -> clean:sound`.
+    return FileListing(list(map(Path, files)), data, notes, names_columns=False)
 
 
 def _is_below(root: Path, file: str) -> bool:

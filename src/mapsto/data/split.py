@@ -19,6 +19,7 @@ from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.checks import check_rows, find_leaks
 from mapsto.data.grouping.row_groups import NO_GROUPS, RowGroups, are_sentences, describe_shared, find_groups
+from mapsto.data.grouping.time_split import split_by_time
 from mapsto.data.near_duplicates import link_near_duplicates
 from mapsto.data.rows import Rows, link_rows, load_rows, report_skipped, require_readable
 from mapsto.data.table import Int64s, Table
@@ -39,6 +40,8 @@ MAX_HELD_OUT = 1000
 # Held-out rows are lost to training. Below these numbers of rows, that costs more than choosing weights by them gains.
 FEWEST_TO_HOLD_OUT, HELD_OUT = 5000, 0.05
 FEWEST_TO_HOLD_OUT_TEXT, HELD_OUT_TEXT = 200, 0.02
+# The share of the rows that --time holds out by default.
+SHARE_OF_LATEST = 0.2
 # The most rows among which near-duplicates are searched for, which takes some seconds.
 MAX_COMPARED = 20_000
 # If fewer of the rows to hold out can be, since chains of near-duplicates are too long, only equal rows are kept together.
@@ -74,22 +77,19 @@ def check_data(
 
 
 def report_findings(findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Print MAX_WARNINGS findings, of each sort one before others of it, and how many others there are.
+    """Print a line for each sort of finding: the first of it, and how many hint there are like it.
 
     say: function that prints a line.
     """
-    groups: dict[tuple[str | None, str], list[int]] = {}
-    for index, finding in enumerate(findings):
-        groups.setdefault(finding.group, []).append(index)
-    firsts = [indices[0] for indices in groups.values()]
-    others = sorted({*range(len(findings))} - {*firsts})
-    shown = sorted([*firsts, *others][:MAX_WARNINGS])
-    for index in shown:
-        group = groups[findings[index].group]
-        num_hidden = len(group) - len({*group} & {*shown}) if index == group[0] else 0
-        say(f"note: {findings[index]}" + (f" (and {num_hidden:,} more like it)" if num_hidden else ""))
-    if len(findings) > MAX_WARNINGS:
-        say(f"note: {len(findings) - MAX_WARNINGS} more; `mapsto check` lists them all")
+    counts = Counter(finding.group for finding in findings)
+    firsts = {finding.group: finding for finding in reversed(findings)}
+    groups = list(dict.fromkeys(finding.group for finding in findings))
+    for group in groups[:MAX_WARNINGS]:
+        hint = f" (and {counts[group] - 1:,} more like it)" if counts[group] > 1 else ""
+        say(f"note: {firsts[group]}{hint}")
+    num_shown = sum(counts[group] for group in groups[:MAX_WARNINGS])
+    if num_shown < len(findings):
+        say(f"note: {len(findings) - num_shown:,} more; `mapsto check` lists them all")
 
 
 def drop_rows_in_corpus(
@@ -169,9 +169,16 @@ def split_rows(rows: Rows, options: Options, say: Callable[[str], None] = lambda
     Raises UsageError if no training row is left.
     """
     share = held_out_share(len(rows), rows.arrow.corrupted, options)
+    if options.time is not None and not share:
+        if options.hold_out is not None:
+            raise UsageError("--time says which rows are held out, and --hold-out 0 holds out none")
+        share = SHARE_OF_LATEST
     if not share:
         return rows, rows.select(np.zeros(0, np.int64))
-    training, held_out = split_indices(rows, share, options.seed, say, options.group)
+    if options.time is not None:
+        training, held_out = split_by_time(rows, share, options.time, say)
+    else:
+        training, held_out = split_indices(rows, share, options.seed, say, options.group)
     require_held_out(held_out, options)
     if not len(training):
         raise UsageError(f"--hold-out {share} keeps all {len(rows)} rows aside and leaves none to learn from")

@@ -160,7 +160,7 @@ def read_table(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Table:
     """
     if isinstance(source, Table):
         return source
-    if isinstance(source, list | tuple) and source and all(map(_is_table_file, source)):
+    if isinstance(source, list | tuple) and source and all(map(is_table_file, source)):
         source = join_paths([Path(path) for path in source])
     if is_path(source):
         return _concatenate(list(stream_tables(source, text_format)))
@@ -172,6 +172,8 @@ def read_table(source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Table:
 
 def _read_object(source: Any) -> FilePart:
     """Return the rows of a Python object as a part; see `read_table`."""
+    if hasattr(source, "collect") and hasattr(source, "collect_schema"):  # a query of polars
+        source = source.collect()
     if hasattr(source, "column_names") and hasattr(source, "to_dict"):  # a Hugging Face data set
         return _columns({name: _name_classes(source, name) for name in source.column_names})
     if hasattr(source, "to_pylist") and hasattr(source, "schema"):  # an Arrow table
@@ -193,7 +195,7 @@ def _read_object(source: Any) -> FilePart:
     raise UsageError(f"rows come from a path, a table or a list of dicts, not from {type(source).__name__}")
 
 
-def _is_table_file(item: Any) -> bool:
+def is_table_file(item: Any) -> bool:
     """Return whether an item of a list, where rows should be, is the path of a table file."""
     return is_path(item) and readers.file_format(Path(item)) is not None
 
@@ -354,6 +356,7 @@ def _records(records: list[Any]) -> FilePart:
             hint = (
                 f"; parallel files are one path: '{','.join(map(str, records))}'" if all(map(_is_file, records)) else ""
             )
+            hint = hint or '; columns of values are given as {"text": [...], "label": [...]}'
             raise UsageError(f"row {row} is {type(record).__name__}, not a dict of columns{hint}")
     numbered = [(row, {str(name): value for name, value in record.items()}) for row, record in enumerate(records, 1)]
     return from_records("data", numbered, [])

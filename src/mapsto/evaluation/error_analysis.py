@@ -409,7 +409,12 @@ def _p_value(scores: Floats, rest_scores: Floats) -> float:
 
 
 def _worst_mistakes(predictions: Predictions) -> Ints:
-    """Return the indices of rows with a score below 1, at most MAX_CASES: those first whose confidence times error is largest.
+    """Return the first MAX_CASES of `_rank_mistakes`."""
+    return _rank_mistakes(predictions)[:MAX_CASES]
+
+
+def _rank_mistakes(predictions: Predictions) -> Ints:
+    """Return the indices of all rows with a score below 1: those first whose confidence times error is largest.
 
     Texts are ordered by their error alone, since models are sure of few texts as a whole. The result is empty for
     targets whose answers have no confidence.
@@ -424,7 +429,22 @@ def _worst_mistakes(predictions: Predictions) -> Ints:
     wrong = np.flatnonzero(scores < 1)
     badness = 1 - scores if isinstance(target, Free) else confidence * (1 - scores)
     # Stable, so that equally confident mistakes keep the order of the table.
-    return wrong[np.argsort(-badness[wrong], kind="stable")][:MAX_CASES]
+    return wrong[np.argsort(-badness[wrong], kind="stable")]
+
+
+def list_mistakes(predictions: Predictions, analysis: ErrorAnalysis, limit: int) -> tuple[list[Case], int]:
+    """Return the first `limit` mistakes as cases, the most confident first, and the number of all mistakes.
+
+    analysis: of these predictions; the attributions of its mistakes are kept.
+    """
+    rows = _rank_mistakes(predictions)
+    target = predictions.target
+    if not len(rows) or not isinstance(target, Comparable):
+        return [], 0
+    scores = target.per_item_metric(predictions.outputs, predictions.labels)
+    assert scores is not None
+    parts = {case.index: case.parts for case in analysis.mistakes}
+    return _cases(predictions, rows[:limit], scores.astype(np.float64), parts), len(rows)
 
 
 def _random_rows(predictions: Predictions) -> Ints:

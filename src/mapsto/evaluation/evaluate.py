@@ -24,6 +24,7 @@ from mapsto.data.rows import Rows, load_rows, require_readable, set_aside_unlabe
 from mapsto.data.table import Table
 from mapsto.errors import UsageError
 from mapsto.evaluation import matching
+from mapsto.evaluation.linear_baseline import BaselineComparison
 from mapsto.evaluation.suspects import Suspects, find_suspects, join_suspects, require_exclusive_classes
 from mapsto.evaluation.training_file import compare_with_training_file
 from mapsto.evaluation.verification import describe_trials
@@ -40,6 +41,7 @@ from mapsto.metrics.intervals import Floats, Score, to_json, with_intervals
 from mapsto.model.mapping import Mapping
 from mapsto.options import STOP_AT_BAD_ROWS, RowPolicy
 from mapsto.progress import Progress
+from mapsto.report.results import ResultTable, Tabular, score_records, score_table
 from mapsto.sequence.batch import Example
 from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Ints
@@ -128,8 +130,8 @@ class OutputSample:
     label: Any
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Tabular):
     """Scores of a model on labelled rows.
 
     scores: by name of the metric; with several targets, the name begins with the target's column.
@@ -139,6 +141,8 @@ class Evaluation:
     samples: NUM_SAMPLES random rows for each target that generates a value, such as a picture.
     overlap: the scored rows that the model or one of its starting models was fitted to; on them scores are too good.
     baseline_name: words for the baseline. has_groups: whether intervals resample groups of rows.
+    linear: the first target's scores beside those of a linear model; None where there are none, as a note says.
+    differences: from another model on the same rows, see evaluation/paired.py.
     """
 
     num_rows: int
@@ -149,8 +153,21 @@ class Evaluation:
     predictions: list[Predictions] = field(default_factory=list, repr=False)
     samples: list[OutputSample] = field(default_factory=list, repr=False)
     overlap: Overlap = Overlap()
-    baseline_name: str = "reading nothing"
+    baseline_name: str = "best constant answer"
     has_groups: bool = False
+    linear: BaselineComparison | None = None
+    differences: Sequence[Any] = ()
+
+    def beside_linear_model(self, comparison: BaselineComparison | str | None) -> Evaluation:
+        """Return the evaluation with the scores of a linear model, or the reason for which there are none, among its notes."""
+        if comparison is None:
+            return self
+        linear = comparison if isinstance(comparison, BaselineComparison) else None
+        return replace(self, linear=linear, notes=[*self.notes, str(comparison)])
+
+    def beside(self, differences: Sequence[Any]) -> Evaluation:
+        """Return the evaluation with its differences from another model on the same rows."""
+        return replace(self, differences=differences)
 
     def suspects(self) -> Suspects:
         """Return the rows whose label may be wrong, the worst first, with estimated probabilities.
@@ -160,11 +177,23 @@ class Evaluation:
         require_exclusive_classes(predictions.target for predictions in self.predictions)
         return join_suspects([predictions.suspects for predictions in self.predictions])
 
+    def table(self) -> ResultTable:
+        """Return the scores beside their baselines, and the notes."""
+        title = f"{self.num_rows:,} rows{self.overlap.mark}"
+        return score_table(
+            title, self.scores, self.baseline, self.baseline_name, [*map(str, self.differences), *self.notes]
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a row for each score."""
+        return score_records(self.scores, self.baseline)
+
     def record(self) -> dict[str, Any]:
         """Return everything but predictions and samples as a JSON-serialisable dict."""
         names = ("scores", "baseline", "confusion", "notes", "overlap")
         # The file format has these two entries, but predictions and samples are not written.
         record = {"rows": self.num_rows, **{name: getattr(self, name) for name in names}, "answers": [], "made": []}
+        record |= {"differences": list(self.differences)} if self.differences else {}
         # Scores may be infinite or NaN, which JSON does not have.
         json_record: dict[str, Any] = to_json(record)
         return json_record
@@ -231,8 +260,9 @@ def evaluate(
         _add_predictions(evaluation, predictions)
     # Beside rows that were trained on, a linear model that was fitted to them has no meaning either.
     if evaluation.predictions and not overlap:
-        sentence = compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs, policy.group)
-        notes += [] if sentence is None else [sentence]
+        evaluation = evaluation.beside_linear_model(
+            compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs, policy.group)
+        )
     for port in token_ports:
         if isinstance(mapping.targets[port], Located):
             evaluation.samples.extend(_sample_outputs(mapping, rows, encoded, port, device))
@@ -355,7 +385,8 @@ def _sample_outputs(
     assert isinstance(target, Located)
     # Sorted, so that samples are shown in the order of the table.
     row_indices = np.sort(make_generator(0, num_rows, 0).permutation(num_rows)[:NUM_SAMPLES]).tolist()
-    pieces = {row: encoded.pieces[row] for row in row_indices}
+    # Of a row that is read in windows the first one.
+    pieces = {row: encoded.pieces[int(np.searchsorted(encoded.row_indices, row))] for row in row_indices}
     examples = [Example(pieces[row], make_questions(mapping, pieces[row]), row) for row in row_indices]
     outputs = dict(token_outputs(mapping, examples, port, device))
     # Exactly one source has the kind that the answers lie in.

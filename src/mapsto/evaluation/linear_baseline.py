@@ -178,13 +178,23 @@ class BaselineComparison:
     difference: float
     half_width: float
 
+    @property
+    def is_better(self) -> bool:
+        """Whether the model is significantly better than the baseline."""
+        return self.difference > self.half_width
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the model is significantly worse than the baseline."""
+        return self.difference < -self.half_width
+
     def __str__(self) -> str:
         both = f"{self.metric} {100 * self.baseline:.1f} % against {100 * self.model:.1f} %"
         name = self.name
         advice = "; --method linear fits it, without a start" if self.is_method else ""
-        if self.difference < -self.half_width:
+        if self.is_worse:
             return f"{name} is better here: {both}{advice}"
-        if self.difference <= self.half_width:
+        if not self.is_better:
             return f"{name} is as good here, within chance: {both}{advice}"
         return f"{name}: {both} of this model"
 
@@ -230,10 +240,10 @@ def compare_with_linear_model(
     answer: Callable[[], Tensor],
     seconds: float,
     options: Options,
-) -> str | None:
-    """Return a sentence with the scores of a mapping's first target and of the linear baseline, for fits and for `evaluate`.
+) -> BaselineComparison | str | None:
+    """Return the scores of a mapping's first target beside those of the linear baseline, for fits and for `evaluate`.
 
-    The sentence says so if the baseline would take more than TIME_SHARE of the training. None if single rows have no score.
+    A sentence says why, if the baseline would take more than TIME_SHARE of the training. None if single rows have no score.
     mapping: one for which `has_linear_baseline` is true. training: the rows that it was trained on. rows: the rows to score.
     answer: returns the mapping's outputs (n, …) for `rows`. seconds: duration of the mapping's training.
     options: their `seed` draws the folds that choose the baseline's penalty; their `group` is as for `compare_with_baseline`.
@@ -244,5 +254,4 @@ def compare_with_linear_model(
         return f"{NO_LINEAR_MODEL}: it would take {duration(needed)}, more than a tenth of the training"
     baseline = fit_linear_baseline(target, 0, training, options.seed)(rows)
     is_method = not why_not_linear(mapping.arrow)
-    comparison = compare_with_baseline(target, answer(), baseline, rows, is_method, options.group)
-    return None if comparison is None else str(comparison)
+    return compare_with_baseline(target, answer(), baseline, rows, is_method, options.group)

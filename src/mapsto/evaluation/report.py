@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,28 @@ from mapsto import files, kinds
 from mapsto.errors import Finding, places
 from mapsto.evaluation.error_analysis import ErrorAnalysis
 from mapsto.evaluation.evaluate import Evaluation, Predictions
-from mapsto.evaluation.report_sections import example_sections, mistake_sections, slice_sections
-from mapsto.metrics.intervals import to_json
+from mapsto.evaluation.report_sections import (
+    CONFIDENT,
+    class_sections,
+    example_picture,
+    example_sections,
+    mistake_sections,
+    slice_sections,
+)
+from mapsto.evaluation.verdict import Judgement, answer_questions, judge, metric_name, target_anchor
+from mapsto.metrics.intervals import Score, to_json
 from mapsto.progress import duration
-from mapsto.report.figures import RELIABILITY_CAPTION, data_findings_section, reliability_diagram
-from mapsto.report.page import SERIES, Page, PageTable, Section, draw_chart, trusted_html
+from mapsto.report.bars import Bar, interval_bars
+from mapsto.report.chart import draw_chart
+from mapsto.report.colours import SERIES
+from mapsto.report.figures import (
+    RELIABILITY_CAPTION,
+    calibration_table,
+    confidence_bins,
+    data_findings_section,
+    reliability_diagram,
+)
+from mapsto.report.page import KeyFigure, Page, PageTable, Picture, Section, trusted_html
 from mapsto.task.target_capabilities import Comparable
 
 MAX_POINTS = 500  # of a loss curve; more are averaged, so that the page stays small
@@ -56,20 +74,19 @@ class Provenance:
 def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Provenance) -> Page:
     """Build the HTML page of an evaluation and its error analyses."""
     sections = [_score_section(evaluation)]
+    judgements = judge(evaluation, analyses)
     for index, (predictions, analysis) in enumerate(analyses):
         target_sections = [
-            *_coverage_sections(analysis),
-            *_calibration_sections(predictions),
-            *slice_sections(analysis),
+            *class_sections(predictions),
             *mistake_sections(predictions, analysis),
+            *_calibration_sections(predictions),
+            *_coverage_sections(analysis),
+            *slice_sections(analysis),
             *example_sections(predictions, analysis),
         ]
-        # With several targets, titles and figure files of one kind would be equal.
+        # With several targets, titles, anchors and figure files of one kind would be equal.
         sections += [_name_section(section, predictions.prefix, index) for section in target_sections]
     sections += _sample_sections(evaluation)
-    if evaluation.overlap:
-        # Every section so far rests on the overlapping rows.
-        sections = [replace(section, text=[evaluation.overlap.warning + ".", *section.text]) for section in sections]
     sections += [
         *data_findings_section(provenance.findings),
         *_training_sections(provenance.steps),
@@ -80,16 +97,95 @@ def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Prov
     subtitle = f"{rows} of {', '.join(tables)}" if tables else rows
     if evaluation.overlap:
         subtitle += f"; {evaluation.overlap.counts} were trained on"
-    return Page(provenance.title, subtitle, headline(evaluation, analyses), sections)
+    return Page(
+        provenance.title,
+        subtitle,
+        [judgement.verdict for judgement in judgements] or headline(evaluation, analyses)[:1],
+        sections,
+        figures=_key_figures(evaluation, judgements),
+        picture=_score_picture(evaluation, judgements),
+        warnings=[f"{evaluation.overlap.warning}."] if evaluation.overlap else (),
+        answers=answer_questions(judgements),
+    )
 
 
 def _name_section(section: Section, prefix: str, index: int) -> Section:
-    """Return the section with the target's prefix in its title, and with a unique file name for its figure.
+    """Return the section with the target's prefix in its title, and with a unique anchor and file name for its figure.
 
     index: index of the target.
     """
-    file = f"{index + 1}-{section.file}" if index else section.file
-    return replace(section, title=f"{prefix}{section.title}", file=file)
+    file = f"{index + 1}-{section.file}" if index and section.file else section.file
+    anchor = section.anchor and target_anchor(section.anchor, index)
+    return replace(section, title=f"{prefix}{section.title}", file=file, anchor=anchor)
+
+
+def _key_figures(evaluation: Evaluation, judgements: Sequence[Judgement]) -> list[KeyFigure]:
+    """Return the figure behind each verdict; where there is no verdict, the first metric."""
+    mark = evaluation.overlap.mark
+    figures = []
+    for judgement in judgements:
+        if items := judgement.item_scores:
+            prefix = judgement.predictions.prefix
+            figures += [
+                KeyFigure(
+                    f"{100 * score.value:.0f} %", f"{prefix}{words}, 95 % interval {score.interval_percent}{mark}"
+                )
+                for words, score in items
+            ]
+            continue
+        values, target = judgement.score, judgement.predictions.target
+        name = judgement.analysis.metric
+        if isinstance(target, Comparable) and target.field_metric is not None:
+            name = target.field_metric
+            values = evaluation.scores[f"{judgement.predictions.prefix}{name}"]
+        label = f"{judgement.predictions.prefix}{metric_name(name)}, {_describe(values)}{mark}"
+        figures.append(KeyFigure(f"{100 * values.value:.1f} %", label))
+    if not judgements and evaluation.scores:
+        name, score = next(iter(evaluation.scores.items()))
+        figures.append(KeyFigure(f"{score.value:.4g}", f"{name.replace('_', ' ')}, {_describe(score, 1)}{mark}"))
+    return figures
+
+
+def _describe(score: Score, scale: float = 100) -> str:
+    """Return the interval and the number of items of a score as text. scale: what its limits are multiplied with."""
+    if math.isnan(score.low):
+        return f"n = {score.n:,}"
+    return f"95 % interval {scale * score.low:.3g}–{scale * score.high:.3g}, n = {score.n:,}"
+
+
+def _score_picture(evaluation: Evaluation, judgements: Sequence[Judgement]) -> Picture | None:
+    """Return the picture of the first screen: the score of the first target beside those of the baselines.
+
+    None where there is nothing to compare it with.
+    """
+    if not judgements:
+        return _metric_picture(evaluation)
+    judgement = judgements[0]
+    score, bars = judgement.score, []
+    bars.append(Bar.of_score("this model", score, True))
+    if judgement.linear is not None:
+        value = 100 * judgement.linear.baseline
+        bars.append(Bar(judgement.linear.name, value, math.nan, math.nan, f"{value:.1f} %"))
+    if judgement.baseline is not None:
+        bars.append(Bar.of_score(f"baseline, {judgement.baseline_rule}", judgement.baseline))
+    if len(bars) < 2:
+        return example_picture(judgement.predictions, judgement.analysis)
+    metric = metric_name(judgement.analysis.metric)
+    # R² of bad models has no lowest value.
+    limits = (0.0 if min(bar.value for bar in bars) >= 0 else -math.inf, 100.0)
+    content = interval_bars(bars, f"{metric} of this model and of baselines", limits=limits)
+    return Picture(
+        content, f"{judgement.predictions.prefix}{metric} in %; higher is better. The bar is the 95 % interval."
+    )
+
+
+def _metric_picture(evaluation: Evaluation) -> Picture | None:
+    """Return the first metric of a model without an error analysis beside its baseline; None if it has no baseline."""
+    name, score = next(iter(evaluation.scores.items()), ("", None))
+    if score is None or name not in evaluation.baseline or not 0 <= score.value <= 1:
+        return None
+    bars = [Bar.of_score("this model", score, True), Bar.of_score(evaluation.baseline_name, evaluation.baseline[name])]
+    return Picture(interval_bars(bars, f"{name} of this model and of the baseline"), f"{name.replace('_', ' ')}, in %")
 
 
 def write_page(path: Path, page: Page, evaluation: Evaluation, analyses: Analyses) -> None:
@@ -139,7 +235,7 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
             for name, score in evaluation.scores.items()
         )
         lines.append(f"{'; '.join(values)}{mark}.")
-    return [*lines, *evaluation.notes]
+    return [*lines, *map(str, evaluation.differences), *evaluation.notes]
 
 
 def _score_section(evaluation: Evaluation) -> Section:
@@ -154,8 +250,8 @@ def _score_section(evaluation: Evaluation) -> Section:
         text = [f"The baseline is {evaluation.baseline_name}, {RANKERS[evaluation.baseline_name]} and learns nothing."]
     columns = ["metric", "value (95 % interval)", "rows", "baseline"]
     return Section(
-        "Scores",
-        text if evaluation.baseline else (),
+        "All scores",
+        [*(text if evaluation.baseline else []), *evaluation.notes],
         tables=[PageTable(_describe_intervals(evaluation), columns, rows)],
     )
 
@@ -207,7 +303,7 @@ def _training_sections(steps: Sequence[Dict[str, Any]]) -> list[Section]:
 def _method_section(evaluation: Evaluation, provenance: Provenance) -> Section:
     """Return the section on how the scores were measured: rows, intervals, training time, and the command."""
     origin = " that training did not use" if provenance.steps and not evaluation.overlap else ""
-    text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {_describe_intervals(evaluation)}.", *evaluation.notes]
+    text = [f"Scored on {evaluation.num_rows:,} rows{origin}. {_describe_intervals(evaluation)}."]
     if not evaluation.overlap.warning:
         text.append(_describe_check(evaluation.overlap.checked))
     if provenance.steps:
@@ -251,7 +347,7 @@ def _coverage_sections(analysis: ErrorAnalysis) -> list[Section]:
     ]
     table = PageTable("Thresholds were chosen on these same rows", columns, rows)
     caption = "The band is the 95 % interval."
-    return [Section("Answering only when confident", text, chart.svg, caption, "kept.svg", [table])]
+    return [Section("Answering only when confident", text, chart.svg, caption, "kept.svg", [table], anchor=CONFIDENT)]
 
 
 def _calibration_sections(predictions: Predictions) -> list[Section]:
@@ -259,5 +355,8 @@ def _calibration_sections(predictions: Predictions) -> list[Section]:
     calibration = predictions.calibration()
     if calibration is None:
         return []
-    figure = reliability_diagram([("this model", *calibration)])
-    return [Section("Can its confidence be trusted?", (), figure, RELIABILITY_CAPTION, "calibration.svg")]
+    bins = confidence_bins(*calibration, predictions.group_numbers)
+    if not bins:
+        return []
+    figure, tables = reliability_diagram([("this model", bins)]), [calibration_table(bins)]
+    return [Section("Can its confidence be trusted?", (), figure, RELIABILITY_CAPTION, "calibration.svg", tables)]

@@ -6,26 +6,40 @@ The parameter `context` of these functions names the model and the number of lab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Sequence
 from typing import Any
 
 from mapsto import kinds
 from mapsto.errors import places
-from mapsto.evaluation.error_analysis import Case, ErrorAnalysis
+from mapsto.evaluation.error_analysis import Case, ErrorAnalysis, list_mistakes
 from mapsto.evaluation.evaluate import Predictions
-from mapsto.evaluation.suspects import describe_counts
+from mapsto.evaluation.suspects import describe_counts, doubted_labels
 from mapsto.explain.highlighting import highlight_parts
+from mapsto.metrics.intervals import wilson_interval
 from mapsto.report.figures import COLOUR_LEGEND, truncate
-from mapsto.report.page import PageTable, Section, trusted_html
+from mapsto.report.heat_map import confusion_map
+from mapsto.report.page import PageTable, Picture, Section, link, trusted_html
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.label_spelling import distinct_spellings
 from mapsto.task.source_capabilities import Outlinable
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Comparable, Free, Located, located_port
+from mapsto.task.target_capabilities import (
+    Classes,
+    Comparable,
+    Free,
+    Located,
+    has_exclusive_classes,
+    located_port,
+)
 
 MAX_CONFUSIONS, MAX_SLICES = 12, 20
+# Mistakes on a page: texts are short, pictures and sounds make a page large.
+MAX_TEXT_MISTAKES, MAX_OTHER_MISTAKES = 1000, 100
+# The names by which links lead to the sections.
+CLASSES, CONFUSION, MISTAKES, SLICES, CONFIDENT = "classes", "confusion", "mistakes", "slices", "confident"
+# The columns of the table of mistakes by which links filter it, and what stands beside a label that may be wrong.
+LABEL_COLUMN, ANSWER_COLUMN, NOTE_COLUMN, DOUBTFUL = "label", "answer", "note", "label may be wrong"
 
 HIGHLIGHT_LEGEND = f"{COLOUR_LEGEND} mapsto explain measures how far such colours can be trusted."
 DIFFERENCE_LEGEND = (
@@ -36,28 +50,24 @@ OUTLINE_LEGEND = "Outlines: dashed green for labels, solid red for answers; hove
 
 
 def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the section with the table of tested slices; an empty list if no slice was tested.
+    """Return the section on slices with a significant difference; an empty list if none stands out.
 
     context: the model that the caption names, such as "base, full, 64 labels"; empty on pages about one model.
     """
+    significant = [part for part in analysis.slices if part.is_significant]
     rows = [
-        [
-            part.name,
-            part.score.percent,
-            f"{100 * part.rest_mean:.1f} %",
-            _format_p_value(part.adjusted_p_value) + (" ← significant" if part.is_significant else ""),
-        ]
-        for part in analysis.slices[:MAX_SLICES]
+        [part.name, part.score.percent, f"{100 * part.rest_mean:.1f} %", _format_p_value(part.adjusted_p_value)]
+        for part in significant[:MAX_SLICES]
     ]
     if not rows:
         return []
     text = [
-        "Each slice is tested against all other rows (Fisher's exact test; Welch's t-test where an answer can be partly right). "
-        "p-values are adjusted for the number of slices (Holm); below 0.05 a difference is significant."
+        f"Of {len(analysis.slices):,} slices these differ significantly from all other rows (Fisher's exact test; Welch's t-test "
+        "where an answer can be partly right; p-values adjusted for the number of slices by Holm's method, below 0.05)."
     ]
-    columns = ["rows where", analysis.metric, "all other rows", "adjusted p-value"]
-    table = PageTable(f"{len(analysis.slices)} slices tested{_in_caption(context)}", columns, rows)
-    return [Section("Slices", text, tables=[table])]
+    columns = ["rows where", analysis.metric, "all other rows", "adjusted p"]
+    table = PageTable(f"{len(significant):,} of {len(analysis.slices):,} slices{_in_caption(context)}", columns, rows)
+    return [Section("Where it is weaker or stronger", text, tables=[table], anchor=SLICES)]
 
 
 def _format_p_value(p_value: float) -> str:
@@ -65,40 +75,118 @@ def _format_p_value(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
+def class_sections(predictions: Predictions, context: str = "") -> list[Section]:
+    """Return the sections on single classes: precision, recall, F1 and n of each, and the confusion matrix as a heat map.
+
+    context: as for `slice_sections`.
+    """
+    target = predictions.target
+    if not isinstance(target, Classes):
+        return []
+    counts = target.item_counts(predictions.outputs, predictions.labels).by_class
+    spellings = distinct_spellings(dict.fromkeys(counts))
+    rows = []
+    # The classes with the lowest recall first, since they are looked for.
+    for name in sorted(counts, key=lambda name: (counts[name][0] / max(counts[name][2], 1), name)):
+        right, answered, true = counts[name]
+        f1 = f"{200 * right / (answered + true):.1f} %" if answered + true else "–"
+        rows.append([spellings[name], f"{true:,}", _share(right, answered), _share(right, true), f1])
+    if not rows:
+        return []
+    unit = "rows" if has_exclusive_classes(target) else f"true {target.item_name}"
+    text = [
+        f"Precision: the share of right answers among those that name the class. Recall: the share of the {unit} of the class "
+        "that it finds. F1: their harmonic mean. In parentheses Wilson's 95 % interval."
+    ]
+    table = PageTable(
+        f"The lowest recall first{_in_caption(context)}", ["class", "n", "precision", "recall", "F1"], rows
+    )
+    return [Section("Each class", text, tables=[table], anchor=CLASSES), *_confusion_sections(predictions, context)]
+
+
+def _share(part: int, whole: int) -> str:
+    """Return a share in percent with its interval as text, such as "60.0 % (44.6–73.7)"; "–" without a whole."""
+    if not whole:
+        return "–"
+    low, high = wilson_interval(part / whole, whole)
+    return f"{100 * part / whole:.1f} % ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _confusion_sections(predictions: Predictions, context: str) -> list[Section]:
+    """Return the section with the confusion matrix and its most frequent confusions; an empty list without mistakes."""
+    target = predictions.target
+    confusion = target.confusion(predictions.outputs, predictions.labels) if isinstance(target, Classes) else {}
+    spellings = distinct_spellings(
+        dict.fromkeys([*confusion, *(name for counts in confusion.values() for name in counts)])
+    )
+    pairs = sorted(
+        (
+            (count, label, answer)
+            for label, counts in confusion.items()
+            for answer, count in counts.items()
+            if count and answer != label
+        ),
+        reverse=True,
+    )
+    if not pairs:
+        return []
+    columns = (LABEL_COLUMN, ANSWER_COLUMN)
+    rows = []
+    for count, label, answer in pairs[:MAX_CONFUSIONS]:
+        names = (spellings[label], spellings[answer])
+        shown = link(MISTAKES, f"{count:,}", list(zip(columns, names, strict=True)))
+        rows.append([f"{names[0]} → {names[1]}", shown, f"{100 * count / sum(confusion[label].values()):.0f} %"])
+    caption = f"The most frequent confusions{_in_caption(context)}"
+    table = PageTable(caption, ["label → answer", "rows", "of the rows with this label"], rows)
+    figure = confusion_map(confusion, spellings, MISTAKES, columns)
+    text = "A row for each true class, a column for each answer: blue cells are right, orange ones confusions, the stronger the "
+    text += "colour, the larger the share of the rows of the true class. A number leads to the mistakes."
+    return [Section("What it confuses", [text], figure, tables=[table], anchor=CONFUSION)]
+
+
 def mistake_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
-    """Return the sections on confusions, confident mistakes, and labels that may be wrong; empty ones are left out.
+    """Return the section with all mistakes as a table with filters; of generated answers the section on the worst ones.
 
-    Of generated answers it is the section on the worst ones.
-
+    Labels that may be wrong are marked, see `doubted_labels`. Without mistakes the list is empty.
     context: the model that the captions name, such as "base, full, 64 labels"; empty on pages about one model.
     """
-    caption, issues = _in_caption(context), analysis.label_issues
+    caption = _in_caption(context)
     if isinstance(predictions.target, Free):
         order = f"By {analysis.metric.replace('_', ' ')}, the lowest first{caption}"
         return _answer_sections("Worst answers", predictions, analysis.mistakes, order)
-    doubtful = {case.index for case in issues}
-    mistakes = [
-        replace(case, label=f"{case.label} – may be wrong") if case.index in doubtful else case
-        for case in analysis.mistakes
-    ]
-    # Doubtful labels among the mistakes are marked in the table of mistakes.
-    further_issues = [case for case in issues if case.index not in {case.index for case in analysis.mistakes}]
-    counts = describe_counts(analysis.num_label_issues, analysis.num_wrong_labels)
-    caveat = [
-        f"{counts}. The page shows or marks the first {len(issues)}; "
-        "mapsto evaluate MODEL DATA --suspects FILE lists all with their probabilities."
-    ]
-    legend = _legend(predictions, mistakes) + (caveat if any(case.index in doubtful for case in mistakes) else [])
-    sections = [
-        ("Most frequent confusions", [], _confusion_table(predictions, f"By frequency{caption}")),
-        ("Most confident mistakes", legend, _case_table(predictions, mistakes, f"By confidence{caption}")),
-        (
-            "Other labels that may be wrong",
-            caveat,
-            _case_table(predictions, further_issues, f"By the probability that the label is wrong{caption}"),
-        ),
-    ]
-    return [Section(title, text, tables=[table]) for title, text, table in sections if table is not None]
+    is_text = all(isinstance(column[0], str) for column in predictions.rows.sources)
+    cases, count = list_mistakes(predictions, analysis, MAX_TEXT_MISTAKES if is_text else MAX_OTHER_MISTAKES)
+    if not cases:
+        return []
+    doubted = {suspect.index for suspect in doubted_labels(predictions)}
+    text = _legend(predictions, cases)
+    if num_left_out := count - len(cases):
+        text.append(f"{num_left_out:,} further mistakes, those of the least confident answers, are not on the page.")
+    if doubted:
+        counts = describe_counts(analysis.num_label_issues, analysis.num_wrong_labels)
+        text.append(
+            f"{counts}. The {len(doubted):,} most doubtful are marked below; "
+            "mapsto evaluate MODEL DATA --suspects FILE lists all with their probabilities."
+        )
+    table = _mistake_table(predictions, cases, doubted, f"The most confident first{caption}")
+    return [Section("All mistakes", text, tables=[table], anchor=MISTAKES)]
+
+
+def _mistake_table(predictions: Predictions, cases: Sequence[Case], doubted: Container[int], caption: str) -> PageTable:
+    """Tabulate mistakes with filters by label, answer and doubtful label. doubted: the indices of rows with such a label."""
+    locations = places([(case.file, case.row) for case in cases])
+    spellings = distinct_spellings(dict.fromkeys(name for case in cases for name in (case.label, case.answer)))
+    has_flags = any(case.index in doubted for case in cases)
+    rows = []
+    for location, case in zip(locations, cases, strict=True):
+        names = [spellings[case.label], spellings[case.answer]]
+        flag = [trusted_html(f'<span class="flag">{DOUBTFUL}</span>') if case.index in doubted else ""]
+        row = [location, _render_input(predictions, case), *names, case.confidence_percent]
+        rows.append([*row, *(flag if has_flags else [])])
+    columns = ["row", "input", LABEL_COLUMN, ANSWER_COLUMN, "confidence", *([NOTE_COLUMN] if has_flags else [])]
+    # Answers of several parts, such as boxes, are hardly ever equal.
+    filters = (2, 3, 5)[: 3 if has_flags else 2] if has_exclusive_classes(predictions.target) else ()
+    return PageTable(caption, columns, rows, text_columns=(1,), filter_columns=filters, has_search=True)
 
 
 def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context: str = "") -> list[Section]:
@@ -118,27 +206,13 @@ def example_sections(predictions: Predictions, analysis: ErrorAnalysis, context:
     return [Section(title, legend, tables=[table])]
 
 
-def _confusion_table(predictions: Predictions, caption: str) -> PageTable | None:
-    """Tabulate the MAX_CONFUSIONS most frequent pairs of a true label and a wrong answer; return None if there are none."""
-    target = predictions.target
-    confusion = target.confusion(predictions.outputs, predictions.labels) if isinstance(target, Classes) else {}
-    pairs = sorted(
-        (
-            (count, label, answer)
-            for label, counts in confusion.items()
-            for answer, count in counts.items()
-            if count and answer != label
-        ),
-        reverse=True,
-    )
-    spellings = distinct_spellings(
-        dict.fromkeys([*confusion, *(name for counts in confusion.values() for name in counts)])
-    )
-    rows = [
-        [f"{spellings[label]} → {spellings[answer]}", count, f"{100 * count / sum(confusion[label].values()):.0f} %"]
-        for count, label, answer in pairs[:MAX_CONFUSIONS]
-    ]
-    return PageTable(caption, ["label → answer", "rows", "of the rows with this label"], rows) if rows else None
+def example_picture(predictions: Predictions, analysis: ErrorAnalysis) -> Picture | None:
+    """Return the first random row with its true and predicted regions outlined; None for answers that are no regions."""
+    if not _is_outlined(predictions.target) or not analysis.random_cases:
+        return None
+    case = analysis.random_cases[0]
+    (location,) = places([(case.file, case.row)])
+    return Picture(f'<div class="example">{_outline_answers(predictions, case)}</div>', f"{location}. {OUTLINE_LEGEND}")
 
 
 def _answer_sections(title: str, predictions: Predictions, cases: Sequence[Case], caption: str) -> list[Section]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from mapsto.data.writers import write_file
 from mapsto.errors import UsageError
 from mapsto.metrics.label_noise import estimate_label_noise, wrong_label_probabilities
+from mapsto.report.results import SHOWN_ROWS, ResultTable, Tabular
 from mapsto.sequence.piece import Ints
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, has_exclusive_classes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MIN_WRONG_PROBABILITY = 0.05  # from which on a row is listed
 CHANCE = 3.0  # standard errors by which a model must be better than answers that read nothing
 RECOMMENDED_PRECISION = 0.5  # down to which it pays to check every row
+MIN_RIGHT_TO_DOUBT = 0.9  # share of right answers among those as sure, below which a page doubts no label
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Suspect:
     precision: float = 1.0
 
 
-@dataclass(frozen=True)
-class Suspects:
+@dataclass(frozen=True, repr=False)
+class Suspects(Tabular):
     """The rows whose label may be wrong, the worst first.
 
     num_unseen: the number of rows with a label that training never saw. Their probability is not known, so they are
@@ -82,6 +84,16 @@ class Suspects:
     def threshold(self) -> float | None:
         """Return the lowest `wrong_probability` among the recommended rows to check; None if there are no such rows."""
         return self.rows[self.num_recommended - 1].wrong_probability if self.num_recommended else None
+
+    def table(self) -> ResultTable:
+        """Return the first rows: where each is, its label, the model's answer, and how likely the label is wrong."""
+        columns = ["file", "row", "label", "answer", "wrong_probability", "input"]
+        rows = [[getattr(suspect, name) for name in columns] for suspect in self.rows[:SHOWN_ROWS]]
+        return ResultTable(columns, rows, notes=self.summary(), total=len(self.rows))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows as dicts, the worst first."""
+        return [asdict(suspect) for suspect in self.rows]
 
     def write(self, path: str | Path) -> int:
         """Write the rows as csv, tsv, jsonl, parquet or xlsx, by the ending of `path`; return their number.
@@ -147,6 +159,27 @@ def find_suspects(predictions: Predictions) -> Suspects:
         return Suspects([], num_unseen, is_too_weak=True)
     suspects = _suspects_of_target(predictions, target.classes, seen_rows, labels)
     return join_suspects([Suspects(list(suspects), num_unseen)])
+
+
+def doubted_labels(predictions: Predictions) -> list[Suspect]:
+    """Return the rows whose label a page calls doubtful, the worst first.
+
+    They are those that `Suspects` recommends to check, and of which the model is sure enough to doubt: it is right on at least
+    MIN_RIGHT_TO_DOUBT of the rows of which it is as sure.
+    """
+    suspects, target = predictions.suspects, predictions.target
+    if not suspects.num_recommended or not isinstance(target, Classes):
+        return []
+    confidence = target.confidence(predictions.outputs)
+    order = np.argsort(-confidence, kind="stable")
+    right = target.correctness(predictions.outputs, predictions.labels)[order]
+    is_right_enough = np.cumsum(right) >= MIN_RIGHT_TO_DOUBT * np.arange(1, len(right) + 1)
+    if not is_right_enough.any():
+        return []
+    # The lowest confidence from which on the answers are right often enough.
+    threshold = confidence[order][np.flatnonzero(is_right_enough)[-1]]
+    recommended = suspects.rows[: suspects.num_recommended]
+    return [suspect for suspect in recommended if suspect.answer_probability >= threshold]
 
 
 def _has_learnt(logits: Tensor, labels: Ints) -> bool:

@@ -16,14 +16,21 @@ from mapsto.data.rows import Rows, fingerprint_rows, load_rows, require_readable
 from mapsto.data.split import split_rows
 from mapsto.data.table import read_table
 from mapsto.errors import DataError, MapstoError
-from mapsto.evaluation.linear_baseline import NO_LINEAR_MODEL, compare_with_linear_model, has_linear_baseline
+from mapsto.evaluation.linear_baseline import (
+    NO_LINEAR_MODEL,
+    BaselineComparison,
+    compare_with_linear_model,
+    has_linear_baseline,
+)
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import Arrow
 
 
-def compare_with_training_file(mapping: Mapping, rows: Rows, outputs: Tensor, group: str | None = None) -> str | None:
-    """Return a sentence with the scores of a saved model's first target and of the linear baseline, or why there is none.
+def compare_with_training_file(
+    mapping: Mapping, rows: Rows, outputs: Tensor, group: str | None = None
+) -> BaselineComparison | str | None:
+    """Return the scores of a saved model's first target beside those of the linear baseline, or a sentence on why there are none.
 
     None for models that no fit has saved, and for those without a linear baseline.
     rows: the rows to score. outputs: (n, …), those of the first target for these rows. group: `--group`, as for `evaluate`.
@@ -44,6 +51,19 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
 
     Raises DataError, with the reason in a few words, if the file is not there or no longer holds the rows of the fit.
     """
+    return _read_split(arrow, record)[0]
+
+
+def read_held_out_rows(arrow: Arrow, record: FitRecord) -> Rows:
+    """Return the rows of a saved model's training file that its fit held out; none if it held out none.
+
+    Raises DataError as `read_training_rows`.
+    """
+    return _read_split(arrow, record)[1]
+
+
+def _read_split(arrow: Arrow, record: FitRecord) -> tuple[Rows, Rows]:
+    """Return the training rows and the held-out rows of a saved model. Raises DataError as `read_training_rows`."""
     if record.file is None:
         raise DataError("the model does not name the file of its training rows")
     name, options = record.file.name, record.options
@@ -59,7 +79,7 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
         raise DataError(f"its training file {name} can no longer be read") from error
     if fingerprint_rows(rows) != record.fingerprint:
         raise DataError(f"its training file {name} has changed since the fit")
-    return split_rows(rows, options)[0]
+    return split_rows(rows, options)
 
 
 def _find_file(file: Path) -> Path | None:

@@ -230,7 +230,7 @@ class GeneratedReader(AnswerReader):
         text = shorten(str(self.target.to_value(self._generated(example).tokens)))
         count = len(self._values(example))
         return UsageError(
-            f"--token {self.token}: the answer to {location} is {text!r}; name a part of it, or a number from 1 to {count}"
+            f"--token {self.token!r}: the answer to {location} is {text!r}; name a part of it, or a number from 1 to {count}"
         )
 
     def _spell(self, tokens: Ints) -> str:

@@ -62,7 +62,7 @@ class Attribution:
     port: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """A model's answer for one row, and the attribution of this answer to the parts of the row's input.
 
@@ -82,6 +82,17 @@ class Explanation:
     score: float = field(metadata={"key": "told"})
     baseline_score: float = field(metadata={"key": "blank"})
     completeness_gap: float | None = field(metadata={"key": "gap"})
+
+    def strongest(self, count: int = 3) -> tuple[str, str]:
+        """Return the parts that raise the score of the answer most, and those that lower it most, each as one text."""
+        ranked = sorted(self.parts, key=lambda part: -abs(part.weight))
+        return (
+            ", ".join([part.text for part in ranked if part.weight > 0][:count]),
+            ", ".join([part.text for part in ranked if part.weight < 0][:count]),
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines())
 
     def lines(self, max_parts: int = 12) -> list[str]:
         """Return the lines to print in a terminal: the answer, bars for the parts with the largest weights, and the score.

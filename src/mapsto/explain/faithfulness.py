@@ -9,7 +9,7 @@ Legend of shapes: n examples, o orders, s shares of the parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from mapsto.errors import Finding
 from mapsto.explain.attribution import EXPLAINED_AT_ONCE, Explainer, Explanation, split_parts
 from mapsto.metrics.intervals import Floats, Score, to_json, with_interval
 from mapsto.progress import Progress
+from mapsto.report.results import SHOWN_ROWS, ResultTable, Tabular
 from mapsto.sequence.batch import Example
 from mapsto.sequence.piece import Ints
 from mapsto.task.target_capabilities import has_exclusive_classes
@@ -215,8 +216,8 @@ def _mean_score(values: Floats) -> Score:
     return with_interval(np.mean, values)
 
 
-@dataclass(frozen=True)
-class Explanations:
+@dataclass(frozen=True, repr=False)
+class Explanations(Tabular):
     """The explanations of a model's answers to the rows of a table, in order, and how faithful they are.
 
     rows: the explained rows.
@@ -239,16 +240,27 @@ class Explanations:
     def __getitem__(self, row: int) -> Explanation:
         return self.explanations[row]
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield for each row a JSON-serialisable dict: file, row number and the fields of the explanation.
+    def table(self) -> ResultTable:
+        """Return for the first rows the answer and the parts that speak most for it and against it."""
+        rows = [
+            [*self.rows.origin(index), explanation.summary, *explanation.strongest()]
+            for index, explanation in enumerate(self.explanations[:SHOWN_ROWS])
+        ]
+        faults = [f"left out, as it cannot be read: {fault}" for fault in self.faults]
+        columns = ["file", "row", "answer", "speaks for it", "against it"]
+        return ResultTable(columns, rows, notes=faults, total=len(self.explanations))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return for each row a JSON-serialisable dict: file, row number and the fields of the explanation.
 
         After these come dicts for unreadable rows, with `error`, the reason, in place of an explanation.
         """
-        for index, explanation in enumerate(self.explanations):
-            file, row = self.rows.origin(index)
-            yield {"file": file, "row": row, **to_json(explanation)}
-        for fault in self.faults:
-            yield {"file": fault.file, "row": fault.row, "error": fault.reason}
+        origins = map(self.rows.origin, range(len(self.explanations)))
+        explained = [
+            {"file": file, "row": row, **to_json(explanation)}
+            for (file, row), explanation in zip(origins, self.explanations, strict=True)
+        ]
+        return explained + [{"file": fault.file, "row": fault.row, "error": fault.reason} for fault in self.faults]
 
 
 def explain_table(

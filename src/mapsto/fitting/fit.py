@@ -6,7 +6,6 @@ command line to the training step there are three calls: `cli.fit`, `fit_mapping
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
@@ -16,6 +15,8 @@ from typing import Any
 
 from mapsto import files, zoo
 from mapsto.data import corpus, shards
+from mapsto.data.files import is_path
+from mapsto.data.table import Table
 from mapsto.device import training_turn
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
@@ -34,8 +35,9 @@ from mapsto.fitting.probe import (
 from mapsto.fitting.request import FitRequest
 from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report, write_unlabelled
 from mapsto.fitting.run_data import RunData
-from mapsto.metrics.intervals import to_json
+from mapsto.metrics.intervals import Score, to_json
 from mapsto.model import lora
+from mapsto.model.fit_record import relative_path
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
@@ -43,10 +45,11 @@ from mapsto.progress import Progress, duration
 from mapsto.task.arrow import parse
 from mapsto.task.target_capabilities import Calibratable, LinearProbe
 from mapsto.training.data_parallel import ReplicatedWeights
-from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger, TensorBoard
+from mapsto.training.loggers import Logger, MetricsFile, ProgressLogger
 from mapsto.training.loop import Training
 from mapsto.training.objectives import Objective
 from mapsto.training.plan import Plan, RunContext, required_bytes
+from mapsto.training.trackers import NO_TRACKER, Tracking, require_tracker
 
 
 def pretrain_mapping(what: str, data: Any, out: str | Path | None = None, **options: Any) -> Mapping:
@@ -111,11 +114,13 @@ def make_request(
     """
     started_at = time.monotonic()
     ranks = join_process_group()
+    folder, options = None if out is None else Path(out), options or Options()
+    require_tracker(options.track, folder)
     return FitRequest(
         arrow=parse(arrow),
         data=data,
-        folder=None if out is None else Path(out),
-        options=options or Options(),
+        folder=folder,
+        options=options,
         progress=progress if progress and ranks.is_main else Progress(),
         ranks=ranks,
         started_at=started_at,
@@ -192,12 +197,21 @@ def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
 
 def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     """Train, score and save the model of a prepared run, and return its mapping."""
-    options, ranks = run.options, request.ranks
     setup, plan = _plan(request, run)
+    with ExitStack() as stack:
+        tracking = request.ranks.run_on_main(lambda: _enter_tracking(request, run, plan, stack))
+        return _train_as_planned(request, run, setup, plan, tracking)
+
+
+def _train_as_planned(
+    request: FitRequest, run: PreparedRun, setup: TrainingSetup, plan: Plan, tracking: Tracking | None
+) -> Mapping:
+    """Do the work of `_train`. tracking: the logger of the run's tracker, in the main process; None without one."""
+    options, ranks = run.options, request.ranks
     context = RunContext(
         device=run.device,
         folder=request.folder,
-        loggers=_make_loggers(request),
+        loggers=_make_loggers(request, tracking),
         score_held_out=make_validation(run, ranks),
         workers=options.workers,
         layout=setup.layout,
@@ -235,7 +249,11 @@ def _train(request: FitRequest, run: PreparedRun) -> Mapping:
         **({"temperatures": temperatures} if temperatures else {}),
         **_data_file(request, run),
     }
-    ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
+    scores = ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
+    if tracking is not None and scores is not None and request.folder is not None:
+        pages = [path for name in run_folder.PAGES if (path := request.folder / name).exists()]
+        values = {name: score.value for name, score in scores.items()}
+        tracking.finish(values, model_folder.model_files(request.folder), pages)
     return run.mapping
 
 
@@ -255,32 +273,37 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
 
 
 def _data_file(request: FitRequest, run: PreparedRun) -> dict[str, str]:
-    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder.
-
-    The path is relative, so that it holds when a project is moved, and names no folders of the user above both.
-    """
+    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder."""
     path = None if run.data.training_rows is None else run.data.training_rows.table.path
     if path is None or request.folder is None:
         return {}
-    try:
-        return {"data_file": Path(os.path.relpath(path, request.folder.resolve())).as_posix()}
-    except ValueError:  # on another drive of Windows
-        return {"data_file": path.as_posix()}
+    return {"data_file": relative_path(path, request.folder)}
 
 
-def _make_loggers(request: FitRequest) -> list[Logger]:
-    """Return the loggers of a run: the progress output, and in the main process metrics.jsonl and, if wanted, TensorBoard."""
+def _enter_tracking(request: FitRequest, run: PreparedRun, plan: Plan, stack: ExitStack) -> Tracking | None:
+    """Open the run in the tracker that `--track` names, until `stack` is closed; None without a tracker."""
+    name, folder = request.options.track, request.folder
+    if name == NO_TRACKER or folder is None:
+        return None
+    names = ("arrow", "rows", "held_out", "data", "start", "device")
+    # The plan has values for options that the user left to the run.
+    options = {**asdict(run.options), **asdict(plan), **{name: run.facts[name] for name in names}}
+    return stack.enter_context(Tracking(name, folder, options, request.say))
+
+
+def _make_loggers(request: FitRequest, tracking: Tracking | None) -> list[Logger]:
+    """Return the loggers of a run: the progress output, and in the main process metrics.jsonl and the tracker."""
     loggers: list[Logger] = [ProgressLogger(request.progress)]
     if request.folder is not None and request.ranks.is_main:
-        loggers.append(MetricsFile(request.folder, request.say))
-        loggers += [TensorBoard(request.folder)] if request.options.tensorboard else []
+        # The tracker is fed from metrics.jsonl, so it is the later one.
+        loggers += [MetricsFile(request.folder, request.say), *([tracking] if tracking is not None else [])]
     return loggers
 
 
 def _save(
     request: FitRequest, run: PreparedRun, provenance: Dict[str, Any], lora_updates: Dict[str, lora.LowRankUpdate]
-) -> None:
-    """Score the trained mapping; if the request has a folder, write the model, the report and the LoRA adapter there.
+) -> Dict[str, Score]:
+    """Score the trained mapping, return its scores; if the request has a folder, write model, report and LoRA adapter there.
 
     provenance: facts about the run for mapsto.json. lora_updates: the trained LoRA updates by name; empty without
         `--lora`.
@@ -291,7 +314,7 @@ def _save(
     result = score_run(run, request.progress, provenance["seconds"] if is_final else None)
     # Scores are printed also for a run in memory.
     if folder is None:
-        return
+        return result.scores
     findings = [result.overlap.warning] if result.overlap else []
     if result.evaluation is not None:
         findings = write_report(request, run, result.evaluation)
@@ -309,6 +332,7 @@ def _save(
     if run.options.unlabelled == "predict" and run.data.unlabelled is not None:
         write_unlabelled(run, run.data.unlabelled, folder / run_folder.UNLABELLED, request.say)
     request.say(f"saved in {folder} after {duration(time.monotonic() - request.started_at)}")
+    return result.scores
 
 
 def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
@@ -349,20 +373,35 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
         # Processes measure different times, so all take the plan of the main one.
         plan = Plan(**ranks.broadcast_json(asdict(make_plan(run, setup, request.started_at))))
         if folder is not None:
-            ranks.run_on_main(lambda: _record_plan(folder, run, plan))
+            ranks.run_on_main(lambda: _record_plan(request, run, plan))
     request.say(_describe(run, setup, plan))
     return setup, plan
 
 
-def _record_plan(folder: Path, run: PreparedRun, plan: Plan) -> None:
-    """Write run.json, with the run's facts and plan, and rejected.csv, with the rows that could not be read, to `folder`.
+def _record_plan(request: FitRequest, run: PreparedRun, plan: Plan) -> None:
+    """Write run.json, with the run's facts and plan, run.toml, with its options, and rejected.csv to the request's folder.
 
     Raises RunError when the disk has no space for the run's checkpoints.
     """
+    folder = request.folder
+    assert folder is not None
     # Checked before training, not when the first checkpoint does not fit.
     files.require_space(folder, required_bytes(run.mapping, plan))
     write_rejected(folder, run.data.rejected)
     run_folder.record_run(folder, run.facts, asdict(plan))
+    run_folder.record_config(folder, _config(request))
+
+
+def _config(request: FitRequest) -> dict[str, Any]:
+    """Return the arguments and options of a request by name, as run.toml records them; Python objects are left out."""
+    arguments = {name: getattr(request, name) for name in ("data", "start", "like", "test")}
+    # Where methods are measured, the request holds the tables that were read.
+    arguments = {name: value.path if isinstance(value, Table) else value for name, value in arguments.items()}
+    paths = {name: str(value) for name, value in arguments.items() if is_path(value)}
+    default, options = asdict(Options()), asdict(request.options)
+    differing = {name: value for name, value in options.items() if value != default[name]}
+    key = "what" if request.arrow.corrupted else "arrow"
+    return {key: str(request.arrow), **paths, **differing}
 
 
 def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from mapsto.distributed import Ranks
 from mapsto.errors import Finding, LineNumber, UsageError
 from mapsto.evaluation.error_analysis import analyse_evaluation
 from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score_examples, scoring_examples
-from mapsto.evaluation.linear_baseline import compare_with_linear_model, has_linear_baseline
+from mapsto.evaluation.linear_baseline import BaselineComparison, compare_with_linear_model, has_linear_baseline
 from mapsto.evaluation.matching import best_ranks, encode_pairs, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
+from mapsto.files.remote import public_address
 from mapsto.fitting import run_folder
 from mapsto.fitting.plan import MATCH_LEARNING
 from mapsto.fitting.prepare import PreparedRun
@@ -33,9 +34,9 @@ from mapsto.fitting.request import FitRequest
 from mapsto.inference.forward import forward_batches
 from mapsto.inference.predictor import Predictor
 from mapsto.inference.table_engine import AnsweredRows
-from mapsto.metrics.intervals import Score
+from mapsto.metrics.intervals import Score, with_intervals
 from mapsto.model.mapping import Mapping
-from mapsto.progress import Progress
+from mapsto.progress import FinalScores, Progress
 from mapsto.task.arrow import Arrow
 from mapsto.training.loggers import read_metrics
 from mapsto.training.objectives.matching import Matching
@@ -141,17 +142,36 @@ def score_run(run: PreparedRun, progress: Progress, seconds: float | None) -> Ru
         result = RunScores({f"held-out {name}": value for name, value in held_out.items()}, overlap)
         if overlap.warning:
             progress.say(f"note: held-out rows: {overlap.warning}")
-    sentence = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
-    if sentence is not None:
-        progress.say(sentence)
+    comparison = None if seconds is None else _compare_with_linear_model(run, result.evaluation, seconds)
+    if comparison is not None:
+        progress.say(str(comparison))
         if result.evaluation is not None:
-            result.evaluation.notes.append(sentence)
-    progress.scores(result.scores, result.overlap.mark)
+            result = replace(result, evaluation=result.evaluation.beside_linear_model(comparison))
+    progress.scores(_final_scores(run, result))
     return result
 
 
-def _compare_with_linear_model(run: PreparedRun, evaluation: Evaluation | None, seconds: float) -> str | None:
-    """Return the sentence of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
+def _final_scores(run: PreparedRun, result: RunScores) -> FinalScores:
+    """Return the scores of a run with the rows that they are of, and the best constant answer to these rows beside them."""
+    evaluation, mark = result.evaluation, result.overlap.mark
+    if evaluation is not None:
+        assert run.data.test is not None
+        rows = f"{evaluation.num_rows:,} test rows of {run.data.test.name}"
+        return FinalScores(result.scores, rows, mark, evaluation.baseline, evaluation.baseline_name)
+    rows, baseline = f"{run.data.num_held_out:,} rows held out from training", dict[str, Score]()
+    held_out = run.data.held_out_rows
+    if result.scores and held_out is not None and not run.mapping.arrow.symmetric:
+        for port in run.mapping.ports_per_example:
+            prefix = f"{run.mapping.arrow.targets[port].column}: " if len(run.mapping.targets) > 1 else ""
+            scores = with_intervals(run.mapping.targets[port].baseline(held_out.targets[port]))
+            baseline |= {f"held-out {prefix}{name}": score for name, score in scores.items()}
+    return FinalScores(result.scores, rows if result.scores else "", mark, baseline, Evaluation.baseline_name)
+
+
+def _compare_with_linear_model(
+    run: PreparedRun, evaluation: Evaluation | None, seconds: float
+) -> BaselineComparison | str | None:
+    """Return the result of `compare_with_linear_model` on the test rows of the evaluation, or without one on the held-out rows.
 
     None if there are no such rows, or if the mapping has no linear baseline. seconds: duration of the training.
     """
@@ -183,7 +203,7 @@ def fit_command(request: FitRequest, arrow: Arrow) -> str | None:
     paths = [path for path in (request.data, request.test, request.start) if path is not None]
     if not all(is_path(path) for path in paths):
         return None
-    words = ["mapsto", "fit", str(arrow), str(request.data), "--test", str(request.test)]
+    words = ["mapsto", "fit", str(arrow), public_address(request.data), "--test", public_address(request.test)]
     words += [] if request.start is None else ["--start", str(request.start)]
     return shlex.join([*words, *request.options.flags(), "--out", "FOLDER"])
 

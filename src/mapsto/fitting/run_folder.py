@@ -6,6 +6,7 @@ holds an unfinished run. That run is resumed only if IDENTITY_FACTS and the opti
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from mapsto.pretrained import sentence_transformers
 from mapsto.pretrained.manifest import MANIFEST_FILE
 from mapsto.pretrained.model_folder import CARD_FILE, FAMILIARITY_FILE, MODEL_FILES, ROW_FILTERS_FILE, RUN_FILE
 from mapsto.training.loggers import METRICS_FILE
+from mapsto.training.trackers.tensorboard import EVENTS_FOLDER
+from mapsto.training.trackers.tracking import TRACKING_FILE
 
 try:
     import fcntl
@@ -30,6 +33,10 @@ except ImportError:  # not on Windows
 
 
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
+# What a person reads of a finished run.
+PAGES = (REPORT, CARD_FILE)
+# The arguments and options of the run, which `--config` takes.
+CONFIG = "run.toml"
 # The subfolder of a trained model that a linear one has replaced.
 TRAINED = "trained"
 # The answers to the rows without a label.
@@ -43,8 +50,10 @@ IDENTITY_FACTS = ("arrow", "data", "rows", "start_weights", "tokenizer", "target
 RUN_FILES: tuple[str, ...] = (
     CARD_FILE,
     REPORT,
+    CONFIG,
     "report_files",
     METRICS_FILE,
+    TRACKING_FILE,
     "rejected.csv",
     UNLABELLED,
     *MODEL_FILES,
@@ -52,7 +61,7 @@ RUN_FILES: tuple[str, ...] = (
     ROW_FILTERS_FILE,
     FAMILIARITY_FILE,
     "checkpoints",
-    "tensorboard",
+    EVENTS_FOLDER,
     "adapter",
     TRAINED,
     SEARCH,
@@ -175,6 +184,19 @@ def require_shared(folder: Path) -> None:
 def record_run(folder: Path, facts: Dict[str, Any], plan: Dict[str, Any]) -> None:
     """Record the facts and the plan of a run in run.json, before its first step."""
     files.write_atomic(folder / RUN_FILE, files.seal({"facts": facts, "plan": plan}))
+
+
+def record_config(folder: Path, values: Dict[str, Any]) -> None:
+    """Write run.toml with the arguments and options of a run by name, as `--config` takes them; None is left out.
+
+    The keys and values are written so that TOML and JSON agree on them: texts, numbers, truth values and lists of texts.
+    """
+    lines = ["# mapsto fit --config run.toml --out FOLDER repeats this run; paths are from where it was started."]
+    lines += [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None
+    ]
+    # Half a character, as of a file name in bytes that are no text, cannot be written.
+    files.write_atomic(folder / CONFIG, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
 
 
 def recorded_run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self, get_args
 
@@ -33,7 +33,7 @@ class Embedder(Predictor):
     def __init__(
         self, mapping: Mapping, device: str = "auto", precision: str = "auto", pooling: str | None = None
     ) -> None:
-        super().__init__(mapping, device, precision)
+        super().__init__(mapping, device, precision, long="cut")
         self._pool, self._max_tokens = choose_pool(self.mapping, pooling)
 
     @classmethod
@@ -60,9 +60,9 @@ class Embedder(Predictor):
 
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
         """Return an example for each encoded row, without answers to predict, since an embedder reads no target port."""
-        return [Example(pieces, (), int(row)) for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True)]
+        return [Example(pieces, (), row) for pieces, row in encoded]
 
-    def _decode(self, examples: Sequence[Example], rows: Rows) -> list[dict[str, Any]]:
+    def _decode(self, examples: Iterable[Example], rows: Rows) -> list[dict[str, Any]]:
         """Run the forward pass over the examples of some rows, and return {"vector": [d numbers]} for each row."""
         vectors = embed_examples(self.mapping, examples, len(rows), self.device, self._pool)
         return [

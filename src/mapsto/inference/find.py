@@ -23,7 +23,7 @@ from mapsto import __version__, kinds
 from mapsto.data.grouping.row_groups import RowGroups, find_groups, group_nouns
 from mapsto.data.rows import Rows, load_rows, require_any_readable, row_keys
 from mapsto.data.table import Table
-from mapsto.errors import Finding, UsageError, free_name
+from mapsto.errors import BadCell, Finding, UsageError, free_name, shorten
 from mapsto.inference.embedder import bind_side, embed
 from mapsto.inference.index_files import FORMAT, Say, open_graph, open_index, save_graph, save_index
 from mapsto.inference.vector_graph import ApproximateIndex, is_worth_building, suits_graph
@@ -227,11 +227,11 @@ def make_finder(
     index = None if folder is None else open_index(folder, facts, say)
     if index is None:
         texts = [rows.sources[0][equal[0]] for equal in _rows_by_text(rows).values()]
-        say(f"embedding {len(texts):,} different texts")
+        say(f"embedding {len(texts):,} different {rows.arrow.sources[0].kind}s")
         cut_texts: list[int] = []
         vectors = embed(mapping, texts, device, side=1, on_cut=cut_texts.append)
         if cut_texts:
-            say(f"note: {len(cut_texts):,} texts are longer than the model takes and were cut")
+            say(f"note: {len(cut_texts):,} values are longer than the model takes and were cut")
         index = VectorIndex(_average(rows, groups, unit(torch.from_numpy(vectors), size)))
         if folder is not None:
             save_index(folder, index, facts)
@@ -330,3 +330,21 @@ def read_queries(mapping: Mapping, table: Table, column: str | None = None) -> t
     """
     rows = load_rows(bind_side(mapping.arrow, table, (0,), column), table)
     return rows.sources[0], require_any_readable(rows)
+
+
+def split_readable(mapping: Mapping, queries: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """Return the queries that can be read, and why each of the others cannot.
+
+    Raises UsageError if none can be read.
+    """
+    source = mapping.sources[mapping.arrow.sources[0].kind]
+    readable, reasons = [], []
+    for query in queries:
+        try:
+            source.read(query)
+            readable.append(query)
+        except BadCell as fault:
+            reasons.append(f"the query {shorten(str(query))!r}: {fault}")
+    if not readable:
+        raise UsageError(f"no query can be read; {reasons[0]}")
+    return readable, reasons

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from mapsto.errors import places, shorten
 from mapsto.inference.find import Finder, Match
-from mapsto.report.page import Page, PageTable, Section, trusted_html
+from mapsto.report.bars import Bar, interval_bars
+from mapsto.report.page import KeyFigure, Page, PageTable, Picture, Section, trusted_html
 from mapsto.text import cells
 from mapsto.text.pairs.common_words import Rarity, find_common_words
 
 # Queries on the page, and characters of a text and of a query in a title.
 MAX_QUERIES, MAX_CHARACTERS, MAX_TITLE = 50, 2000, 60
+# Values in the picture.
+MAX_BARS = 5
 # Texts of the table by which it is counted how rare a word is.
 MAX_COUNTED = 5000
 
@@ -21,17 +27,63 @@ def find_page(finder: Finder, queries: Sequence[str], matches: Sequence[Sequence
     """Return the page of the texts that were found for some queries. matches: of each query. model: its folder or hub name."""
     rarity = _count_words(finder) if finder.reads_text else None
     sections = [_section(finder, *pair, rarity) for pair in zip(queries[:MAX_QUERIES], matches, strict=False)]
-    subtitle = f"among {len(finder.candidates):,} different texts of {finder.table.name}"
-    headline = [_headline(queries, matches), _legend(len(queries), finder.reads_text)]
-    return Page(f"Found by {Path(model).name}", subtitle, headline, sections)
+    unit = "texts" if finder.reads_text else "values" if finder.groups is None else "groups of rows"
+    subtitle = f"among {len(finder.candidates):,} different {unit} of {finder.table.name}"
+    # The first query is what was looked for.
+    sections = [replace(section, is_open=index == 0) for index, section in enumerate(sections)]
+    return Page(
+        f"What is most similar, by {Path(model).name}?",
+        subtitle,
+        [_verdict(queries, matches)],
+        sections,
+        figures=_key_figures(queries, matches),
+        picture=_picture(finder, queries, matches),
+        answers=[("What does the cosine say?", _legend(len(queries), finder.reads_text))],
+    )
 
 
-def _headline(queries: Sequence[str], matches: Sequence[Sequence[Match]]) -> str:
-    """Return the sentence on the cosines of the best texts."""
+def _verdict(queries: Sequence[str], matches: Sequence[Sequence[Match]]) -> str:
+    """Return the sentence on the cosines of the best values."""
     scores = [match.score for matches_of_query in matches for match in matches_of_query[:1]]
     if len(queries) == 1:
-        return f"The most similar text has a cosine of {scores[0]:.3f}."
-    return f"{len(queries):,} queries; the cosine of the most similar text is {min(scores):.3f} to {max(scores):.3f}."
+        lead = ""
+        if len(matches[0]) > 1:
+            lead = f", {matches[0][0].score - matches[0][1].score:.3f} above the next"
+        return f"The most similar one to “{shorten(queries[0], MAX_TITLE)}” has a cosine of {scores[0]:.3f}{lead}."
+    return f"For {len(queries):,} queries the cosine of the most similar one is {min(scores):.3f} to {max(scores):.3f}."
+
+
+def _key_figures(queries: Sequence[str], matches: Sequence[Sequence[Match]]) -> list[KeyFigure]:
+    """Return the figure behind the verdict: the cosine of the best value, of several queries the median."""
+    scores = [match.score for matches_of_query in matches for match in matches_of_query[:1]]
+    label = (
+        "cosine of the most similar one" if len(queries) == 1 else f"median cosine of the best, {len(scores):,} queries"
+    )
+    return [KeyFigure(f"{median(scores):.3f}", label)]
+
+
+def _picture(finder: Finder, queries: Sequence[str], matches: Sequence[Sequence[Match]]) -> Picture:
+    """Return the cosines of what was found for the first query, the best first."""
+    bars = [
+        Bar(
+            _name(finder, match),
+            match.score,
+            math.nan,
+            math.nan,
+            f"{match.score:.3f}",
+            index == 0,
+        )
+        for index, match in enumerate(matches[0][:MAX_BARS])
+    ]
+    content = interval_bars(bars, "cosines of the most similar values", "", (-1.0, 1.0))
+    return Picture(content, f"The cosines with “{shorten(queries[0], MAX_TITLE)}”.")
+
+
+def _name(finder: Finder, match: Match) -> str:
+    """Return a match in a few words: its text or group, or the place of its row for values such as pictures."""
+    if finder.reads_text or finder.groups is not None:
+        return shorten(finder.text(match), MAX_TITLE)
+    return places([finder.table.origin(match.row)])[0]
 
 
 def _legend(num_queries: int, reads_text: bool) -> str:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mapsto.data.encoding import EncodedRows
+from mapsto.data.streamed_rows import StreamedRows
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Answer, Batch, Example
 from mapsto.sequence.packing import make_batches
@@ -29,6 +29,8 @@ from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Composed, Located, Reconstruction, gather_outputs
 
 TOKENS_PER_BATCH = 4096
+# The most bytes of the pieces of examples that are encoded ahead, but for the last example: 14 windows of 30 seconds of sound.
+MAX_CHUNK_BYTES = 2**25
 
 Report = Callable[[int], None]  # is called after each batch with its number of examples, to report progress
 
@@ -82,11 +84,15 @@ def forward_batches(
 
 
 def iterate_chunks(mapping: Mapping, examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield the examples in lists of at most `chunk_size(mapping)`, so that memory stays bounded.
+    """Yield the examples in lists of at most `chunk_size(mapping)`, or of MAX_CHUNK_BYTES, so that memory stays bounded.
 
     A thread reads and encodes the next list while the caller uses the current one.
     """
-    return prefetch(examples, chunk_size(mapping), list)
+
+    def size_of(example: Example) -> int:
+        return sum(piece.nbytes for piece in example.pieces)
+
+    return prefetch(examples, chunk_size(mapping), list, size_of)
 
 
 def chunk_size(mapping: Mapping) -> int:
@@ -94,24 +100,35 @@ def chunk_size(mapping: Mapping) -> int:
     return min(source.defaults.rows_at_once for source in mapping.sources.values())
 
 
-def prefetch(items: Iterable[T], size: int, convert: Callable[[list[T]], R]) -> Iterator[R]:
-    """Yield `convert(chunk)` for consecutive chunks of `size` items.
+def prefetch(
+    items: Iterable[T], size: int, convert: Callable[[list[T]], R], size_of: Callable[[T], int] | None = None
+) -> Iterator[R]:
+    """Yield `convert(chunk)` for consecutive chunks of `size` items, or fewer where they have more than MAX_CHUNK_BYTES.
 
     A thread converts the next chunk while the caller uses the current one.
+    size_of: returns the bytes of an item; None for items that do not count.
     """
     iterator = iter(items)
 
-    def convert_next() -> tuple[int, R | None]:
-        chunk = list(islice(iterator, size))
-        return len(chunk), convert(chunk) if chunk else None
+    def convert_next() -> tuple[bool, R | None]:
+        chunk: list[T] = []
+        num_bytes = 0
+        while len(chunk) < size and num_bytes < MAX_CHUNK_BYTES:
+            for item in islice(iterator, 1):
+                chunk.append(item)
+                num_bytes += 0 if size_of is None else size_of(item)
+                break
+            else:
+                return False, convert(chunk) if chunk else None
+        return True, convert(chunk)
 
     # The first chunk is converted without a thread. Short inputs have no other chunk.
-    count, converted = convert_next()
+    goes_on, converted = convert_next()
     with ThreadPoolExecutor(1) as pool:
         while converted is not None:
-            future = pool.submit(convert_next) if count == size else None
+            future = pool.submit(convert_next) if goes_on else None
             yield converted
-            count, converted = future.result() if future else (0, None)
+            goes_on, converted = future.result() if future else (False, None)
 
 
 def collect_evidence(
@@ -189,10 +206,24 @@ def make_questions(mapping: Mapping, pieces: Sequence[Piece]) -> tuple[Answer | 
     return tuple(questions)
 
 
-def question_examples(mapping: Mapping, encoded: EncodedRows) -> Iterator[Example]:
-    """Yield an example per entry of `encoded`, with an empty answer for every target port, so that all ports are read."""
-    for pieces, row in zip(encoded.pieces, encoded.row_indices, strict=True):
-        yield Example(pieces, make_questions(mapping, pieces), int(row))
+def question_examples(mapping: Mapping, encoded: Iterable[tuple[tuple[Piece, ...], int]]) -> Iterator[Example]:
+    """Yield an example per entry of `encoded`, with an empty answer for every target port, so that all ports are read.
+
+    encoded: (pieces, row) of each example, such as EncodedRows.
+    """
+    for pieces, row in encoded:
+        yield Example(pieces, make_questions(mapping, pieces), row)
+
+
+@dataclass(frozen=True)
+class StreamedExamples:
+    """The examples of rows that are encoded at each reading, since they need not fit into memory (`StreamedRows`)."""
+
+    mapping: Mapping
+    rows: StreamedRows
+
+    def __iter__(self) -> Iterator[Example]:
+        return question_examples(self.mapping, self.rows)
 
 
 def token_outputs(

@@ -35,10 +35,15 @@ ANSWERS_AT_ONCE = 128
 # New examples are read when at most this share of the places is taken. Answers that have ended keep their place in the cache
 # until then, since taking them out copies the cache.
 REFILL_SHARE = 0.75
+# No further examples are read where the keys and values of their sources take so much memory (14 windows of 30 seconds of sound
+# in Whisper tiny), once there are some.
+MAX_MEMORY_BYTES, MIN_AT_ONCE = 2**28, 8
 # Prompts that share at least so many of their first tokens, such as an instruction, have these read once for all.
 MIN_SHARED_TOKENS = 16
 # Number of tokens of a sequence that a transcript does not repeat when it is generated again because it ran in a loop.
 LOOP_NGRAM = 3
+# Examples in loops that are generated again together: more would be held in memory.
+LOOPS_AT_ONCE = 16
 
 
 def generate_answers(
@@ -69,6 +74,15 @@ def generate_answers(
     if target.joins_windows:
         numbered = _answer_silence(mapping, joined, numbered, max(1, decoding.samples))
     loops: dict[int, Example] = {}
+
+    def generate_again() -> None:
+        if loops:
+            again = _Generator(mapping, port, decoding, device, constraint, LOOP_NGRAM)
+            for completed in again.run(loops.values()):
+                for number, answers in completed:
+                    joined.add(number, answers)
+        loops.clear()
+
     with torch.inference_mode():
         for completed in generator.run(numbered):
             for number, answers in completed:
@@ -77,11 +91,9 @@ def generate_answers(
                 else:
                     joined.add(number, answers)
             yield from _report_rows(joined, report)
-        if loops:
-            again = _Generator(mapping, port, decoding, device, constraint, LOOP_NGRAM)
-            for completed in again.run(loops.values()):
-                for number, answers in completed:
-                    joined.add(number, answers)
+            if len(loops) >= LOOPS_AT_ONCE:
+                generate_again()
+        generate_again()
         # Also rows of which nothing was generated, since they are silent.
         yield from _report_rows(joined, report)
 
@@ -172,6 +184,8 @@ class _Generator:
         self.longest = decoding.longest or target.longest
         self.banned = torch.tensor(target.banned, dtype=torch.long, device=device)
         self.cache: KeyValueCache | None = None
+        # Examples that were read since the last step, and their states: they are joined at once, as each join copies all.
+        self.admitted: list[tuple[KeyValueCache, Tensor]] = []
         self.states = torch.zeros(0)
         # For each answer its place in the cache, in which answers that have ended may stand too.
         self.places = torch.zeros(0, dtype=torch.long, device=device)
@@ -182,7 +196,7 @@ class _Generator:
         places = max(1, ANSWERS_AT_ONCE // self.search.width)
         is_exhausted = False
         while True:
-            while not is_exhausted and self.search.num_examples <= REFILL_SHARE * places:
+            while not is_exhausted and self.search.num_examples <= REFILL_SHARE * places and not self._is_full:
                 following = next(batches, None)
                 is_exhausted = following is None
                 if following is not None:
@@ -190,6 +204,13 @@ class _Generator:
             if not self.search.num_examples:
                 return
             yield self._step()
+
+    @property
+    def _is_full(self) -> bool:
+        """Return whether the sources of the examples take all the memory that they may."""
+        caches = [*([] if self.cache is None else [self.cache]), *(cache for cache, _ in self.admitted)]
+        num_bytes = sum(cache.memory.nbytes for cache in caches if cache.memory is not None)
+        return num_bytes > MAX_MEMORY_BYTES and self.search.num_examples >= MIN_AT_ONCE
 
     def _batches(self, examples: Iterable[Example]) -> Iterator[tuple[Batch, KeyValueLayers | None]]:
         """Yield (packed batch, keys and values of the beginning that its examples continue, or None).
@@ -239,10 +260,17 @@ class _Generator:
         if min(limits) < 1:
             raise UsageError("a source takes all tokens that the model reads, so there is no room for an answer")
         self.search.admit(batch.rows.tolist(), limits, self._contexts(batch) if self.rules.changes_logits else None)
-        cache = cache.repeat(self.search.width)
+        self.admitted.append((cache.repeat(self.search.width), states.repeat_interleave(self.search.width, 0)))
+
+    def _join_admitted(self) -> None:
+        """Add the caches and states of the examples that were read since the last step to those of the others."""
+        if not self.admitted:
+            return
         self._compact()
-        self.cache = cache if self.cache is None else self.cache.join(cache)
-        self.states = torch.cat([self.states.to(states), states.repeat_interleave(self.search.width, 0)])
+        caches, states = zip(*self.admitted, strict=True)
+        self.admitted = []
+        self.cache = KeyValueCache.join(caches if self.cache is None else (self.cache, *caches))
+        self.states = torch.cat([self.states.to(states[0]), *states])
         self.places = torch.arange(len(self.states), device=self.device)
 
     def _contexts(self, batch: Batch) -> list[tuple[list[int], list[int]]]:
@@ -272,6 +300,7 @@ class _Generator:
 
         Return the examples whose answers are complete.
         """
+        self._join_admitted()
         assert self.cache is not None
         logits: Tensor = self.mapping.heads[self.port](self.states[self.places]).float()
         logits[:, self.banned] = -torch.inf

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mapsto.data.encoding import EncodedRows, encode_sides, encode_to_answer
+from mapsto.data.encoding import EncodedRows, choose_long, encode_sides, encode_to_answer
 from mapsto.data.rows import Rows, bind_pair, bind_to, load_rows
+from mapsto.data.streamed_rows import stream_rows
 from mapsto.data.table import Table, stream_tables
-from mapsto.device import choose_device, choose_precision
 from mapsto.errors import BadCell, UsageError
 from mapsto.inference.decoding.constraints import Constraint, make_constraint
 from mapsto.inference.forward import (
     RowReader,
+    StreamedExamples,
     build_value,
     chunk_size,
     decoded_target,
@@ -41,10 +42,12 @@ from mapsto.inference.row_outputs import generated_ports
 from mapsto.model.mapping import Mapping
 from mapsto.options import DEFAULT_FORMAT, TextFormat, require_choice
 from mapsto.sequence.batch import Example
+from mapsto.sequence.piece import Piece
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Decoding, Generated, Prompted, Searched
 from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
+from mapsto.task.source_capabilities import Spoken, Streamed
 from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
 from mapsto.task.transcription import Transcriber
 
@@ -86,7 +89,7 @@ class Prepared:
     answers: list[dict[str, Any]]
     # The readable rows, whose `indices` are their places in the table.
     rows: Rows
-    examples: list[Example]
+    examples: Iterable[Example]
     # Number of rows that were cut.
     num_cut: int
 
@@ -155,11 +158,8 @@ class Predictor:
         self.min_confidence, self.reject, self.decoding = min_confidence, reject, decoding
         self.long = long
         self.cut_rows = 0  # number of rows that were longer than the model takes
-        self.device = choose_device(device)
-        dtype = choose_precision(precision, self.device)
-        # A copy, since the conversion changes the weights, and the caller may go on training.
-        self.mapping = copy.deepcopy(mapping).to(self.device).eval().compute_in(dtype)
-        self.mapping.pack(dtype)
+        self.device = mapping.device_for(device)
+        self.mapping = mapping.for_prediction(self.device, precision)
 
     def with_settings(self, min_confidence: float, reject: float, decoding: Decoding | None = None) -> Predictor:
         """Return a predictor with the same weights and other limits and settings. Raises UsageError as for a new one."""
@@ -243,7 +243,10 @@ class Predictor:
             encoded = encode_sides(rows, mapping.sources, mapping.config.sentence, self.long)
         else:
             aligned = self.decoding is not None and self.decoding.times
-            encoded = encode_to_answer(rows, mapping.sources, mapping.targets, self.max_tokens, self.long, aligned)
+            settings = mapping.sources, mapping.targets, self.max_tokens, self.long, aligned
+            if (streamed := stream_rows(rows, *settings)) is not None:
+                return Prepared(answers, rows, StreamedExamples(mapping, streamed), 0)
+            encoded = encode_to_answer(rows, *settings)
         # Windows lose no tokens.
         num_cut = len(encoded.long_rows) if encoded.num_cut else 0
         return Prepared(answers, rows, self._make_examples(encoded), num_cut)
@@ -251,14 +254,14 @@ class Predictor:
     def _make_examples(self, encoded: EncodedRows) -> list[Example]:
         return list(question_examples(self.mapping, encoded))
 
-    def _decode(self, examples: Sequence[Example], rows: Rows) -> list[dict[str, Any]]:
+    def _decode(self, examples: Iterable[Example], rows: Rows) -> list[dict[str, Any]]:
         """Run the forward pass over the examples of some rows, and return one answer (dict) per row.
 
         If the arrow has several target ports, a row's answer is a dict of the ports' answers by name.
         """
         ports, count = self.mapping.arrow.targets, len(rows)
         if self.mapping.arrow.symmetric:
-            return self._decode_pairs(examples)
+            return self._decode_pairs(examples, count)
         answers: list[dict[str, Any]] = [{} for _ in range(count)]
         generated = generated_ports(self.mapping, self.mapping.ports_per_example)
         per_example = [port for port in self.mapping.ports_per_example if port not in generated]
@@ -298,16 +301,16 @@ class Predictor:
                 answer["familiar"] = share
         for row in (~is_finite).nonzero()[:, 0].tolist():
             answers[row] = {"error": NOT_FINITE}
+        # A text without words has an answer all the same: that there is nothing in it. A generated answer has a beginning.
+        if any(isinstance(target, Composed | Generated) for target in self.mapping.targets):
+            return answers
         # A row in which nothing is hidden, such as a text without a mask token, has no answer.
         rows_asked = {example.row for example in examples if any(question is not None for question in example.answers)}
         first = self.mapping.targets[0]
         reason = first.nothing_hidden if isinstance(first, Reconstruction) else "nothing is asked of this value"
-        # A text without words has an answer all the same: that there is nothing in it.
-        if any(isinstance(target, Composed) for target in self.mapping.targets):
-            return answers
         return [answer if row in rows_asked else {"error": reason} for row, answer in enumerate(answers)]
 
-    def _generate(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
+    def _generate(self, examples: Iterable[Example], count: int, port: int) -> list[dict[str, Any]]:
         """Return one answer (dict) per row for a target that generates it; with `--samples` the others are its entry "others"."""
         target = self.mapping.targets[port]
         assert isinstance(target, Generated)
@@ -323,7 +326,7 @@ class Predictor:
             answers[row] = {**best, "others": further} if is_sampled else best
         return answers
 
-    def _decode_pairs(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
+    def _decode_pairs(self, examples: Iterable[Example], count: int) -> list[dict[str, Any]]:
         """Return the score of each pair: the cosine of the vectors of its two values, which are examples of their own.
 
         examples: for each row an example with both values.
@@ -332,7 +335,7 @@ class Predictor:
             embed_examples(
                 self.mapping,
                 (Example((example.pieces[side],), (), row) for row, example in enumerate(examples)),
-                len(examples),
+                count,
                 self.device,
                 self.mapping.sentence_vectors,
             )
@@ -341,20 +344,54 @@ class Predictor:
         queries, passages = (F.normalize(torch.from_numpy(vectors), dim=-1) for vectors in sides)
         return self.mapping.targets[0].decode((queries * passages).sum(-1))
 
-    def _decode_tokens(self, examples: Sequence[Example], count: int, port: int) -> list[dict[str, Any]]:
+    def _decode_tokens(self, examples: Iterable[Example], count: int, port: int) -> list[dict[str, Any]]:
         """Return one answer {kind: value} per row for a target that is read at tokens.
 
         The value is a list with one entry per token, or what all tokens make up together, such as a picture.
         """
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
-        pieces = {example.row: example.pieces for example in examples}
-        for row, output in token_outputs(self.mapping, examples, port, self.device):
+        # Packing changes the order of the examples, and the windows of a row share its number.
+        read_examples = list(examples)
+        numbered = [replace(example, row=index) for index, example in enumerate(read_examples)]
+        outputs = dict(token_outputs(self.mapping, numbered, port, self.device))
+        for index, output in sorted(outputs.items()):
+            example = read_examples[index]
             if isinstance(target, Located) and target.resembles:
-                answers[row] = build_value(target, pieces[row], output)
+                answers[example.row].append(build_value(target, example.pieces, output))
             else:
-                answers[row] += target.decode(output)
+                answers[example.row] += target.decode(output)
+        if isinstance(target, Located) and target.resembles:
+            answers = [target.join(parts) for parts in answers]
         return [{target.kind: answer} for answer in answers]
+
+    def require_streamed_sounds(self) -> Streamed:
+        """Return the source of sounds whose windows are answered one by one. Raises UsageError if the model has none."""
+        source = self.mapping.sources[self.arrow.sources[0].kind]
+        is_spoken = isinstance(source, Spoken) and isinstance(source, Streamed) and len(self.arrow.sources) == 1
+        if (
+            not is_spoken
+            or choose_long(self.arrow, self.mapping.targets, "auto") != "window"
+            or len(self.arrow.targets) > 1
+        ):
+            raise UsageError(
+                f"--stream of a sound is for models that write what is said in it, and this is {self.arrow}"
+            )
+        assert isinstance(source, Streamed)
+        return source
+
+    def answer_windows(self, windows: Iterable[Piece]) -> Iterator[dict[str, Any]]:
+        """Yield the answer to each window of a sound as soon as it is there. windows: from `require_streamed_sounds`."""
+        target = decoded_target(self.mapping.targets[0], self.decoding)
+        for window in windows:
+            examples = list(question_examples(self.mapping, [((window,), 0)]))
+            if isinstance(target, Generated):
+                yield self._generate(examples, 1, 0)[0]
+            else:
+                (output,) = read_rows(
+                    self.mapping, examples, 1, [port_reader(self.mapping, 0, self.decoding)], self.device
+                )
+                yield target.decode(output)[0]
 
     def stream(self, source: Any, text_format: TextFormat = DEFAULT_FORMAT) -> Iterator[Iterator[str]]:
         """Yield for each row of a source an iterator over the parts of its generated answer, as soon as they are chosen.
@@ -363,9 +400,11 @@ class Predictor:
         Raises UsageError unless the arrow has one answer, which is generated greedily.
         """
         decoding = self.decoding or Decoding()
-        if len(self.arrow.targets) != 1 or not generated_ports(self.mapping, [0]):
+        target = self.mapping.targets[0] if len(self.arrow.targets) == 1 else None
+        is_joined = isinstance(target, Generated) and target.joins_windows
+        if target is None or not generated_ports(self.mapping, [0]):
             raise UsageError(f"--stream prints one answer that is generated token by token, and {self.arrow} has none")
-        if decoding.beams > 1 or decoding.samples:
+        if (decoding.beams > 1 or decoding.samples) and not is_joined:
             raise UsageError(
                 "--stream prints tokens as soon as they are certain, which --beams and --samples never are"
             )
@@ -373,10 +412,14 @@ class Predictor:
             for row in range(len(table)):
                 prepared = self.prepare(table.select([row]), bound or self.bind(table))
                 self.cut_rows += prepared.num_cut
-                if prepared.examples:
-                    yield stream_text(self.mapping, prepared.examples[0], self.device, decoding, self.constraints[0])
-                else:
+                if not len(prepared.rows):
                     yield _refuse(prepared.answers[0]["error"])
+                elif is_joined:
+                    answers = self.answer_windows(example.pieces[0] for example in prepared.examples)
+                    yield (answer[self.arrow.targets[0].kind] + " " for answer in answers)
+                else:
+                    (example,) = prepared.examples
+                    yield stream_text(self.mapping, example, self.device, decoding, self.constraints[0])
 
     def complete(
         self, values: Sequence[Any], hide: float, seed: int = 0, mask: Any = None, rows: Sequence[int] | None = None

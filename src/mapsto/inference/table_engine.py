@@ -12,10 +12,13 @@ from typing import Any, Protocol
 from mapsto.data.table import Table, stream_tables
 from mapsto.data.writers import find_binary
 from mapsto.errors import DataError, Finding
+from mapsto.inference.answer_cells import CellStyle, answer_cells
 from mapsto.options import DEFAULT_FORMAT, TextFormat
 from mapsto.progress import Progress
 from mapsto.task.arrow import Arrow
 from mapsto.text.generated_text import LIMIT
+
+PLAIN_CELLS = CellStyle()
 
 
 class Engine(Protocol):
@@ -75,7 +78,7 @@ class AnsweredRows:
     The columns of the answers are known only after the last row. So all answers are first written to a temporary file;
     each iteration reads the source again, and pairs its rows with the answers in the file.
     folder: where the temporary file is; nothing is left of it, even after a kill.
-    nested: whether lists stay lists, for file formats that have lists; otherwise they become JSON text.
+    style: how answers become cells.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class AnsweredRows:
         text_format: TextFormat = DEFAULT_FORMAT,
         progress: Progress | None = None,
         folder: Path | None = None,
-        nested: bool = False,
+        style: CellStyle = PLAIN_CELLS,
     ) -> None:
         self.source, self.text_format = source, text_format
         self.num_rows = self.num_failed = self.num_withheld = self.num_stopped = 0
@@ -99,9 +102,7 @@ class AnsweredRows:
             row_columns |= dict.fromkeys(table.columns)
             self.binary_columns |= dict.fromkeys(find_binary(table.data))
             for answer in answers:
-                cells = {
-                    name: value if nested else _to_cell(value) for name, value in answer.items() if name != "scores"
-                }
+                cells = answer_cells(answer, engine.arrow, style)
                 answer_columns |= dict.fromkeys(cells)
                 self._file.write(json.dumps(cells) + "\n")
                 self.num_failed += "error" in answer
@@ -167,8 +168,3 @@ def is_stopped(answer: dict[str, Any]) -> bool:
     """Return whether an answer, or one of several in it, was stopped at the maximum number of tokens."""
     parts = [part for part in answer.values() if isinstance(part, dict)]
     return answer.get("ended") == LIMIT or any(map(is_stopped, parts))
-
-
-def _to_cell(value: Any) -> Any:
-    """Return a value as a cell of a flat table; lists and dicts become JSON text."""
-    return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)

@@ -33,6 +33,7 @@ from mapsto.metrics.intervals import mean_score
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import MixturePart, Piece
 from mapsto.task.capabilities import require
+from mapsto.task.item_counts import ItemCounts
 from mapsto.task.printed_lists import parse_list
 from mapsto.task.readout import Queried
 from mapsto.task.source import Learning, Source
@@ -134,6 +135,7 @@ class Boxes(Located, Advising, Classes, Comparable, Mixable):
     class_weight_names = "named."
     lies_in = "image"
     primary_metric = "found"
+    item_name = "boxes"
     mixture_layouts = ("placed",)
 
     def __init__(self, classes: Sequence[str] = (), grid: int = GRIDS[0], usual: float = 1.0) -> None:
@@ -499,21 +501,32 @@ class Boxes(Located, Advising, Classes, Comparable, Mixable):
         A predicted and a true box match if they have the same class and an IoU of at least 0.5. Predictions inside a crowd do not
         count. The index is 1 if an image has neither predicted nor true boxes.
         """
-        scores_of_rows = []
-        for picture, answer in zip(output, answers, strict=True):
-            scores, kinds, sides = self.ranked(picture)
-            is_predicted = scores >= MIN_CONFIDENCE
-            num_true = sum(not box.crowd for box in answer)
-            num_matched = num_ignored = 0
-            for name in {box.label for box in answer}:
-                of_class = is_predicted & (kinds == (self.classes.index(name) if name in self.classes else -1))
-                detections = match_detections(sides[of_class], scores[of_class], *_boxes_of(answer, name))
-                num_matched += int(detections.is_correct[0].sum())
-                # A prediction that lies in a crowd is neither right nor wrong.
-                num_ignored += int((~detections.counts[0]).sum())
-            num_either = int(is_predicted.sum()) - num_ignored + num_true - num_matched
-            scores_of_rows.append(num_matched / num_either if num_either else 1.0)
-        return np.array(scores_of_rows, np.float32)
+        counts = self.item_counts(output, answers).by_row
+        num_right, num_answered, num_true = counts.T
+        num_either = num_answered + num_true - num_right
+        return np.where(num_either > 0, num_right / np.maximum(num_either, 1), 1.0).astype(np.float32)
+
+    def item_counts(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> ItemCounts:
+        """Return the numbers of right, predicted and true boxes by row and class.
+
+        Right boxes have an IoU of at least 0.5 with a true box of their class. A prediction inside a crowd does not count, since
+        it is neither right nor wrong, and crowds are no true boxes.
+        """
+        return ItemCounts.collect(map(self._count_boxes, output, answers))
+
+    def _count_boxes(self, picture: Tensor, answer: tuple[Box, ...]) -> tuple[Counter[str], Counter[str], Counter[str]]:
+        """Return the numbers of right, predicted and true boxes of one image by class; see `item_counts`."""
+        scores, kinds, sides = self.ranked(picture)
+        is_predicted = scores >= MIN_CONFIDENCE
+        right: Counter[str] = Counter()
+        answers = Counter(self.classes[kind] for kind in kinds[is_predicted])
+        true = Counter(box.label for box in answer if not box.crowd)
+        for name in {box.label for box in answer}:
+            of_class = is_predicted & (kinds == (self.classes.index(name) if name in self.classes else -1))
+            detections = match_detections(sides[of_class], scores[of_class], *_boxes_of(answer, name))
+            right[name] = int(detections.is_correct[0].sum())
+            answers[name] -= int((~detections.counts[0]).sum())
+        return right, answers, true
 
     def correctness(self, output: Tensor, answers: Sequence[tuple[Box, ...]]) -> NDArray[np.float32]:
         """Return for each image the Jaccard index of its predicted and true boxes, (n,); see `per_item_metric`."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
 from mapsto.metrics import classification, intervals
+from mapsto.metrics.intervals import Score
 from mapsto.model.layers import new_head
 from mapsto.model.linear_probe import fit_logistic_regression
 from mapsto.sequence.batch import Answer
@@ -54,7 +55,7 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
     exclusive = True
     primary_metric = "accuracy"
     unbounded_metrics = ("log_loss",)
-    constant_rule = "always the commonest answer"
+    constant_rule = "always the majority class"
     hub_tasks: ClassVar[Mapping[str, str]] = {
         "text": "text-classification",
         "image": "image-classification",
@@ -295,6 +296,14 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
         counts = Counter(zip(answers, predictions, strict=True))
         true_names = self.classes + sorted(set(answers) - set(self.classes))
         return {true: {name: counts[true, name] for name in self.classes} for true in true_names}
+
+    def answered_names(self, output: Tensor) -> list[Sequence[str]]:
+        """Return a tuple of one name for each answer: the likeliest class."""
+        return [(self.classes[index],) for index in output.argmax(dim=-1).tolist()]
+
+    def describe_scores(self, scores: Mapping[str, Score]) -> str:
+        """Return the accuracy in a clause."""
+        return f"it is right on {100 * scores['accuracy'].value:.1f} % of the rows"
 
     def class_names(self, answer: str) -> Sequence[str]:
         """Return a tuple of one name: the class of a true answer."""

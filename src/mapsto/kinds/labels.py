@@ -61,6 +61,7 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
     kind = "labels"
     readout = Pooled()
     primary_metric = "agreement"
+    item_name = "labels"
     constant_rule = "always the commonest answer"
 
     def __init__(self, classes: Sequence[str] = (), folds: bool = False) -> None:
@@ -295,6 +296,12 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
         # An empty answer is right only for rows without labels, by both metrics.
         is_empty = np.array([not answer for answer in answers], np.float64)
         return {"agreement": (mean_score, is_empty), "exact": (mean_score, is_empty)}
+
+    def answered_names(self, output: Tensor) -> list[Sequence[str]]:
+        """Return the names of the classes with a probability above one half in each row."""
+        return [
+            [name for name, does_apply in zip(self.classes, row, strict=True) if does_apply] for row in _predict(output)
+        ]
 
     def class_names(self, answer: tuple[str, ...]) -> Sequence[str]:
         """Return the names of the classes in a true answer, which may be none."""

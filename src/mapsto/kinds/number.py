@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError
+from mapsto.metrics.intervals import Score
 from mapsto.metrics.regression import mean_absolute_error, r_squared, root_mean_squared_error
 from mapsto.metrics.standardisation import MAX_MAGNITUDE, lone_rows, mean_and_deviation
 from mapsto.model.layers import new_head
@@ -184,6 +185,10 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
     def state(self) -> State:
         """Return the mean and the standard deviation of the numbers in the training rows."""
         return {"mean": self.mean, "deviation": self.deviation}
+
+    def describe_scores(self, scores: Mapping[str, Score]) -> str:
+        """Return the mean absolute error and the share of explained variance in a clause."""
+        return f"it is off by {scores['mae'].value:,.3g} on average (R² {scores['r2'].value:.2f})"
 
     def brief(self, answer: float) -> str:
         """Return the number rounded to six significant digits."""

@@ -1,4 +1,5 @@
-"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`.
+"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`,
+or a sound that is in step with the source (audio/synthesis/enhanced_sound.py).
 
 See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
 audio/hidden_frames.py for what pretraining predicts.
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from mapsto import files
 from mapsto.audio import augmentation
 from mapsto.audio.band_source import frames_of
+from mapsto.audio.decoding.mixing import Samples
 from mapsto.audio.frame_embedding import (
     FIRST_ENTRY,
     FRAMES_AFTER,
@@ -33,18 +35,20 @@ from mapsto.audio.frame_embedding import (
     FrameEmbedder,
 )
 from mapsto.audio.hidden_frames import HiddenFrames
-from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, WINDOW, Frames, log_mel, silence_beside
+from mapsto.audio.live import LiveSound
+from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, SILENT, WINDOW, Frames, log_mel, silence_beside
 from mapsto.audio.sound_value import Sound
 from mapsto.audio.sources.patch_source import SpectrogramSource
 from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
 from mapsto.audio.sources.wave_source import WaveSource
-from mapsto.audio.windows import choose_cuts
+from mapsto.audio.synthesis.enhanced_sound import EnhancedSoundTarget
+from mapsto.audio.windows import Window, choose_cut, split_windows
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
 from mapsto.sequence.corruption import Corruption, choose_hidden
 from mapsto.sequence.piece import Alignment, Ints, Piece
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Varied, Windowed
+from mapsto.task.source_capabilities import Streamed, Varied, Windowed
 
 # The feature extractor of `transformers` that makes these frames.
 EXTRACTOR = "WhisperFeatureExtractor"
@@ -58,14 +62,11 @@ MIN_DEVIATION = 0.05
 # The most bands and frames of a token of a published model, and tokens of silence.
 MAX_BANDS, MAX_TOKEN_FRAMES, MAX_SILENCE = 512, 64, 100_000
 
-# The loudness of frames below which a sound is silent: that of a sine 72 dB below full scale.
-SILENT = -0.25
-
 # Tokens of silence that are kept behind sounds for a decoder.
 SILENCE = 64
 
 
-class SoundSource(SoundSourceBase, Varied, Windowed):
+class SoundSource(SoundSourceBase, Varied, Windowed, Streamed):
     """A source of sounds, whose tokens are a few log-mel frames each, with those around them that convolutions need.
 
     frames: number of frames k of a token. mean, std: mean and standard deviation of each band, (b,) each.
@@ -198,25 +199,52 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
         """
         return [self._piece(value, aligned) for value in values]
 
+    open_live = staticmethod(LiveSound.open)
+
+    def is_longer(self, value: Sound, length: int) -> bool:
+        """Return whether a sound has more than `length` tokens."""
+        return value.info.seconds > length * self.token_seconds
+
+    def read_windows(self, value: Sound, length: int, aligned: bool = False) -> Iterator[Piece]:
+        """Yield the windows of a sound, of at most `length` tokens each, as it is decoded.
+
+        It is cut where it is quietest in the second half of a window. aligned: as for `encode`.
+        """
+
+        def measure(samples: Samples) -> NDArray[np.float32]:
+            frames = log_mel(samples, -(-len(samples) // token) * self.frames, len(self.mean))
+            loudness: NDArray[np.float32] = frames.reshape(-1, self.frames * frames.shape[1]).max(1)
+            return loudness
+
+        token = HOP * self.frames
+        for window in split_windows(value.blocks(RATE), token, length, measure):
+            yield self._encode(window, value.info.seconds if aligned else None)
+
     def _piece(self, value: Sound, aligned: bool) -> Piece:
         """Return the piece of one sound. aligned: whether it tells the seconds of each token."""
-        samples = value.decode(RATE)
+        whole = Window(value.decode(RATE), 0, True, -np.inf)
+        return self._encode(whole, value.info.seconds if aligned else None)
+
+    def _encode(self, window: Window, seconds: float | None) -> Piece:
+        """Return the piece of a window of a sound, or of the whole. seconds: the length of the sound, if tokens tell theirs."""
+        samples = window.samples
         count = max(1, -(-len(samples) // (HOP * self.frames)))
         if self.window is not None and count < self.window:
             # Silence that follows the last samples, up to the end of the window. A longer sound gets it by `windows`.
             count += min(self.silence, self.window - count)
-        frames = log_mel(samples, count * self.frames + FRAMES_AFTER, len(self.mean))
+        frames = window.raise_floor(log_mel(samples, count * self.frames + FRAMES_AFTER, len(self.mean)))
         tokens = self._tokens(np.pad(frames, ((FRAMES_BEFORE, 0), (0, 0))))
         tokens[:: self.window or count, FIRST_ENTRY] = 1
         if self.window is not None:
             # Behind the last frame that it reads at once, a published model sees zeros.
             tokens[self.window - 1 :: self.window, -FRAMES_AFTER * len(self.mean) :] = 0
         alignment = units = None
-        if aligned:
-            edges = np.arange(count + 1) * self.token_seconds
-            ends = np.maximum(edges[:-1] + 1 / RATE, np.minimum(edges[1:], value.info.seconds))
-            alignment = Alignment(np.stack([edges[:-1], ends], axis=-1)[:, None], np.array([[0, value.info.seconds]]))
-            units = np.arange(count)
+        if seconds is not None:
+            units = window.begin + np.arange(count)
+            begins = units * self.token_seconds
+            end = seconds if window.is_last else window.begin * self.token_seconds + len(samples) / RATE
+            ends = np.maximum(begins + 1 / RATE, np.minimum(begins + self.token_seconds, end))
+            alignment = Alignment(np.stack([begins, ends], axis=-1)[:, None], np.array([[0, seconds]]))
         return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)
 
     def _tokens(self, frames: Frames) -> NDArray[np.float32]:
@@ -257,7 +285,10 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
         sees each window as a sound of its own.
         """
         assert not overlap, "only windows of text overlap"
-        edges = choose_cuts(self._loudness(piece), length)
+        loudness, edges = self._loudness(piece), [0]
+        while len(piece) - edges[-1] > length:
+            edges.append(edges[-1] + choose_cut(loudness[edges[-1] :], length))
+        edges.append(len(piece))
         windows = [piece.select(np.arange(begin, end)) for begin, end in pairwise(edges)]
         return [self._as_whole(replace(part, positions=part.positions - part.positions[0])) for part in windows]
 
@@ -312,9 +343,9 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
     def augment(self, piece: Piece, rng: np.random.Generator, method: str, recolour: bool = True) -> Piece:
         """Return the piece of a random variant of the sound (SpecAugment, another voice); unchanged if tokens are missing.
 
-        method, recolour: not used.
+        recolour: whether loudness and voice may change; an answer that resembles the sound would not match it. method: not used.
         """
-        if (np.diff(piece.positions[:, 0]) != 1).any():
+        if not recolour or (np.diff(piece.positions[:, 0]) != 1).any():
             return piece
         varied = augmentation.augment_frames(self._frames(piece), np.array(self.mean, np.float32), rng)
         tokens = self._tokens(varied)
@@ -343,4 +374,5 @@ class SoundSource(SoundSourceBase, Varied, Windowed):
 
 
 source = SoundSource
+target = EnhancedSoundTarget
 restored = HiddenFrames

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mapsto.errors import BadCell, DataError, UsageError
 from mapsto.metrics.classification import calibration_gaps, grouped_calibration_error
-from mapsto.metrics.intervals import bounded
+from mapsto.metrics.intervals import Score, bounded
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Piece
@@ -409,6 +409,11 @@ class Span(Extracted, Calibratable, Comparable, Attributable):
             return torch.tensor(rows, dtype=torch.float32)
 
         return lambda new_sources: self.pad([answer_row(values) for values in zip(*new_sources, strict=True)])
+
+    def describe_scores(self, scores: Mapping[str, Score]) -> str:
+        """Return the share of exact answers and the F1 of their words in a clause."""
+        exact, f1 = (100 * scores[name].value for name in ("exact", "f1"))
+        return f"it answers {exact:.1f} % of the questions word for word (F1 of the words {f1:.1f} %)"
 
     def brief(self, answer: Any) -> str:
         """Return the text of a true or predicted answer; "no answer" for none."""

@@ -31,6 +31,7 @@ from mapsto.metrics.intervals import mean_score
 from mapsto.model.layers import new_head
 from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
+from mapsto.task.item_counts import ItemCounts
 from mapsto.task.readout import PerWord
 from mapsto.task.source import Learning, Source
 from mapsto.task.source_capabilities import Mark
@@ -75,6 +76,7 @@ class Tags(Extracted, Classes, Calibratable, Comparable, Attributable):
     head_name = "tagger"
     lies_in = "text"
     primary_metric = "found"
+    item_name = "spans"
     published_arrow = "text -> tags"
     baseline_rule = "the commonest tag of each word"
 
@@ -479,6 +481,16 @@ class Tags(Extracted, Classes, Calibratable, Comparable, Attributable):
         """
         spans = [span if isinstance(span, Span) else Span(span["start"], span["end"], span["label"]) for span in answer]
         return [Mark([[span.start, span.end]], span.label, true) for span in spans]
+
+    def item_counts(self, output: Tensor, answers: Sequence[tuple[Span, ...]]) -> ItemCounts:
+        """Return the numbers of right, predicted and true spans by row and label. output: (n, 1 + k, 4), from `gather`."""
+
+        def count(spans: set[Span]) -> Counter[str]:
+            return Counter(span.label for span in spans)
+
+        predicted = ({span for span, _ in self._predicted(row)} for row in output)
+        pairs = zip(predicted, map(set, answers), strict=True)
+        return ItemCounts.collect((count(spans & true), count(spans), count(true)) for spans, true in pairs)
 
     def class_names(self, answer: tuple[Span, ...]) -> Sequence[str]:
         """Return the label of each span in a true answer, in the order of the text; a label may occur several times."""

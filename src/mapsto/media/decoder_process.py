@@ -16,18 +16,19 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, TypeVar
 
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable
+from mapsto.media.decoder_worker import BLOCK_SIZE, FAULT
 
 # Seconds that decoding a file may take, and that a child whose pipe broke gets to exit by itself.
 TIME_LIMIT, GRACE = 60.0, 2.0
 
 # The most bytes of the first line of an answer.
-MAX_HEADER_BYTES = 4096
+MAX_HEADER_BYTES = 2**20
 
 Answer = TypeVar("Answer")
 
@@ -86,6 +87,26 @@ class DecoderProcess:
             finally:
                 if watchdog.stop():
                     self.close()
+
+    def read_blocks(
+        self, path: str | None, content: bytes | None, details: Mapping[str, Any], extra_seconds: float = 0.0
+    ) -> Iterator[bytes]:
+        """Yield the blocks of bytes with which a child process answers a request, as they are decoded.
+
+        The child is one of its own, since others may send requests before the last block is asked for.
+        path, content, details, extra_seconds: as for `request`. Each block may take the time of a request.
+        Raises Unreadable as `request`.
+        """
+        child = DecoderProcess(self.program, self.noun, self.install, self.package)
+        child.limit = self.limit + extra_seconds
+        try:
+            stream = child.request(path, content, details, lambda header, stream: stream)
+            process = child.process
+            assert process is not None
+            while block := _read_block(stream, process, self.noun, child.limit):
+                yield block
+        finally:
+            child.close()
 
     def _running(self) -> subprocess.Popen[bytes]:
         """Return the child process, started if it is not running. Raises UsageError without its package."""
@@ -158,6 +179,25 @@ def _exchange(process: subprocess.Popen[bytes], request: bytes, parse: Parser[An
     if "fault" in header:
         raise Unreadable(str(header["fault"]))
     return parse(header, process.stdout)
+
+
+def _read_block(stream: IO[bytes], process: subprocess.Popen[bytes], noun: str, limit: float) -> bytes:
+    """Return the next block of bytes of an answer; b"" behind the last. Raises Unreadable if none comes within `limit` seconds.
+
+    noun: the medium in messages.
+    """
+    watchdog = Watchdog(process, noun, limit)
+    try:
+        (size,) = BLOCK_SIZE.unpack(read_exactly(stream, BLOCK_SIZE.size))
+        if size == FAULT:
+            raise Unreadable(str(json.loads(stream.readline(MAX_HEADER_BYTES))["fault"]))
+        return read_exactly(stream, size)
+    except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
+        process.kill()
+        process.wait()
+        raise Unreadable(watchdog.explain(process)) from error
+    finally:
+        watchdog.stop()
 
 
 def read_exactly(stream: IO[bytes], size: int) -> bytes:

@@ -133,7 +133,7 @@ def with_interval(
     if metric in (accuracy, mean_score):
         items = arrays[0] == arrays[1] if metric is accuracy else arrays[0]
         if set(np.unique(items)) <= {0.0, 1.0}:
-            return Score(float(items.mean()), *_wilson_interval(float(items.mean()), n, confidence), n)
+            return Score(float(items.mean()), *wilson_interval(float(items.mean()), n, confidence), n)
     # The same resamples for every metric of n items, so that their intervals are comparable.
     rng = np.random.Generator(np.random.Philox(key=[seed, n]))
     samples = np.array([metric(*(array[index] for array in arrays)) for index in _resample(n, rng, resamples)])
@@ -236,7 +236,7 @@ def mean_interval(values: Sequence[float], minimum: float = -math.inf, maximum: 
     return Score(mean, max(mean - half, minimum), min(mean + half, maximum), n)
 
 
-def _wilson_interval(share: float, n: int, confidence: float) -> tuple[float, float]:
+def wilson_interval(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the limits (low, high) of Wilson's score interval for a share of `n` items.
 
     share: the observed share, 0 to 1. confidence: the confidence level, such as 0.95.
@@ -257,7 +257,7 @@ def agreed_interval(
     At worst they have the lowest possible value, at best the highest. For a perfect share it is Wilson's interval.
     limits: the lowest and the highest value that the metric can have.
     """
-    _, unseen_share = _wilson_interval(0.0, n, confidence)
+    _, unseen_share = wilson_interval(0.0, n, confidence)
     low, high = ((1 - unseen_share) * value + unseen_share * limit for limit in limits)
     return low, high
 

@@ -64,7 +64,8 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor | None:
     None if it is allowed everywhere, as in rows that hold one picture each: kernels are faster without a mask.
     allowed: (r, l, l), from `visibility`.
     """
-    if bool(allowed.all()):
+    # An exported graph serves every batch, so it always has the mask.
+    if not torch.compiler.is_exporting() and bool(allowed.all()):
         return None
     return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, -torch.inf)[:, None]
 
@@ -93,7 +94,7 @@ def self_attention(
     dropout: probability with which an attention weight is dropped.
     """
     training = torch.is_grad_enabled() and qkv.requires_grad
-    if choose_kernel(len(qkv), qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
+    if choose_kernel(qkv.shape[0], qkv.shape[1], qkv.dtype, qkv.device.type, training) == "plain":
         out: Tensor = PlainAttention.apply(qkv, mask, heads, rotary, dropout)  # type: ignore[no-untyped-call]
         return out
     return attend(*split_heads(qkv, heads, heads, rotary), mask, dropout)

@@ -5,6 +5,7 @@ A saved model holds no rows. The record finds them again, as long as their file 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ RECORDED_OPTIONS = (
     "unlabelled",
     "hold_out",
     "group",
+    "time",
     "seed",
     "sizes",
 )
@@ -53,3 +55,21 @@ class FitRecord:
         options = {name: provenance["options"][name] for name in RECORDED_OPTIONS if name in provenance["options"]}
         file = None if name is None else (folder / name).resolve()
         return cls(file, provenance["data"], Options(**options), provenance["seconds"])
+
+    def to_provenance(self, folder: Path) -> dict[str, Any]:
+        """Return the facts from which `from_provenance` makes the same record for a model in `folder`."""
+        facts = {"data": self.fingerprint, "seconds": self.seconds}
+        options = {name: getattr(self.options, name) for name in RECORDED_OPTIONS}
+        file = {} if self.file is None else {"data_file": relative_path(self.file, folder)}
+        return {**facts, "options": options, **file}
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """Return the path from a folder to a file, which holds when a project is moved and names no folders above both.
+
+    On another drive of Windows it is the path itself.
+    """
+    try:
+        return Path(os.path.relpath(path, folder.resolve())).as_posix()
+    except ValueError:
+        return path.as_posix()

@@ -10,6 +10,7 @@ l row length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,11 +120,16 @@ class Memory:
         longest = int(lengths.max())
         return Memory([(k[examples, :, :longest], v[examples, :, :longest]) for k, v in self.layers], lengths)
 
-    def join(self, following: Memory) -> Memory:
-        """Return the memory of these examples, followed by that of others."""
-        pairs = zip(self.layers, following.layers, strict=True)
-        layers = [(_stack(k, following_k), _stack(v, following_v)) for (k, v), (following_k, following_v) in pairs]
-        return Memory(layers, torch.cat([self.lengths, following.lengths]))
+    @classmethod
+    def join(cls, memories: Sequence[Memory]) -> Memory:
+        """Return the memory of the examples of several ones, in order."""
+        layers = _join_layers([memory.layers for memory in memories])
+        return cls(layers, torch.cat([memory.lengths for memory in memories]))
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of all keys and values in bytes."""
+        return sum(part.nbytes for layer in self.layers for part in layer)
 
     @property
     def mask(self) -> Tensor | None:
@@ -213,14 +219,15 @@ class KeyValueCache:
         layers = [(k.repeat_interleave(count, 0), v.repeat_interleave(count, 0)) for k, v in self.layers]
         return KeyValueCache(layers, self.lengths.repeat_interleave(count), self.memory, self.axes)
 
-    def join(self, following: KeyValueCache) -> KeyValueCache:
-        """Return the cache of these answers, followed by that of others."""
-        pairs = zip(self.layers, following.layers, strict=True)
-        layers = [(_stack(k, following_k), _stack(v, following_v)) for (k, v), (following_k, following_v) in pairs]
-        memory = None
-        if self.memory is not None and following.memory is not None:
-            memory = self.memory.join(following.memory)
-        return KeyValueCache(layers, torch.cat([self.lengths, following.lengths]), memory, self.axes)
+    @classmethod
+    def join(cls, caches: Sequence[KeyValueCache]) -> KeyValueCache:
+        """Return the cache of the answers of several ones, in order."""
+        if len(caches) == 1:
+            return caches[0]
+        layers = _join_layers([cache.layers for cache in caches])
+        memories = [cache.memory for cache in caches if cache.memory is not None]
+        memory = Memory.join(memories) if memories else None
+        return cls(layers, torch.cat([cache.lengths for cache in caches]), memory, caches[0].axes)
 
 
 def _length_mask(lengths: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -236,7 +243,17 @@ def _behind(beginning: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([beginning.expand(len(rows), -1, -1, -1), rows], 2)
 
 
-def _stack(first: Tensor, second: Tensor) -> Tensor:
-    """Return (b, h, c, e) followed by (b', h, c', e), the shorter of both buffers padded with places without a token."""
-    capacity = max(first.shape[2], second.shape[2])
-    return torch.cat([F.pad(part, (0, 0, 0, capacity - part.shape[2])) for part in (first, second)])
+def _join_layers(parts: Sequence[KeyValueLayers]) -> KeyValueLayers:
+    """Return the keys and values of several groups of answers, one group behind the other, for each layer.
+
+    The buffers (b, h, c, e) of a group are padded with places without a token to the capacity of the largest.
+    """
+    layers = []
+    for group in zip(*parts, strict=True):
+        capacity = max(keys.shape[2] for keys, _ in group)
+        keys, values = (
+            torch.cat([F.pad(buffers[side], (0, 0, 0, capacity - buffers[side].shape[2])) for buffers in group])
+            for side in range(2)
+        )
+        layers.append((keys, values))
+    return layers

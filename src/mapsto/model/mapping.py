@@ -9,6 +9,7 @@ Legend of shapes: r rows, l row length, d width, n examples, m answers of one ta
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from mapsto.device import choose_device, choose_precision
 from mapsto.model.config import ModelConfig
 from mapsto.model.encoder_decoder import encode_and_decode, start_decoding
 from mapsto.model.familiarity import Familiarity
@@ -57,6 +59,9 @@ class Mapping(nn.Module):
     targets: the target of each target port, in the order of the ports.
     initialise_body: False leaves the weights of embedders and Transformer uninitialised, for the caller to fill.
     """
+
+    # Whether the network's weights are here; an exported file computes without them.
+    has_weights = True
 
     def __init__(
         self,
@@ -245,7 +250,7 @@ class Mapping(nn.Module):
         vectors = self.targets[port].readout.vectors(pooled, tokens, answers)
         output: Tensor = self.heads[port](vectors)
         # A readout may pad the vectors, so the outputs of padding are cut off here.
-        return output if answers is None else output[: len(answers.values)]
+        return output if answers is None else output[: answers.values.shape[0]]
 
     def _token_states(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
         """Return the states (r × l, d) of all tokens as the head of target port number `port` reads them.
@@ -314,7 +319,7 @@ class Mapping(nn.Module):
             return first
         if pooling == "last":
             return states[batch.starts + batch.lengths - 1].float()
-        n = len(batch.starts)
+        n = batch.starts.shape[0]
         # Tokens that are not source tokens, padding too, have the owner n; their sum is not used.
         sums = torch.zeros(n + 1, states.shape[1], device=states.device)
         sums = sums.index_add_(0, batch.owner.flatten(), states.float())
@@ -344,11 +349,24 @@ class Mapping(nn.Module):
             if answers is not None
         ]
 
-    def pack(self, dtype: torch.dtype) -> None:
-        """Convert layers and output weights to `dtype` for prediction, after which they cannot be trained any more."""
-        for module in (*self.stacks, *self.heads):
+    def device_for(self, name: str) -> torch.device:
+        """Return the device called `name` on which the mapping predicts; "auto" chooses what suits the machine."""
+        return choose_device(name)
+
+    def for_prediction(self, device: torch.device, precision: str) -> Mapping:
+        """Return a copy on `device` whose weights are converted once to `precision`, a name such as "auto" or "bf16".
+
+        A copy, since the conversion changes the weights, and the caller may go on training.
+        """
+        dtype = choose_precision(precision, device)
+        mapping = copy.deepcopy(self).to(device).eval().compute_in(dtype)
+        for module in (*mapping.stacks, *mapping.heads):
             if isinstance(module, Transformer | VocabularyHead):
                 module.pack(dtype)
+        return mapping
+
+    def require_weights(self, purpose: str) -> None:
+        """Raise UsageError if the mapping has no weights (an exported file), which are needed to do what `purpose` says."""
 
     def compute_in(self, precision: torch.dtype) -> Mapping:
         """Let all layers compute in `precision`, with the weights still in fp32, and return the mapping itself.

@@ -56,9 +56,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     On a CPU in bf16, a product over more than SPLIT_TOKENS tokens that are no multiple of it is split in two (see SplitLinear).
     """
-    num_tokens = x.shape[:-1].numel()
-    is_split = num_tokens > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_split:
+    # The number of tokens is looked at last: in an exported graph, which computes in fp32, it is not known.
+    is_bf16 = x.device.type == "cpu" and x.dtype == torch.bfloat16
+    if is_bf16 and (num_tokens := x.shape[:-1].numel()) > SPLIT_TOKENS and num_tokens % SPLIT_TOKENS:
         out: Tensor = SplitLinear.apply(x.flatten(0, -2), weight, bias)  # type: ignore[no-untyped-call]
         return out.view(*x.shape[:-1], -1)
     return F.linear(x, weight, bias)

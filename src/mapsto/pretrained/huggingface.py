@@ -105,8 +105,11 @@ def open_pretrained(name: str) -> PretrainedModel:
         return open_folder(folder)
 
 
-def open_folder(folder: Path) -> PretrainedModel:
-    """Return the model in a folder that exists, as `open_pretrained` does."""
+def open_folder(folder: Path, weights: Dict[str, Tensor] | None = None) -> PretrainedModel:
+    """Return the model in a folder that exists, as `open_pretrained` does.
+
+    weights: the weights by their published names, for a folder without their file; None reads that file.
+    """
     raw, config = _read_config(folder)
     family = zoo.family_of(config)
     for file, remedy in family.required_files.items():
@@ -118,7 +121,7 @@ def open_folder(folder: Path) -> PretrainedModel:
         layers = zoo.read_positive_int(raw, ANSWER_DECODER_KEY)
         config = replace(config, answer_decoder=make_answer_decoder(config.transformer, layers))
     notes: list[str] = []
-    published = _read_weights(folder)
+    published = _read_weights(folder) if weights is None else dict(weights)
     # A damaged config.json may claim any number of layers: no more names are listed than there are weights.
     num_indices = min(config.num_indices, len(published)) + 1
     architectures = raw.get("architectures")

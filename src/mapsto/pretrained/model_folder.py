@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Mapping as Dict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,8 @@ from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
+from mapsto.pretrained.exported.container import is_exported
+from mapsto.pretrained.exported.opening import open_exported
 from mapsto.pretrained.location import find_folder
 from mapsto.pretrained.manifest import FORMAT, MANIFEST_FILE, read_manifest
 from mapsto.pretrained.model_card import render_model_card
@@ -101,6 +103,11 @@ class ModelFolder:
         return None if self.manifest is None else self.manifest["provenance"].get("objective")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of the finished model in a folder, without its card and what a run leaves beside it."""
+    return [path for name in (*SAVED_FILES, MANIFEST_FILE) if (path := folder / name).is_file()]
+
+
 def versions() -> dict[str, str]:
     """Return {name: version} of Python, mapsto and the packages that affect results.
 
@@ -119,37 +126,58 @@ def open_model_folder(name: str | Path) -> ModelFolder:
     return _read_whole(name, _open_folder)
 
 
-def _open_folder(path: Path) -> ModelFolder:
-    """Return the content of a model folder whose files are read once (`files.reading_folder`)."""
+def _open_folder(path: Path, weights: Dict[str, Tensor] | None = None) -> ModelFolder:
+    """Return the content of a model folder whose files are read once (`files.reading_folder`).
+
+    weights: as for `_load_mapping`.
+    """
     manifest = read_manifest(path)
     if manifest is not None:
-        files.verify(path, manifest["files"])
+        hashes = manifest["files"]
+        files.verify(
+            path, {name: hashes[name] for name in hashes if weights is None or name != huggingface.WEIGHTS_FILE}
+        )
     # A run writes run.json when it starts, and mapsto.json when it is finished.
     elif (path / RUN_FILE).exists():
         raise CheckpointError(f"{path} holds an unfinished run; run the same command again to finish it")
-    return ModelFolder(huggingface.open_folder(path), manifest, _open_row_filters(path, manifest or {}))
+    return ModelFolder(huggingface.open_folder(path, weights), manifest, _open_row_filters(path, manifest or {}))
 
 
 def load_mapping(name: str | Path) -> Mapping:
     """Return the model in a folder, or of this name on the hub, as a Mapping in fp32 and evaluation mode.
 
-    Its arrow comes from mapsto.json, or else from the published head. Raises CheckpointError as `open_model_folder`, and if
-    weights that the arrow needs are missing.
+    Its arrow comes from mapsto.json, or else from the published head. A file that `mapsto export` wrote gives a SessionMapping.
+    Raises CheckpointError as `open_model_folder`, and if weights that the arrow needs are missing.
     """
+    if is_exported(name):
+        return open_exported(Path(name).expanduser(), _load_skeleton)
     return _read_whole(name, _load_mapping)
 
 
-def _load_mapping(path: Path) -> Mapping:
-    """Return the Mapping of a model folder whose files are read once (`files.reading_folder`)."""
-    folder = _open_folder(path)
+def _load_skeleton(path: Path, weights: Dict[str, Tensor], place: Path) -> Mapping:
+    """Return the Mapping of a folder without model.safetensors, with its weights on the meta device.
+
+    weights: on the meta device, by their published names. place: the folder from which the training file is looked for.
+    """
+    with files.reading_folder(path):
+        return _load_mapping(path, weights, place)
+
+
+def _load_mapping(path: Path, weights: Dict[str, Tensor] | None = None, place: Path | None = None) -> Mapping:
+    """Return the Mapping of a model folder whose files are read once (`files.reading_folder`).
+
+    weights, place: as for `_load_skeleton`; None for a folder with its weights, from which the training file is looked for.
+    """
+    folder = _open_folder(path, weights)
     manifest = folder.manifest
     if manifest is None:
         arrow, targets = _published_targets(folder.pretrained)
         mapping = _build(_without_padding(folder.pretrained, targets), arrow, targets, None)
     else:
         with _refusing_states(path):
-            mapping = _build(folder.pretrained, *_saved_targets(manifest), manifest.get("length"))
-            mapping.fit_record = FitRecord.from_provenance(manifest["provenance"], path)
+            with nullcontext() if weights is None else torch.device("meta"):
+                mapping = _build(folder.pretrained, *_saved_targets(manifest), manifest.get("length"))
+            mapping.fit_record = FitRecord.from_provenance(manifest["provenance"], place or path)
         mapping.familiarity = _open_familiarity(path, manifest)
     # Runs that start from this mapping choose other defaults if mapsto trained it.
     mapping.trained_with, mapping.row_filters = folder.trained_with, folder.row_filters
@@ -339,7 +367,9 @@ def save_mapping(
 
     provenance: origin of the model (starting model, data, seed, steps), in JSON types.
     scores: {name: score}, for the model card and mapsto.json. findings: sentences for the card on rows for which the model fails.
+    Raises UsageError for an exported file, which has no weights.
     """
+    mapping.require_weights("save a model folder")
     task = weight_names.published_task(mapping)
     classifiers = [t for t in mapping.targets if isinstance(t, Classes) and (t.exclusive or t.kind == task)]
     # The published head's class names come first.

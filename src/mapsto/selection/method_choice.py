@@ -230,7 +230,7 @@ def _require_time(needed: float, candidates: Sequence[Candidate]) -> None:
 
 def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
     """Return the two folds, each with one half of the rows to train on and the other to score on."""
-    options = replace(run.options, hold_out=0.0, tensorboard=False)
+    options = replace(run.options, hold_out=0.0, track="none")
     return [
         Fold(FitRequest(run.mapping.arrow, training, None, request.start, request.like, options=options), held_out)
         for training, held_out in make_folds(rows, 0.5, 2, options.seed, options.group)

@@ -241,7 +241,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     share = run.data.num_held_out / (run.data.num_rows + run.data.num_held_out)
     # Trials hold out the same share as the final fit, of fewer rows.
     hold_out = share if options.hold_out is None else options.hold_out
-    trial_options = replace(options, hold_out=hold_out, tensorboard=False)
+    trial_options = replace(options, hold_out=hold_out, track="none")
     trial_folds = [
         Fold(FitRequest(mapping.arrow, training, None, request.start, request.like, options=trial_options), held_out)
         for training, held_out in splits

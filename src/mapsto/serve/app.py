@@ -17,7 +17,7 @@ from mapsto import __version__
 from mapsto.serve.edge import Edge
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply_fault, reply_http_error, reply_refusal
-from mapsto.serve.routes import health, native
+from mapsto.serve.routes import foreign, generating, health, native, open_inference, page, vectors
 from mapsto.serve.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -25,6 +25,7 @@ OK_JSON: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json"
 REFUSALS = {
     400: "The body is no JSON.",
     401: "The key is missing.",
+    408: "The body did not come in time.",
     413: "The body or its rows are too many.",
     422: "The rows cannot be answered.",
     429: "The queue is full; Retry-After says when to come again.",
@@ -51,7 +52,13 @@ class RouteEntry:
 HEALTH = [
     RouteEntry("GET", "/health/live", health.live, tag="health"),
     RouteEntry("GET", "/health/ready", health.ready, tag="health"),
+    RouteEntry("GET", "/ping", foreign.ping, tag="health"),
+    RouteEntry("GET", "/v2/health/live", open_inference.live, tag="health"),
+    RouteEntry("GET", "/v2/health/ready", open_inference.ready, tag="health"),
 ]
+RERANK = {"query": "…", "documents": ["…", "…"], "top_n": 2}
+CHAT = {"messages": [{"role": "user", "content": "…"}], "stream": False}
+INFER = {"inputs": [{"name": "COLUMN", "shape": [1], "datatype": "BYTES", "data": ["…"]}]}
 
 
 def routes_of(service: Service) -> list[RouteEntry]:
@@ -59,12 +66,29 @@ def routes_of(service: Service) -> list[RouteEntry]:
     model = service.models.first.facts or {}
     row = {column["name"]: "…" for column in model.get("columns", ())}
     rows = {"rows": [row]}
+    texts = ["…", "…"]
     entries = [
+        RouteEntry("GET", "/", page.page, tag="page"),
+        RouteEntry("GET", "/docs", page.docs, tag="page"),
+        RouteEntry("GET", "/page/{name}", page.part, tag="page"),
         RouteEntry("GET", "/models", native.models),
         RouteEntry("GET", "/metrics", health.metrics),
         RouteEntry("POST", "/predict", native.predict, "predict", rows),
         RouteEntry("POST", "/embed", native.embed, "embed", rows),
         RouteEntry("POST", "/explain", native.explain, "explain", rows),
+        RouteEntry("POST", "/generate", generating.generate, "generate", {"row": row, "stream": True}),
+        RouteEntry("POST", "/find", vectors.find, "rank", {"query": "…", "among": texts, "top": 3}),
+        RouteEntry("POST", "/rerank", vectors.rerank, "rank", RERANK),
+        RouteEntry("POST", "/v1/rerank", vectors.rerank, "rank", RERANK, tag="Cohere and Jina"),
+        RouteEntry("POST", "/v1/embeddings", vectors.embeddings, "embed", {"input": texts}, tag="OpenAI"),
+        RouteEntry("POST", "/v1/chat/completions", generating.chat, "chat", CHAT, tag="OpenAI"),
+        RouteEntry("GET", "/v1/models", native.openai_models, tag="OpenAI"),
+        RouteEntry("POST", "/", foreign.huggingface, None, {"inputs": texts}, tag="Hugging Face"),
+        RouteEntry("POST", "/invocations", foreign.invocations, None, {"inputs": [row]}, tag="SageMaker"),
+        RouteEntry("GET", "/v2", open_inference.server, tag="open inference"),
+        RouteEntry("GET", "/v2/models/{name}", open_inference.describe, tag="open inference"),
+        RouteEntry("GET", "/v2/models/{name}/ready", open_inference.model_ready, tag="open inference"),
+        RouteEntry("POST", "/v2/models/{name}/infer", open_inference.infer, None, INFER, tag="open inference"),
     ]
     abilities = service.models.abilities
     return [entry for entry in entries if entry.operation is None or entry.operation in abilities]

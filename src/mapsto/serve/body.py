@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from mapsto.serve.refusals import ClientGone, Late, Refusal
+from mapsto.serve.refusals import ClientGone, Refusal
 from mapsto.serve.service import Service
 
 JSON_TYPES = ("application/json", "")
@@ -54,7 +54,7 @@ async def read_body(request: Request, service: Service) -> bytes:
         async with asyncio.timeout(seconds):
             return await _collect(request, limit)
     except TimeoutError as error:
-        raise Late(seconds) from error
+        raise Refusal(408, f"the body did not come within the {seconds:g} s of the request") from error
     except ClientDisconnect as error:
         raise ClientGone from error
 

@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from mapsto.inference.forward import StreamedExamples
 from mapsto.inference.predictor import Prepared
-from mapsto.serve.jobs import Job, Slice, failure_of, join_slices, take_slices
+from mapsto.serve.jobs import Job, Slice, Ticket, failure_of, join_slices, take_slices
 from mapsto.serve.turns import Turns
 
 Result = TypeVar("Result")
@@ -85,22 +86,22 @@ class Engine:
         return await self._loop.run_in_executor(self._streams, compute)
 
     def stream(
-        self, begin: Callable[[], Iterator[str]], send: Callable[[str | BaseException | None], None], job: Job
+        self, begin: Callable[[], Iterator[str]], send: Callable[[str | BaseException | None], None], ticket: Ticket
     ) -> None:
         """Generate a text part by part in turn with the steps of other requests.
 
         begin: returns the iterator over the parts. send: is called on the event loop with each part, then with None, or with the
-        error that ended the text. job: stands for the request; the text ends when it is dropped.
+        error that ended the text. ticket: that of the request; the text ends when it is dropped.
         """
-        self._streams.submit(self._stream, begin, send, job)
+        self._streams.submit(self._stream, begin, send, ticket)
 
     def _stream(
-        self, begin: Callable[[], Iterator[str]], send: Callable[[str | BaseException | None], None], job: Job
+        self, begin: Callable[[], Iterator[str]], send: Callable[[str | BaseException | None], None], ticket: Ticket
     ) -> None:
         end: BaseException | None = None
         try:
             parts: Iterator[str] | None = None
-            while not job.is_dropped and not self._is_stopped:
+            while not ticket.is_dropped and not self._is_stopped:
                 with self._turns:
                     parts = begin() if parts is None else parts
                     part = next(parts, None)
@@ -157,7 +158,7 @@ class Engine:
                 answers = step.slices[0].job.answerer.answer_prepared(step.prepared)
         except Exception as error:
             if len(step.slices) == 1:
-                self._call(_fail, step.slices[0].job, failure_of(error))
+                self._call(step.slices[0].job.ticket.fail, failure_of(error))
             else:
                 # The fault of one request must not cost the others.
                 for part in slices:
@@ -178,8 +179,8 @@ class Engine:
             job.num_tokens += sum(num_tokens[first:last])
             job.num_answered += len(part)
             first = last
-            if job.num_answered == len(job.answers) and not job.future.done():
-                job.future.set_result(job.answers)
+            if job.num_answered == len(job.answers) and not job.ticket.future.done():
+                job.ticket.future.set_result(job.answers)
         self._report(report)
 
 
@@ -193,14 +194,15 @@ def _encode(slices: list[Slice]) -> Step:
 
 
 def _count_tokens(step: Step) -> list[int]:
-    """Return the number of tokens of each row of a step; 0 for rows that cannot be read."""
+    """Return the number of tokens of each row of a step; 0 for rows that cannot be read.
+
+    Of long recordings, which are decoded while they are computed, it is the estimate.
+    """
     assert isinstance(step.prepared, Prepared)
+    if isinstance(step.prepared.examples, StreamedExamples):
+        return [cost for part in step.slices for cost in part.job.costs[part.start : part.stop]]
     counts = [0] * sum(map(len, step.slices))
     indices = step.prepared.rows.indices
     for example in step.prepared.examples:
         counts[int(indices[example.row])] += len(example)
     return counts
-
-
-def _fail(job: Job, error: BaseException) -> None:
-    job.fail(error)

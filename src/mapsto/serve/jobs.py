@@ -19,34 +19,50 @@ STEP_TOKENS = 8192
 
 
 @dataclass(eq=False)
+class Ticket:
+    """The place of a request in the queue.
+
+    cost: its estimated tokens. future: gets the result, or the error by which the request is given up; the event loop alone
+    touches it. is_dropped: set when nobody waits for the result any more; whoever computes leaves it then.
+    """
+
+    future: asyncio.Future[Any]
+    cost: int
+    is_dropped: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        """Give up the request: whoever waits for it gets the error."""
+        self.is_dropped = True
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(eq=False)
 class Job:
     """The rows of one request that wait for their answers.
 
     answerer: computes the answers. bound: its arrow, bound to the columns. columns: the cells by column.
-    costs: the estimated tokens of each row. future: gets the answers, one for each row; the event loop alone touches it.
+    costs: the estimated tokens of each row. ticket: its future gets the answers, one for each row.
     """
 
     answerer: Answerer
     bound: Arrow
     columns: dict[str, list[Any]]
     costs: list[int]
-    future: asyncio.Future[list[dict[str, Any]]]
+    ticket: Ticket
     answers: list[dict[str, Any]] = field(default_factory=list)
     num_tokens: int = 0
     # The first row that no step has taken yet, and the number of rows that are answered.
     next_row: int = 0
     num_answered: int = 0
-    # Set when nobody waits for the answers any more; the engine drops it then.
-    is_dropped: bool = False
 
     def __post_init__(self) -> None:
         self.answers = [{}] * len(self.costs)
 
-    def fail(self, error: BaseException) -> None:
-        """Give up the job: whoever waits for it gets the error, and the engine drops what it has not begun."""
-        self.is_dropped = True
-        if not self.future.done():
-            self.future.set_exception(error)
+    @property
+    def is_dropped(self) -> bool:
+        """Return whether nobody waits for the answers any more."""
+        return self.ticket.is_dropped
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from mapsto.errors import printable
 
@@ -37,9 +37,21 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
+class StandardError(logging.StreamHandler[TextIO]):
+    """A handler that writes to what standard error is at the time of a record."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The stream to write to."""
+        return sys.stderr
+
+
 def configure_logs(form: str) -> None:
     """Write the service's log to standard error: as "lines" or "json"; "none" for errors alone, as lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StandardError()
     handler.setFormatter(JsonFormatter() if form == "json" else LineFormatter())
     logger = logging.getLogger("mapsto.serve")
     logger.handlers, logger.propagate = [handler], False

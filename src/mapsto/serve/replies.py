@@ -10,6 +10,9 @@ from starlette.responses import Response
 
 from mapsto.serve.refusals import Refusal
 
+# The paths whose clients read errors in OpenAI's form.
+OPENAI_PATHS = ("/v1/",)
+
 
 def encode_json(content: Any) -> bytes:
     """Return a JSON value as UTF-8; halves of characters, which UTF-8 cannot hold, become question marks."""
@@ -22,9 +25,12 @@ def reply(content: Any, status: int = 200) -> Response:
 
 
 def reply_refusal(request: Request, error: Exception) -> Response:
-    """Return the response for a Refusal: its status, and its message as {"error": …}."""
+    """Return the response for a Refusal: its status, and its message as {"error": …}, for OpenAI's clients as an object."""
     assert isinstance(error, Refusal)
-    response = reply({"error": error.message, **error.content}, error.status)
+    described: Any = error.message
+    if request.url.path.startswith(OPENAI_PATHS):
+        described = {"message": error.message, "type": "invalid_request_error", "code": error.status}
+    response = reply({"error": described, **error.content}, error.status)
     response.headers.update(error.headers)
     return response
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,7 +136,7 @@ class ServedModel:
         sides = [(port.column or port.kind, port) for port in self.arrow.sources[:2]]
         return [next((side for side in sides if isinstance(row, dict) and side[0] in row), sides[0])]
 
-    @property
+    @cached_property
     def ports(self) -> list[tuple[str, Port]]:
         """The columns that a row has, each with the source that it is read as."""
         arrow = self.arrow.pair if self.arrow.symmetric else self.arrow
@@ -143,7 +144,7 @@ class ServedModel:
             return [(f"{port.kind} {number}", port) for number, port in enumerate(arrow.sources, 1)]
         return [(port.column or port.kind, port) for port in arrow.sources]
 
-    @property
+    @cached_property
     def abilities(self) -> dict[str, bool]:
         """The operations, and whether the model can do each."""
         mapping = self.predictor.mapping

@@ -10,19 +10,21 @@ import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
 from mapsto.errors import UsageError
 from mapsto.serve.engine import Engine, StepReport
 from mapsto.serve.inputs import CellReader, InputRows, require_rows
-from mapsto.serve.jobs import Job
+from mapsto.serve.jobs import Job, Ticket
 from mapsto.serve.metrics import ServeMetrics
 from mapsto.serve.models import Models
 from mapsto.serve.refusals import ClientGone, Full, Late, Refusal
 from mapsto.serve.served_model import ServedModel, Settings
 from mapsto.serve.settings import ServeSettings
+
+Result = TypeVar("Result")
 
 # The estimated tokens per second before any step was measured, and the weight of a new measurement.
 FIRST_RATE, NEW_WEIGHT = 5_000.0, 0.1
@@ -81,15 +83,18 @@ class Service:
         if report.seconds > 0:
             self.rate += NEW_WEIGHT * (report.cost / report.seconds - self.rate)
 
-    def require_room(self) -> None:
-        """Raise Refusal if the service takes no requests now, or if so much waits that this one would come too late."""
+    def require_room(self, seconds: float | None = None) -> None:
+        """Raise Refusal if the service takes no requests now, or if so much waits that this one would come too late.
+
+        seconds: the time of the request; None for the longest that a request may have.
+        """
         if self.is_draining:
             raise Refusal(503, "the service is stopping", {"Retry-After": "1", "Connection": "close"})
         if not self.is_ready:
             raise Refusal(503, "the models are being opened", {"Retry-After": "1"})
-        if self.waiting_tokens >= self.settings.queue_tokens:
-            seconds = math.ceil(self.waiting_tokens / max(self.rate, 1.0))
-            raise Full(min(max(1, seconds), MAX_RETRY_SECONDS))
+        seconds_to_wait = self.waiting_tokens / max(self.rate, 1.0)
+        if self.waiting_tokens >= self.settings.queue_tokens or seconds_to_wait > (seconds or self.settings.timeout):
+            raise Full(min(max(1, math.ceil(seconds_to_wait)), MAX_RETRY_SECONDS))
 
     def seconds_of(self, request: Request) -> float:
         """Return how many seconds a request may take. Raises Refusal for a header X-Timeout that is no number above 0."""
@@ -125,10 +130,11 @@ class Service:
             bound = model.bind(answerer, operation, inputs.columns)
             columns = {port.column: inputs.columns[port.column] for port in bound.sources if port.column}
             costs = [cost * model.passes(operation) for cost in inputs.costs]
-            job = Job(answerer, bound, columns, costs, asyncio.get_running_loop().create_future())
-            async with self.waiting(request, job):
+            ticket = Ticket(asyncio.get_running_loop().create_future(), sum(costs))
+            job = Job(answerer, bound, columns, costs, ticket)
+            async with self.waiting(request, ticket):
                 self.engine.submit(job)
-                answers = iter(await job.future)
+                answers = iter(await ticket.future)
             result.answers = [{"error": e} if e is not None else next(answers) for e in inputs.errors]
             result.num_tokens = job.num_tokens
         num_failed = sum("error" in answer for answer in result.answers)
@@ -148,58 +154,79 @@ class Service:
         return self.reader.read(rows, ports, is_prompted)
 
     @asynccontextmanager
-    async def waiting(self, request: Request, job: Job) -> AsyncIterator[None]:
-        """Count a job as waiting, and drop it when its time is over or its client has gone.
+    async def waiting(self, request: Request, ticket: Ticket) -> AsyncIterator[None]:
+        """Count a request as waiting, and give it up when its time is over or its client has gone.
 
-        Raises Refusal if there is no room. The job's future then raises Late or ClientGone.
+        Raises Refusal if there is no room. The future of the ticket then raises Late or ClientGone.
         """
-        self.require_room()
-        cost, seconds = sum(job.costs), self.seconds_of(request)
-        self.waiting_tokens += cost
-        self.metrics.queue.set(self.waiting_tokens)
-        loop = asyncio.get_running_loop()
-        deadline = request.state.started + seconds if hasattr(request.state, "started") else loop.time() + seconds
-        timer = loop.call_at(deadline, self._drop, job, Late(seconds), "late")
+        seconds = self.seconds_of(request)
+        self.require_room(seconds)
+        self._count_waiting(ticket.cost)
+        timer = asyncio.get_running_loop().call_at(
+            request.state.started + seconds, self._give_up, ticket, Late(seconds), "late"
+        )
         watcher = asyncio.create_task(_closed(request))
-        watcher.add_done_callback(lambda task: None if task.cancelled() else self._drop(job, ClientGone(), "closed"))
+
+        def leave(task: asyncio.Task[None]) -> None:
+            """Give up a request whose client has gone."""
+            if not task.cancelled():
+                self._give_up(ticket, ClientGone(), "closed")
+
+        watcher.add_done_callback(leave)
         try:
             yield
         finally:
             timer.cancel()
             watcher.cancel()
-            job.is_dropped = True
-            self.waiting_tokens -= cost
-            self.metrics.queue.set(self.waiting_tokens)
+            ticket.is_dropped = True
+            self._count_waiting(-ticket.cost)
 
-    def _drop(self, job: Job, error: Refusal, reason: str) -> None:
-        if not job.future.done():
+    def _count_waiting(self, cost: int) -> None:
+        """Add a cost to that of the requests that wait."""
+        self.waiting_tokens += cost
+        self.metrics.queue.set(self.waiting_tokens)
+
+    def _give_up(self, ticket: Ticket, error: Refusal, reason: str) -> None:
+        """Give up a request that has no result yet."""
+        if not ticket.future.done():
             self.metrics.dropped.labels(reason).inc()
-            job.fail(error)
+            ticket.fail(error)
 
-    async def stream(
-        self, request: Request, model: ServedModel, begin: Callable[[], Iterator[str]], cost: int
-    ) -> AsyncIterator[str]:
+    async def compute(self, request: Request, function: Callable[[], Result], cost: int) -> Result:
+        """Return the result of a function that computes with a model, called when it is its turn. cost: its estimated tokens.
+
+        Raises Refusal as `waiting`.
+        """
+        ticket = Ticket(asyncio.get_running_loop().create_future(), cost)
+        async with self.waiting(request, ticket):
+            work = asyncio.ensure_future(self.engine.run(function))
+            await asyncio.wait([work, ticket.future], return_when=asyncio.FIRST_COMPLETED)
+            if ticket.future.done():
+                ticket.future.result()
+            ticket.future.cancel()
+            return await work
+
+    async def stream(self, request: Request, begin: Callable[[], Iterator[str]], cost: int) -> AsyncIterator[str]:
         """Yield the parts of a generated text as they are written. begin: returns the iterator over them, for the engine.
 
         cost: the estimated tokens. Raises Refusal as `waiting`, and for a text that cannot be generated.
         """
-        loop = asyncio.get_running_loop()
         parts: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
-        job = Job(model.predictor, model.arrow, {}, [cost], loop.create_future())
+        ticket = Ticket(asyncio.get_running_loop().create_future(), cost)
 
-        def end(future: asyncio.Future[list[dict[str, Any]]]) -> None:
-            """End the text with the error by which its job was dropped."""
+        def end(future: asyncio.Future[Any]) -> None:
+            """End the text with the error by which its request was given up."""
             if not future.cancelled():
                 parts.put_nowait(future.exception())
 
-        job.future.add_done_callback(end)
-        async with self.waiting(request, job):
-            self.engine.stream(begin, parts.put_nowait, job)
+        ticket.future.add_done_callback(end)
+        async with self.waiting(request, ticket):
+            self.engine.stream(begin, parts.put_nowait, ticket)
             while (part := await parts.get()) is not None:
                 if isinstance(part, BaseException):
                     raise part
                 yield part
-        job.future.cancel()
+        ticket.future.cancel()
 
 
 def is_large(row: Any) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -170,7 +171,8 @@ def _at_places(states: Tensor, answers: PackedAnswers) -> Tensor:
     library chooses its kernels anew for each size.
     """
     assert answers.at is not None
-    extra = round_up_size(len(answers.at)) - len(answers.at)
+    # An exported graph has no sizes of its own to choose kernels for.
+    extra = 0 if torch.compiler.is_exporting() else round_up_size(len(answers.at)) - len(answers.at)
     if answers.shares is None:
         return F.embedding(F.pad(answers.at, (0, extra)), states)
     places, shares = (F.pad(part, (0, 0, 0, extra)) for part in (answers.at, answers.shares.to(states.dtype)))

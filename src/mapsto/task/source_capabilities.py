@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import html
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -175,6 +176,38 @@ class Windowed(Kind):
         """Return a source that pads values as an arrow needs it.
 
         generates: whether answers are generated token by token, by a decoder that has only seen padded values.
+        """
+
+
+class LiveValue(ABC):
+    """A value that is read while it is made, such as a sound that is being recorded."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the value with what was read of it; called by a handler of a signal."""
+
+
+class Streamed(Kind):
+    """A source whose long values are read window by window, so that a value need not fit into memory."""
+
+    @classmethod
+    @abstractmethod
+    def open_live(cls, path: Path | None, raw: int | None = None) -> Any:
+        """Return the value of a file that may grow, of a named pipe, or of standard input (None), for `read_windows`.
+
+        It is a LiveValue unless the file is complete. raw: the rate of values without a header. Raises DataError if it cannot be
+        opened.
+        """
+
+    @abstractmethod
+    def is_longer(self, value: Any, length: int) -> bool:
+        """Return whether a value has more than `length` tokens."""
+
+    @abstractmethod
+    def read_windows(self, value: Any, length: int, aligned: bool = False) -> Iterator[Piece]:
+        """Yield the windows of a value, of at most `length` tokens each and as values of their own, as they are read.
+
+        aligned: as for `encode`; the raw coordinates and units are those of the whole value.
         """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeGuard
 import numpy as np
 
 from mapsto.sequence.batch import Answer
+from mapsto.task.item_counts import ItemCounts
 from mapsto.task.label_spelling import appearance, same_value
 from mapsto.task.source_capabilities import Mark, MixtureLayout
 from mapsto.task.target import Target
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from mapsto.metrics.intervals import Score
     from mapsto.sequence.corruption import Corruption
     from mapsto.sequence.piece import Ints, MixturePart, Piece
     from mapsto.task.source import Learning
@@ -93,6 +96,8 @@ class Located(Target):
     lies_in: ClassVar[str]
     # True if an answer is computed from the source value and looks like it. Augmentation must then not recolour it.
     resembles: ClassVar[bool] = False
+    # Whether a value that is longer than the model reads is answered in windows, which `join` puts together.
+    joins_windows: ClassVar[bool] = False
 
     @property
     def learning(self) -> Learning | None:
@@ -162,6 +167,12 @@ class Located(Target):
         evidence: (m, …), the result of `Target.evidence`. pieces: the source pieces of each example.
         """
         return self.gather(evidence, pieces)
+
+    @staticmethod
+    def join(parts: Sequence[Any]) -> Any:
+        """Return the answer of a row from those of its windows, in order; by default the only one. For targets that resemble."""
+        (part,) = parts
+        return part
 
     def show(self, answer: Any) -> str:
         """Return a predicted or true answer as HTML, by default its `brief` text."""
@@ -324,6 +335,8 @@ class Classes(Confident, HeadRows):
 
     # True if an answer is exactly one class.
     exclusive: ClassVar[bool] = False
+    # What answers consist of, in the plural.
+    item_name: ClassVar[str] = "classes"
     # Label smoothing (Szegedy et al. 2016): share of the label spread over all classes. A training option, never saved.
     label_smoothing: float = 0.0
     # Whether a class name of another table is the class that looks like it, as `--fold-labels` took them in training.
@@ -378,6 +391,21 @@ class Classes(Confident, HeadRows):
     def rename(self, answer: Any, names: Mapping[str, str]) -> Any:
         """Return a cell with the answer in which classes have other names; by default unchanged. names: new names by old ones."""
         return answer
+
+    def answered_names(self, output: Tensor) -> list[Sequence[str]]:
+        """Return the names of the classes in each answer, (m,). output: (m, …), of the head."""
+        return [self.class_names(answer[self.kind]) for answer in self.decode(output)]
+
+    def item_counts(self, output: Tensor, answers: Sequence[Any]) -> ItemCounts:
+        """Return the numbers of right, answered and true items by row and class, for precision and recall.
+
+        By default an item is a class that an answer names; kinds whose items have a place compare the places too.
+        output: (m, …), of the head. answers: the true answers.
+        """
+        pairs = zip(
+            map(Counter, self.answered_names(output)), map(Counter, map(self.class_names, answers)), strict=True
+        )
+        return ItemCounts.collect((answered & true, answered, true) for answered, true in pairs)
 
     def confusion(self, output: Tensor, answers: Sequence[Any]) -> dict[str, dict[str, int]]:
         """Return the confusion matrix as {true class: {predicted class: number of rows}}; {} if this kind has none.
@@ -435,6 +463,14 @@ class Comparable(Target):
     unbounded_metrics: ClassVar[tuple[str, ...]] = ()
     # The constant baseline in words, such as "always the mean"; empty if the kind has none.
     constant_rule: ClassVar[str] = ""
+
+    def describe_scores(self, scores: Mapping[str, Score]) -> str:
+        """Return the score that matters to people in a clause about the model, such as "it is right on 90.2 % of the rows".
+
+        scores: those of `metrics`, by name.
+        """
+        name = self.primary_metric
+        return f"its {name.replace('_', ' ')} is {100 * scores[name].value:.1f} %"
 
     @property
     def field_metric(self) -> str | None:

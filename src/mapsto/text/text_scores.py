@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.metrics import generated_text, intervals, word_errors
+from mapsto.metrics.intervals import Score
 from mapsto.task.target import Metric
 from mapsto.task.target_capabilities import Comparable, Confident, Free, Paired
 from mapsto.text.pairs import faults
@@ -44,6 +45,12 @@ class ScoredTexts(Free, Comparable, Confident, Paired):
     def field_metric(self) -> str | None:
         """Return the word error rate for answers to sounds; None for other texts."""
         return "wer" if self.is_spoken else None
+
+    def describe_scores(self, scores: Mapping[str, Score]) -> str:
+        """Return the word error rate of transcripts, else BLEU and chrF, in a clause."""
+        if self.is_spoken:
+            return f"{100 * scores['wer'].value:.1f} % of the words are wrong (word error rate)"
+        return f"its texts reach BLEU {scores['bleu'].value:.1f} and chrF {scores['chrf'].value:.1f} of 100"
 
     @abstractmethod
     def texts(self, output: Tensor) -> list[str]:

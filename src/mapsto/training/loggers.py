@@ -1,4 +1,4 @@
-"""Loggers of a training run: progress on the terminal, the file metrics.jsonl, TensorBoard.
+"""Loggers of a training run: progress on the terminal, the file metrics.jsonl. Trackers are in `trackers`.
 
 The training loop passes each event to all loggers of a list. To add a logger, subclass `Logger` and add it to
 `_make_loggers` in fitting/fit.py.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import files
-from mapsto.errors import UsageError
 from mapsto.progress import Progress, StepReport
 
 METRICS_FILE = "metrics.jsonl"
@@ -126,28 +125,8 @@ class MetricsFile(Logger):
             self.stream.close()
 
 
-class TensorBoard(Logger):
-    """A logger that writes TensorBoard events to the folder `tensorboard` of a run.
-
-    Raises UsageError when the package tensorboard is not installed.
-    """
-
-    def __init__(self, run: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError("--tensorboard needs the package: pip install 'mapsto[tensorboard]'") from error
-        self.writer: Any = SummaryWriter(str(run / "tensorboard"))
-
-    def step(self, report: StepReport) -> None:
-        for name, value in step_record(report).items():
-            if name != "step":
-                self.writer.add_scalar(name, value, report.step)
-        self.writer.flush()  # so that a page that watches the run is up to date
-
-
 def step_record(report: StepReport) -> dict[str, Any]:
-    """Return the numbers of a step by name, for metrics.jsonl and TensorBoard.
+    """Return the numbers of a step by name, for metrics.jsonl and the trackers.
 
     The names are STEP_FIELDS and, after a step with a validation, "held_out_loss" and "held_out_error".
     """

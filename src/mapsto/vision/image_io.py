@@ -241,15 +241,15 @@ def svg_shade(region: Any, shade: float) -> str:
     """Return an SVG rectangle that shades a region of an image; an empty string if the shade is too faint to see.
 
     region: ((top, bottom), (left, right)) in pixels. shade: strength from −1 to 1; the colour is the page's CSS variable
-    `--against` if it is negative, else `--for`.
+    `--lowers` if it is negative, else `--raises`.
     """
     if abs(shade) < FAINTEST_SHADE:
         return ""
     (top, bottom), (left, right) = region
-    colour = "against" if shade < 0 else "for"
+    colour = "lowers" if shade < 0 else "raises"
     return (
         f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" '
-        f'fill="rgba(var(--{colour}), {0.7 * abs(shade):.2f})"/>'
+        f'shape-rendering="crispEdges" fill="rgba(var(--{colour}), {0.7 * abs(shade):.2f})"/>'
     )
 
 
@@ -263,7 +263,7 @@ def svg_image(pixels: Pixels, side: int, caption: str, shapes: Iterable[str] = (
 
 
 def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> tuple[str, str]:
-    """Return two SVGs of an image: the image alone, and the image with shapes drawn over it.
+    """Return two SVGs of an image: the image alone, and the image in grey with shapes drawn over it, such as a heat map.
 
     The second SVG refers to the image's bytes in the first, so that pages with many images stay small.
     side: length of the longer of the image's width and height on the page, in pixels. caption: text for screen readers.
@@ -271,7 +271,10 @@ def svg_pair(pixels: Pixels, side: int, caption: str, shapes: Iterable[str]) -> 
     """
     name = f"p{hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]}"
     bare = _svg(pixels, side, caption, [_embed_image(pixels, side, f' id="{name}"')])
-    return bare, _svg(pixels, side, f"{caption}, with what decided", [f'<use href="#{name}"/>', *shapes])
+    # In grey, so that the colours of the picture are not taken for those of the shapes.
+    grey = f'<filter id="g{name}"><feColorMatrix type="saturate" values="0"/></filter>'
+    shown = f'<use href="#{name}" filter="url(#g{name})"/>'
+    return bare, _svg(pixels, side, f"{caption} in grey, with what decided", [grey, shown, *shapes])
 
 
 def _svg(pixels: Pixels, side: int, caption: str, elements: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mapsto.errors import UsageError
 from mapsto.model.convolution import ConvolutionConfig
 
 # The types of tokens: a patch, a hidden patch, and the first of the special tokens and queries.
@@ -68,6 +69,8 @@ class PixelEmbedder(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    # Rows and columns of the only grid of patches that is read, in an exported graph; None to read any.
+    grid: tuple[int, int] | None = None
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__()
@@ -76,6 +79,19 @@ class PixelEmbedder(nn.Module):
         mean, std = (torch.tensor(channels).repeat_interleave(values) for channels in (config.mean, config.std))
         self.register_buffer("shift", 255 * mean, persistent=False)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
+
+    def fix_shape(self, tokens: Tensor) -> None:
+        """Read from now on only pictures of the shape that tokens (t, 5 + f) have; the vectors of others become NaN.
+
+        A graph that is traced cannot choose among shapes. Raises UsageError for tokens of several shapes.
+        """
+        grids = [(rows, columns) for rows, columns, _ in iterate_grids(tokens)]
+        if len(grids) > 1:
+            raise UsageError(
+                f"an exported graph reads pictures of one shape, and these have {len(grids)} shapes in patches: "
+                f"{', '.join(f'{rows} × {columns}' for rows, columns in grids[:5])}; crop or pad the pictures to one shape"
+            )
+        self.grid = grids[0]
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """Return the pixels (t, f) of tokens, standardised by channel, without the headers of the tokens."""
@@ -129,6 +145,21 @@ class PatchEmbedder(PixelEmbedder):
         tables = [part[0] for part in (cls, self.register_tokens, self.query_tokens) if part is not None]
         return _replace_special(types, x, tables) + self._positions(self.position_embeddings[0], tokens)
 
+    def fix_shape(self, tokens: Tensor) -> None:
+        super().fix_shape(tokens)
+        assert self.grid is not None
+        # The table is interpolated once, to the only grid.
+        self.position_embeddings = nn.Parameter(self._resize(self.position_embeddings.detach(), self.grid))
+        if self.later_positions is not None:
+            self.later_positions = nn.Parameter(self._resize(self.later_positions.detach(), self.grid))
+        self.table = self.grid
+
+    def _resize(self, tables: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return tables of position embeddings (…, ·, d) for patches in another grid; special tokens and queries keep theirs."""
+        front, patches, queries = torch.split(tables, [self.placed, math.prod(self.table), self.queries], dim=-2)
+        resized = [_resize_table(part, self.table, grid, self.antialias) for part in patches.flatten(0, -3)]
+        return torch.cat([front, torch.stack(resized).view(*tables.shape[:-2], -1, tables.shape[-1]), queries], dim=-2)
+
     def layer_positions(self, tokens: Tensor) -> Tensor:
         """Return the position embeddings (layers, t, d) that YOLOS adds to the output of each layer but the last."""
         assert self.later_positions is not None
@@ -141,7 +172,7 @@ class PatchEmbedder(PixelEmbedder):
         """
         types = tokens[:, 0].long()
         front, patches, queries = torch.split(table, [self.placed, math.prod(self.table), self.queries])
-        of_patches = _interpolate_positions(patches, self.table, tokens, self.antialias)
+        of_patches = _interpolate_positions(patches, self.table, tokens, self.antialias, self.grid)
         return _replace_special(types, of_patches, [front, table.new_zeros(self.registers, table.shape[1]), queries])
 
 
@@ -178,35 +209,49 @@ class PatchPositions(nn.Module):
 
 
 def _interpolate_positions(
-    embeddings: Tensor, table: tuple[int, int], tokens: Tensor, antialias: bool = False
+    embeddings: Tensor,
+    table: tuple[int, int],
+    tokens: Tensor,
+    antialias: bool = False,
+    grid: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return the position embeddings (t, d) of patch tokens (t, 5 + f); the rows of special tokens have no meaning.
 
     embeddings: (rows · columns, d), one for each cell of a grid. table: rows and columns of this grid. For images with another
-    grid they are interpolated (bicubic). antialias: whether the interpolation uses antialiasing.
+    grid they are interpolated (bicubic). antialias: whether the interpolation uses antialiasing. grid: as for `iterate_grids`.
     """
     places = tokens[:, 1:3].long()
     positions = None
-    for rows, columns, is_member in iterate_grids(tokens):
-        resized = embeddings
-        if (rows, columns) != table:
-            image = embeddings.view(1, *table, -1).permute(0, 3, 1, 2).float()
-            image = F.interpolate(image, size=(rows, columns), mode="bicubic", antialias=antialias)
-            resized = image.permute(0, 2, 3, 1).flatten(0, 2)
+    for rows, columns, is_member in iterate_grids(tokens, grid):
+        resized = _resize_table(embeddings, table, (rows, columns), antialias)
         indices = torch.where(is_member, places[:, 0] * columns + places[:, 1], 0)
         part = F.embedding(indices, resized) * is_member[:, None]
+        if grid is not None:
+            part = part.masked_fill(~is_member[:, None], torch.nan)
         positions = part if positions is None else positions + part
     assert positions is not None
     return positions
 
 
-def iterate_grids(tokens: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+def _resize_table(embeddings: Tensor, table: tuple[int, int], grid: tuple[int, int], antialias: bool) -> Tensor:
+    """Return the position embeddings (rows · columns, d) of a grid, interpolated (bicubic) from those of `table`."""
+    if grid == table:
+        return embeddings
+    image = embeddings.view(1, *table, -1).permute(0, 3, 1, 2).float()
+    image = F.interpolate(image, size=grid, mode="bicubic", antialias=antialias)
+    return image.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def iterate_grids(tokens: Tensor, grid: tuple[int, int] | None = None) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (rows, columns, mask) for each grid size among tokens (t, 5 + f).
 
-    The mask (t,) selects the tokens of images with that grid.
+    The mask (t,) selects the tokens of images with that grid. grid: rows and columns of the only grid to yield; None for all.
     """
     # One number for each size, since `unique` of numbers is far faster than of pairs.
     sizes = tokens[:, 3].long() * (MAX_GRID_SIDE + 1) + tokens[:, 4].long()
+    if grid is not None:
+        yield *grid, sizes == grid[0] * (MAX_GRID_SIDE + 1) + grid[1]
+        return
     for size in torch.unique(sizes).tolist():
         yield *divmod(size, MAX_GRID_SIDE + 1), sizes == size
 
@@ -224,6 +269,9 @@ class StackEmbedder(PixelEmbedder):
         nn.init.normal_(self.projection.weight, std=len(self.shift) ** -0.5)  # about the amplitude of the positions
         if self.projection.bias is not None:
             nn.init.zeros_(self.projection.bias)
+
+    def fix_shape(self, tokens: Tensor) -> None:
+        """Change nothing: positions are looked up, so stacks of any shape are read."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         is_patch = (tokens[:, 0] == PATCH)[:, None]
@@ -265,6 +313,11 @@ class ConvolutionEmbedder(PixelEmbedder):
         self.network = front.network()
 
     def forward(self, tokens: Tensor) -> Tensor:
+        if self.grid is not None:
+            ((rows, columns, is_member),) = iterate_grids(tokens, self.grid)
+            cells: Tensor = self.network(self._join(self.normalise(tokens), rows, columns))
+            cells = cells.permute(0, 2, 3, 1).flatten(0, 2)
+            return cells.masked_fill(~is_member[:, None], torch.nan)
         places, parts = [], []
         for rows, columns, is_member in iterate_grids(tokens):
             cells = self.network(self._join(self.normalise(tokens[is_member]), rows, columns))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from mapsto.audio.decoding.containers.extent import describe_lengths
 from mapsto.audio.decoding.containers.ogg import MIN_START
-from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.facts import MixedPart, SoundInfo
 from mapsto.audio.decoding.libsndfile import INSTALL_SOUND
 from mapsto.audio.decoding.limits import require_length, require_limits
-from mapsto.audio.decoding.mixing import Mixer, Samples
+from mapsto.audio.decoding.mixing import Mixer, Samples, mix_again
 from mapsto.audio.decoding.resampling import join_recordings
 from mapsto.errors import UsageError
 from mapsto.media.cells import Unreadable
@@ -91,10 +91,13 @@ class Timeline:
         self.end = max(start, self.end or start) + frame.samples / frame.sample_rate
 
 
-def decode_stream(stream: Any, names: str, channels: Sequence[int | None] = ()) -> tuple[Samples, SoundInfo]:
+def decode_stream(
+    stream: Any, names: str, held: int, channels: Sequence[int | None] = ()
+) -> tuple[Samples | None, SoundInfo]:
     """Return the samples (n,) of the sound of a file mixed to one channel, and its facts.
 
     stream: the opened file. names: the formats that are read, in words.
+    held: the most samples that are returned; None is returned for more, and the facts then have the parts to read again.
     channels: for each segment of the file the only channel to take, or None; segments differ in rate or channels.
     Raises Unreadable if the file holds no sound, is damaged or exceeds a limit, and any error of the decoder;
     UsageError without PyAV.
@@ -107,6 +110,9 @@ def decode_stream(stream: Any, names: str, channels: Sequence[int | None] = ()) 
             for frame in container.decode(track):
                 timeline.add(frame)
                 _add_frame(segments, frame, channels)
+                if sum(segment.mixer.num_samples for segment in segments) > held:
+                    for segment in segments:
+                        segment.mixer.drop()
         except av.FFmpegError as error:
             lengths = _describe(_total(segments), _declared(container, track, True))
             reason = error.strerror or type(error).__name__
@@ -120,14 +126,27 @@ def decode_stream(stream: Any, names: str, channels: Sequence[int | None] = ()) 
         remarks = _remarks(container, track, seconds, timeline)
     mixtures = [segment.mixer.finish() for segment in segments]
     if any(mixture.channel is not None for mixture in mixtures):
-        return decode_stream(stream, names, [mixture.channel for mixture in mixtures])
+        return decode_stream(stream, names, held, [mixture.channel for mixture in mixtures])
     decoder = f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
-    recordings = [
-        (mixture.samples, SoundInfo(part.seconds, part.rate, part.mixer.num_channels, decoder, mixture.remarks))
-        for part, mixture in zip(segments, mixtures, strict=True)
-    ]
+    recordings = []
+    for segment, mixture in zip(segments, mixtures, strict=True):
+        part = MixedPart(segment.rate, segment.mixer.channel, mixture.num_active)
+        parts = (part,) if mixture.samples is None else ()
+        info = SoundInfo(segment.seconds, segment.rate, segment.mixer.num_channels, decoder, mixture.remarks, parts)
+        recordings.append((mixture.samples, info))
     samples, info = join_recordings(recordings)
     return samples, replace(info, remarks=(*remarks, *info.remarks))
+
+
+def read_again(stream: Any, names: str, parts: Sequence[MixedPart]) -> Iterator[tuple[int, Samples]]:
+    """Yield (number of the part, samples (n,)) of each block of a file that was decoded before. parts: how they were mixed."""
+    with _open(stream, names) as container:
+        number, shape = -1, (0, 0)
+        for frame in container.decode(_find_track(container)):
+            block = _samples(frame)
+            if (frame.sample_rate, block.shape[1]) != shape:
+                number, shape = number + 1, (frame.sample_rate, block.shape[1])
+            yield number, mix_again(block, parts[number])
 
 
 def _total(segments: Sequence[Segment]) -> float:

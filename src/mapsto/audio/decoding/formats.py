@@ -6,19 +6,20 @@ Uncompressed samples and MP3, FLAC, Vorbis and Opus are decoded by libsndfile, a
 from __future__ import annotations
 
 import io
-import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from mapsto.audio.decoding import ffmpeg, libsndfile
 from mapsto.audio.decoding.containers.boxes import Damage, find_damage
-from mapsto.audio.decoding.containers.extent import Content, Extent, ExtentStream, describe_lengths
+from mapsto.audio.decoding.containers.extent import Content, Extent, ExtentStream, FileContent, describe_lengths
 from mapsto.audio.decoding.containers.mpeg import find_frames, mpeg_extents, skip_id3
 from mapsto.audio.decoding.containers.ogg import flac_extents, ogg_extents
 from mapsto.audio.decoding.containers.plain import PACKED_TAGS, wav_extent
-from mapsto.audio.decoding.facts import SoundInfo
+from mapsto.audio.decoding.facts import MixedPart, SoundInfo
 from mapsto.audio.decoding.foreign import name_no_sound
 from mapsto.audio.decoding.mixing import Samples
-from mapsto.audio.decoding.resampling import join_recordings
+from mapsto.audio.decoding.resampling import join_blocks, join_recordings, resample_blocks
 from mapsto.media.cells import Unreadable
 
 FORMAT_NAMES = "WAV, FLAC, MP3, Ogg, Opus, AIFF, AU, M4A, MP4, WebM, Matroska, AAC, WMA, AMR"
@@ -32,22 +33,46 @@ FFMPEG_MARKERS = (
 )  # fmt: skip
 
 
-def decode_compressed(stream: Any) -> tuple[Samples, SoundInfo]:
+def decode_compressed(stream: Any, held: int) -> tuple[Samples | None, SoundInfo]:
     """Return the samples (n,) of a file with compressed sound mixed to one channel, and its facts.
 
     stream: the opened file or an io.BytesIO.
+    held: the most samples that are returned; None is returned for more, and the facts then have the parts to read again.
     Raises Unreadable if it is no sound, damaged or exceeds a limit, and any error of a decoder.
     """
-    content = _map(stream)
+    content = _content(stream)
     if name := name_no_sound(content[:512]):
         raise Unreadable(f"this is no sound but {name}")
     if (extents := _find_extents(stream, content)) is not None:
-        return join_recordings([libsndfile.decode_extent(stream, extent) for extent in extents])
+        recordings = []
+        for extent in extents:
+            recordings.append(libsndfile.decode_extent(stream, extent, held))
+            part = recordings[-1][0]
+            # Where one is not held, the others need not be.
+            held = 0 if part is None else max(0, held - len(part))
+        return join_recordings(recordings)
     # The file may grow while it is read.
     extent = Extent(0, len(content))
     if damage := find_damage(content):
         raise Unreadable(_explain_damage(stream, extent.stop, damage))
-    return ffmpeg.decode_stream(ExtentStream(stream, extent), FORMAT_NAMES)
+    return ffmpeg.decode_stream(ExtentStream(stream, extent), FORMAT_NAMES, held)
+
+
+def read_again(stream: Any, parts: Sequence[MixedPart], rate: int) -> Iterator[Samples]:
+    """Yield the blocks of samples (n,) of a file that was decoded before: the same samples as all at once.
+
+    stream: the opened file or an io.BytesIO. parts: how its parts were mixed. rate: in Hz, that of the result.
+    """
+    content = _content(stream)
+    readers: Iterable[tuple[MixedPart, Iterable[Samples]]]
+    if (extents := _find_extents(stream, content)) is not None:
+        pairs = zip(extents, parts, strict=True)
+        readers = ((part, libsndfile.read_again(stream, extent, part)) for extent, part in pairs)
+    else:
+        numbered = ffmpeg.read_again(ExtentStream(stream, Extent(0, len(content))), FORMAT_NAMES, parts)
+        groups = groupby(numbered, key=lambda block: block[0])
+        readers = ((parts[number], (block for _, block in blocks)) for number, blocks in groups)
+    yield from join_blocks(block for part, blocks in readers for block in resample_blocks(blocks, part.rate, rate))
 
 
 def _explain_damage(stream: Any, size: int, damage: Damage) -> str:
@@ -73,11 +98,9 @@ def _explain_damage(stream: Any, size: int, damage: Damage) -> str:
     return f"it is cut off: {'' if is_declared else 'about '}{lengths} that its header declares are there ({share})"
 
 
-def _map(stream: Any) -> Content:
-    """Return the content of a stream: the bytes of an io.BytesIO, the memory map of a file."""
-    if isinstance(stream, io.BytesIO):
-        return stream.getvalue()
-    return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+def _content(stream: Any) -> Content:
+    """Return the content of a stream: the bytes of an io.BytesIO, or those of a file as they are needed."""
+    return stream.getvalue() if isinstance(stream, io.BytesIO) else FileContent(stream)
 
 
 def _find_extents(stream: Any, content: Content) -> list[Extent] | None:

@@ -10,6 +10,9 @@ MIN_RATE, MAX_RATE, MAX_CHANNELS, MAX_SECONDS, MAX_SAMPLES = 1_000, 384_000, 64,
 # The largest file that is read.
 MAX_BYTES = 2**32
 
+# Samples of one channel (32 MiB) that are held while a recording is checked. A longer one is read again in blocks.
+MAX_HELD = 2**23
+
 # Samples of all channels that are decoded at once. What an error loses is less than a block.
 BLOCK_SAMPLES = 2**12
 

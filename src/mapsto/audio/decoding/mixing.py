@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mapsto.audio.decoding.facts import MixedPart
 from mapsto.media.cells import Unreadable
 
 # Samples of one channel in [-1, 1], which floating-point files may exceed.
@@ -37,13 +38,35 @@ MIN_OFFSET = 0.02
 FULL_SCALE, MIN_CLIPPED = 0.99, 1e-3
 
 
+def _add_channels(block: NDArray[np.float32], channel: int | None) -> Samples:
+    """Return the sum of the channels of a block (n, c), or one channel of it if `channel` is not None."""
+    is_single = block.shape[1] == 1 or channel is not None
+    return np.ascontiguousarray(block[:, channel or 0] if is_single else block.sum(1))
+
+
+def _average(samples: Samples, num_active: int) -> Samples:
+    """Divide the sums (n,) of channels in place by the number of those that are not silent, and return them."""
+    samples /= np.int64(num_active)
+    return samples
+
+
+def mix_again(block: NDArray[np.float32], part: MixedPart) -> Samples:
+    """Return a block (n, c) of a recording that was mixed before, mixed in the same way to the same samples (n,)."""
+    mixed = _add_channels(block, part.channel)
+    return _average(mixed, part.num_active) if part.num_active > 1 else mixed
+
+
 @dataclass(frozen=True)
 class Mixture:
-    """The result of mixing: samples (n,), or the channel to take instead of their mean; and remarks in words."""
+    """The result of mixing: samples (n,), or the channel to take instead of their mean; and remarks in words.
 
-    samples: Samples
+    samples: None if they are too many to be held. num_active: the number of channels of which they are the mean.
+    """
+
+    samples: Samples | None
     channel: int | None
     remarks: tuple[str, ...]
+    num_active: int
 
 
 class Mixer:
@@ -54,7 +77,8 @@ class Mixer:
 
     def __init__(self, num_channels: int, channel: int | None = None) -> None:
         self.num_channels, self.channel = num_channels, channel
-        self.blocks: list[Samples] = []
+        # None if they are too many to be held.
+        self.blocks: list[Samples] | None = []
         self.num_samples = 0
         self.energies, self.sums = np.zeros(num_channels), np.zeros(num_channels)
         self.peak, self.num_clipped, self.mixed_energy = 0.0, 0, 0.0
@@ -77,25 +101,30 @@ class Mixer:
         # Energies of float32 products, summed in float64 for each block.
         self.energies += np.einsum("nc,nc->c", block, block, dtype=np.float64)
         self.sums += block.sum(0, dtype=np.float64)
-        mixed = block[:, self.channel or 0] if self.num_channels == 1 or self.channel is not None else block.sum(1)
-        mixed = np.ascontiguousarray(mixed)
+        mixed = _add_channels(block, self.channel)
         self.mixed_energy += float(np.einsum("n,n->", mixed, mixed, dtype=np.float64))
-        self.blocks.append(mixed)
+        if self.blocks is not None:
+            self.blocks.append(mixed)
         self.num_samples += len(block)
+
+    def drop(self) -> None:
+        """Hold no samples from now on, but go on measuring them."""
+        self.blocks = None
 
     def finish(self) -> Mixture:
         """Return the mixture of all blocks. Its `channel` is not None where the blocks must be mixed again, to that channel."""
-        samples = np.concatenate(self.blocks) if self.blocks else np.zeros(0, np.float32)
+        samples = None if self.blocks is None else np.concatenate([np.zeros(0, np.float32), *self.blocks])
         self.blocks = []
         # The first channel that is as loud as any, since an encoder changes equal ones a little.
         loudest = int((self.energies >= SAME_LEVEL**2 * self.energies.max()).argmax())
         active = self.energies > SILENT_LEVEL**2 * self.energies[loudest]
-        if self.channel is None and active.sum() > 1:
-            samples /= active.sum()
-            mean_energy = self.mixed_energy / int(active.sum()) ** 2
+        num_active = int(active.sum()) if self.channel is None and active.any() else 1
+        if num_active > 1:
+            samples = None if samples is None else _average(samples, num_active)
+            mean_energy = self.mixed_energy / num_active**2
             if mean_energy < CANCELLED_LEVEL**2 * self.energies[loudest]:
-                return Mixture(samples, loudest, ())
-        return Mixture(samples, None, (*self._channel_remarks(active), *self._level_remarks()))
+                return Mixture(samples, loudest, (), num_active)
+        return Mixture(samples, None, (*self._channel_remarks(active), *self._level_remarks()), num_active)
 
     def _channel_remarks(self, active: NDArray[np.bool_]) -> Sequence[str]:
         """Return remarks about channels. active: (c,), whether a channel is not silent."""

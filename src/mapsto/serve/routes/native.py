@@ -36,3 +36,9 @@ async def models(request: Request) -> Response:
     """List the models: arrow, columns, operations, and whether each is in memory."""
     entries = service_of(request).models.entries.values()
     return reply({"models": [{**(entry.facts or {}), "in_memory": entry.model is not None} for entry in entries]})
+
+
+async def openai_models(request: Request) -> Response:
+    """List the models as OpenAI does."""
+    names = service_of(request).models.entries
+    return reply({"object": "list", "data": [{"id": name, "object": "model", "owned_by": "mapsto"} for name in names]})

@@ -11,13 +11,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mapsto.audio.decoding.containers.extent import TOLERATED_BYTES, Content
+from mapsto.audio.decoding.containers.extent import TOLERATED_BYTES, Content, find_matches
 from mapsto.audio.decoding.containers.plain import MIN_UNKNOWN
 
 # The most parts of a file that are looked at.
 MAX_PARTS = 100_000
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+MAX_MATROSKA_HEADER = 4 + 60 + len(b"matroska")
 MATROSKA_HEADER = re.compile(rb"\x1a\x45\xdf\xa3.{1,60}?(?:webm|matroska)", re.DOTALL)
 ASF_HEADER = b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"
 
@@ -107,10 +108,10 @@ def _elements(content: Content) -> Iterator[Part]:
             return
         size = int.from_bytes(head[4 : 4 + width], "big") & (1 << 7 * width) - 1
         if size == (1 << 7 * width) - 1:
-            second = MATROSKA_HEADER.search(content, position + 4)
+            second = next(find_matches(content, MATROSKA_HEADER, MAX_MATROSKA_HEADER, position + 4), None)
             if second is None:
                 return
-            position = second.start()
+            position = second
             continue
         start, position = position, position + 4 + width + size
         yield Part(head[:4], start, position)

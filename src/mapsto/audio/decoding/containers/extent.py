@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mapsto.media.cells import Unreadable
 
-# The content of a file: bytes, or a memory map. Slices of both are bytes.
+# The content of a file: bytes, or a FileContent. Slices of both are bytes.
 Content = Any
+
+# Bytes that are read from a file at once.
+READ_BYTES = 2**20
 
 # Missing or additional bytes that do no harm, such as those of writers that count the header too.
 TOLERATED_BYTES = 64
@@ -47,6 +51,55 @@ class Extent:
             return (describe_more(self.seconds, seconds),)
         lengths = describe_lengths(seconds, self.seconds)
         raise Unreadable(f"the sound is damaged: {lengths} that the file holds could be decoded")
+
+
+class FileContent:
+    """The bytes of an opened file, read as they are needed: a memory map of a long recording would count as memory.
+
+    The end is that of the file when it is opened here, even if it grows.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.size = stream, int(stream.seek(0, io.SEEK_END))
+        # The bytes that were read last, and their place.
+        self.start, self.bytes = 0, b""
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, place: Any) -> Any:
+        if not isinstance(place, slice):
+            return self[place : place + 1][0]
+        start, stop, _ = place.indices(self.size)
+        if not self.start <= start <= stop <= self.start + len(self.bytes):
+            self._read(start, stop - start)
+        return self.bytes[start - self.start : max(start, stop) - self.start]
+
+    def find(self, part: bytes, start: int = 0, stop: int | None = None) -> int:
+        """Return the first place from `start` on at which the bytes `part` stand whole before `stop`; -1 if there is none."""
+        stop = self.size if stop is None else min(stop, self.size)
+        while start + len(part) <= stop:
+            if not self.start <= start <= start + len(part) <= self.start + len(self.bytes):
+                self._read(start, len(part))
+            place = self.bytes.find(part, start - self.start, stop - self.start)
+            if place >= 0:
+                return self.start + place
+            # The part may begin in these bytes and end in the next ones.
+            start = max(start + 1, self.start + len(self.bytes) - len(part) + 1)
+        return -1
+
+    def _read(self, start: int, size: int) -> None:
+        """Read `size` bytes from `start` on, and those behind them."""
+        self.stream.seek(start)
+        self.start, self.bytes = start, self.stream.read(min(max(size, READ_BYTES), self.size - start))
+
+
+def find_matches(content: Content, pattern: re.Pattern[bytes], longest: int, start: int = 0) -> Iterator[int]:
+    """Yield the places from `start` on at which a pattern matches. longest: the most bytes of a match."""
+    for begin in range(start, len(content), READ_BYTES):
+        for match in pattern.finditer(content[begin : begin + READ_BYTES + longest - 1]):
+            if match.start() < READ_BYTES:
+                yield begin + match.start()
 
 
 class ExtentStream(io.RawIOBase):

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths
+from mapsto.audio.decoding.containers.extent import Content, Extent, describe_lengths, find_matches
 from mapsto.audio.decoding.limits import require_limits
 from mapsto.media.cells import Unreadable
 
@@ -30,6 +30,7 @@ TOLERATED_REST = 1024
 ID3V1_BYTES = 128
 
 # The beginning of a FLAC file: the marker, and the head of the block STREAMINFO of 34 bytes.
+FLAC_HEADER_BYTES = 8
 FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 # The rate of the positions of Opus in Hz, whatever the rate of the recording was.
@@ -192,7 +193,7 @@ def _stream_extent(stream: Stream) -> Extent:
 
 def flac_extents(content: Content, start: int) -> list[Extent]:
     """Return the extents of the FLAC files that follow each other from an offset on. Raises Unreadable for a limit."""
-    starts = [match.start() for match in FLAC_HEADER.finditer(content) if match.start() >= start] or [start]
+    starts = list(find_matches(content, FLAC_HEADER, FLAC_HEADER_BYTES, start)) or [start]
     return [_flac_extent(content, begin, end) for begin, end in pairwise([*starts, len(content)])]
 
 

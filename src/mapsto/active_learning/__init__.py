@@ -1,0 +1,1 @@
+"""Active learning: choose the rows to label next, and show them on a page."""
