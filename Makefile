@@ -1,5 +1,5 @@
 # make demo: set up and run the main job on data that packages carry.  make test: run the tests.
-.PHONY: demo test slow trackers bench bench-proof bench-pictures lint dist lock clean help
+.PHONY: demo test slow trackers lowest docs bench bench-proof bench-pictures lint dist lock clean help
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make demo   pretrain, fit and compare on data that packages carry (about 15 minutes on two cores); DEMO=image with pictures, DEMO=tags with names in texts, DEMO=translate with sentences in two languages, DEMO=sound with made words"
-	@echo "make test   run the tests        make slow   run the long tests        make trackers   run the tests of experiment trackers        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language        make dist   the wheel and the source archive        make lock   the hashes of what is installed"
+	@echo "make test   run the tests        make slow   run the long tests        make trackers   run the tests of experiment trackers        make bench   measure again        make bench-proof   measure explaining, suggesting, comparing        make bench-pictures   measure pictures        make lint   style, types, layers, language        make docs   the site of the docs        make dist   the wheel and the source archive        make lock   the hashes of what is installed"
 
 demo: $(VENV)/.demo
 	$(BIN)/mapsto demo $(DEMO)
@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-slow: $(VENV)/.test trackers
+slow: $(VENV)/.test trackers lowest
 	$(BIN)/python -m pytest -m slow
 
 # MLflow and Trackio need older versions of pyarrow and Pillow than constraints.txt names: their tests have an environment of their own.
@@ -89,9 +89,28 @@ else
 endif
 	@touch $@
 
+# The oldest versions that pyproject.toml allows, as uv finds them. torch alone is that of constraints.txt, since its older files
+# have gigabytes of CUDA.
+LOWEST := $(VENV)-lowest
+lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n 1 tests/test_options.py tests/cli/test_commands.py tests/data/test_table.py tests/data/test_formats.py tests/kinds/test_image.py
+
+$(LOWEST)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	UV_FIND_LINKS=$$PIP_FIND_LINKS $(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		-e '.[image,report,sound,excel,index,schema,search,tensorboard]' $(shell grep '^torch==' constraints.txt) \
+		pytest==8.3.0 pytest-xdist==3.6.0 hypothesis==6.100.0 jsonschema==4.20.0
+	@touch $@
+
+# The site in build/site; a broken link fails.
+docs: $(VENV)/.docs
+	$(BIN)/python tools/docs.py
+	$(BIN)/zensical build --strict --clean
+
 # Resolve the versions anew and write the hashes of their files for this platform.
 lock: | $(BIN)/python
 	$(BIN)/python tools/lock.py
 
 clean:
-	rm -rf $(VENV) $(TRACKERS) runs dist
+	rm -rf $(VENV) $(TRACKERS) $(LOWEST) runs dist build

@@ -1,8 +1,7 @@
 """Compare our own engine with files of `mapsto export` in ONNX Runtime: one text of 16 tokens, and many texts.
 
 A classifier on MiniLM answers SST-2, in turns in one run. Two figures each: the call that users make, and the network alone on
-inputs that are ready. Seconds of the processor stand beside seconds of the clock, since other work on the machine lengthens
-those.
+inputs that are ready. Seconds of the processor stand beside seconds of the clock, which other work on the machine lengthens.
 """
 
 from __future__ import annotations
@@ -77,13 +76,8 @@ def main() -> None:
     model = mapsto.fit(
         "text -> label", table.select(range(600)), folder / "clf", start=minilm(), steps=arguments.steps, hold_out=0.0
     )
-    notes, models = (
-        [],
-        {
-            "ours, bf16": mapsto.load(folder / "clf", "cpu", "bf16"),
-            "ours, fp32": mapsto.load(folder / "clf", "cpu", "fp32"),
-        },
-    )
+    notes: list[str] = []
+    models = {f"ours, {precision}": mapsto.load(folder / "clf", "cpu", precision) for precision in ("bf16", "fp32")}
     for to, name in (("onnx", "exported, fp32"), ("int8", "exported, int8")):
         exported = model.export(folder / f"{to}.onnx", to, rows=test, agreement=0.9)
         notes += [f"{name}: {line}" for line in exported.lines()[:1]]

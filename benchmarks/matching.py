@@ -34,8 +34,8 @@ import mapsto
 from mapsto.data.table import read_table
 from mapsto.demo.data import minilm
 from mapsto.fitting.plan import MATCH_LEARNING, MATCH_WARM_UP
-from mapsto.inference.vector_graph import ApproximateIndex, VectorGraph
-from mapsto.inference.vector_index import VectorIndex, unit
+from mapsto.inference.index.vector_graph import ApproximateIndex, VectorGraph
+from mapsto.inference.index.vector_index import VectorIndex, unit
 from mapsto.metrics.ranking import Relevance, right_ranks
 
 ARROW = "query:text <-> passage:text"

@@ -32,7 +32,7 @@ class Classifier(litserve.LitAPI):
     def decode_request(self, request): return request["rows"][0]["text"]
     def batch(self, inputs): return list(inputs)
     def predict(self, texts): return self.model.predict(texts)
-    def unbatch(self, output): return iter(output)
+    def unbatch(self, output): return list(output)
     def encode_response(self, answer): return {"answers": [answer]}
 if __name__ == "__main__":
     api = Classifier(max_batch_size=64, batch_timeout=0.005, api_path="/predict")
@@ -292,7 +292,8 @@ def measure(folder: Path, settings: argparse.Namespace) -> list[str]:
     ]
     if settings.peer:
         with peer(clf, settings.precision, 18_765) as port:
-            client("closed", port, single, 1, 4)
+            warm = client("closed", port, single, 1, 4)
+            assert set(warm["statuses"]) == {"200"}, warm
             theirs = [per_second(client("closed", port, single, long, CONNECTIONS)) for _ in range(settings.rounds)]
             alone = client("closed", port, single, long / 2, 1)["median_ms"]
         lines.append(

@@ -384,7 +384,7 @@ def ask_browser(folder: Path, page: str, width: int, script: str) -> Any:
 PEAK = """
 import resource, sys
 from mapsto.cli.app import app
-import mapsto.cli, mapsto.cli.answers, mapsto.api
+import mapsto.cli, mapsto.cli.prediction.answers, mapsto.api
 sys.argv[0] = "mapsto"
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 app(standalone_mode=False)

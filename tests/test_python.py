@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import logging
 import pickle
 import pickletools
@@ -24,11 +25,13 @@ from typer.main import get_command
 
 import mapsto
 from mapsto.cli.app import app
-from mapsto.errors import DataError, UsageError
+from mapsto.cli.evaluate import evaluate
+from mapsto.errors import DataError, UsageError, installation
 from mapsto.errors.wording import on_command_line, worded
 from mapsto.options import FUNCTION_KEYWORDS, Options
 from mapsto.progress import Progress
 from mapsto.progress.python import NotebookProgress, python_progress
+from mapsto.report import requirements
 from mapsto.report.results import Answers
 
 SOURCE = Path(mapsto.__file__).parent
@@ -66,8 +69,10 @@ def test_options_are_named_as_the_user_writes_them(text: str, expected: str) -> 
 
 
 # Files whose texts have style sheets, and flags that are no option of a command.
-STYLED = {"report/page.py", "report/figures.py", "vision/image_io.py"}
-FOREIGN = {"--help", "--version", "--no-x"}
+STYLED = {
+    path.relative_to(SOURCE).as_posix() for path in (*SOURCE.glob("report/*.py"), SOURCE / "vision" / "image_io.py")
+}
+FOREIGN = {"--help", "--version", "--no-x", "--install-completion", "--show-completion"}
 
 
 def mentioned_flags() -> set[tuple[str, str]]:
@@ -271,3 +276,35 @@ def test_pictures_of_every_form_are_read() -> None:
     assert model(pictures[2]) == model(arrays[2]) == answers[2]
     with pytest.raises(UsageError, match="a single Image is no table"):
         model.predict(pictures[0])
+
+
+def test_advice_to_install_works_for_how_it_was_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        origin: str | None = None
+
+        def read_text(self, name: str) -> str | None:
+            return self.origin
+
+    error = UsageError("reports need the package matplotlib: pip install 'mapsto[report]'")
+    monkeypatch.setattr(installation, "distribution", lambda name: Installed())
+    for origin, command in (
+        (None, "pip install 'mapsto[report]'"),
+        ({"url": "file:///a%20b", "dir_info": {"editable": True}}, "pip install -e '/a b[report]'"),
+        ({"url": "file:///work", "dir_info": {}}, "pip install '/work[report]'"),
+        ({"url": "https://x.org/m.whl", "archive_info": {}}, "pip install 'mapsto[report]'"),
+    ):
+        installation._command.cache_clear()
+        monkeypatch.setattr(Installed, "origin", origin and json.dumps(origin))
+        assert str(error).endswith(f": {command}")
+    installation._command.cache_clear()
+
+
+def test_what_a_report_needs_is_looked_for_before_the_work(
+    clf: mapsto.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"reports need the package matplotlib: pip install"):
+        mapsto.compare("text -> label", ROWS, tmp_path / "c", starts=["scratch"], quiet=True)
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(UsageError, match="reports need"):
+        evaluate(clf.report.folder or "", [tmp_path / "none.csv"], out=tmp_path / "a.html")

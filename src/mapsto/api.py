@@ -37,7 +37,7 @@ from mapsto.inference.predictor import Predictor, read_value
 from mapsto.inference.voice_conversion import VoiceConverter
 from mapsto.keywords import list_options, read_options
 from mapsto.media.cells import is_media_cell
-from mapsto.media.value_lists import is_column, list_values, to_list
+from mapsto.media.value_lists import collect, is_column, list_values, to_list
 from mapsto.model.mapping import Mapping
 from mapsto.options import (
     FOR_HIDING,
@@ -224,10 +224,10 @@ class Model:
         policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
         evaluation = evaluate_mapping(self.predictor.mapping, table, self.predictor.device, policy, progress=progress)
         if against is not None:
-            other = against if isinstance(against, Model) else load(against, self.device, self.precision)
-            name = repr(other) if against is other else str(against)
+            rival = against if isinstance(against, Model) else load(against, self.device, self.precision)
+            name = repr(rival) if against is rival else str(against)
             partner = evaluate_mapping(
-                other.predictor.mapping, table, other.predictor.device, policy, progress=progress
+                rival.predictor.mapping, table, rival.predictor.device, policy, progress=progress
             )
             evaluation = evaluation.beside(compare_models(evaluation, partner, name))
         for note in evaluation.notes:
@@ -240,6 +240,7 @@ class Model:
         pooling: "first", "mean" or "normed_mean" of the hidden states; by default the pooling that the model was trained with.
         Raises UsageError, which names the first value that cannot be read.
         """
+        values = collect(values)
         column = list_values(values)
         if column is None and not isinstance(values, str | bytes):
             table = read_table(values)
@@ -285,6 +286,7 @@ class Model:
 
     def _finder(self, among: Any, settings: SearchSettings) -> Finder:
         """Return the finder among the texts of a table: the one of the last call if the texts are the same."""
+        among = collect(among)
         if (values := list_values(among)) is not None:
             among = [{self.mapping.arrow.sources[-1].kind: text} for text in values]
         table, finder = read_table(among), self._last_finder
@@ -408,6 +410,7 @@ class Model:
         if is_text or _is_picture(data):
             name = repr(shorten(data)) if is_text else f"a single {type(data).__name__}"
             raise UsageError(f"{name} is no table and no file; to ask of one value, call the model: model(value)")
+        data = collect(data)
         values = list_values(data)
         if values and len(self.mapping.arrow.sources) > 1 and all(isinstance(value, tuple | list) for value in values):
             return [self._row((value,)) for value in values]
@@ -529,6 +532,7 @@ def pretrain(
     data, out, start, like, test, progress, quiet, overwrite, options: as for `fit`.
     """
     run = read_options(pretrain, options, fields)
+    data = collect(data)
     if (values := list_values(data)) and not all(map(is_table_file, values)):
         data = _as_rows(parse(what if "->" in what else f"~{what} -> {what}"), values)
     recorder = Recorder(progress or python_progress(quiet))

@@ -15,7 +15,7 @@ import mapsto
 from mapsto.cli.app import app
 from mapsto.data.table import read_table, write_rows
 from mapsto.errors import UsageError
-from mapsto.inference.answer_cells import CellStyle, answer_cells
+from mapsto.task.answer_cells import CellStyle, answer_cells
 from mapsto.task.arrow import parse
 
 TINY: dict[str, Any] = {"layers": 1, "width": 64, "heads": 2, "vocabulary": 300, "device": "cpu", "precision": "fp32"}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
+from mapsto.data.duplicates.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.task.shingles import MAX_SHINGLES, shingle_batch, shingles
 
 SYLLABLES = [first + vowel + last for first in "bdfgklmnprst" for vowel in "aeiou" for last in ("", "n", "r", "st")]

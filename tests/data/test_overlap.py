@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from runs import clip, sentences, write_clip
 
-from mapsto.data.overlap import Overlap, filter_rows, find_overlap
+from mapsto.data.duplicates.overlap import Overlap, filter_rows, find_overlap
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import read_table
 from mapsto.task.arrow import parse

@@ -18,7 +18,7 @@ from mapsto.data.table import read_table
 from mapsto.errors import DataError
 from mapsto.evaluation import matching
 from mapsto.inference.find import SearchSettings, make_finder
-from mapsto.inference.vector_index import unit
+from mapsto.inference.index.vector_index import unit
 from mapsto.task.arrow import parse
 
 ARROW = "query:text <-> passage:text"

@@ -18,8 +18,8 @@ from trainings import TINY_OPTIONS
 
 import mapsto
 from mapsto.errors import CheckpointError, DataError, UsageError
-from mapsto.inference.index_files import FACTS_FILE, VECTORS_FILE
-from mapsto.inference.vector_index import RoundedVectors, VectorIndex, unit
+from mapsto.inference.index.index_files import FACTS_FILE, VECTORS_FILE
+from mapsto.inference.index.vector_index import RoundedVectors, VectorIndex, unit
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_rounding_keeps_its_bounds() -> None:
 def test_queries_in_parts_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     index, queries = VectorIndex(unit(torch.randn(50, 8))), unit(torch.randn(9, 8))
     whole = index.search(queries, 3)[1]
-    monkeypatch.setattr("mapsto.inference.vector_index.SCORES_AT_ONCE", 120)
+    monkeypatch.setattr("mapsto.inference.index.vector_index.SCORES_AT_ONCE", 120)
     assert [part.tolist() for part in index.search(queries, 3)[1]] == [part.tolist() for part in whole]
 
 

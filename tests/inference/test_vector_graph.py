@@ -23,11 +23,11 @@ from mapsto.cli.find import find as find_command
 from mapsto.cli.info import info
 from mapsto.errors import CheckpointError
 from mapsto.files.reading import read_content, read_sealed, seal
-from mapsto.inference import vector_graph
-from mapsto.inference.graph_file import check_graph
-from mapsto.inference.index_files import FACTS_FILE, GRAPH_FACTS_FILE, GRAPH_FILE
-from mapsto.inference.vector_graph import ApproximateIndex, VectorGraph
-from mapsto.inference.vector_index import RoundedVectors, VectorIndex, index_bytes, unit
+from mapsto.inference.index import vector_graph
+from mapsto.inference.index.graph_file import check_graph
+from mapsto.inference.index.index_files import FACTS_FILE, GRAPH_FACTS_FILE, GRAPH_FILE
+from mapsto.inference.index.vector_graph import ApproximateIndex, VectorGraph
+from mapsto.inference.index.vector_index import RoundedVectors, VectorIndex, index_bytes, unit
 
 pytest.importorskip("usearch", reason="the extra [index] is not here")
 

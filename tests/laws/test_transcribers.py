@@ -32,7 +32,7 @@ from transformers.generation.logits_process import WhisperTimeStampLogitsProcess
 
 import mapsto
 from mapsto.audio.log_mel import RATE
-from mapsto.cli.subtitles import join_words, render
+from mapsto.cli.prediction.subtitles import join_words, render
 from mapsto.inference.decoding.search import SearchRules
 from mapsto.task.generation import Generated, GeneratedAnswer
 from mapsto.task.transcription import Transcriber
@@ -297,3 +297,44 @@ def test_a_recording_that_is_not_held_has_the_same_transcript(tmp_path: Path, mo
         for answer, other in zip(answers, others, strict=True):
             assert answer["text"] == other["text"] and answer.get("phrases") == other.get("phrases")
     assert max(at_once) <= 4
+
+
+@pytest.mark.parametrize("heads", [None, [[0, 1], [1, 3]]], ids=["upper half", "named"])
+def test_times_of_tokens_are_those_of_transformers(tmp_path: Path, heads: list[list[int]] | None) -> None:
+    """Equal to `_extract_token_timestamps` over the cross-attention of the same tokens."""
+    from types import SimpleNamespace
+
+    class Generation(SimpleNamespace):
+        def __contains__(self, name: str) -> bool:
+            return hasattr(self, name)
+
+    named = {} if heads is None else {"alignment_heads": heads}
+    model = make_transcriber(tmp_path, {**ENGLISH_ONLY, **named})
+    model.config._attn_implementation = "eager"
+    model = WhisperForConditionalGeneration.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    opened = mapsto.load(tmp_path, "cpu", "fp32")
+    extractor = WhisperFeatureExtractor.from_pretrained(tmp_path)
+    expected_heads = heads or [[1, head] for head in range(4)]
+    for clip in clips():
+        from mapsto.inference.generation import generate_answers
+        from mapsto.sequence.batch import Example
+
+        source, (own_target,) = opened.mapping.sources["sound"], opened.mapping.targets
+        (piece,) = source.encode([source.read((clip, RATE))], 0, aligned=True)
+        decoding = mapsto.Decoding(times=True, words=True)
+        example = Example((piece,), (None,), 0)
+        ((_, (answer,)),) = generate_answers(opened.mapping, [example], 0, torch.device("cpu"), decoding)
+        assert isinstance(own_target, Transcriber) and len(answer.token_ends) == len(answer.tokens) > 3
+        ids = torch.tensor([[START, *answer.tokens]])
+        features = extractor(clip, sampling_rate=RATE, return_tensors="pt").input_features
+        with torch.no_grad():
+            output = model(features, decoder_input_ids=ids, output_attentions=True)
+        generated = Generation(cross_attentions=[output.cross_attentions], sequences=ids)
+        times = model._extract_token_timestamps(
+            generated, expected_heads, num_frames=-(-len(clip) // 320) * 2, num_input_ids=1
+        )
+        assert np.allclose(answer.token_ends, times[0, 1:-1].tolist(), atol=1e-4)
+    words = opened.predict([{"sound": (clips()[0], RATE)}], decoding=mapsto.Decoding(times=True, words=True))[0][
+        "words"
+    ]
+    assert words and all(word["start"] <= word["end"] for word in words)

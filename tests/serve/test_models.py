@@ -95,3 +95,17 @@ def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
         name_models([str(tmp_path / "nix")])
     with pytest.raises(CheckpointError), serving([first]):
         pass
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_served_as_its_folder(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra [export] is not here")
+    folder = save_small("text -> label", tmp_path / "clf")
+    model = mapsto.load(folder, "cpu", "fp32")
+    model.export(tmp_path / "one.onnx", rows=[{"text": TEXT}, {"text": "summer"}])
+    with serving([tmp_path / "one.onnx"]) as running:
+        assert answer(running) == pytest.approx(expected(folder), abs=1e-4)
+        (facts,) = running.client.get("/models").json()["models"]
+        assert "predict" in facts["operations"] and "explain" not in facts["operations"]
+        vector = running.client.post("/embed", json={"rows": [TEXT]}).json()["answers"][0]["vector"]
+        assert vector == pytest.approx(model.embed([TEXT])[0], abs=1e-4)

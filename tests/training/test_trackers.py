@@ -122,18 +122,7 @@ def local_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def fit_in_a_process(folder: Path, name: str, steps: int = 12) -> list[str]:
     """Return the command that fits with a tracker in a new process, with a checkpoint after every second step."""
-    options = [
-        "--steps",
-        str(steps),
-        "--save-every",
-        "2",
-        "--hold-out",
-        "0.2",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
+    options = f"--steps {steps} --save-every 2 --hold-out 0 --device cpu --precision fp32".split()
     shape = ["--layers", "1", "--width", "64", "--vocabulary", "300"]
     data = [
         "text -> label",

@@ -41,11 +41,11 @@ def _compare_rates(sounds: Sequence[tuple[int, Sound]]) -> list[tuple[int, str]]
     counts = Counter(sound.info.rate for _, sound in sounds)
     if len(counts) < 2:
         return []
-    listed = [f"{rate:,} Hz ({count:,})" for rate, count in counts.most_common(MAX_RATES)]
-    listed += ["…"] if len(counts) > MAX_RATES else []
+    rate_names = [f"{rate:,} Hz ({count:,})" for rate, count in counts.most_common(MAX_RATES)]
+    rate_names += ["…"] if len(counts) > MAX_RATES else []
     rarest, _ = counts.most_common()[-1]
     remark = f"sounds of several rates, such as {rarest:,} Hz here, which are all resampled to {RATE:,} Hz: "
-    remark += ", ".join(listed)
+    remark += ", ".join(rate_names)
     if min(counts) < RATE <= max(counts):
         remark += "; those of a lower rate lack high frequencies, and a label that goes with the rate is learnt by that"
     return [(next(index for index, sound in sounds if sound.info.rate == rarest), remark)]

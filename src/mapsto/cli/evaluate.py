@@ -65,23 +65,26 @@ def evaluate(
     from mapsto.inference.predictor import Predictor
     from mapsto.pretrained.model_folder import load_mapping
     from mapsto.progress import choose_progress
+    from mapsto.report.requirements import require_charts
 
     if out is not None and (out.suffix != ".html" or not out.parent.is_dir()):
         raise UsageError(f"--out {out}: the report is an .html file in a folder that exists")
+    if out is not None:
+        require_charts()
     policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
     mapping = load_mapping(model)
     for path in filter(None, (suspects, mistakes)):
         require_writable(path)
     if suspects is not None:
         require_exclusive_classes(mapping.targets)
-    other = None if against is None else Predictor(load_mapping(against), device, precision)
+    rival = None if against is None else Predictor(load_mapping(against), device, precision)
     predictor = Predictor(mapping, device, precision)
     source, progress = join_paths(data), choose_progress(as_json=json)
     table = read_table_with_notes(source, TextFormat(encoding, delimiter), answers=True)
     evaluation = evaluate_mapping(predictor.mapping, table, predictor.device, policy, progress=progress)
-    if other is not None:
-        other_evaluation = evaluate_mapping(other.mapping, table, other.device, policy, progress=progress)
-        evaluation = evaluation.beside(compare_models(evaluation, other_evaluation, str(against)))
+    if rival is not None:
+        rival_evaluation = evaluate_mapping(rival.mapping, table, rival.device, policy, progress=progress)
+        evaluation = evaluation.beside(compare_models(evaluation, rival_evaluation, str(against)))
     # Explanations of mistakes cost time and do not fit on the screen.
     is_explained = (out is not None or json) and mapping.has_weights
     if out is not None and not mapping.has_weights:

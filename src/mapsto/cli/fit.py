@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mapsto.cli.app import Arrow, Data, Json, Like, Out, Overwrite, Quiet, Start, Test, app, with_options
-from mapsto.cli.config_file import Config
+from mapsto.cli.help.config_file import Config
 from mapsto.options import NOT_FOR_HIDING, Options
 
 

@@ -102,8 +102,8 @@ def _describe(mapping: Mapping) -> dict[str, Any]:
 
 def _describe_search(mapping: Mapping) -> dict[str, Any]:
     """Return what `mapsto info` prints about `find`: the size of an index; nothing for a model that does not match values."""
-    from mapsto.inference.vector_graph import graph_bytes
-    from mapsto.inference.vector_index import index_bytes
+    from mapsto.inference.index.vector_graph import graph_bytes
+    from mapsto.inference.index.vector_index import index_bytes
 
     if not mapping.arrow.symmetric:
         return {}

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
-from mapsto.cli.live import is_pipe, is_recording, stream_recording
-from mapsto.cli.subtitles import is_subtitles, write_subtitles
+from mapsto.cli.prediction.live import is_pipe, is_recording, stream_recording
+from mapsto.cli.prediction.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
 from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows, OutputStyle
+    from mapsto.cli.prediction.answers import InputRows, OutputStyle
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
@@ -82,6 +82,9 @@ Times = Annotated[
         "--times",
         help="Recordings: say when each phrase is said (Whisper), or each word (CTC). --out talk.srt or .vtt does too.",
     ),
+]
+Words = Annotated[
+    bool, typer.Option("--words", help="Whisper: as --times, and when each word is said; subtitles then show words.")
 ]
 Longest = Annotated[int | None, typer.Option(help="Generated answers: at most this many tokens.")]
 Answers = Annotated[
@@ -156,6 +159,7 @@ def predict(
     language: Language = None,
     task: Task = None,
     times: Times = False,
+    words: Words = False,
     answers: Answers = None,
     schema: Schema = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
@@ -167,10 +171,9 @@ def predict(
     mask: Mask = None,
 ) -> None:
     """Answer every row of a table, or each --text, with a model; write the rows with their answers, in order."""
-    from mapsto.cli.answers import InputRows, OutputStyle
-    from mapsto.cli.convert_voice import convert_voice
-    from mapsto.cli.fill_in import fill_in
     from mapsto.cli.output import announce_output
+    from mapsto.cli.prediction.answers import InputRows, OutputStyle
+    from mapsto.cli.prediction.fill_in import fill_in
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_folder, require_output_path
     from mapsto.device import keep_memory
@@ -191,16 +194,20 @@ def predict(
     require_output_path(draw)
     announce_output(out)
     if like is not None:
-        if hide is not None or mask is not None or stream or draw is not None:
-            raise UsageError("--like makes recordings; leave --hide, --mask, --stream and --draw out")
-        convert_voice(model, like, inputs, out, device, precision)
+        others = (hide, mask, draw, beams, samples, temperature, top_p, longest, language, task, answers, schema)
+        if stream or json or times or engine != "local" or any(option is not None for option in others):
+            raise UsageError(
+                "--like makes recordings; leave out --hide, --mask, --draw, --stream, --json, --engine and settings of decoding"
+            )
+        _convert_voice(model, like, inputs, out, device, precision)
         return
     if hide is not None or mask is not None:
         fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
         return
     decoding = make_decoding(
         beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
-        language=language, task=task, times=times or is_subtitles(out) or None,
+        language=language, task=task, times=times or words or is_subtitles(out) or None,
+        words=words or None,
         answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
@@ -213,6 +220,24 @@ def predict(
     else:
         style = OutputStyle(csv_safe=csv_safe, scores=scores, overwrite=overwrite)
         _write(answering, inputs, out, draw, json, style)
+
+
+def _convert_voice(model: str, like: Path, inputs: InputRows, out: Path | None, device: str, precision: str) -> None:
+    """Write each input recording in the voice of the recordings `like` to a WAV file in the folder `out`.
+
+    model: the folder or hub name of a model of sounds. like: a folder, a file or a table of recordings of one voice.
+    """
+    from mapsto.cli.output import print_note
+    from mapsto.cli.prediction.answers import report_counts, require_folder, write_answer_files
+    from mapsto.inference.output_files import AnswerWriter
+    from mapsto.inference.voice_conversion import VoiceConverter
+    from mapsto.pretrained.model_folder import load_mapping
+
+    folder = require_folder(out)
+    converter = VoiceConverter(load_mapping(model), str(like), device, precision)
+    for note in converter.notes:
+        print_note(note)
+    report_counts(write_answer_files(AnswerWriter(converter, folder), inputs), 0)
 
 
 def make_decoding(**settings: Any) -> Decoding | None:
@@ -286,7 +311,7 @@ def _write(
     draw: folder for copies of the input images with answers, such as boxes, drawn in; None for no copies.
     """
     from mapsto import kinds
-    from mapsto.cli.answers import report_counts, require_folder, write_answer_files, write_answers
+    from mapsto.cli.prediction.answers import report_counts, require_folder, write_answer_files, write_answers
     from mapsto.data.writers import require_writable
     from mapsto.inference.output_files import AnswerWriter, DrawingWriter, are_files
     from mapsto.task.capabilities import FileBacked
@@ -334,8 +359,8 @@ def embed(
     overwrite: ReplaceFile = False,
 ) -> None:
     """Compute a vector for every row of a table, in order: for search, clustering or models of your own."""
-    from mapsto.cli.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.cli.output import announce_output
+    from mapsto.cli.prediction.answers import InputRows, OutputStyle, report_counts, write_answers
     from mapsto.data.files import join_paths
     from mapsto.data.writers import require_writable
     from mapsto.device import keep_memory

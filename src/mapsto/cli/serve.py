@@ -17,7 +17,9 @@ MISSING = "serving needs further packages: pip install 'mapsto[serve]'"
 def serve(
     models: Annotated[
         list[str],
-        typer.Argument(help="Folders of runs or models, or hf:user/name; NAME=FOLDER gives one another name."),
+        typer.Argument(
+            help="Folders of runs or models, exported files, or hf:user/name; NAME=FOLDER gives one another name."
+        ),
     ],
     host: Annotated[
         str, typer.Option(help="The address to listen on; others than this machine's need a key.")

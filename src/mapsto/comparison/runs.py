@@ -40,6 +40,7 @@ from mapsto.inference.predictor import Predictor
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, StepReport, duration
+from mapsto.report.requirements import require_charts
 from mapsto.task.target_capabilities import Comparable
 from mapsto.training import checkpoint
 from mapsto.training.loop import Interrupted
@@ -108,6 +109,8 @@ def run_comparison(
     model, RunError if a fit fails or is interrupted.
     """
     progress = progress or Progress()
+    if out is not None:
+        require_charts()
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be above 0, not {jobs}")
     if out is not None:

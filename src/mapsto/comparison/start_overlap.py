@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 
-from mapsto.data.overlap import Overlap, find_overlap
+from mapsto.data.duplicates.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows
 from mapsto.errors import UsageError
 from mapsto.fitting.starting_model import StartingModel

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from mapsto import kinds
+from mapsto.data.duplicates.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.label_hints import are_ids, header_hints, label_hints, missing_hints, score_hints
-from mapsto.data.near_duplicates import HashBatch, find_near_duplicates
 from mapsto.data.rows import Rows, row_keys, side_keys
 from mapsto.errors import DataError, Finding, place, shorten
 from mapsto.task.label_spelling import describe_alike, look_alikes, same_value

@@ -18,9 +18,9 @@ import numpy as np
 from mapsto import kinds
 from mapsto.data import sampling
 from mapsto.data.checks import check_rows, find_leaks
+from mapsto.data.duplicates.near_duplicates import link_near_duplicates
 from mapsto.data.grouping.row_groups import NO_GROUPS, RowGroups, are_sentences, describe_shared, find_groups
 from mapsto.data.grouping.time_split import split_by_time
-from mapsto.data.near_duplicates import link_near_duplicates
 from mapsto.data.rows import Rows, link_rows, load_rows, report_skipped, require_readable
 from mapsto.data.table import Int64s, Table
 from mapsto.errors import DataError, Finding, UsageError

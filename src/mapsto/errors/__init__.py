@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TextIO
 
+from mapsto.errors.installation import advise_installation
 from mapsto.errors.wording import worded
 
 # The most findings that an error message lists.
@@ -32,7 +33,7 @@ class MapstoError(Exception):
     reporter = 0
 
     def __str__(self) -> str:
-        return worded(super().__str__())
+        return advise_installation(worded(super().__str__()))
 
 
 class UsageError(MapstoError, ValueError):

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mapsto.data.duplicates.overlap import Overlap, find_overlap
 from mapsto.data.encoding import EncodedRows, encode_to_answer
 from mapsto.data.examples import Examples, make_examples
 from mapsto.data.grouping.row_groups import RowGroups, describe_intervals, find_independent_groups
-from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows, load_rows, require_readable, set_aside_unlabelled
 from mapsto.data.table import Table
 from mapsto.errors import UsageError

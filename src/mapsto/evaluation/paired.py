@@ -29,7 +29,7 @@ class PairedDifference:
     """The difference of two models in the main metric of one answer, on the same rows.
 
     prefix: the answer's column and a colon; "" if there is one answer. name: of the other model. metric: the metric.
-    value, other: the scores of the model and of the other one. difference, half_width: their difference, and half the width of
+    value, other_value: the scores of both models. difference, half_width: their difference, and half the width of
     its 95 % interval over rows or groups of rows.
     num_gained, num_lost: the rows that the model answers better than the other one, and worse.
     """
@@ -38,7 +38,7 @@ class PairedDifference:
     name: str
     metric: str
     value: float
-    other: float
+    other_value: float
     difference: float
     half_width: float
     num_gained: int
@@ -47,31 +47,31 @@ class PairedDifference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether the interval of the difference does not hold 0."""
+        """Return whether the interval of the difference does not hold 0."""
         return abs(self.difference) > self.half_width
 
     def __str__(self) -> str:
         points = f"{100 * self.difference:+.1f} points"
         low, high = 100 * (self.difference - self.half_width), 100 * (self.difference + self.half_width)
         verdict = ("better" if self.difference > 0 else "worse") if self.is_significant else "no significant difference"
-        scores = f"{100 * self.value:.1f} % against {100 * self.other:.1f} % of {self.name}"
+        scores = f"{100 * self.value:.1f} % against {100 * self.other_value:.1f} % of {self.name}"
         rows = f"{self.num_gained:,} of {self.n:,} rows gained, {self.num_lost:,} lost"
         interval = f"95 % interval {low:+.1f} to {high:+.1f}"
         return f"{self.prefix}{self.metric}: {scores}: {points} ({interval}): {verdict}; {rows}"
 
 
-def compare_models(evaluation: Evaluation, other: Evaluation, name: str) -> list[PairedDifference]:
+def compare_models(evaluation: Evaluation, rival: Evaluation, name: str) -> list[PairedDifference]:
     """Return the paired difference of two evaluations on the same table, for each answer that both models give.
 
     name: of the other model. Raises UsageError if the models have no answer in common that is scored row by row, or were scored
     on other rows.
     """
-    others = {predictions.column: predictions for predictions in other.predictions}
+    partners = {predictions.column: predictions for predictions in rival.predictions}
     differences = []
     for predictions in evaluation.predictions:
-        partner = others.get(predictions.column)
-        if partner is None and len(evaluation.predictions) == len(other.predictions) == 1:
-            partner = other.predictions[0]
+        partner = partners.get(predictions.column)
+        if partner is None and len(evaluation.predictions) == len(rival.predictions) == 1:
+            partner = rival.predictions[0]
         if partner is not None and (difference := _compare(predictions, partner, name)) is not None:
             differences.append(difference)
     if not differences:

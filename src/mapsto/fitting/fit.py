@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Options
 from mapsto.pretrained import model_folder, peft_adapter
 from mapsto.progress import Progress, duration
+from mapsto.report.chart import INSTALL_MATPLOTLIB
 from mapsto.task.arrow import parse
 from mapsto.task.target_capabilities import Calibratable, LinearProbe
 from mapsto.training.data_parallel import ReplicatedWeights
@@ -349,6 +351,8 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
         raise UsageError(
             f"{objective.single_process_option} ({reason}) compares rows within one process; choose another, or start one process"
         )
+    if folder is not None and run.data.test is not None and find_spec("matplotlib") is None:
+        request.say(f"note: there will be no {run_folder.REPORT}: {INSTALL_MATPLOTLIB}")
     # Processes on several machines may see different files under the same path.
     _require_same_facts(run, ranks)
     recorded = None

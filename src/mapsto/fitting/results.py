@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mapsto.data.duplicates.overlap import Overlap, find_overlap
 from mapsto.data.encoding import EncodedRows
 from mapsto.data.files import is_path
 from mapsto.data.grouping.row_groups import describe_intervals
-from mapsto.data.overlap import Overlap, find_overlap
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import TextStyle

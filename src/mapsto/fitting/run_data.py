@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from mapsto import kinds
 from mapsto.data import corpus
+from mapsto.data.duplicates.overlap import filter_rows
 from mapsto.data.examples import Examples
-from mapsto.data.overlap import filter_rows
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
 from mapsto.errors import Finding, UsageError

@@ -25,9 +25,9 @@ from mapsto.data.rows import Rows, load_rows, require_any_readable, row_keys
 from mapsto.data.table import Table
 from mapsto.errors import BadCell, Finding, UsageError, free_name, shorten
 from mapsto.inference.embedder import bind_side, embed
-from mapsto.inference.index_files import FORMAT, Say, open_graph, open_index, save_graph, save_index
-from mapsto.inference.vector_graph import ApproximateIndex, is_worth_building, suits_graph
-from mapsto.inference.vector_index import VectorIndex, unit
+from mapsto.inference.index.index_files import FORMAT, Say, open_graph, open_index, save_graph, save_index
+from mapsto.inference.index.vector_graph import ApproximateIndex, is_worth_building, suits_graph
+from mapsto.inference.index.vector_index import VectorIndex, unit
 from mapsto.model.mapping import Mapping
 from mapsto.task.arrow import Arrow
 from mapsto.task.source import Source

@@ -21,6 +21,7 @@ from mapsto.inference.decoding.constraints import Constraint
 from mapsto.inference.decoding.joined_answers import JoinedAnswers, RowAnswers
 from mapsto.inference.decoding.search import BeamSearch, Greedy, Sampling, Search, SearchRules
 from mapsto.inference.forward import TOKENS_PER_BATCH, Report, decoded_target, iterate_chunks
+from mapsto.inference.word_times import make_timer
 from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers
 from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Batch, Example
@@ -69,7 +70,8 @@ def generate_answers(
     assert isinstance(target, Generated)
     decoding = decoding or Decoding()
     generator = _Generator(mapping, port, decoding, device, constraint)
-    joined = JoinedAnswers(decoding.times)
+    measure = make_timer(mapping, port, generator.target, device) if decoding.words else None
+    joined = JoinedAnswers(decoding.times, measure)
     numbered = joined.number(examples)
     if target.joins_windows:
         numbered = _answer_silence(mapping, joined, numbered, max(1, decoding.samples))

@@ -322,6 +322,8 @@ class Predictor:
             best, *further = target.decode(target.pack(alternatives))
             if self.decoding is not None and self.decoding.times and isinstance(target, Transcriber):
                 best["phrases"] = target.phrases(alternatives[0])
+                if self.decoding.words:
+                    best["words"] = target.words(alternatives[0])
             is_sampled = self.decoding is not None and self.decoding.samples > 1
             answers[row] = {**best, "others": further} if is_sampled else best
         return answers
@@ -352,11 +354,11 @@ class Predictor:
         target = self.mapping.targets[port]
         answers: list[Any] = [[] for _ in range(count)]
         # Packing changes the order of the examples, and the windows of a row share its number.
-        listed = list(examples)
-        numbered = [replace(example, row=index) for index, example in enumerate(listed)]
+        read_examples = list(examples)
+        numbered = [replace(example, row=index) for index, example in enumerate(read_examples)]
         outputs = dict(token_outputs(self.mapping, numbered, port, self.device))
         for index, output in sorted(outputs.items()):
-            example = listed[index]
+            example = read_examples[index]
             if isinstance(target, Located) and target.resembles:
                 answers[example.row].append(build_value(target, example.pieces, output))
             else:

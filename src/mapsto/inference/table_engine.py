@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from mapsto.data.table import Table, stream_tables
 from mapsto.data.writers import find_binary
 from mapsto.errors import DataError, Finding
-from mapsto.inference.answer_cells import CellStyle, answer_cells
 from mapsto.options import DEFAULT_FORMAT, TextFormat
 from mapsto.progress import Progress
+from mapsto.task.answer_cells import CellStyle, answer_cells
 from mapsto.task.arrow import Arrow
 from mapsto.text.generated_text import LIMIT
 

@@ -78,7 +78,7 @@ class VoiceConverter:
         self.source = _source_of_sounds(self.mapping)
         num_layers = self.mapping.config.transformer.layers
         if layer is not None and not 1 <= layer <= num_layers:
-            raise UsageError(f"--layer is a number from 1 to {num_layers} for this model, not {layer}")
+            raise UsageError(f"the layer is a number from 1 to {num_layers} for this model, not {layer}")
         self.layer = max(1, round(DEPTH * num_layers)) if layer is None else layer
         sounds = _read_voice(voice)
         # Seconds of the wanted voice.
@@ -118,16 +118,16 @@ class VoiceConverter:
 
     def convert(self, sound: Sound) -> SoundAnswer:
         """Return what is said in a recording in the wanted voice, as long as the recording: samples (n,) and their rate."""
-        ((vectors, own),) = self._read_all([sound])
+        ((vectors, source_frames),) = self._read_all([sound])
         nearest = [
             (part @ self.vectors.T).topk(min(NEIGHBOURS, len(self.vectors))).indices
             for part in torch.split(vectors, TOKENS_AT_ONCE)
         ]
         frames = self._join(torch.cat(nearest).cpu().numpy())
         # Vectors of silence are like many others, so silence stays what it is.
-        is_silent = own.max(1, keepdims=True) < SILENT
-        bands = own.shape[1] // self._token_frames
-        return synthesise(np.where(is_silent, own, frames).reshape(-1, bands), len(sound.decode(RATE))), RATE
+        is_silent = source_frames.max(1, keepdims=True) < SILENT
+        bands = source_frames.shape[1] // self._token_frames
+        return synthesise(np.where(is_silent, source_frames, frames).reshape(-1, bands), len(sound.decode(RATE))), RATE
 
     def _join(self, nearest: NDArray[np.int64]) -> Frames:
         """Return the frames (t, k · b) of tokens, each the mean of those of its nearest tokens of the voice.
@@ -138,12 +138,12 @@ class VoiceConverter:
         count = len(nearest)
         total, weights = np.zeros((count, self.frames.shape[1]), np.float32), np.zeros((count, 1), np.float32)
         for offset in range(-min(REACH, count - 1), min(REACH, count - 1) + 1):
-            beside = np.clip(nearest + offset, 0, len(self.frames) - 1)
-            is_same = self.recordings[beside] == self.recordings[nearest]
+            neighbours = np.clip(nearest + offset, 0, len(self.frames) - 1)
+            is_same = self.recordings[neighbours] == self.recordings[nearest]
             weight = (1 - abs(offset) / (REACH + 1)) * is_same.astype(np.float32)
-            to, at = slice(max(0, offset), count + min(0, offset)), slice(max(0, -offset), count - max(0, offset))
-            total[to] += (self.frames[beside[at]] * weight[at][..., None]).sum(1)
-            weights[to] += weight[at].sum(1, keepdims=True)
+            to, origins = slice(max(0, offset), count + min(0, offset)), slice(max(0, -offset), count - max(0, offset))
+            total[to] += (self.frames[neighbours[origins]] * weight[origins][..., None]).sum(1)
+            weights[to] += weight[origins].sum(1, keepdims=True)
         frames: Frames = total / weights
         return frames
 
@@ -160,11 +160,11 @@ class VoiceConverter:
             states = self._states(windows)
             begin = 0
             for pieces, frames in chunk:
-                own = torch.cat(states[begin : begin + len(pieces)])
+                vectors = torch.cat(states[begin : begin + len(pieces)])
                 begin += len(pieces)
                 # Silence that a published model wants behind a sound is no part of it, and its last frames may have no token.
-                count = min(len(own), len(frames))
-                yield own[:count], frames[:count]
+                count = min(len(vectors), len(frames))
+                yield vectors[:count], frames[:count]
 
     def _encode(self, sound: Sound) -> tuple[list[Piece], Frames]:
         """Return the pieces of a sound, of which a long one has several, and its frames (t, k · b)."""
@@ -181,10 +181,11 @@ class VoiceConverter:
         examples = [Example((piece,), (), index) for index, piece in enumerate(pieces)]
         with torch.inference_mode():
             for batch in make_batches(examples, TOKENS_PER_BATCH):
-                moved = batch.to(self.device)
-                layers = self.mapping.states(self.mapping.embed(moved), moved, every_layer=True)
+                batch_on_device = batch.to(self.device)
+                layers = self.mapping.states(self.mapping.embed(batch_on_device), batch_on_device, every_layer=True)
                 hidden = F.normalize(layers[self.layer].float().flatten(0, 1), dim=-1)
-                for row, start, length in zip(batch.rows, moved.starts.tolist(), moved.lengths.tolist(), strict=True):
+                places = batch_on_device.starts.tolist(), batch_on_device.lengths.tolist()
+                for row, start, length in zip(batch.rows, *places, strict=True):
                     states[int(row)] = hidden[start : start + length]
         return states
 

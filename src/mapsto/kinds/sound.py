@@ -242,7 +242,7 @@ class SoundSource(SoundSourceBase, Varied, Windowed, Streamed):
         if seconds is not None:
             units = window.begin + np.arange(count)
             begins = units * self.token_seconds
-            end = seconds if window.is_last else window.begin * self.token_seconds + len(samples) / RATE
+            end = min(seconds, window.begin * self.token_seconds + len(samples) / RATE)
             ends = np.maximum(begins + 1 / RATE, np.minimum(begins + self.token_seconds, end))
             alignment = Alignment(np.stack([begins, ends], axis=-1)[:, None], np.array([[0, seconds]]))
         return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)

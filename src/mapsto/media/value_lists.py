@@ -17,14 +17,19 @@ def list_values(data: Any) -> list[Any] | None:
     """Return the values of a list or of an object that holds one column of values; None for a table in any form.
 
     Lists of dicts are tables, but for dicts that are one value, such as the bytes of a picture. Arrays of three and more axes are
-    lists of pictures.
+    lists of pictures. Iterators are no tables: see `collect`.
     """
-    if isinstance(data, Iterator) or (is_column(data) and not isinstance(data, list | tuple)):
+    if is_column(data) and not isinstance(data, list | tuple):
         data = to_list(data)
     if not isinstance(data, list | tuple):
         return None
     is_row = bool(data) and isinstance(data[0], Mapping) and not is_media_cell(data[0])
     return None if is_row else list(data)
+
+
+def collect(data: Any) -> Any:
+    """Return the items of an iterator as a list, since it can be read only once; return other data unchanged."""
+    return list(data) if isinstance(data, Iterator) else data
 
 
 def is_column(data: Any) -> bool:

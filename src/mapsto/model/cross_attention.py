@@ -7,6 +7,7 @@ Legend of shapes: r rows, l length of a row of answers, s length of a row of sou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,9 +20,16 @@ from mapsto.model.config import TransformerConfig
 from mapsto.model.kv_cache import Recorder
 from mapsto.model.layers import Linear
 
+# Is called with the number of a layer, its queries and its keys.
+Observer = Callable[[int, Tensor, Tensor], None]
+
 
 class Sources(Protocol):
     """The source tokens that the layers of a decoder attend to."""
+
+    @property
+    def observe(self) -> Observer | None:
+        """Return what is called with the queries and keys of each layer; None for nothing."""
 
     @property
     def mask(self) -> Tensor | None:
@@ -37,11 +45,13 @@ class EncodedSources:
     """The states (r, s, d) of the source tokens, of which each layer computes its own keys and values.
 
     mask: mask to add to the scores, (r, 1, l, s). recorder: keeps the keys and values, for the steps of decoding.
+    observe: called with the number of each layer, its queries (r, l, h, e) and its keys (r, s, h, e).
     """
 
     states: Tensor
     mask: Tensor | None
     recorder: Recorder | None = None
+    observe: Observer | None = None
 
     def keys_values(self, layer: int, attention: CrossAttention) -> tuple[Tensor, Tensor]:
         keys, values = attention.keys_values(self.states)
@@ -76,6 +86,8 @@ class CrossAttention(nn.Module):
         keys, values = sources.keys_values(layer, self)
         # In a beam search all answers of an example attend to the same sources: they become the tokens of one row.
         queries = self.query(x).view(len(keys), -1, self.heads, keys.shape[-1])
+        if sources.observe is not None:
+            sources.observe(layer, queries, keys)
         dropout = self.dropout if self.training else 0.0
         out: Tensor = self.out(attend(queries, keys, values, sources.mask, dropout, self.scale))
         return out.view_as(x)

@@ -7,13 +7,14 @@ Legend of shapes: r rows, l row length, d width, n examples, m tokens of answers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mapsto.model.cross_attention import EncodedSources, cross_mask
+from mapsto.model.cross_attention import EncodedSources, Observer, cross_mask
 from mapsto.model.kv_cache import KeyValueCache, Memory, Recorder
 from mapsto.model.transformer import Transformer
 from mapsto.sequence.batch import Batch
@@ -70,6 +71,27 @@ def encode_and_decode(encoder: Transformer, decoder: Transformer, x: Tensor, bat
     return hidden
 
 
+def attention_weights(
+    encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch, heads: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Return the weights (k, l, s) with which the l answer tokens of an example attend to its s source tokens.
+
+    x: embedded tokens, (r, l, d). batch: a single example with its answer. heads: layer and head of each of the k heads.
+    """
+    weights: dict[tuple[int, int], Tensor] = {}
+
+    def observe(layer: int, queries: Tensor, keys: Tensor) -> None:
+        for head in (head for own_layer, head in heads if own_layer == layer):
+            scores = queries[0, :, head].float() @ keys[0, :, head].float().T
+            if decoder.config.scaled_scores:
+                scores = scores * queries.shape[-1] ** -0.5
+            weights[layer, head] = scores[:num_answers, :num_sources].softmax(-1)
+
+    num_answers, num_sources = int(batch.answer_lengths[0]), int(batch.lengths[0])
+    _run(encoder, decoder, x, batch, observe=observe)
+    return torch.stack([weights[head] for head in heads])
+
+
 def start_decoding(encoder: Transformer, decoder: Transformer, x: Tensor, batch: Batch) -> tuple[Tensor, KeyValueCache]:
     """Return the states (r, l, d) of all tokens, and the cache from which the decoder goes on with the answers.
 
@@ -88,15 +110,17 @@ def _run(
     x: Tensor,
     batch: Batch,
     recorders: tuple[Recorder | None, Recorder | None] = (None, None),
+    observe: Observer | None = None,
 ) -> tuple[Tensor, tuple[Part, Part]]:
     """Return the states (r, l, d) of all tokens, and the sources and the answers in rows of their own.
 
     recorders: keep the keys and values of the decoder's self-attention, and of its cross-attention.
+    observe: is called with the queries and keys of each cross-attention.
     """
     sources, answers = separate(batch)
     encoded = encoder(sources.take(x), sources.batch)
     mask = cross_mask(answers.batch.segments, sources.batch.segments, encoded.dtype)
-    attended = EncodedSources(encoded, mask, recorders[1])
+    attended = EncodedSources(encoded, mask, recorders[1], observe)
     decoded = decoder(answers.take(x), answers.batch, store=recorders[0], sources=attended)
     hidden = encoded.new_zeros(batch.segments.numel(), encoded.shape[-1])
     hidden = answers.scatter(decoded, sources.scatter(encoded, hidden))

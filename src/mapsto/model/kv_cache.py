@@ -113,6 +113,8 @@ class Memory:
 
     layers: KeyValueLayers
     lengths: Tensor
+    # Nothing looks at the attention of single steps.
+    observe: None = None
 
     def select(self, examples: Tensor) -> Memory:
         """Return the memory of the examples at these indices."""

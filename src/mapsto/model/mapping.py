@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from mapsto.device import choose_device, choose_precision
 from mapsto.model.config import ModelConfig
-from mapsto.model.encoder_decoder import encode_and_decode, start_decoding
+from mapsto.model.encoder_decoder import attention_weights, encode_and_decode, start_decoding
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.fit_record import FitRecord
 from mapsto.model.kv_cache import Continuation, KeyValueCache, KeyValueLayers, Recorder
@@ -157,6 +157,11 @@ class Mapping(nn.Module):
         hidden = self.transformer(x, batch, store=recorder)
         layers = recorder.gather(batch.starts, lengths)
         return hidden, KeyValueCache(layers, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
+
+    def attention_weights(self, batch: Batch, heads: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the weights (k, l, s) of heads of cross-attention; see `encoder_decoder.attention_weights`."""
+        assert self.answer_decoder is not None, "only an encoder-decoder has cross-attention"
+        return attention_weights(self.transformer, self.answer_decoder, self.embed(batch), batch, heads)
 
     @property
     def can_share_beginnings(self) -> bool:

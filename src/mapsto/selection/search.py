@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.data.overlap import find_overlap
+from mapsto.data.duplicates.overlap import find_overlap
 from mapsto.data.rows import load_rows
 from mapsto.data.table import Table
 from mapsto.distributed import read_ranks

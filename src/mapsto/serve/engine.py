@@ -61,6 +61,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the thread that computes runs."""
+        return self._thread.is_alive()
+
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn. The engine sets its future on the event loop."""
         with self._signal:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mapsto.errors import MapstoError, RunError, UsageError, near
+from mapsto.pretrained.exported.container import SUFFIX, is_exported
 from mapsto.pretrained.location import HUB_PREFIX, find_folder
 from mapsto.pretrained.model_folder import load_mapping, signature_of
 from mapsto.serve.refusals import Refusal
@@ -49,6 +50,20 @@ class Entry:
     num_opened: int = 0
 
 
+def locate(place: str) -> Path:
+    """Return the folder of a model, or its exported file. Raises CheckpointError if there is none."""
+    return Path(place).expanduser() if is_exported(place) else find_folder(place)
+
+
+def look_at(place: str) -> Signature:
+    """Return the facts that change when a model is replaced; an empty dict if it is away."""
+    path = Path(place).expanduser()
+    if not path.is_file():
+        return signature_of(path)
+    status = path.stat()
+    return {path.name: (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)}
+
+
 def name_models(places: Sequence[str]) -> dict[str, str]:
     """Return {name: folder or hub name} for the arguments of `mapsto serve`: NAME=FOLDER, or a folder, whose last part names it.
 
@@ -59,10 +74,10 @@ def name_models(places: Sequence[str]) -> dict[str, str]:
         name, sign, place = argument.partition("=")
         if not sign or not name or "/" in name:
             place = argument
-            name = Path(place.removeprefix(HUB_PREFIX)).resolve().name if place != "/" else place
+            name = Path(place.removeprefix(HUB_PREFIX)).resolve().name.removesuffix(SUFFIX) or place
         if name in folders:
             raise UsageError(f"two models have the name {name!r}; give one of them another: OTHER={place}")
-        find_folder(place)
+        locate(place)
         folders[name] = place
     return folders
 
@@ -158,12 +173,16 @@ class Models:
         while True:
             await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
             for entry in list(self.entries.values()):
-                if entry.model is not None and not entry.place.startswith(HUB_PREFIX):
+                if entry.model is None or entry.place.startswith(HUB_PREFIX):
+                    continue
+                try:
                     await self._look_at(entry)
+                except OSError as error:  # looked at again next time
+                    logger.error("model %s cannot be looked at: %s", entry.name, error)
 
     async def _look_at(self, entry: Entry) -> None:
         """Open a model again if its files have changed and are not being changed any more."""
-        signature = await asyncio.to_thread(signature_of, Path(entry.place).expanduser())
+        signature = await asyncio.to_thread(look_at, entry.place)
         if signature == entry.signature or not signature:
             return
         if signature != entry.candidate:
@@ -187,8 +206,10 @@ def _load(name: str, place: str, settings: ServeSettings, among: Path | None) ->
 
     among: the table in which it searches; None for none.
     """
-    signature = signature_of(find_folder(place))
+    signature = look_at(str(locate(place)))
     model = ServedModel(name, load_mapping(place), settings.device, settings.precision)
+    if is_exported(place):  # its weights are in the session
+        model.num_bytes += locate(place).stat().st_size
     model.warm_up()
     if among is not None:
         model.index(among)

@@ -245,7 +245,7 @@ class ServedModel:
 def can_explain(mapping: Mapping) -> bool:
     """Return whether the model has an answer that can be attributed to parts of its input."""
     explainable = all(isinstance(source, Explainable) for source in mapping.sources.values())
-    return explainable and any(isinstance(target, Attributable) for target in mapping.targets)
+    return mapping.has_weights and explainable and any(isinstance(target, Attributable) for target in mapping.targets)
 
 
 def cosine(queries: Any, documents: Any) -> Any:

@@ -29,6 +29,9 @@ Result = TypeVar("Result")
 # The estimated tokens per second before any step was measured, and the weight of a new measurement.
 FIRST_RATE, NEW_WEIGHT = 5_000.0, 0.1
 MAX_RETRY_SECONDS = 60
+# A request is refused if it would wait for more than this share of its time: one that waits for almost all of it is computed for
+# nobody when the estimate is a little short.
+WAIT_SHARE = 0.5
 TIMEOUT_HEADER = "x-timeout"
 
 
@@ -75,6 +78,11 @@ class Service:
             await asyncio.to_thread(self.engine.stop)
         self.models.close()
 
+    @property
+    def is_alive(self) -> bool:
+        """Return whether the service can answer, now or once it is ready: not if the thread that computes has ended."""
+        return not hasattr(self, "engine") or self.engine.is_alive
+
     def _report(self, report: StepReport) -> None:
         """Count the work of a step of the engine."""
         self.metrics.step_rows.observe(report.num_rows)
@@ -93,7 +101,8 @@ class Service:
         if not self.is_ready:
             raise Refusal(503, "the models are being opened", {"Retry-After": "1"})
         seconds_to_wait = self.waiting_tokens / max(self.rate, 1.0)
-        if self.waiting_tokens >= self.settings.queue_tokens or seconds_to_wait > (seconds or self.settings.timeout):
+        longest = WAIT_SHARE * (seconds or self.settings.timeout)
+        if self.waiting_tokens >= self.settings.queue_tokens or seconds_to_wait > longest:
             raise Full(min(max(1, math.ceil(seconds_to_wait)), MAX_RETRY_SECONDS))
 
     def seconds_of(self, request: Request) -> float:

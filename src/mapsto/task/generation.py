@@ -57,6 +57,8 @@ class Decoding:
     task: str | None = None
     # Whether an answer to a recording says when each phrase is said, or each word if the text is read along the sound.
     times: bool = False
+    # Whether a recognizer that says when each phrase is said (Whisper) also says when each word is; needs `times`.
+    words: bool = False
     # A JSON Schema, as the object in its file; every complete answer is JSON that it describes. None for any text.
     schema: Mapping[str, Any] | None = None
 
@@ -77,6 +79,8 @@ class Decoding:
             raise UsageError("--temperature and --top-p would change nothing without --samples")
         if self.answers is not None and self.schema is not None:
             raise UsageError("give --answers (a list of texts) or --schema (JSON), not both")
+        if self.words and not self.times:
+            raise UsageError("--words says when each word is said, beside the phrases of --times")
         if isinstance(self.answers, str) or (self.answers is not None and not self.answers):
             raise UsageError("--answers is a list of at least one text")
 
@@ -98,6 +102,7 @@ class GeneratedAnswer:
     is_ended: whether the end token ended it; False if it reached the maximum number of tokens.
     is_loop: whether it was stopped because it repeated its last tokens again and again.
     windows: for the answer to a recording, in seconds the begin of each window, and its tokens; empty if no times are asked for.
+    token_ends: for the answer to a recording, in seconds the end of each token; empty if no times of words are asked for.
     """
 
     tokens: tuple[int, ...]
@@ -105,6 +110,7 @@ class GeneratedAnswer:
     is_ended: bool
     is_loop: bool = False
     windows: tuple[tuple[float, tuple[int, ...]], ...] = ()
+    token_ends: tuple[float, ...] = ()
 
 
 class Prompted(Source):

@@ -36,5 +36,16 @@ class Transcriber(Generated, Searched):
         """Return the language and the task with which every answer begins, in words."""
 
     @abstractmethod
+    def alignment_heads(self, layers: int, heads: int) -> list[tuple[int, int]]:
+        """Return (layer, head) of the heads of cross-attention that attend to the moment of the token that they write.
+
+        layers, heads: those of the decoder. Where the model names none, they are all heads of the upper half of layers.
+        """
+
+    @abstractmethod
+    def words(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
+        """Return {"start", "end", "text"} for each word of an answer, in seconds. answer: with its windows and token_ends."""
+
+    @abstractmethod
     def phrases(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
         """Return {"start", "end", "text"} for each phrase of an answer with times, in seconds. answer: with its windows."""

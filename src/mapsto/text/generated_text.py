@@ -34,6 +34,7 @@ from mapsto.task.transcription import Transcriber
 from mapsto.text.masked_text import Vocabulary, VocabularyTarget
 from mapsto.text.pairs.unsupported import Unsupported, find_unsupported, share, unsupported_counts
 from mapsto.text.text_scores import ScoredTexts
+from mapsto.text.transcripts.words import find_words
 
 # The reason why an answer ended that was stopped at the maximum number of tokens.
 LIMIT = "limit"
@@ -43,6 +44,9 @@ LIMIT_FACTOR, SHORTEST_LIMIT = 1.5, 32
 SPOKEN_LIMIT = 448
 # That of a published model whose folder states none.
 PUBLISHED_LIMIT = 256
+
+# The setting of a recognizer of speech (Whisper) that names heads of cross-attention.
+ALIGNMENT_HEADS = "alignment_heads"
 
 # Seconds between two tokens of times.
 TIME_STEP = 0.02
@@ -255,6 +259,27 @@ class GeneratedTextTarget(VocabularyTarget, ScoredTexts, Transcriber, Attributab
                 elif token != first - 1:
                     words.append(token)
         return [phrase for phrase in phrases if any(map(str.isalnum, phrase["text"]))]
+
+    def alignment_heads(self, layers: int, heads: int) -> list[tuple[int, int]]:
+        """Return (layer, head) of the heads that attend to the moment of the token that they write; see `Transcriber`."""
+        setting = (self.source.generation or {}).get(ALIGNMENT_HEADS)
+        try:
+            pairs = [(int(layer), int(head)) for layer, head in setting or ()]
+        except (TypeError, ValueError):
+            pairs = []
+        if pairs and all(0 <= layer < layers and 0 <= head < heads for layer, head in pairs):
+            return pairs
+        return [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
+
+    def words(self, answer: GeneratedAnswer) -> list[dict[str, Any]]:
+        """Return {"start", "end", "text"} for each word of an answer, in seconds; see `Transcriber`."""
+        first, count = int((self.source.generation or {})[NO_TIMES]) + 1, 0
+        words: list[dict[str, Any]] = []
+        for begin, tokens in answer.windows:
+            ends = (begin, *answer.token_ends[count : count + len(tokens)])
+            count += len(tokens)
+            words += find_words(self.source.tokenizer, tokens, ends, min(first - 1, self.source.tokenizer.size))
+        return words
 
     def describe_beginning(self) -> str:
         """Return the language and the task with which every answer begins, in words."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MixedPart:
-    """How a part of a recording, in which rate and channels do not change, becomes one channel, so that it can be read again.
+    """A part of a recording with one rate and number of channels, and how it is mixed to one, so that it can be read again.
 
     rate: in Hz. channel: the only channel to take; None for the mean of the channels that are not silent.
     num_active: the number of these. by_own_header: whether the decoder needed the header of the file (`Extent.original`).

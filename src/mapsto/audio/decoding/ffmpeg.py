@@ -92,12 +92,12 @@ class Timeline:
 
 
 def decode_stream(
-    stream: Any, names: str, held: int, channels: Sequence[int | None] = ()
+    stream: Any, names: str, max_held: int, channels: Sequence[int | None] = ()
 ) -> tuple[Samples | None, SoundInfo]:
     """Return the samples (n,) of the sound of a file mixed to one channel, and its facts.
 
     stream: the opened file. names: the formats that are read, in words.
-    held: the most samples that are returned; None is returned for more, and the facts then have the parts to read again.
+    max_held: the most samples that are returned; None is returned for more, and the facts then have the parts to read again.
     channels: for each segment of the file the only channel to take, or None; segments differ in rate or channels.
     Raises Unreadable if the file holds no sound, is damaged or exceeds a limit, and any error of the decoder;
     UsageError without PyAV.
@@ -110,7 +110,7 @@ def decode_stream(
             for frame in container.decode(track):
                 timeline.add(frame)
                 _add_frame(segments, frame, channels)
-                if sum(segment.mixer.num_samples for segment in segments) > held:
+                if sum(segment.mixer.num_samples for segment in segments) > max_held:
                     for segment in segments:
                         segment.mixer.drop()
         except av.FFmpegError as error:
@@ -126,7 +126,7 @@ def decode_stream(
         remarks = _remarks(container, track, seconds, timeline)
     mixtures = [segment.mixer.finish() for segment in segments]
     if any(mixture.channel is not None for mixture in mixtures):
-        return decode_stream(stream, names, held, [mixture.channel for mixture in mixtures])
+        return decode_stream(stream, names, max_held, [mixture.channel for mixture in mixtures])
     decoder = f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
     recordings = []
     for segment, mixture in zip(segments, mixtures, strict=True):

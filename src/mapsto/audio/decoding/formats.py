@@ -33,11 +33,11 @@ FFMPEG_MARKERS = (
 )  # fmt: skip
 
 
-def decode_compressed(stream: Any, held: int) -> tuple[Samples | None, SoundInfo]:
+def decode_compressed(stream: Any, max_held: int) -> tuple[Samples | None, SoundInfo]:
     """Return the samples (n,) of a file with compressed sound mixed to one channel, and its facts.
 
     stream: the opened file or an io.BytesIO.
-    held: the most samples that are returned; None is returned for more, and the facts then have the parts to read again.
+    max_held: the most samples that are returned; None is returned for more, and the facts then have the parts to read again.
     Raises Unreadable if it is no sound, damaged or exceeds a limit, and any error of a decoder.
     """
     content = _content(stream)
@@ -46,16 +46,16 @@ def decode_compressed(stream: Any, held: int) -> tuple[Samples | None, SoundInfo
     if (extents := _find_extents(stream, content)) is not None:
         recordings = []
         for extent in extents:
-            recordings.append(libsndfile.decode_extent(stream, extent, held))
+            recordings.append(libsndfile.decode_extent(stream, extent, max_held))
             part = recordings[-1][0]
             # Where one is not held, the others need not be.
-            held = 0 if part is None else max(0, held - len(part))
+            max_held = 0 if part is None else max(0, max_held - len(part))
         return join_recordings(recordings)
     # The file may grow while it is read.
     extent = Extent(0, len(content))
     if damage := find_damage(content):
         raise Unreadable(_explain_damage(stream, extent.stop, damage))
-    return ffmpeg.decode_stream(ExtentStream(stream, extent), FORMAT_NAMES, held)
+    return ffmpeg.decode_stream(ExtentStream(stream, extent), FORMAT_NAMES, max_held)
 
 
 def read_again(stream: Any, parts: Sequence[MixedPart], rate: int) -> Iterator[Samples]:

@@ -45,12 +45,12 @@ def read_again(stream: Any, extent: Extent, part: MixedPart) -> Iterator[Samples
 
 
 def decode_extent(
-    stream: Any, extent: Extent, held: int, channel: int | None = None, by_own_header: bool = False
+    stream: Any, extent: Extent, max_held: int, channel: int | None = None, by_own_header: bool = False
 ) -> tuple[Samples | None, SoundInfo]:
     """Return the samples (n,) of a recording mixed to one channel, and its facts.
 
     stream: the opened file. extent: the bytes of it that hold the recording. channel: the only channel to take, if not None.
-    held: the most samples that are returned; None is returned for more, and the facts then have the part to read again.
+    max_held: the most samples that are returned; None is returned for more, and the facts then have the part to read again.
     by_own_header: whether the extent is the `original` of another.
     Raises Unreadable if the file is damaged, exceeds a limit or has another length than the extent states, and any error of the
     decoder; UsageError without the package soundfile.
@@ -62,11 +62,11 @@ def decode_extent(
             mixer = mixer or Mixer(block.shape[1], channel)
             mixer.add(block)
             require_length(mixer.num_samples, rate)
-            if mixer.num_samples > held:
+            if mixer.num_samples > max_held:
                 mixer.drop()
     except soundfile.LibsndfileError as error:
         if extent.original is not None:
-            return decode_extent(stream, extent.original, held, channel, True)
+            return decode_extent(stream, extent.original, max_held, channel, True)
         raise Unreadable(_explain(error, extent, mixer.num_samples / rate if mixer else 0.0)) from error
     if mixer is None or not mixer.num_samples:
         raise Unreadable("it holds no samples")
@@ -74,7 +74,7 @@ def decode_extent(
     remarks = (*extent.remarks, *extent.compare(seconds))
     mixture = mixer.finish()
     if mixture.channel is not None:
-        return decode_extent(stream, extent, held, mixture.channel, by_own_header)
+        return decode_extent(stream, extent, max_held, mixture.channel, by_own_header)
     decoder = f"libsndfile {soundfile.__libsndfile_version__}"
     part = MixedPart(rate, channel, mixture.num_active, by_own_header)
     parts = (part,) if mixture.samples is None else ()

@@ -86,9 +86,9 @@ def join_recordings(recordings: Sequence[tuple[Samples | None, SoundInfo]]) -> t
     infos = [info for _, info in recordings]
     rate = max(info.rate for info in infos)
     require_length(round(sum(info.seconds for info in infos) * rate), rate)
-    held = [(part, info) for part, info in recordings if part is not None]
-    is_held = len(held) == len(recordings)
-    samples = np.concatenate([resample(part, info.rate, rate) for part, info in held]) if is_held else None
+    held_parts = [(part, info) for part, info in recordings if part is not None]
+    is_held = len(held_parts) == len(recordings)
+    samples = np.concatenate([resample(part, info.rate, rate) for part, info in held_parts]) if is_held else None
     rates = list(dict.fromkeys(info.rate for info in infos))
     at_rates = f" at {_list([f'{rate:,}' for rate in rates])} Hz, resampled to {rate:,} Hz" if len(rates) > 1 else ""
     lengths = _list([f"{info.seconds:.2f}" for info in infos])

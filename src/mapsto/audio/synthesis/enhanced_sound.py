@@ -89,12 +89,12 @@ class EnhancedSoundTarget(SoundAnswers, Located, Comparable):
     @staticmethod
     def misplaced(answer: Sound, value: Any) -> str:
         """Return a message if an answer and its source differ in duration and cannot be in step; "" if they do not."""
-        own, other = answer.info.seconds, float(value.info.seconds)
-        if abs(own - other) <= SLACK_SECONDS:
+        seconds, source_seconds = answer.info.seconds, float(value.info.seconds)
+        if abs(seconds - source_seconds) <= SLACK_SECONDS:
             return ""
         return (
-            f"the answer takes {own:.2f} seconds and its source {other:.2f}: a sound is answered in step with its source, so "
-            "both have the same duration"
+            f"the answer takes {seconds:.2f} seconds and its source {source_seconds:.2f}: a sound is answered in step with its "
+            "source, so both have the same duration"
         )
 
     def _find_sound(self, pieces: Sequence[Piece]) -> tuple[Piece, Ints]:
@@ -122,8 +122,8 @@ class EnhancedSoundTarget(SoundAnswers, Located, Comparable):
         count = len(piece) * self.source.frames
         begin = round(float(piece.alignment.regions[0, 0, 0]) * FRAMES_PER_SECOND)
         # Behind the end of an answer that is shorter by less than SLACK_SECONDS, its last frame goes on.
-        own = frames[np.minimum(np.arange(begin, begin + count), len(frames) - 1)]
-        truth = ((own - mean) / std).reshape(len(piece), -1)
+        true_frames = frames[np.minimum(np.arange(begin, begin + count), len(frames) - 1)]
+        truth = ((true_frames - mean) / std).reshape(len(piece), -1)
         return Answer(np.stack([truth, self._source_features(piece).numpy()], axis=1), places)
 
     def _source_features(self, piece: Piece) -> Tensor:

@@ -48,15 +48,15 @@ def synthesise(frames: Frames, num_samples: int | None = None, rounds: int = PHA
 
     angles = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(0)) * (2 * math.pi)
     phases = torch.polar(torch.ones_like(magnitude), angles)
-    before = torch.zeros_like(phases)
+    previous = torch.zeros_like(phases)
     for _ in range(rounds):
         # A padding of zeros, since that of the analysis mirrors the beginning, which a short sound does not have.
         padded = torch.nn.functional.pad(invert(phases), (WINDOW // 2, WINDOW // 2))
         spectrum = torch.stft(padded, WINDOW, HOP, window=window, center=False, return_complex=True)
         spectrum = spectrum[:, : len(frames)]
-        phases = spectrum + MOMENTUM * (spectrum - before)
+        phases = spectrum + MOMENTUM * (spectrum - previous)
         phases = phases / phases.abs().clamp(min=EPSILON)
-        before = spectrum
+        previous = spectrum
     samples = invert(phases)[:length]
     # Bands say how loud a sound is, not how high its samples reach: a sound beyond full scale is made quieter as a whole.
     samples = samples / max(1.0, float(samples.abs().max()))

@@ -1,4 +1,4 @@
-"""What all answers that are sounds share: cells, the file and the page of an answer, and frames of true answers.
+"""Hold the base of targets whose answers are sounds: cells, files and pages of answers, and frames of true answers.
 
 An answer is computed as log-mel frames and becomes samples by Griffin–Lim; in Python it is the pair (samples, rate).
 Legend of shapes: n samples, m frames, b bands.

@@ -6,7 +6,7 @@ been read and answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mapsto.sequence.batch import Example
@@ -14,6 +14,9 @@ from mapsto.task.generation import GeneratedAnswer
 
 # The number of a row's first window is the row, on which random numbers depend; that of its next window is so much higher.
 WINDOW_STRIDE = 2**32
+
+# Returns the seconds at which each token of the answer to an example ends.
+Measure = Callable[[Example, GeneratedAnswer], tuple[float, ...]]
 
 # A row and its answers, the best first.
 RowAnswers = tuple[int, list[GeneratedAnswer]]
@@ -23,10 +26,11 @@ class JoinedAnswers:
     """The answers of rows as they are completed.
 
     examples: in flight, by their number, with their own rows. keep_windows: whether answers keep the begin of each window.
+    measure: returns the end of each token of an answer; None if they are not asked for.
     """
 
-    def __init__(self, keep_windows: bool = False) -> None:
-        self.keep_windows = keep_windows
+    def __init__(self, keep_windows: bool = False, measure: Measure | None = None) -> None:
+        self.keep_windows, self.measure = keep_windows, measure
         self.examples: dict[int, Example] = {}
         self.rows: dict[int, list[int]] = {}  # the numbers of each row's examples
         self.answers: dict[int, list[GeneratedAnswer]] = {}
@@ -51,6 +55,8 @@ class JoinedAnswers:
             assert alignment is not None, "windows are aligned where times are asked for"
             begin = float(alignment.regions[0, 0, 0])
             answers = [replace(answer, windows=((begin, answer.tokens),)) for answer in answers]
+        if self.measure is not None:
+            answers = [replace(answer, token_ends=self.measure(example, answer)) for answer in answers]
         self.answers[number] = answers
 
     def completed(self) -> Iterator[tuple[RowAnswers, int]]:
@@ -72,4 +78,5 @@ def join(parts: Sequence[GeneratedAnswer]) -> GeneratedAnswer:
         log_probability=sum(part.log_probability for part in parts),
         is_ended=all(part.is_ended for part in parts),
         windows=tuple(window for part in parts for window in part.windows),
+        token_ends=tuple(end for part in parts for end in part.token_ends),
     )

@@ -10,8 +10,9 @@ from mapsto.serve.routes.requests import service_of
 
 
 async def live(request: Request) -> Response:
-    """Say that the process lives."""
-    return reply({"live": True})
+    """Say whether the process lives: 503 if the thread that computes has ended, so that it must be started again."""
+    is_alive = service_of(request).is_alive
+    return reply({"live": is_alive}, 200 if is_alive else 503)
 
 
 async def ready(request: Request) -> Response:

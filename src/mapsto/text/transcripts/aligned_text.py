@@ -230,7 +230,7 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
 
     def with_decoding(self, decoding: Decoding) -> Self:
         """Return a target that decodes by prefix beam search, if `decoding` has beams."""
-        decoding.require_only("beams", "times", what=f"a {self.kind} that is read along a {self.lies_in}")
+        decoding.require_only("beams", "times", "words", what=f"a {self.kind} that is read along a {self.lies_in}")
         target = copy.copy(self)
         target.beams, target.with_times = decoding.beams, decoding.times
         return target

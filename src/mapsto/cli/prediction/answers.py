@@ -15,10 +15,10 @@ from mapsto.data.readers import file_format
 from mapsto.data.table import stream_tables, write_rows
 from mapsto.data.writers import defuse, style_of, to_text_cells
 from mapsto.errors import DataError, UsageError, place, printable
-from mapsto.inference.answer_cells import CellStyle
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_stopped, is_withheld
 from mapsto.options import TextFormat
 from mapsto.progress import Lines, choose_progress
+from mapsto.task.answer_cells import CellStyle
 from mapsto.task.arrow import Arrow
 
 

@@ -35,8 +35,8 @@ def answer_cells(answer: Mapping[str, Any], arrow: Arrow, style: CellStyle) -> d
     cells: dict[str, Any] = {}
     # An embedding of a model is no answer of its arrow.
     if len(arrow.targets) == 1 and arrow.targets[0].kind in answer:
-        own = {name: value for name, value in answer.items() if name not in ("familiar", "error")}
-        cells |= _name_parts(own, arrow.targets[0], style)
+        parts = {name: value for name, value in answer.items() if name not in ("familiar", "error")}
+        cells |= _name_parts(parts, arrow.targets[0], style)
         return cells | {name: answer[name] for name in ("familiar", "error") if name in answer}
     ports = {port.column or port.kind: port for port in arrow.targets}
     for name, value in answer.items():

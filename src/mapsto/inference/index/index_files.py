@@ -12,8 +12,8 @@ from typing import Any
 
 from mapsto import files
 from mapsto.errors import CheckpointError, UsageError
-from mapsto.inference.vector_graph import CANDIDATES, ApproximateIndex, VectorGraph, graph_settings
-from mapsto.inference.vector_index import VectorIndex
+from mapsto.inference.index.vector_graph import CANDIDATES, ApproximateIndex, VectorGraph, graph_settings
+from mapsto.inference.index.vector_index import VectorIndex
 
 Say = Callable[[str], None]
 

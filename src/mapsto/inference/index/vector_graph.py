@@ -24,8 +24,8 @@ from torch import Tensor
 from mapsto import files
 from mapsto.errors import CheckpointError
 from mapsto.files.reading import Content, read_content
-from mapsto.inference.graph_file import check_graph
-from mapsto.inference.vector_index import RoundedVectors, VectorIndex, rank_candidates
+from mapsto.inference.index.graph_file import check_graph
+from mapsto.inference.index.vector_index import RoundedVectors, VectorIndex, rank_candidates
 
 # The number of vectors above which a graph is used. Up to here the exact search takes at most about 50 ms.
 LARGE = 1_000_000

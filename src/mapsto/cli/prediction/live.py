@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mapsto.cli.subtitles import SUFFIXES, is_subtitles, phrases_of, render
+from mapsto.cli.prediction.subtitles import SUFFIXES, is_subtitles, phrases_of, render
 from mapsto.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def stream_recording(engine: Engine, path: Path, raw: int | None, out: Path | No
     phrases: list[dict[str, Any]] = []
     with _stopped_by_interrupt(value if isinstance(value, LiveValue) else None) as received:
         for answer in engine.answer_windows(source.read_windows(value, engine.max_tokens, aligned=True)):
-            said = phrases_of(answer) if has_times else []
-            phrases += said
+            new_phrases = phrases_of(answer) if has_times else []
+            phrases += new_phrases
             text = str(answer[engine.arrow.targets[0].kind])
             if is_subtitles(out) or not has_times:
                 new = [text] if text else []
             else:
-                new = [f"{phrase['start']:.2f}–{phrase['end']:.2f} {phrase['text']}" for phrase in said]
+                new = [f"{phrase['start']:.2f}–{phrase['end']:.2f} {phrase['text']}" for phrase in new_phrases]
             lines += new
             for line in new:
                 typer.echo(printable(line))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mapsto import kinds
-from mapsto.cli.answers import InputRows, require_folder
 from mapsto.cli.output import print_note, print_status, print_text, read_table_with_notes
+from mapsto.cli.prediction.answers import InputRows, require_folder
 from mapsto.data.rows import load_rows, require_any_readable
 from mapsto.data.table import Table, write_rows
 from mapsto.data.writers import require_writable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from mapsto.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mapsto.cli.answers import InputRows
+    from mapsto.cli.prediction.answers import InputRows
     from mapsto.inference.table_engine import Engine
 
 SUFFIXES = (".srt", ".vtt")
@@ -40,8 +40,13 @@ def write_subtitles(engine: Engine, inputs: InputRows, out: Path) -> None:
 
 
 def phrases_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the phrases of an answer with times: Whisper writes phrases, and CTC words."""
-    return list(answer["phrases"]) if "phrases" in answer else join_words(answer["words"])
+    """Return the phrases of an answer with times, or its words if they are asked for beside these.
+
+    Whisper writes phrases, CTC words, which are joined.
+    """
+    if "phrases" in answer:
+        return list(answer.get("words", answer["phrases"]))
+    return join_words(answer["words"])
 
 
 def join_words(words: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
