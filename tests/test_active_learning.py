@@ -200,6 +200,6 @@ def test_the_page_says_why_these_rows(tmp_path: Path) -> None:
         page = suggestion_page(result, "runs/clf")
         assert words in page.verdicts[0] and page.figures[0].value == f"5 of {result.num_candidates}"
         assert result.map is not None and result.map.selected.shape == (5, 2)
-        assert len(result.map.others) == result.num_candidates - 5
+        assert len(result.map.background) == result.num_candidates - 5
         source = page.html()
         assert "&lt;b&gt;好" in source and "<b>" not in source and source.count("<tr>") == 6

@@ -66,6 +66,7 @@ NOT_KINDS = {
     ("serve", "vector"): "key of an embedding in answers",
     ("serve", "text"): "key of a document or of a part of a streamed text, in the forms of other services",
     ("serve", "label"): "key of a class in Hugging Face's form",
+    ("labelling/questions.py", "labels"): "type of spans in tasks of Label Studio",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 

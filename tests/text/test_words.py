@@ -1,5 +1,7 @@
 """Words of transcripts are found from their tokens, with the times of these."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_words_have_the_times_of_their_tokens(tokenizer: Tokenizer, text: str, e
     words = find_words(tokenizer, tokens, list(map(float, range(len(tokens) + 1))), tokenizer.size)
     assert [word["text"] for word in words] == expected
     # Each word begins where the one before ends, and together they take the tokens between those of times.
-    assert all(one["end"] == other["start"] for one, other in zip(words, words[1:], strict=False))
+    assert all(one["end"] == other["start"] for one, other in itertools.pairwise(words))
     assert not words or (words[0]["start"], words[-1]["end"]) == (1.0, len(tokens) - 1.0)
 
 

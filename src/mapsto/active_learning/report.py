@@ -59,7 +59,7 @@ def suggestion_page(result: Suggestions, model: str) -> Page:
 def _draw_map(points: PlaceMap) -> str:
     """Return the map of the pool as SVG, with the suggested rows over the others."""
     with draw_chart("Map of the rows; the suggested ones are spread over it") as chart:
-        chart.axes.plot(*points.others.T, ".", color=SERIES[0], markersize=3, alpha=0.5, label="other rows")
+        chart.axes.plot(*points.background.T, ".", color=SERIES[0], markersize=3, alpha=0.5, label="other rows")
         chart.axes.plot(*points.selected.T, "o", color=SERIES[2], markersize=6, label="suggested rows")
         # The units of principal components mean nothing.
         chart.axes.set(xticks=[], yticks=[], xlabel="", ylabel="")

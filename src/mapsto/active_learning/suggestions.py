@@ -146,7 +146,7 @@ class Suggestions(Tabular):
             task: dict[str, Any] = {"data": cells}
             if suggestion.answer is not None:
                 place = {"from_name": self.column, "to_name": self.source_column}
-                results = [{**place, **value} for value in _annotations(suggestion.answer, self.annotation)]
+                results = [{**place, **value} for value in annotations_of(suggestion.answer, self.annotation)]
                 task["predictions"] = [{"score": suggestion.confidence, "result": results}]
             tasks.append(task)
         return tasks
@@ -192,7 +192,7 @@ def require_new(path: Path) -> None:
         raise UsageError(f"{path} exists already and may hold answers; name another file")
 
 
-def _annotations(answer: Any, annotation: str) -> list[dict[str, Any]]:
+def annotations_of(answer: Any, annotation: str) -> list[dict[str, Any]]:
     """Return the type and value of each annotation that an answer is in Label Studio: one of each span, else one of all.
 
     annotation: their type, see `Suggestions`.
@@ -267,11 +267,11 @@ def _present_answers(
     confidence = target.confidence(outputs)
     values = [answer[target.kind] for answer in target.decode(outputs)]
     num_enough = max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes) if isinstance(target, Classes) else 0)
-    uncertainty = _uncertainty(target, outputs, confidence) if num_labels >= num_enough else None
+    uncertainty = answer_uncertainty(target, outputs, confidence) if num_labels >= num_enough else None
     return list(zip(values, confidence.tolist(), strict=True)), uncertainty
 
 
-def _uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
+def answer_uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
     """Return the uncertainty of a target's answers, (p,).
 
     It is `margin_uncertainty` if each answer is exactly one class, else 1 − confidence.

@@ -21,12 +21,13 @@ from mapsto.errors import DataError, Finding, place, shorten
 from mapsto.task.label_spelling import describe_alike, look_alikes, same_value
 from mapsto.task.shingles import Hashes
 from mapsto.task.source import Source
-from mapsto.task.source_capabilities import Describable, Inspectable
+from mapsto.task.source_capabilities import Describable, Inspectable, Spoken
 from mapsto.task.target_capabilities import (
     Classes,
     Located,
     Paired,
     Standardised,
+    Transcribed,
     has_exclusive_classes,
     is_located,
     located_port,
@@ -155,6 +156,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += [finding for _, finding in find_repairs(checked)]
         report.warnings += _pair_faults(checked)
+        report.warnings += _transcript_faults(checked)
     if test is not None:
         test_values = _values(test)
         report.warnings += _unseen(train, test_values)
@@ -278,6 +280,21 @@ def _pair_faults(rows: Rows) -> list[Finding]:
                 else f"{fault.reason} {place(*rows.origin(fault.earlier_row))}"
             )
             findings.append(Finding(*rows.origin(fault.row), port.column, target.key(answers[fault.row]), reason))
+    return findings
+
+
+def _transcript_faults(rows: Rows) -> list[Finding]:
+    """Return a warning for each text that is probably not what is said in its recording, and for texts in several spellings."""
+    findings: list[Finding] = []
+    source = kinds.source(rows.arrow.sources[0].kind) if rows.arrow.sources else None
+    if source is None or not issubclass(source, Spoken) or not issubclass(source, Describable):
+        return findings
+    seconds = [None if value is None else source.size(value) for value in rows.sources[0]]
+    for port, target, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True):
+        if port.restores is None and issubclass(target, Transcribed):
+            for fault in target.find_transcript_faults(seconds, answers):
+                quoted = target.key(answers[fault.row])
+                findings.append(Finding(*rows.origin(fault.row), port.column, quoted, fault.reason))
     return findings
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MIN_WRONG_PROBABILITY = 0.05  # from which on a row is listed
 CHANCE = 3.0  # standard errors by which a model must be better than answers that read nothing
 RECOMMENDED_PRECISION = 0.5  # down to which it pays to check every row
+MIN_RIGHT = 0.7  # share of right answers among all rows, below which a page doubts no label
 MIN_RIGHT_TO_DOUBT = 0.9  # share of right answers among those as sure, below which a page doubts no label
 
 
@@ -165,7 +166,7 @@ def doubted_labels(predictions: Predictions) -> list[Suspect]:
     """Return the rows whose label a page calls doubtful, the worst first.
 
     They are those that `Suspects` recommends to check, and of which the model is sure enough to doubt: it is right on at least
-    MIN_RIGHT_TO_DOUBT of the rows of which it is as sure.
+    MIN_RIGHT_TO_DOUBT of the rows of which it is as sure. A model that is right on less than MIN_RIGHT of all rows doubts none.
     """
     suspects, target = predictions.suspects, predictions.target
     if not suspects.num_recommended or not isinstance(target, Classes):
@@ -174,7 +175,7 @@ def doubted_labels(predictions: Predictions) -> list[Suspect]:
     order = np.argsort(-confidence, kind="stable")
     right = target.correctness(predictions.outputs, predictions.labels)[order]
     is_right_enough = np.cumsum(right) >= MIN_RIGHT_TO_DOUBT * np.arange(1, len(right) + 1)
-    if not is_right_enough.any():
+    if right.mean() < MIN_RIGHT or not is_right_enough.any():
         return []
     # The lowest confidence from which on the answers are right often enough.
     threshold = confidence[order][np.flatnonzero(is_right_enough)[-1]]

@@ -138,12 +138,12 @@ class Judgement:
         right, answers, true = self.item_counts.by_row.T
         groups = self.predictions.group_numbers
         return [
-            (f"{words}, n = {whole.sum():,} {target.item_name}", with_interval(_ratio, right, whole, groups=groups))
-            for words, whole in (
+            (f"{words}, n = {totals.sum():,} {target.item_name}", with_interval(_ratio, right, totals, groups=groups))
+            for words, totals in (
                 ("of the true ones found (recall)", true),
                 ("of its answers right (precision)", answers),
             )
-            if whole.sum()
+            if totals.sum()
         ]
 
     @cached_property

@@ -18,10 +18,10 @@ MAX_MAPPED = 2000  # rows on the map
 
 @dataclass(frozen=True)
 class PlaceMap:
-    """The places of rows on a map: of the selected ones, (k, 2), and of at most MAX_MAPPED others, (m, 2)."""
+    """The places of rows on a map: of the selected ones, (k, 2), and of at most MAX_MAPPED others as their background, (m, 2)."""
 
     selected: Floats
-    others: Floats
+    background: Floats
 
 
 def map_rows(vectors: Floats, selected: NDArray[np.integer[Any]], seed: int = 0) -> PlaceMap | None:
@@ -35,8 +35,8 @@ def map_rows(vectors: Floats, selected: NDArray[np.integer[Any]], seed: int = 0)
         return None
     rng = np.random.Generator(np.random.Philox(key=[seed, len(vectors)]))
     rest = np.setdiff1d(np.arange(len(vectors)), selected)
-    others = rest if len(rest) <= MAX_MAPPED else np.sort(rng.choice(rest, MAX_MAPPED, replace=False))
-    rows = vectors[np.concatenate([selected, others])]
+    background = rest if len(rest) <= MAX_MAPPED else np.sort(rng.choice(rest, MAX_MAPPED, replace=False))
+    rows = vectors[np.concatenate([selected, background])]
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     places = PCA(2, svd_solver="randomized", random_state=0).fit_transform(unit)
     return PlaceMap(places[: len(selected)], places[len(selected) :])

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mapsto.serve.app import create_app, mount, routes_of
@@ -81,6 +82,10 @@ class ServeProcess:
     def __init__(self, places: Sequence[str], settings: ServeSettings, listener: socket.socket, say: Say) -> None:
         self.service = Service(settings, Models(name_models(places), settings))
         self.app, edge = create_app(self.service)
+        self.listen(edge, listener, say)
+
+    def listen(self, edge: ASGIApp, listener: socket.socket, say: Say) -> None:
+        """Set the server up that runs the application within its edge. listener, say: as of the process."""
         self._listener, self._say = listener, say
         config = uvicorn.Config(
             edge,

@@ -506,6 +506,18 @@ class Paired(Target):
         """
 
 
+class Transcribed(Target):
+    """A target whose answers may be what is said in recordings, so that wrong transcripts can be found."""
+
+    @staticmethod
+    @abstractmethod
+    def find_transcript_faults(seconds: Sequence[float | None], answers: Sequence[Any]) -> list[RowFault]:
+        """Return the rows whose answer is probably not what is said, or is written otherwise than the rest.
+
+        seconds: the length of each recording. answers: the answer of each row. Both are None for a row that cannot be read.
+        """
+
+
 class Attributable(Target):
     """A target with a score of an answer, which an attribution method divides among the parts of the source value."""
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from mapsto.metrics import generated_text, intervals, word_errors
 from mapsto.metrics.intervals import Score
 from mapsto.task.target import Metric
-from mapsto.task.target_capabilities import Comparable, Confident, Free, Paired
+from mapsto.task.target_capabilities import Comparable, Confident, Free, Paired, Transcribed
 from mapsto.text.pairs import faults
 from mapsto.text.pairs.differences import find_differences, mark_runs
 from mapsto.text.pairs.metric_tokens import BLEU_TOKENIZERS, choose_bleu_tokenizer, tokenize_words
+from mapsto.text.transcripts import faults as transcript_faults
 
 # The error rates of answers to sounds: their names, and how a text is split into what is compared.
 ERROR_RATES = {
@@ -32,12 +33,13 @@ ERROR_RATES = {
 MAX_SHOWN_CHARACTERS = 400
 
 
-class ScoredTexts(Free, Comparable, Confident, Paired):
+class ScoredTexts(Free, Comparable, Confident, Paired, Transcribed):
     """A target whose answers are texts, which are compared with the true texts."""
 
     primary_metric = "sentence_chrf"
     unbounded_metrics = ("bleu", "chrf", *ERROR_RATES)
     find_faults = staticmethod(faults.find_faults)
+    find_transcript_faults = staticmethod(transcript_faults.find_faults)
     # Whether a source is a sound, which the answer may transcribe.
     is_spoken = False
 

@@ -18,9 +18,9 @@ def show(
     context: typer.Context,
     command: Annotated[str | None, typer.Argument(help="A command, such as fit.")] = None,
     arrow: Annotated[str | None, typer.Argument(help="A task: options that it cannot use are left out.")] = None,
-    shows_all: Annotated[bool, typer.Option("--all", help="Show shows_all option, also the rare ones.")] = False,
+    shows_all: Annotated[bool, typer.Option("--all", help="Show every option, also the rare ones.")] = False,
 ) -> None:
-    """Show the help of a command, with --all shows_all option of it."""
+    """Show the help of a command, with --all every option of it."""
     group: Any = context.find_root()
     commands: dict[str, Any] = group.command.commands
     if command is None:
