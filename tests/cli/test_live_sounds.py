@@ -153,7 +153,7 @@ def test_wrong_uses_are_named(
     monkeypatch.chdir(tmp_path)
     Path("talk.csv").write_text("sound\n")
     result = run("predict", model, *arguments, content=b"RIFF")
-    assert isinstance(result.exception, UsageError) and message in str(result.exception), result.exception
+    assert isinstance(result.exception, UsageError) and message in result.exception.args[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signals")

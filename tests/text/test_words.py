@@ -52,5 +52,5 @@ def test_the_path_follows_what_tokens_attend_to() -> None:
 
 
 def test_words_need_times() -> None:
-    with pytest.raises(UsageError, match="--words says when each word is said, beside the phrases of --times"):
+    with pytest.raises(UsageError, match="says when each word is said, beside the phrases of"):
         Decoding(words=True)
