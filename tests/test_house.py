@@ -63,10 +63,10 @@ NOT_KINDS = {
     ("data/formats/header_hints.py", "text"): "column that holds the lines of a plain text file",
     ("evaluation/report.py", "label"): "heading of a column of true answers",
     ("evaluation/report_sections.py", "label"): "heading of a column of true answers",
+    ("serve/labelling/questions.py", "labels"): "type of spans in tasks of Label Studio",
     ("serve", "vector"): "key of an embedding in answers",
     ("serve", "text"): "key of a document or of a part of a streamed text, in the forms of other services",
     ("serve", "label"): "key of a class in Hugging Face's form",
-    ("labelling/questions.py", "labels"): "type of spans in tasks of Label Studio",
     ("inference/embedder.py", "vector"): "key of an embedding in the output",
 }
 

@@ -23,6 +23,7 @@ REFERENCE = {
     "Options": ["options.Options"],
     "Errors": [
         "errors.MapstoError",
+        "progress.python.MapstoWarning",
         "errors.UsageError",
         "errors.DataError",
         "errors.CheckpointError",

@@ -94,7 +94,7 @@ VALUES = {
 
 @pytest.mark.parametrize("command", REFUSED)
 def test_help_lists_the_options_that_a_command_takes(command: str, invoke: Invoke, tmp_path: Path) -> None:
-    _, out, _ = invoke(command, "--help")
+    _, out, _ = invoke("help", command, "--all")
     listed = {field.name for field in fields(Options) if re.search(rf"--{field.name.replace('_', '-')}(?![\w-])", out)}
     assert listed == {field.name for field in fields(Options)} - {*REFUSED[command]}
     data = write_labelled(tmp_path / "train.csv", 12)
@@ -321,7 +321,7 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
             "--steps would change nothing",
         ),
         (["trace", "text -> label", train, "--row", 0], 2, "the rows 1 to 120"),
-        (["nonsense"], 2, "No such command"),
+        (["nonsense"], 2, "no such command"),
     ):
         found, said_out, said = invoke(*arguments)
         assert (found, says in " ".join((said_out + said).split())) == (status, True), (arguments, found, said)

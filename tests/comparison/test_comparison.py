@@ -353,7 +353,7 @@ def test_a_start_is_compared_by_every_method(tmp_path: Path, minilm: Path) -> No
     ]
     assert len(scores) == 2 and np.mean(scores) == pytest.approx(probe.score.value)
     page = (tmp_path / "cmp" / "report.html").read_text(encoding="utf-8")
-    assert 'class="for"' in page and "What it looks at" in page and "What it confuses" in page
+    assert 'class="for"' in page and "What it looks at" in page and "Each class" in page
 
 
 def test_one_draw_has_no_interval(tmp_path: Path) -> None:

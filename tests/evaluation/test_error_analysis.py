@@ -188,7 +188,7 @@ def test_evaluate_shows_where_it_fails(tmp_path: Path) -> None:
     )
     assert process.returncode == 0 and "answering only when confident" in process.stdout
     html = page.read_text(encoding="utf-8")
-    assert "slices" in html and "What it looks at" in html and 'class="for"' in html
+    assert "Where does it fail?" in html and "What it looks at" in html and 'class="for"' in html
     assert "rows repeat another one" in html and f"mapsto evaluate {tmp_path / 'clf'}" in html
     assert "--bad-rows=skip" in html and "--precision" not in html
     record = json.loads(run("evaluate", str(tmp_path / "clf"), str(tmp_path / "test.csv"), "--json").stdout)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mapsto.errors import DataError, RunError, UsageError
-from mapsto.labelling.answer_file import DETAILS, Answer, AnswerFile
+from mapsto.serve.labelling.answer_file import DETAILS, Answer, AnswerFile
 
 
 def answer(number: int, by: str = "ann", cell: str = "好") -> Answer:
@@ -109,7 +109,7 @@ import sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from test_answer_file import answer
-from mapsto.labelling.answer_file import AnswerFile
+from mapsto.serve.labelling.answer_file import AnswerFile
 file = AnswerFile(Path({path!r}), "label")
 print("open", flush=True)
 for number in range(100000):

@@ -19,15 +19,15 @@ from starlette.testclient import TestClient
 import mapsto
 from mapsto.data.table import read_table
 from mapsto.errors import MapstoError
-from mapsto.labelling.answer_file import AnswerFile
-from mapsto.labelling.curve import forecast
-from mapsto.labelling.exports import export
-from mapsto.labelling.learner import Learner
-from mapsto.labelling.pool import read_pool
-from mapsto.labelling.routes import ROUTES
-from mapsto.labelling.service import LabelService
-from mapsto.labelling.session import Session
 from mapsto.serve.app import create_app, mount
+from mapsto.serve.labelling.answer_file import AnswerFile
+from mapsto.serve.labelling.curve import forecast
+from mapsto.serve.labelling.exports import export
+from mapsto.serve.labelling.learner import Learner
+from mapsto.serve.labelling.pool import read_pool
+from mapsto.serve.labelling.routes import ROUTES
+from mapsto.serve.labelling.service import LabelService
+from mapsto.serve.labelling.session import Session
 from mapsto.serve.settings import ServeSettings
 from mapsto.task.arrow import parse
 
@@ -319,7 +319,7 @@ def test_a_full_disk_confirms_nothing(labelling: Labelling, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mapsto.labelling.answer_file.os.fsync", fail)
+        patch.setattr("mapsto.serve.labelling.answer_file.os.fsync", fail)
         row = labelling.post("next")["row"]
         reply = labelling.post("answer", status=503, key=row["key"], id="answer-full", answer="b")
         assert "the disk is full" in reply["error"]

@@ -263,11 +263,11 @@ def test_a_failing_tracker_does_not_end_the_run(tmp_path: Path, monkeypatch: pyt
 
 def test_what_is_missing_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"--track wandb needs the package wandb: pip install 'mapsto\[wandb\]'"):
+    with pytest.raises(UsageError, match=r'track="wandb" needs the package wandb: pip install .*\[wandb\]'):
         mapsto.pretrain("text", tmp_path / "is-not-there.txt", tmp_path / "run", track="wandb")
     monkeypatch.undo()
     pytest.importorskip("tensorboard")
-    with pytest.raises(UsageError, match="name the folder with --out"):
+    with pytest.raises(UsageError, match="name the folder with out="):
         mapsto.pretrain("text", tmp_path / "is-not-there.txt", track="tensorboard")
     with pytest.raises(UsageError, match="did you mean 'wandb'"):
         mapsto.pretrain("text", tmp_path / "is-not-there.txt", track="wanbd")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mapsto.active_learning.place_map import PlaceMap
 from mapsto.active_learning.suggestions import ENOUGH_LABELS, ENOUGH_PER_CLASS, UNCERTAIN, Suggestion, Suggestions
 from mapsto.errors import places, shorten
-from mapsto.inference.place_map import PlaceMap
 from mapsto.report.chart import draw_chart
 from mapsto.report.colours import SERIES
 from mapsto.report.page import KeyFigure, Page, PageTable, Picture, Section

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto import files
+from mapsto.active_learning.place_map import PlaceMap, map_rows
 from mapsto.data import sampling
 from mapsto.data.encoding import encode_to_answer
 from mapsto.data.rows import Rows, load_rows, require_any_readable
@@ -32,7 +33,6 @@ from mapsto.data.writers import TextStyle, require_writable
 from mapsto.errors import DataError, UsageError, free_name
 from mapsto.inference.forward import RowReader, port_reader, question_examples, read_rows
 from mapsto.inference.generation import generate_rows
-from mapsto.inference.place_map import PlaceMap, map_rows
 from mapsto.inference.predictor import Predictor
 from mapsto.metrics.intervals import Floats
 from mapsto.model.mapping import Mapping

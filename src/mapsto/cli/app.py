@@ -275,7 +275,8 @@ def _describe_call_error(error: Any) -> str:
         names = {param.name for param in context.command.params if not getattr(param, "hidden", False)}
         text = f"no option {name}{flag_hint(name, names)}" if "such option" in text else text
     command = "mapsto" if context is None or context.parent is None else f"mapsto {context.info_name}"
-    return f"{text[:1].lower()}{text[1:]}; see {command} --help"
+    # "No such command 'fitt'. Did you mean 'fit'?" ends a sentence itself.
+    return f"{text[:1].lower()}{text[1:]}{' See' if text.endswith('?') else '; see'} {command} --help"
 
 
 def _fail(text: str, status: int, reporter: int = 0) -> None:

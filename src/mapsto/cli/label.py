@@ -11,8 +11,8 @@ from mapsto.cli.app import Arrow, CsvSafe, Data, Delimiter, Device, Encoding, St
 from mapsto.errors import UsageError
 
 if TYPE_CHECKING:
-    from mapsto.labelling.answer_file import AnswerFile
-    from mapsto.labelling.pool import LabelPool
+    from mapsto.serve.labelling.answer_file import AnswerFile
+    from mapsto.serve.labelling.pool import LabelPool
 
 MISSING = "labelling needs further packages: pip install 'mapsto[serve]'"
 
@@ -29,7 +29,7 @@ def label(
     labels: Annotated[
         str | None, typer.Option(help="The labels to choose from, with commas; more can be added.")
     ] = None,
-    every: Annotated[int, typer.Option(help="Fit the model again after this many answers.")] = 20,
+    labels_per_fit: Annotated[int, typer.Option("--every", help="Fit the model again after this many answers.")] = 20,
     lease: Annotated[float, typer.Option(help="Minutes for which a row is shown to nobody else.")] = 10.0,
     export: Annotated[
         Path | None,
@@ -61,21 +61,21 @@ def label(
     from mapsto.task.arrow import parse
 
     try:
-        from mapsto.labelling.answer_file import AnswerFile, require_answer_path
-        from mapsto.labelling.learner import Learner, require_reader
-        from mapsto.labelling.pool import read_pool
-        from mapsto.labelling.questions import Question, short_arrow
-        from mapsto.labelling.server import run_labelling
-        from mapsto.labelling.service import LabelService
-        from mapsto.labelling.session import Session
+        from mapsto.serve.labelling.answer_file import AnswerFile, require_answer_path
+        from mapsto.serve.labelling.learner import Learner, require_reader
+        from mapsto.serve.labelling.pool import read_pool
+        from mapsto.serve.labelling.questions import Question, short_arrow
+        from mapsto.serve.labelling.server import run_labelling
+        from mapsto.serve.labelling.service import LabelService
+        from mapsto.serve.labelling.session import Session
         from mapsto.serve.settings import ServeSettings
     except ImportError as error:
         raise UsageError(f"{MISSING} ({error.name} is not here)") from error
     keep_memory()
     if not lease > 0:
         raise UsageError(f"--lease is a number of minutes above 0, not {lease:g}")
-    if every < 1:
-        raise UsageError(f"--every must be above 0, not {every}")
+    if labels_per_fit < 1:
+        raise UsageError(f"--every must be above 0, not {labels_per_fit}")
     names = [name for name in (labels or "").split(",") if name.strip()]
     require_answer_path(out)
     task = parse(arrow)
@@ -92,7 +92,7 @@ def label(
     listener = settings.bind()
     file = AnswerFile(out, rows.question.column, print_note)
     session = Session(rows, file, seed, 60 * lease)
-    learner = Learner(session, model, every, seed)
+    learner = Learner(session, model, labels_per_fit, seed)
     _report(rows, file, session.num_foreign)
     run_labelling(LabelService(settings, session, learner, csv_safe), listener, print_status)
     command = f"mapsto fit {short_arrow(rows.question.arrow)!r} {out} --out runs/labelled"
@@ -112,8 +112,8 @@ def _report(pool: LabelPool, file: AnswerFile, num_foreign: int) -> None:
 def _export(path: Path, out: Path, pool: LabelPool, csv_safe: bool) -> None:
     """Write the answers that there are to another file."""
     from mapsto.cli.output import print_note, print_status
-    from mapsto.labelling.answer_file import AnswerFile
-    from mapsto.labelling.exports import export, require_export_path
+    from mapsto.serve.labelling.answer_file import AnswerFile
+    from mapsto.serve.labelling.exports import export, require_export_path
 
     require_export_path(path)
     if not out.exists():

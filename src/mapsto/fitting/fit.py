@@ -21,6 +21,7 @@ from mapsto.data.table import Table
 from mapsto.device import training_turn
 from mapsto.distributed import Ranks, join_process_group
 from mapsto.errors import UsageError
+from mapsto.files.remote import public_address
 from mapsto.fitting import run_folder
 from mapsto.fitting.method import METHODS, choose_method, make_objective
 from mapsto.fitting.plan import TrainingSetup, make_plan
@@ -401,7 +402,7 @@ def _config(request: FitRequest) -> dict[str, Any]:
     arguments = {name: getattr(request, name) for name in ("data", "start", "like", "test")}
     # Where methods are measured, the request holds the tables that were read.
     arguments = {name: value.path if isinstance(value, Table) else value for name, value in arguments.items()}
-    paths = {name: str(value) for name, value in arguments.items() if is_path(value)}
+    paths = {name: public_address(value) for name, value in arguments.items() if is_path(value)}
     default, options = asdict(Options()), asdict(request.options)
     differing = {name: value for name, value in options.items() if value != default[name]}
     key = "what" if request.arrow.corrupted else "arrow"

@@ -14,7 +14,7 @@ from mapsto import kinds
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.table import Table
 from mapsto.errors import DataError, UsageError
-from mapsto.labelling.questions import Question
+from mapsto.serve.labelling.questions import Question
 from mapsto.task.arrow import Arrow
 from mapsto.task.capabilities import FileBacked
 
@@ -60,7 +60,7 @@ class LabelPool:
 
     def describe(self, index: int) -> list[dict[str, Any]]:
         """Return what the page shows of a row: for each source its column, and its content or else its medium and file name."""
-        shown = []
+        descriptions = []
         for port, source in enumerate(self.rows.arrow.sources):
             entry: dict[str, Any] = {"column": source.column}
             if issubclass(kinds.source(source.kind), FileBacked):
@@ -68,8 +68,8 @@ class LabelPool:
                 entry |= {"medium": source.kind, "file": file.name if file is not None else ""}
             else:
                 entry["content"] = str(self.rows.sources[port][index])
-            shown.append(entry)
-        return shown
+            descriptions.append(entry)
+        return descriptions
 
 
 def read_pool(arrow: Arrow, table: Table, names: list[str], say: Callable[[str], object]) -> LabelPool:

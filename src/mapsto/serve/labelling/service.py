@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import getpass
 
-from mapsto.labelling.learner import Learner
-from mapsto.labelling.session import Session
+from mapsto.serve.labelling.learner import Learner
+from mapsto.serve.labelling.session import Session
 from mapsto.serve.models import Models
 from mapsto.serve.service import Service
 from mapsto.serve.settings import ServeSettings

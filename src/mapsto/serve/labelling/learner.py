@@ -18,13 +18,13 @@ import numpy as np
 from torch import Tensor
 
 from mapsto import kinds
-from mapsto.active_learning import suggestions
+from mapsto.active_learning import suggestions as active_learning
 from mapsto.api import Model
 from mapsto.errors import DataError, MapstoError, UsageError
 from mapsto.inference.embedder import embed
-from mapsto.labelling.curve import Probe, fit_probe, forecast, measure
-from mapsto.labelling.pool import LabelPool
-from mapsto.labelling.session import Session
+from mapsto.serve.labelling.curve import Probe, fit_probe, forecast, measure
+from mapsto.serve.labelling.pool import LabelPool
+from mapsto.serve.labelling.session import Session
 from mapsto.task.source_capabilities import Describable
 from mapsto.task.target_capabilities import Classes, Confident, LinearProbe
 
@@ -52,12 +52,12 @@ class Progress:
 class Learner:
     """The learner of a session. start: a model with vectors of the pool's values; None for classical features.
 
-    every: the number of new answers after which the probe is fitted again. seed: for clustering and folds.
+    labels_per_fit: the number of new answers after which the probe is fitted again. seed: for clustering and folds.
     start must be able to read the rows, see `require_reader`.
     """
 
-    def __init__(self, session: Session, start: Model | None, every: int, seed: int = 0) -> None:
-        self.session, self.start_model, self.every, self.seed = session, start, every, seed
+    def __init__(self, session: Session, start: Model | None, labels_per_fit: int, seed: int = 0) -> None:
+        self.session, self.start_model, self.labels_per_fit, self.seed = session, start, labels_per_fit, seed
         self.pool: LabelPool = session.pool
         self.progress = Progress()
         self.probe: Probe | None = None
@@ -190,9 +190,9 @@ class Learner:
             return
         answers = self.session.answers()
         num_new = abs(len(answers) - self.progress.num_fitted)
-        if not self.has_probe or num_new < max(self.every, NEW_SHARE * self.progress.num_fitted):
+        if not self.has_probe or num_new < max(self.labels_per_fit, NEW_SHARE * self.progress.num_fitted):
             return
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         rows, values = np.array([row for row, _ in answers]), [value for _, value in answers]
         try:
             self.probe = fit_probe(self.pool.question.kind, self._features[rows], values, self.seed)
@@ -202,7 +202,7 @@ class Learner:
             return
         self._outputs = self.probe.outputs(self._features)
         self.progress.note, self.progress.num_fitted = "", len(answers)
-        self.progress.seconds = time.perf_counter() - began
+        self.progress.seconds = time.perf_counter() - start_time
         self._put_in_order(self._uncertainty(len(answers)))
         random_rows = self.session.random_rows()
         is_random = [row in random_rows for row in rows.tolist()]
@@ -216,9 +216,9 @@ class Learner:
         target = self.probe.target
         if not isinstance(target, Classes):
             return None
-        if num_labels < max(suggestions.ENOUGH_LABELS, suggestions.ENOUGH_PER_CLASS * len(target.classes)):
+        if num_labels < max(active_learning.ENOUGH_LABELS, active_learning.ENOUGH_PER_CLASS * len(target.classes)):
             return None
-        return suggestions.answer_uncertainty(target, self._outputs, target.confidence(self._outputs))
+        return active_learning.answer_uncertainty(target, self._outputs, target.confidence(self._outputs))
 
     def _put_in_order(self, uncertainty: Any) -> None:
         """Put the most useful open rows first: uncertain ones, or typical ones where there is a starting model."""
@@ -226,14 +226,14 @@ class Learner:
         if (uncertainty is None and self.start_model is None) or len(rows) < 2:
             return
         labelled = self._vectors[np.array([row for row, _ in self.session.answers()], np.int64)]
-        chosen = suggestions.choose_rows(
+        selection = active_learning.choose_rows(
             self._vectors[rows],
             labelled,
             None if uncertainty is None else uncertainty[rows],
             min(ROWS_AHEAD, len(rows)),
             self.seed + self.progress.num_fitted,
         )
-        self.session.set_order(rows[chosen].tolist())
+        self.session.set_order(rows[selection].tolist())
 
 
 def require_reader(start: Model, pool: LabelPool) -> None:
@@ -270,5 +270,7 @@ def _project(features: Any, seed: int) -> Any:
         return features.astype(np.float32)
     from sklearn.random_projection import SparseRandomProjection
 
-    projection = SparseRandomProjection(NUM_PROJECTED, dense_output=True, random_state=seed % suggestions.SKLEARN_SEEDS)
+    projection = SparseRandomProjection(
+        NUM_PROJECTED, dense_output=True, random_state=seed % active_learning.SKLEARN_SEEDS
+    )
     return np.asarray(projection.fit_transform(features), np.float32)

@@ -9,8 +9,8 @@ from typing import Any
 from mapsto import files
 from mapsto.active_learning.suggestions import annotations_of
 from mapsto.data.writers import TextStyle, require_folder, require_writable, write_file
-from mapsto.labelling.answer_file import DETAILS, AnswerFile
-from mapsto.labelling.questions import STUDIO_TYPES, Question
+from mapsto.serve.labelling.answer_file import DETAILS, AnswerFile
+from mapsto.serve.labelling.questions import STUDIO_TYPES, Question
 
 TASKS_SUFFIX = ".json"
 
@@ -57,7 +57,7 @@ def studio_tasks(file: AnswerFile, question: Question) -> list[dict[str, Any]]:
         annotation = {
             "result": [{**place, **value} for value in values],
             "created_at": answer.when,
-            "created_username": answer.by,
+            "created_username": answer.person,
         }
         tasks.append({"data": cells, "annotations": [annotation]})
     return tasks

@@ -17,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from mapsto.errors import MapstoError, RunError
-from mapsto.labelling.exports import export
-from mapsto.labelling.questions import short_arrow
-from mapsto.labelling.service import LabelService
-from mapsto.labelling.session import Visitor
 from mapsto.report.colours import DARK, LIGHT
 from mapsto.serve.app import RouteEntry
 from mapsto.serve.body import field, read_object
+from mapsto.serve.labelling.exports import export
+from mapsto.serve.labelling.questions import short_arrow
+from mapsto.serve.labelling.service import LabelService
+from mapsto.serve.labelling.session import Visitor
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply
 
@@ -43,7 +43,9 @@ def service_of(request: Request) -> LabelService:
 
 @cache
 def _template(name: str, escapes: bool) -> Any:
-    environment = Environment(loader=PackageLoader("mapsto.labelling", "page"), autoescape=escapes, trim_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("mapsto.serve.labelling", "page"), autoescape=escapes, trim_blocks=True
+    )
     return environment.get_template(name)
 
 
@@ -68,7 +70,7 @@ async def part(request: Request) -> Response:
         return Response(text, media_type="text/css; charset=utf-8")
     if name not in SCRIPTS:
         raise Refusal(404, f"the page has no part {name[:40]!r}")
-    script = files("mapsto.labelling").joinpath("page", name).read_text(encoding="utf-8")
+    script = files("mapsto.serve.labelling").joinpath("page", name).read_text(encoding="utf-8")
     return Response(script, media_type="text/javascript; charset=utf-8")
 
 

@@ -29,14 +29,14 @@ DETAILS = "labelling"
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to a row. key: the row's hash. id: of the request. by: the person. when: the time in UTC (ISO 8601).
+    """An answer to a row. key: the row's hash. id: of the request. person: who gave it. when: the time in UTC (ISO 8601).
 
     cell: the answer itself. record: the line of the file.
     """
 
     key: str
     id: str
-    by: str
+    person: str
     when: str
     cell: Any
     record: dict[str, Any]
@@ -105,11 +105,11 @@ class AnswerFile:
         del self.keys_by_id[id]
         return self.answers.pop(key)
 
-    def skip(self, key: str, id: str, by: str, when: str) -> None:
+    def skip(self, key: str, id: str, person: str, when: str) -> None:
         """Record that a person skipped a row."""
         if id not in self.skips:
-            self._journal({"skip": key, "id": id, "by": by, "when": when})
-            self.skips[id] = {"key": key, "by": by, "when": when}
+            self._journal({"skip": key, "id": id, "by": person, "when": when})
+            self.skips[id] = {"key": key, "by": person, "when": when}
 
     def unskip(self, id: str) -> str | None:
         """Take a skip back; return the key of its row, or None if there is none (any more)."""
@@ -168,8 +168,8 @@ class AnswerFile:
             num_found += 1
             if answer.key not in self.answers:
                 self._hold(answer)
-        whole = b"".join(line + b"\n" for line in lines)
-        if whole != content or num_found != len(self.answers):
+        repaired = b"".join(line + b"\n" for line in lines)
+        if repaired != content or num_found != len(self.answers):
             write_atomic(self.path, b"".join(_encode(answer.record) for answer in self.answers.values()))
 
     def _read_line(self, line: bytes) -> Answer | None:
@@ -181,8 +181,8 @@ class AnswerFile:
         fields = [details.get(name) for name in ("key", "id", "by", "when")]
         if not all(isinstance(value, str) for value in fields):
             return None
-        key, id, by, when = map(str, fields)
-        return Answer(key, id, by, when, record[self.column], record)
+        key, id, person, when = map(str, fields)
+        return Answer(key, id, person, when, record[self.column], record)
 
     def _read_journal(self) -> None:
         """Read the journal; a torn line in it is passed, as a skipped row is merely asked again."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from mapsto.labelling.routes import ROUTES
-from mapsto.labelling.service import LabelService
 from mapsto.serve.app import create_app, mount
+from mapsto.serve.labelling.routes import ROUTES
+from mapsto.serve.labelling.service import LabelService
 from mapsto.serve.logs import configure_logs
 from mapsto.serve.server import Say, ServeProcess
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from mapsto.data import sampling
 from mapsto.errors import BadCell, DataError
-from mapsto.labelling.answer_file import DETAILS, Answer, AnswerFile
-from mapsto.labelling.pool import LabelPool, output_cells
+from mapsto.serve.labelling.answer_file import DETAILS, Answer, AnswerFile
+from mapsto.serve.labelling.pool import LabelPool, output_cells
 from mapsto.serve.refusals import Refusal
 
 # One row in so many is drawn at random, to measure.
@@ -116,9 +116,9 @@ class Session:
     def _choose(self, page: str, holding: int | None) -> int | None:
         if holding in self._open and self._is_free(holding, page):
             return holding
-        mine = [row for row, lease in self._leases.items() if lease.page == page and row in self._open]
-        if mine:
-            return mine[0]
+        own_rows = [row for row, lease in self._leases.items() if lease.page == page and row in self._open]
+        if own_rows:
+            return own_rows[0]
         self._num_offers += 1
         if self._num_offers % NUM_PER_RANDOM == 0:
             self._advance()
@@ -155,13 +155,13 @@ class Session:
                 return
             index = self._require_row(key)
             if (present := self.file.answers.get(key)) is not None:
-                raise Refusal(409, f"{present.by} has labelled this row meanwhile; your answer was not written")
+                raise Refusal(409, f"{present.person} has labelled this row meanwhile; your answer was not written")
             question = self.pool.question
             try:
                 value = question.check(cell, self.pool.sources(index))
             except BadCell as error:
                 raise Refusal(422, str(error)) from error
-            when = _now()
+            when = _current_time()
             details = {"key": key, "id": id, "by": visitor.person, "when": when, "saw_guess": saw_guess}
             cells = output_cells(self.pool, index, self.file.path.parent)
             record = {**cells, question.column: cell, DETAILS: details}
@@ -174,7 +174,7 @@ class Session:
         """Put a row behind all others, and out of the random sample. Raises Refusal for an unknown row."""
         with self._lock:
             index = self._require_row(key)
-            self.file.skip(key, id, visitor.person, _now())
+            self.file.skip(key, id, visitor.person, _current_time())
             if index in self._open:
                 del self._open[index]
                 self._open[index] = None
@@ -202,7 +202,9 @@ class Session:
     def last_action(self, person: str) -> dict[str, Any] | None:
         """Return the id and the row's key of the last answer or skip of a person; None if there is none."""
         with self._lock:
-            answers = (a for a in reversed(self.file.answers.values()) if a.by == person and a.key in self.pool.places)
+            answers = (
+                a for a in reversed(self.file.answers.values()) if a.person == person and a.key in self.pool.places
+            )
             skips = (item for item in reversed(self.file.skips.items()) if item[1]["by"] == person)
             actions = [(answer.when, answer.id, answer.key) for answer in islice(answers, 1)]
             actions += [
@@ -213,7 +215,7 @@ class Session:
     def count(self) -> dict[str, Any]:
         """Return the numbers of rows: labelled, open, skipped, and labelled by each person."""
         with self._lock:
-            people = Counter(answer.by for answer in self.file.answers.values())
+            people = Counter(answer.person for answer in self.file.answers.values())
             num_skipped = len(self._skipped() & self._open.keys())
             return {
                 "num_labelled": len(self.file.answers) - self.num_foreign,
@@ -228,6 +230,6 @@ class Session:
         return self.pool.places[key]
 
 
-def _now() -> str:
+def _current_time() -> str:
     """Return the time in UTC to the microsecond, as text that sorts by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
