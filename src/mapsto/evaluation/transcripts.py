@@ -86,10 +86,10 @@ def find_misplaced(
         report(place + 1)
     middle = float(np.median(gains))
     findings = []
-    for place in np.flatnonzero(gains < MAX_GAIN_SHARE * middle) if middle >= MIN_GAIN else ():
+    for place in np.flatnonzero(gains < MAX_GAIN_SHARE * middle).tolist() if middle >= MIN_GAIN else ():
         row = judged[place]
         own = listener.loss(row, row)
-        further = [listener.loss(int(other), row) - own for other in others[1:, place]]
+        further = [listener.loss(other, row) - own for other in others[1:, place].tolist()]
         if np.mean([gains[place], *further]) < MAX_GAIN_SHARE * middle:
             text = str(texts[row])
             findings.append(Finding(*rows.origin(row), rows.arrow.targets[0].column, text, REASON))
