@@ -143,5 +143,5 @@ def test_a_missing_resampler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "soxr", None)
     sound = Sound.from_samples(TONE, 16_000)
     assert len(sound.decode(16_000)) == len(TONE)
-    with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[sound\]'"):
+    with pytest.raises(mapsto.MapstoError, match=r"pip install .*\[sound\]"):
         sound.decode(8_000)

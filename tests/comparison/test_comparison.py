@@ -266,6 +266,7 @@ def results(folder: Path) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_resumes_with_the_same_numbers(tmp_path: Path) -> None:
     write_labelled(tmp_path / "train.csv", 120)
     write_labelled(tmp_path / "test.csv", 60, seed=5)

@@ -52,7 +52,7 @@ def test_a_start_with_rows_of_the_comparison_is_refused(start: str, message: str
     chosen = [str(starts / "base"), str(starts / start)]
     with pytest.raises(mapsto.MapstoError, match=re.escape(message)) as error:
         mapsto.compare("text -> label", table(60), tmp_path / "cmp", test=table(30, 5), starts=chosen, **ARGUMENTS)
-    assert f"start {starts / start} was" in str(error.value) and "--allow-overlap" in str(error.value)
+    assert f"start {starts / start} was" in str(error.value) and "allow_overlap=True" in str(error.value)
     assert str(starts / "base") not in str(error.value)
     assert not list((tmp_path / "cmp").rglob("*.safetensors"))
 

@@ -43,8 +43,7 @@ def test_scores_on_training_rows_are_marked(data: str, share: str | None, folder
     assert f"{record['overlap']['rows']} of {record['overlap']['of']}" == share
     assert any(share in note for note in record["notes"])
     assert f"too good: {share} rows were trained on" in headline
-    # Every section about the rows says it, in its text; the table of scores in each line.
-    sections = page.split("<h2")[1:]
-    assert len(sections) > 3 and all(
-        f"{share} rows were trained on" in part for part in sections if "findings" not in part[:80]
-    )
+    # A warning above the verdict says it, and beside the figure and each score too.
+    assert headline.index("Careful") < headline.index('class="verdict"')
+    scores_section = next(part for part in page.split("<h2")[1:] if part.startswith(">All scores"))
+    assert f"{share} rows were trained on" in headline[headline.index('class="key"') :] and share in scores_section

@@ -99,6 +99,7 @@ def test_likeness(h: int, w: int, seed: int) -> None:
 # As a user has them
 
 
+@pytest.mark.slow
 def test_digits_are_cleaned(tmp_path: Path) -> None:
     rows = digits(500)
     model = mapsto.fit("noisy:image -> clean:image", rows[:400], tmp_path / "run", epochs=30, **SMALL_OPTIONS)

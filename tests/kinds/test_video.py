@@ -324,7 +324,7 @@ def test_without_the_package_it_is_named(
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"something")
     monkeypatch.setattr(decoder_process, "is_missing", lambda package: True)
-    with pytest.raises(mapsto.MapstoError, match=r"pip install 'mapsto\[video\]'"):
+    with pytest.raises(mapsto.MapstoError, match=r"pip install .*\[video\]"):
         read(str(tmp_path / "a.mp4"))
 
 

@@ -114,7 +114,7 @@ def test_another_search_is_refused(tmp_path: Path) -> None:
     mapsto.fit("text -> label", table(), tmp_path, **given)
     for name in ("mapsto.json", "run.json"):
         (tmp_path / name).unlink()  # as a kill between the search and the fit leaves it
-    for change, says in (({"search": 2}, "--search"), ({"rate": 0.01}, "--rate"), ({"seed": 1}, "seed, --seed")):
+    for change, says in (({"search": 2}, "search="), ({"rate": 0.01}, "rate="), ({"seed": 1}, "seed, seed=")):
         with pytest.raises(UsageError, match=f"unfinished search with other {says}"):
             mapsto.fit("text -> label", table(), tmp_path, **{**given, **change})
     with pytest.raises(UsageError, match="unfinished search with other data"):
@@ -230,7 +230,7 @@ def test_methods_are_tried_where_they_are_possible(tmp_path: Path) -> None:
     assert [trial["method"] for trial in planned(table(60), epochs=1).first_trials] == ["probe+full"], (
         "a probe has no epochs"
     )
-    with pytest.raises(DataError, match="--search"):
+    with pytest.raises(DataError, match="search="):
         planned([{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(4))])
 
 
@@ -353,7 +353,7 @@ def test_a_trial_that_diverges_ends_no_search(tmp_path: Path, monkeypatch: pytes
     [
         ({"search": 0}, "above 0"),
         ({"search_minutes": 1}, "needs search="),
-        ({"search": 2, "minutes": 1}, "--minutes"),
+        ({"search": 2, "minutes": 1}, "minutes="),
         ({"search": 2, "rate": 0.1, "epochs": 1, "batch": 8}, "nothing to try"),
     ],
 )
@@ -371,5 +371,5 @@ def test_pretraining_is_not_searched() -> None:
 
 def test_a_missing_extra_is_said_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UsageError, match=r"pip install 'mapsto\[search\]'"):
+    with pytest.raises(UsageError, match=r"pip install .*\[search\]"):
         mapsto.fit("text -> label", "no such file.csv", search=2)

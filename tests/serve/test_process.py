@@ -54,7 +54,7 @@ def test_sigterm_answers_admitted_requests_and_refuses_new_ones(tmp_path: Path) 
     address = ready_address(process)
     assert get(f"{address}/health/ready") == 200
     with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(post, address, ["winter spring " * 60] * 150)
+        slow = pool.submit(post, address, ["winter spring " * 200] * 900)
         time.sleep(0.3)
         assert not slow.done()
         process.send_signal(signal.SIGTERM)

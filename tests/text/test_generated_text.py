@@ -106,7 +106,7 @@ def test_the_command_line(model: tuple[Path, mapsto.Model], tmp_path: Path) -> N
     chosen = run("predict", str(folder), str(table), "--answers", str(answers), "--out", str(tmp_path / "out.jsonl"))
     assert chosen.returncode == 0, chosen.stderr
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == len(test) and {json.loads(line)["text"] for line in lines} <= {"是", "不是"}
+    assert len(lines) == len(test) and {json.loads(line)["predicted_zh"] for line in lines} <= {"是", "不是"}
     schema.write_text('{"enum": ["红", "绿"]}', encoding="utf-8")
     chosen = run("predict", str(folder), "--text", test[0]["en"], "--schema", str(schema), "--beams", "2", "--json")
     assert json.loads(json.loads(chosen.stdout)["text"]) in ("红", "绿"), chosen.stderr

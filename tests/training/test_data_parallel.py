@@ -191,7 +191,7 @@ def script(folder: Path, content: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("muon", marks=pytest.mark.slow), "adamw"])
 def test_several_processes_train_as_one(optimizer: str, tmp_path: Path) -> None:
     many = script(tmp_path, MANY_BATCHES)
     assert run(*pretraining(tmp_path, "one", "--optimizer", optimizer)).returncode == 0
@@ -373,6 +373,7 @@ def test_only_the_main_process_reads_a_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_working", [True, False])
+@pytest.mark.slow
 def test_processes_wait_for_the_main_one_while_it_works_and_no_longer(is_working: bool, tmp_path: Path) -> None:
     slow = SLOW_MAIN.format(seconds=18, work=10**6) if is_working else SLOW_MAIN.format(seconds=240, work=1)
     process = start_many(2, *pretraining(tmp_path, "run", "--steps", "4"), script=script(tmp_path, slow))

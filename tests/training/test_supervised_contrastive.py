@@ -175,8 +175,8 @@ def test_auto_reports_its_method_and_why(count: int, options: dict[str, Any], me
     mapsto.fit("text -> label", rows, start=base, device="cpu", progress=progress, **steps, **options)
     (line,) = (line for line in progress.lines if f"method {method} ({count // 2} labels a class, at most" in line)
     unused = {
-        "smooth": "smooth= would change nothing with contrast",
-        "freeze": "freeze= would change nothing with contrast",
+        "smooth": "--smooth would change nothing with contrast",
+        "freeze": "--freeze would change nothing with contrast",
     }
     assert all(unused.get(name, "") in line for name in options), line
 
@@ -185,11 +185,11 @@ def test_auto_reports_its_method_and_why(count: int, options: dict[str, Any], me
     ("method", "options", "message"),
     [
         ("probe", {"lora": 2, "layer_decay": 0.5}, 'lora=, layer_decay= would change nothing with method="probe"'),
-        ("probe", {"freeze": "1"}, "--freeze"),
+        ("probe", {"freeze": "1"}, "freeze="),
         ("probe", {"optimizer": "muon", "patience": 5}, "optimizer=, patience="),
-        ("contrast", {"patience": 5}, "--patience"),
-        ("contrast", {"smooth": 0.1}, "--smooth"),
-        ("contrast", {"freeze": "all"}, "--freeze"),
+        ("contrast", {"patience": 5}, "patience="),
+        ("contrast", {"smooth": 0.1}, "smooth="),
+        ("contrast", {"freeze": "all"}, "freeze="),
     ],
 )
 def test_options_without_effect_are_errors(

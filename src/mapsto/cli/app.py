@@ -249,8 +249,8 @@ def _run() -> None:
             if "_MAPSTO_COMPLETE" in os.environ:
                 completion_init()
             status = app(standalone_mode=False, prog_name="mapsto")
-        if isinstance(status, int) and status:
-            sys.exit(status)
+        # One process of several must end by `exit_process`, after a success too.
+        sys.exit(status if isinstance(status, int) else 0)
     except CALL_ERRORS as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message())
