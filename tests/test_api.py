@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +269,15 @@ def test_columns_of_values_are_read_as_lists_of_them() -> None:
     assert model.predict(pd.DataFrame({"text": texts})) == model.predict(pa.table({"text": texts})) == answers
     empty: list[Any] = [[], (), iter([]), np.array([], str), pd.Series([], dtype=str)]
     assert all(model.predict(column) == [] for column in empty)
+
+
+def test_the_report_of_a_saved_run_is_read_at_first_use(tmp_path: Path) -> None:
+    """Loading a model must not take longer for a long training."""
+    rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(sentences(12, 1))]
+    mapsto.fit("text -> label", rows, tmp_path / "run", steps=1, quiet=True, **TINY)
+    (tmp_path / "run" / "metrics.jsonl").write_text("no step\n", encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = mapsto.load(tmp_path / "run")
+    with pytest.warns(mapsto.MapstoWarning, match="is not whole"):
+        assert loaded.report.folder == str(tmp_path / "run")

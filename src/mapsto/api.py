@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
@@ -51,7 +52,7 @@ from mapsto.options import (
 )
 from mapsto.pretrained import hub, manifest, model_folder
 from mapsto.pretrained.exported.container import is_exported
-from mapsto.pretrained.location import find_folder
+from mapsto.pretrained.location import HUB_PREFIX, find_folder
 from mapsto.progress import Progress
 from mapsto.progress.python import NOTE, MapstoWarning, Recorder, python_progress, warn
 from mapsto.report.results import Answers
@@ -69,7 +70,6 @@ class Model:
     """A trained or published model with methods to predict, evaluate, embed, explain and save.
 
     device: "auto", "cpu", "cuda" or "mps". precision: "auto", "bf16" or "fp32".
-    report: the scores, findings and held-out curves of the run that fitted the model; without scores for a published model.
     A model can be pickled and copied by its owner; both go through the files that `save` writes.
 
     >>> model("今天天气真好！")  # doctest: +SKIP
@@ -77,10 +77,15 @@ class Model:
     """
 
     def __init__(
-        self, mapping: Mapping, device: str = "auto", precision: str = "auto", report: RunReport | None = None
+        self,
+        mapping: Mapping,
+        device: str = "auto",
+        precision: str = "auto",
+        report: RunReport | Callable[[], RunReport] | None = None,
     ) -> None:
         self.mapping, self.device, self.precision = mapping, device, precision
-        self.report = report or RunReport(str(mapping.arrow))
+        # Of a saved run it is read at first use, since its training may have had a million steps.
+        self._report = report or RunReport(str(mapping.arrow))
         self._predictor: Predictor | None = None
         self._last_finder: Finder | None = None
 
@@ -112,10 +117,17 @@ class Model:
         return _unpack_model, (files, self.device, self.precision, self.report)
 
     def __copy__(self) -> Model:
-        return Model(self.mapping, self.device, self.precision, self.report)
+        return Model(self.mapping, self.device, self.precision, self._report)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Model:
-        return Model(copy.deepcopy(self.mapping, memo), self.device, self.precision, self.report)
+        return Model(copy.deepcopy(self.mapping, memo), self.device, self.precision, self._report)
+
+    @property
+    def report(self) -> RunReport:
+        """The scores, findings and held-out curves of the run that fitted the model; without scores for a published model."""
+        if not isinstance(self._report, RunReport):
+            self._report = self._report()
+        return self._report
 
     @property
     def predictor(self) -> Predictor:
@@ -448,10 +460,16 @@ def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Mod
     mapping = model_folder.load_mapping(name)
     if is_exported(name):
         return Model(mapping, device, precision)
-    folder = find_folder(str(name))
+    # The report is read later, perhaps from another working folder.
+    place = str(name) if str(name).startswith(HUB_PREFIX) else str(Path(name).expanduser().absolute())
+    return Model(mapping, device, precision, partial(_read_report, place, str(mapping.arrow)))
+
+
+def _read_report(name: str, title: str) -> RunReport:
+    """Return the report of the run in a model folder. name: of the folder, or of a model of the hub."""
+    folder = find_folder(name)
     record = manifest.read_manifest(folder) or {}
-    report = RunReport.of_saved(str(mapping.arrow), str(folder), record, read_metrics(folder, _warn_of_note))
-    return Model(mapping, device, precision, report)
+    return RunReport.of_saved(title, str(folder), record, read_metrics(folder, _warn_of_note))
 
 
 def _unpack_model(files: dict[str, bytes], device: str, precision: str, report: RunReport) -> Model:

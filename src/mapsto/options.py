@@ -46,7 +46,7 @@ DELIMITERS = {"tab": "\t", "\\t": "\t"}
 # The largest share of rows that `--bad-rows skip` drops by default.
 MAX_SKIPPED = 0.01
 
-# The values of --augment: augmentations of single rows, and methods of mixing a row with synonyms.
+# The values of --augment: augmentations of single rows, and methods of mixing a row with others.
 AUGMENTATIONS = ("auto", "none", "move", "mirror", "rand", "crop", "spec")
 MIXTURES = ("mixup", "cutmix", "mosaic")
 
@@ -337,7 +337,7 @@ class ModelOptions(OptionGroup):
     architecture: Architecture = _option(
         "auto",
         "How texts are answered: by a new model that writes them, prefix (one stack reads the source and the answer behind "
-        "it) or encoder-decoder (half of the layers read the source, the synonyms write the answer); or along a sound, "
+        "it) or encoder-decoder (half of the layers read the source, the others write the answer); or along a sound, "
         "character by character (ctc, the default for `sound -> text` unless the starting model has a decoder of texts).",
     )
     vocabulary: int | None = _option(None, "Tokens of a new vocabulary.")

@@ -173,6 +173,11 @@ Delimiter = Annotated[
     str | None, typer.Option(help="The character between the cells of csv files, such as ';', or tab.")
 ]
 
+# Options of commands that listen.
+Host = Annotated[str, typer.Option(help="The address to listen on; others than this machine's need a key.")]
+Port = Annotated[int, typer.Option(help="The port to listen on; 0 for a free one.")]
+Log = Annotated[str, typer.Option(help="lines, json or none.", metavar="lines|json|none")]
+
 
 def with_options(refused: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command a command-line flag for each field of Options.

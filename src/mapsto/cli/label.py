@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Arrow, CsvSafe, Data, Delimiter, Device, Encoding, Start, app
+from mapsto.cli.app import Arrow, CsvSafe, Data, Delimiter, Device, Encoding, Host, Log, Port, Start, app
 from mapsto.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,15 +37,13 @@ def label(
             help="Write the answers that --out has as csv or another table, or .json for Label Studio, and end."
         ),
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; others than this machine's need a key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 for a free one.")] = 8001,
+    host: Host = "127.0.0.1",
+    port: Port = 8001,
     key: Annotated[
         str | None,
         typer.Option(envvar="MAPSTO_KEY", help="The password that the page asks for.", show_envvar=True),
     ] = None,
-    log: Annotated[str, typer.Option(help="lines, json or none.", metavar="lines|json|none")] = "none",
+    log: Log = "none",
     device: Device = "auto",
     encoding: Encoding = None,
     delimiter: Delimiter = None,

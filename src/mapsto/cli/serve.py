@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mapsto.cli.app import Device, Precision, app
+from mapsto.cli.app import Device, Host, Log, Port, Precision, app
 from mapsto.errors import UsageError
 
 MISSING = "serving needs further packages: pip install 'mapsto[serve]'"
@@ -21,10 +21,8 @@ def serve(
             help="Folders of runs or models, exported files, or hf:user/name; NAME=FOLDER gives one another name."
         ),
     ],
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; others than this machine's need a key.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 for a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
     key: Annotated[
         str | None,
         typer.Option(
@@ -45,7 +43,7 @@ def serve(
     memory: Annotated[
         float | None, typer.Option(help="GB of weights in memory; further models are opened when they are asked for.")
     ] = None,
-    log: Annotated[str, typer.Option(help="lines, json or none.", metavar="lines|json|none")] = "lines",
+    log: Log = "lines",
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:

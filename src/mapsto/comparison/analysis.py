@@ -114,12 +114,12 @@ class Recommendation:
 
     @property
     def is_tested(self) -> bool:
-        """Whether the gain has an interval; a single draw of labels has none."""
+        """Return whether the gain has an interval; a single draw of labels has none."""
         return self.gain is not None and not math.isnan(self.gain.low)
 
     @property
     def is_significant(self) -> bool:
-        """Whether the best method is significantly better than the simple baseline."""
+        """Return whether the best method is significantly better than the simple baseline."""
         return self.gain is not None and self.gain.low > 0
 
     @property

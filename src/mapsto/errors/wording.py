@@ -18,7 +18,7 @@ _MENTION = re.compile(
 )
 _NUMBER = re.compile(r"-?\d[\d.,]*(e-?\d+)?")
 
-# The values that a keyword takes, by its name: words; () for a keyword without words; ANY_WORD for any word suffix it.
+# The values that a keyword takes, by its name: words; () for a keyword without words; ANY_WORD for any word behind it.
 ANY_WORD = ("",)
 _KEYWORDS: dict[str, Sequence[str]] = {}
 _SWITCHES: set[str] = set()
@@ -52,7 +52,7 @@ def worded(text: str) -> str:
 
 
 def _in_python(mention: re.Match[str]) -> str:
-    """Return a mentioned flag, with the value suffix it, as a keyword of Python; anything else as it stands."""
+    """Return a mentioned flag, with the value behind it, as a keyword of Python; anything else as it stands."""
     if mention["quoted"] is not None:
         return mention[0]
     name, value = mention["name"].replace("-", "_"), mention["value"]

@@ -180,12 +180,12 @@ class BaselineComparison:
 
     @property
     def is_better(self) -> bool:
-        """Whether the model is significantly better than the baseline."""
+        """Return whether the model is significantly better than the baseline."""
         return self.difference > self.half_width
 
     @property
     def is_worse(self) -> bool:
-        """Whether the model is significantly worse than the baseline."""
+        """Return whether the model is significantly worse than the baseline."""
         return self.difference < -self.half_width
 
     def __str__(self) -> str:

@@ -32,10 +32,10 @@ class ResultTable:
 
 
 class Tabular:
-    """Base class of results that are answers as a table; a subclass says which, and what a DataFrame of it holds."""
+    """Base class of results that are shown as a table; a subclass says which, and what a DataFrame of it holds."""
 
     def table(self) -> ResultTable:
-        """Return the table that is answers."""
+        """Return the table that is shown."""
         raise NotImplementedError
 
     def records(self) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def score_records(scores: Mapping[str, Score], baseline: Mapping[str, Score]) ->
 
 
 class Answers(list[dict[str, Any]], Tabular):
-    """The answers of a model to rows, in their order: a list of dicts that is answers as a table."""
+    """The answers of a model to rows, in their order: a list of dicts that is shown as a table."""
 
     def table(self) -> ResultTable:
         """Return the first SHOWN_ROWS answers; the scores of all classes are left out."""
@@ -128,13 +128,13 @@ def _flatten(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(table: ResultTable) -> list[str]:
-    """Return the sentences below a table, options worded for Python, and the number of rows that are not answers."""
+    """Return the sentences below a table, options worded for Python, and the number of rows that are not shown."""
     hidden = 0 if table.total is None else table.total - len(table.rows)
     return [*map(worded, table.notes), *([f"… and {hidden:,} more"] if hidden else [])]
 
 
 def _cell(cell: Any) -> str:
-    """Return a cell as it is answers."""
+    """Return a cell as it is shown."""
     if cell is None:
         return ""
     if isinstance(cell, float):

@@ -121,7 +121,7 @@ class Service:
     async def answer(
         self, request: Request, operation: str, name: str | None, rows: Any, settings: Settings | None = None
     ) -> RowAnswers:
-        """Return the answers to the rows of a request, {"error": reason} in place of those that cannot be result.
+        """Return the answers to the rows of a request, {"error": reason} in place of those that cannot be answered.
 
         operation: "predict", "embed" or "explain". name: that of the model; None for the first one.
         Raises Refusal if the request cannot be answered at all.

@@ -10,7 +10,7 @@ from mapsto.serve.routes.requests import model_name, read_rows, read_settings, s
 
 
 async def predict(request: Request) -> Response:
-    """Answer every row; a row that cannot be result has {"error": reason} in its place."""
+    """Answer every row; a row that cannot be answered has {"error": reason} in its place."""
     return await _answer(request, "predict")
 
 
