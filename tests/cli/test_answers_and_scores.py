@@ -80,6 +80,13 @@ def test_another_file_is_not_overwritten_without_a_word(folder: Path, tmp_path: 
     assert call("predict", folder / "good", folder / "new.csv", "--out", out, "--overwrite").exit_code == 0
     again = call("predict", folder / "good", folder / "new.csv", "--out", out)
     assert again.exit_code == 0 and "in place of those of before" in again.stderr
+    # The table with the labels has all columns of one without, and is no output either.
+    pool = tmp_path / "pool.csv"
+    pool.write_text("text\nthe winter is cold\n", encoding="utf-8")
+    labelled = "text,Category,id\nthe winter is cold,a,7\n"
+    out.write_text(labelled, encoding="utf-8")
+    assert isinstance(call("predict", folder / "good", pool, "--out", out).exception, UsageError)
+    assert out.read_text(encoding="utf-8") == labelled
 
 
 def test_mistakes_are_written_the_most_confident_first(folder: Path, tmp_path: Path) -> None:

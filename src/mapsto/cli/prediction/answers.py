@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from mapsto.options import TextFormat
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.answer_cells import CellStyle
 from mapsto.task.arrow import Arrow
+
+# Columns that a model writes, and a table of labels has not.
+MADE_BY_A_MODEL = re.compile("^predicted_|(^|_)probability|(^|_)familiar$|(^|_)vector$|(^|_)ended$")
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,14 @@ def _require_no_input(out: Path, data: Path | None) -> None:
 def _require_earlier_output(out: Path, source: Any, text_format: TextFormat) -> None:
     """Raise UsageError for an existing file that is no earlier output for this source, since it would be lost.
 
-    An earlier output has the columns of the source and further ones.
+    An earlier output has the columns of the source and further ones, of which one is no label but says what a model gave. The
+    table that a model was trained on has the columns of new rows and a label, too.
     """
     try:
         existing, given = (
             set(next(table.columns for table in stream_tables(part, text_format))) for part in (out, source)
         )
-        is_earlier = given < existing
+        is_earlier = given < existing and any(map(MADE_BY_A_MODEL.search, existing - given))
     except (DataError, UsageError, StopIteration):
         is_earlier = False
     if not is_earlier:
