@@ -153,3 +153,21 @@ def test_pairs_are_given_as_pairs_and_one_bad_query_costs_itself(tmp_path: Path)
     assert done.exit_code == 0, done.output
     assert done.stdout.count("\n") == 1 and "left out: the query ' '" in done.stderr
     assert np.isfinite(model.find("river", [pair["passage"] for pair in pairs], top=1)[0]["score"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "good", "new.csv", "--mistakes", "new.csv"),
+        ("evaluate", "good", "new.csv", "--suspects", "new.csv"),
+        ("find", "good", "a query", "--among", "new.csv", "--out", "new.csv"),
+        ("predict", "good", "new.csv", "--out", "new.csv", "--overwrite"),
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-2]}",
+)
+def test_no_command_replaces_its_input(arguments: tuple[str, ...], folder: Path) -> None:
+    before = (folder / "new.csv").read_bytes()
+    paths = [str(folder / word) if word in ("good", "new.csv") else word for word in arguments]
+    refused = call(*paths)
+    assert isinstance(refused.exception, UsageError) and "is the input itself" in str(refused.exception), refused.output
+    assert (folder / "new.csv").read_bytes() == before

@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
     from mapsto.cli.output import print_json, print_note, print_status, read_table_with_notes
-    from mapsto.data.files import join_paths
+    from mapsto.data.files import join_paths, require_no_input
     from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
     from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
@@ -75,6 +75,7 @@ def evaluate(
     mapping = load_mapping(model)
     for path in filter(None, (suspects, mistakes)):
         require_writable(path)
+        require_no_input(path, join_paths(data))
     if suspects is not None:
         require_exclusive_classes(mapping.targets)
     rival = None if against is None else Predictor(load_mapping(against), device, precision)

@@ -46,6 +46,7 @@ def explain(
     """Highlight the parts of a value that decided the answer, and measure how reliable the highlighting is."""
     from mapsto import api, progress
     from mapsto.cli.output import announce_output, print_json, print_note, print_text, read_table_with_notes
+    from mapsto.data.files import require_no_input
     from mapsto.metrics.intervals import to_json
 
     # Checked before the model is opened, so that a wrong path costs no time.
@@ -54,6 +55,8 @@ def explain(
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}")
     loaded = api.load(model, device)
+    if loaded.is_table_name(what):
+        require_no_input(out, Path(what))
     text_format = TextFormat(encoding, delimiter)
     # Anything but the name of a table is itself the value to explain.
     values: Any = read_table_with_notes(what, text_format) if loaded.is_table_name(what) else [what]

@@ -67,6 +67,7 @@ def find(
 ) -> None:
     """Find the values of a table, such as texts or speakers, that are most similar to each query, by a model that embeds them."""
     from mapsto.cli.output import announce_output, print_note, print_status, read_table_with_notes
+    from mapsto.data.files import require_no_input
     from mapsto.data.writers import require_folder, require_writable
     from mapsto.device import keep_memory
     from mapsto.inference.find import SearchSettings, index_folder, make_finder, read_queries, split_readable
@@ -82,6 +83,7 @@ def find(
     is_page = out is not None and out.suffix == ".html"
     if out is not None:
         require_folder(out) if is_page else require_writable(out)
+        require_no_input(out, among, queries)
     announce_output(out)
     text_format = TextFormat(encoding, delimiter)
     table = read_table_with_notes(among, text_format)

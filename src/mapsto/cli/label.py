@@ -53,7 +53,7 @@ def label(
     """Label rows on a page in the browser: the most useful first, answers safe on the disk, a learning curve as you go."""
     from mapsto import api
     from mapsto.cli.output import print_note, print_status, read_table_with_notes
-    from mapsto.data.files import join_paths
+    from mapsto.data.files import join_paths, require_no_input
     from mapsto.device import keep_memory
     from mapsto.options import TextFormat
     from mapsto.task.arrow import parse
@@ -80,6 +80,7 @@ def label(
     Question(task, names)  # refuses a task without a control before the rows are read
     rows = read_pool(task, read_table_with_notes(join_paths(pool), TextFormat(encoding, delimiter)), names, print_note)
     if export is not None:
+        require_no_input(export, join_paths(pool))
         _export(export, out, rows, csv_safe)
         return
     model = None

@@ -69,6 +69,18 @@ def is_path(source: Any) -> bool:
     return isinstance(source, str | os.PathLike)
 
 
+def require_no_input(out: Path | None, *inputs: Path | None) -> None:
+    """Raise UsageError if the file that is to be written is one of the input's files, which it would replace.
+
+    inputs: paths as for `list_files`; None for an input that is not there.
+    """
+    if out is None or not out.exists():
+        return
+    for path in inputs:
+        if path is not None and any(file.samefile(out) for file in list_files(path).files if file.exists()):
+            raise UsageError(f"{out} is the input itself; name another file to write")
+
+
 def list_files(path: Path) -> FileListing:
     """Return the files that `path` stands for: a file, a folder of tables or of media files, a list as "a.en,a.de" or
     "a.csv,b.csv", or a pattern as "part-*.csv".

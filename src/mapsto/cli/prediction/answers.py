@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mapsto.cli.output import note_bytes, print_json, print_note, print_status
-from mapsto.data.files import list_files
+from mapsto.data.files import require_no_input
 from mapsto.data.readers import file_format
 from mapsto.data.table import stream_tables, write_rows
 from mapsto.data.writers import defuse, style_of, to_text_cells
@@ -116,7 +116,7 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, style: Out
     """Answer every input row and write the rows with their answers to the table file `out`, or print them as csv if None."""
     csv_safe, is_replaced = style.csv_safe, False
     if out is not None:
-        _require_no_input(out, inputs.data)
+        require_no_input(out, inputs.data)
         is_replaced = out.exists()
         if is_replaced and not style.overwrite:
             _require_earlier_output(out, inputs.source(engine.arrow), inputs.text_format)
@@ -141,16 +141,6 @@ def _write_table(engine: Engine, inputs: InputRows, out: Path | None, style: Out
 def _screen_cell(cell: Any, csv_safe: bool) -> Any:
     """Return a cell for the screen: control characters are escaped, and with `csv_safe` formulas too."""
     return defuse(cell) if csv_safe else printable(cell) if isinstance(cell, str) else cell
-
-
-def _require_no_input(out: Path, data: Path | None) -> None:
-    """Raise UsageError if the output is one of the input's files, which it would replace."""
-    if (
-        data is not None
-        and out.exists()
-        and any(file.samefile(out) for file in list_files(data).files if file.exists())
-    ):
-        raise UsageError(f"--out {out} is the input itself; name another file")
 
 
 def _require_earlier_output(out: Path, source: Any, text_format: TextFormat) -> None:
