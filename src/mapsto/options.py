@@ -6,12 +6,14 @@ function which needs only one group can name it as its type: `def _new_config(op
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
 from mapsto.errors import UsageError, near
@@ -43,6 +45,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Names for delimiters that a shell does not pass easily.
 DELIMITERS = {"tab": "\t", "\\t": "\t"}
 
+# The value of --class-weights that weighs every class by the inverse of its share of the rows.
+BALANCED = "balanced"
+
 # The largest share of rows that `--bad-rows skip` drops by default.
 MAX_SKIPPED = 0.01
 
@@ -69,6 +74,8 @@ OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
         "vocabulary": "vocab_size vocab",
         "lora": "lora_r lora_rank peft",
         "balance": "balanced",
+        "class_weights": "class_weight",
+        "weight": "sample_weight sample_weights weights weight_column weight_col",
         "patience": "early_stopping_patience early_stopping",
         "precision": "dtype torch_dtype fp16 bf16 mixed_precision",
         "workers": "num_workers n_jobs dataloader_num_workers",
@@ -102,6 +109,7 @@ FIELD_WORDS = {
     "freeze": ("all",),
     "group": ("none",),
     "encoding": ANY_WORD,
+    "class_weights": (BALANCED,),
 }
 # Flags that stand alone.
 SWITCHES = ("overwrite", "allow_overlap", "exact", "times", "balance", "fold_labels", "shard", "tensorboard")
@@ -117,7 +125,7 @@ FREE_FIELDS = frozenset({"save_every", "workers", "track", "shard"})
 # take; and options that no arrow with `~` has a use for.
 SET_BY_COMPARE = ("method", "minutes", "steps", "track", "shard", "words")
 FOR_HIDING = ("hide", "shape", "objective")
-NOT_FOR_HIDING = ("patience", "sizes", "style", "features", "style_weight")
+NOT_FOR_HIDING = ("patience", "weight", "class_weights", "sizes", "style", "features", "style_weight")
 
 
 def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) -> None:
@@ -139,6 +147,36 @@ def near_option(name: str, names: Collection[str]) -> str:
 def flag(name: str) -> str:
     """Return the command-line flag of a field: "--bad-rows" for "bad_rows"."""
     return f"--{name.replace('_', '-')}"
+
+
+def parse_class_weights(text: str) -> dict[str, float] | None:
+    """Return the weights by class name in a text such as "spam=5,ham=1" or a JSON object; None for another text.
+
+    Raises UsageError for a weight that is no number above 0, and for a class that is named twice.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            pairs = list(json.loads(text, object_pairs_hook=list))
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--class-weights: no JSON object of weights by class: {error}") from error
+    elif "=" in text:
+        pairs = [(name.strip(), weight) for name, _, weight in (part.rpartition("=") for part in text.split(","))]
+    else:
+        return None
+    weights: dict[str, float] = {}
+    for name, value in pairs:
+        try:
+            weight = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            weight = math.nan
+        if not name or not 0 < weight < math.inf:
+            raise UsageError(
+                f"--class-weights: the weight of {name!r} is a number above 0, not {value!r}; write spam=5,ham=1"
+            )
+        if name in weights:
+            raise UsageError(f"--class-weights: {name!r} is there twice")
+        weights[name] = weight
+    return weights
 
 
 def splits_into_heads(width: int, heads: int) -> bool:
@@ -303,6 +341,11 @@ class OptimizationOptions(OptionGroup):
         False,
         "Answer as if all classes were equally frequent: rare ones are found more often, at the price of false alarms.",
     )
+    class_weights: str | None = _option(
+        None,
+        "What a mistake on each class costs, as spam=5,ham=1 or a file of such weights; other classes cost 1. balanced: the "
+        "inverse of each class's share of the rows, which is --balance.",
+    )
     patience: int = _option(
         3,
         "Evaluations of the held-out rows without improvement before the learning rate falls and training ends.",
@@ -323,6 +366,30 @@ class OptimizationOptions(OptionGroup):
             raise UsageError(f"--layer-decay is a share above 0 and up to 1, not {self.layer_decay}")
         if not 0 <= self.smooth < 1:
             raise UsageError(f"--smooth is a share from 0 to below 1, not {self.smooth}")
+        self._check_class_weights()
+
+    def _check_class_weights(self) -> None:
+        """Turn weights of classes that Python gives as a dict into text; raise UsageError for wrong ones."""
+        weights: Any = self.class_weights
+        if isinstance(weights, Mapping):
+            weights = json.dumps({str(name): weight for name, weight in weights.items()}, ensure_ascii=False)
+            object.__setattr__(self, "class_weights", weights)
+        if weights is None:
+            return
+        if not isinstance(weights, str):
+            raise UsageError(f"--class-weights are weights by class, as spam=5,ham=1, or balanced, not {weights!r}")
+        if self.balance:
+            raise UsageError("--balance and --class-weights both weigh the classes: give one of them")
+        if weights != BALANCED and parse_class_weights(weights) is None and not Path(weights).expanduser().is_file():
+            raise UsageError(
+                f"--class-weights {weights!r}: neither balanced, nor weights by class as spam=5,ham=1, nor a file"
+                f"{near(weights, (BALANCED,))}"
+            )
+
+    @property
+    def is_balanced(self) -> bool:
+        """Return whether all classes get the same total weight (`--balance`, `--class-weights balanced`)."""
+        return self.balance or self.class_weights == BALANCED
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -396,6 +463,11 @@ class DataOptions(OptionGroup):
     time: str | None = _option(
         None,
         "A column of dates or numbers: the latest rows are held out, as the model will be used on rows of later times.",
+    )
+    weight: str | None = _option(
+        None,
+        "A column of numbers of at least 0: a row of weight 2 counts in the loss like two equal rows, one of 0 not at all. The "
+        "model does not read it.",
     )
     fold_labels: bool = _option(
         False,
@@ -632,6 +704,7 @@ class OptionFields(TypedDict, total=False):
     smooth: float
     average: bool | None
     balance: bool
+    class_weights: str | None
     patience: int
     layers: int | None
     width: int | None
@@ -649,6 +722,7 @@ class OptionFields(TypedDict, total=False):
     hold_out: float | None
     group: str | None
     time: str | None
+    weight: str | None
     fold_labels: bool
     language: str | None
     task: str | None

@@ -187,14 +187,14 @@ def _find_long_answers(rows: Rows, sources: dict[str, Source], start: StartingMo
     sources: by kind. start: the starting model.
     """
     from mapsto.data.encoding import find_long_answers
-    from mapsto.fitting.run_data import bind_targets, length_limits, make_targets
+    from mapsto.fitting.run_data import bind_targets, learn_answers, length_limits, make_targets
     from mapsto.options import Options
 
     options, arrow = Options(), rows.arrow
     targets = make_targets(arrow, options)
     config = bind_targets(arrow, sources, targets, start, options)
     for target, answers in zip(targets, rows.targets, strict=True):
-        target.learn(answers, options.balance)
+        learn_answers(target, answers, options)
     return list(find_long_answers(rows, targets, length_limits(options, config, False, sources).longest))
 
 

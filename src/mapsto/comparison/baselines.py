@@ -8,8 +8,10 @@ import numpy as np
 
 from mapsto.comparison.design import CONSTANT, Design, Fit
 from mapsto.data.rows import Rows
+from mapsto.data.weights import read_row_weights
 from mapsto.evaluation import matching
 from mapsto.evaluation.linear_baseline import Predict, fit_linear_baseline
+from mapsto.fitting.run_data import learn_answers
 from mapsto.task.target_capabilities import Comparable
 
 
@@ -22,7 +24,7 @@ def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Pred
     """
     target = design.target()
     labels = rows.targets[design.port]
-    target.learn(labels, design.options.balance)
+    learn_answers(target, labels, design.options)
     if design.arrow.symmetric:
         return target, lambda test_rows: matching.row_ranks(
             *matching.rank_without_model(matching.pairs_of(test_rows))[:2]
@@ -30,7 +32,9 @@ def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Pred
     if fit.candidate.method == CONSTANT:
         # Targets with a constant answer read one vector a row, so no pieces with token positions are needed.
         return target, _fit_constant(target, np.array([target.encode(label, ()).values for label in labels]))
-    return target, fit_linear_baseline(target, design.port, rows, fit.seed)
+    return target, fit_linear_baseline(
+        target, design.port, rows, fit.seed, read_row_weights(rows, design.options.weight)
+    )
 
 
 def _fit_constant(target: Comparable, values: Any) -> Predict:

@@ -35,6 +35,7 @@ from mapsto.data.rows import (
 )
 from mapsto.data.split import check_data, drop_leaks, require_held_out, split_indices
 from mapsto.data.table import Int64s, Table, read_table
+from mapsto.data.weights import leave_out_weights
 from mapsto.errors import Finding, UsageError, near
 from mapsto.evaluation.evaluate import Predictions
 from mapsto.evaluation.linear_baseline import baseline_name, feature_names
@@ -42,7 +43,7 @@ from mapsto.evaluation.matching import ranker_name
 from mapsto.fitting.answer_way import choose_answer_way
 from mapsto.fitting.build_model import make_config, starting_sources
 from mapsto.fitting.method import FEW_LABELS
-from mapsto.fitting.run_data import make_targets
+from mapsto.fitting.run_data import learn_answers, make_targets
 from mapsto.fitting.starting_model import open_start
 from mapsto.options import SET_BY_COMPARE, Method, Options
 from mapsto.pretrained import model_folder
@@ -266,7 +267,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     _check_arguments(request)
     parsed = parse(request.arrow)
     table = read_table(request.data, options.text_format)
-    arrow = bind_to(parsed, table)
+    arrow = bind_to(parsed, leave_out_weights(parsed, table, options.weight))
     table = _drop_unlabelled(arrow, table, options, "", progress)
     if arrow.corrupted or not any(issubclass(target, Comparable) for target in kinds.answering(arrow)):
         raise UsageError(f"compare needs answers with a score, such as labels; {arrow} has none")
@@ -282,7 +283,7 @@ def plan(request: Request, progress: Progress) -> tuple[Design, dict[str, Any]]:
     report_skipped(require_readable(pool, options.row_policy), "the rows", progress.say)
     # A dry run: labels that nothing can be learnt from fail here, and not after an hour of fits.
     for target, labels in zip(targets, pool.targets, strict=True):
-        target.learn(labels, options.balance)  # raises DataError for labels that nothing can be learnt from
+        learn_answers(target, labels, options)  # raises DataError for labels that nothing can be learnt from
     if test_table is None:
         pool_indices, test_indices = split_indices(pool, TEST_SHARE, options.seed, progress.say, options.group)
         require_held_out(test_indices, options)

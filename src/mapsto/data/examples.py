@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapsto.data.encoding import EncodedRows, need_alignment
 from mapsto.data.rows import Rows, make_partners
@@ -96,6 +97,7 @@ class Examples:
     partners: draws the text that a text is compared with, for rows of groups; None for other rows.
     augment: name of the augmentation that varies each value; None for no augmentation.
     mixing: name of the mixture that combines a value with values of other rows; None for no mixing.
+    weights: (n,), by which the loss of each example is multiplied; None if all count alike.
     """
 
     arrow: Arrow
@@ -107,6 +109,7 @@ class Examples:
     partners: Partners | None = None
     augment: str | None = None
     mixing: str | None = None
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -122,8 +125,9 @@ class Examples:
         rng = make_generator(self.seed, row + view * len(self), step)
         pieces = self._augmented(row, rng)
         answers: Answers = (None,) * len(self.arrow.targets)
+        weight = 1.0 if self.weights is None else float(self.weights[row])
         if self.mixing is not None:
-            pieces, answers = self._mixed(self.mixing, row, pieces, rng)
+            pieces, answers, weight = self._mixed(self.mixing, row, pieces, rng)
         elif self.answers is not None and self.answers.lie_in_pieces:
             answers = self.answers.encode(int(self.answers.row_indices[row]), pieces)
         elif self.answers is not None:
@@ -132,9 +136,9 @@ class Examples:
             pieces = (pieces[0], self.pieces[self.partners.draw(row, rng)][1])
         if self.arrow.symmetric:
             # The values of a pair must not see each other, so each is an example of its own.
-            return Example(pieces[view : view + 1], answers, row + view * len(self))
+            return Example(pieces[view : view + 1], answers, row + view * len(self), weight=weight)
         if not self.arrow.corrupted:
-            return Example(pieces, answers, row)
+            return Example(pieces, answers, row, weight=weight)
         corrupted, answers = self._corrupted(pieces, answers, rng, progress)
         return Example(corrupted, answers, row, int(rng.integers(2**63)))
 
@@ -157,8 +161,10 @@ class Examples:
 
     def _mixed(
         self, mixing: str, row: int, pieces: tuple[Piece, ...], rng: np.random.Generator
-    ) -> tuple[tuple[Piece, ...], Answers]:
-        """Return (pieces, answers) of a mixture of example `row` and other, randomly drawn examples.
+    ) -> tuple[tuple[Piece, ...], Answers, float]:
+        """Return (pieces, answers, weight) of a mixture of example `row` and other, randomly drawn examples.
+
+        The weight is the mean of theirs by their shares.
 
         With probability 1 − `Mixture.probability`, example `row` is returned unmixed.
         mixing: name of the mixture.
@@ -174,7 +180,10 @@ class Examples:
             rows += ((row + offsets) % len(self)).tolist()
             partners = [self._augmented(partner, rng)[0] for partner in rows[1:]]
             piece, parts = source.mix([piece, *partners], rng, mixing)
-        return (piece,), self.answers.mix(self.answers.row_indices[rows].tolist(), (piece,), parts)
+        answers = self.answers.mix(self.answers.row_indices[rows].tolist(), (piece,), parts)
+        shares = [part.share for part in parts]
+        weight = 1.0 if self.weights is None else float(np.average(self.weights[rows], weights=shares))
+        return (piece,), answers, weight
 
     def _corrupted(
         self, pieces: tuple[Piece, ...], answers: Answers, rng: np.random.Generator, progress: float
@@ -208,11 +217,15 @@ def make_examples(
     targets: Sequence[Target],
     seed: int,
     corruption: Corruption,
+    weights: NDArray[np.float32] | None = None,
 ) -> Examples:
     """Return the training examples of rows, without augmentation, with answers for each target that `rows` has values of.
 
     encoded: the pieces of `rows`. sources: the sources by kind. seed: the seed of all random choices.
     corruption: how many tokens of a source behind `~` are hidden, and how.
+    weights: the weight of each of the rows in the loss; None if all count alike.
     """
     answers = RowAnswers(rows, encoded.row_indices, targets)
-    return Examples(rows.arrow, sources, encoded.pieces, answers, seed, corruption, make_partners(rows))
+    example_weights = None if weights is None else weights[encoded.row_indices]
+    partners = make_partners(rows)
+    return Examples(rows.arrow, sources, encoded.pieces, answers, seed, corruption, partners, weights=example_weights)

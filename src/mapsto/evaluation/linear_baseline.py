@@ -20,6 +20,7 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.data.grouping.row_groups import find_independent_groups
 from mapsto.data.rows import Rows
+from mapsto.data.weights import Weights, read_row_weights
 from mapsto.metrics.intervals import Floats, mean_half_width
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
@@ -77,11 +78,12 @@ def why_not_linear(arrow: Arrow) -> str:
     return ""
 
 
-def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Predict:
+def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int, weights: Weights | None = None) -> Predict:
     """Fit the linear baseline of one target to training rows; return the function from rows to its outputs (n, …).
 
     target: has learnt its classes from these rows; must be a LinearProbe, Extracted or Free.
     port: index of the target. seed: draws the folds that choose the penalty.
+    weights: of the rows in the loss of a regression; None if all count alike.
     """
     if isinstance(target, Extracted):
         source = located_port(target, [port.kind for port in rows.arrow.sources])
@@ -93,7 +95,7 @@ def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int) -> Pre
     # A target with a linear probe reads one vector a row, so no pieces with token positions are needed.
     values = np.array([target.encode(answer, ()).values for answer in rows.targets[port]])
     features = _fit_features(rows)
-    weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed))
+    weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed, weights=weights))
     return lambda new_rows: torch.from_numpy(features(new_rows) @ weight.T + bias).float()
 
 
@@ -252,6 +254,7 @@ def compare_with_linear_model(
     assert isinstance(target, Comparable)
     if (needed := estimate_seconds(target, 0, training, options.seed)) > time_limit(seconds):
         return f"{NO_LINEAR_MODEL}: it would take {duration(needed)}, more than a tenth of the training"
-    baseline = fit_linear_baseline(target, 0, training, options.seed)(rows)
+    weights = read_row_weights(training, options.weight)
+    baseline = fit_linear_baseline(target, 0, training, options.seed, weights)(rows)
     is_method = not why_not_linear(mapping.arrow)
     return compare_with_baseline(target, answer(), baseline, rows, is_method, options.group)

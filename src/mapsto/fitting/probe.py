@@ -185,7 +185,8 @@ def _fit_targets(
             base = None if base_features is None else base_features[rows]
             all_rows = np.concatenate([rows + view * len(encoded) for view in range(num_views)])
             repeated = np.concatenate([values] * num_views)
-            yield port, target.probe(features[all_rows], repeated, run.options.seed, base, starts_training)
+            weights = None if run.examples.weights is None else np.tile(run.examples.weights[rows], num_views)
+            yield port, target.probe(features[all_rows], repeated, run.options.seed, base, starts_training, weights)
 
 
 def _set_parameters(module: nn.Module, *values: Tensor) -> None:

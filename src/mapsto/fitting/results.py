@@ -45,8 +45,8 @@ from mapsto.training.objectives.matching import Matching
 def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
     """Return a function that scores a mapping on the held-out rows as {"loss": …, "error": …}; None without held-out rows.
 
-    Loss and error are means over the answers to the first target. Each process computes its share of the rows, and all
-    return the means over all rows.
+    Loss and error are means over the answers to the first target, by the weights of their rows. Each process computes its share
+    of the rows, and all return the means over all rows.
     """
     if run.held_out is None:
         return None
@@ -56,17 +56,17 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
     examples, device = ranks.own_share(list(scoring_examples(run.held_out))), run.device
 
     def validate(mapping: Mapping) -> dict[str, float]:
-        target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0
+        target, loss, error, count = mapping.targets[0], 0.0, 0.0, 0.0
         for batch, hidden in forward_batches(mapping, examples, device):
             readout = batch.answers[0]
             if readout is not None:
                 output = mapping.read(hidden, batch, 0)
-                loss += float(target.loss(output, readout.values))
-                error += float(target.validation_error(output, readout.values))
-                count += len(readout.values)
+                loss += float(readout.sum_weighted(target.loss, output))
+                error += float(readout.sum_weighted(target.validation_error, output))
+                count += readout.total_weight
         # Sums, as processes may have shares of different sizes.
         loss, error, total = ranks.sum([loss, error, count])
-        return {"loss": loss / max(total, 1), "error": error / max(total, 1)}
+        return {"loss": loss / (total or 1), "error": error / (total or 1)}
 
     return validate
 

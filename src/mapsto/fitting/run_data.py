@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mapsto import kinds
 from mapsto.data import corpus
@@ -16,19 +17,20 @@ from mapsto.data.duplicates.overlap import filter_rows
 from mapsto.data.examples import Examples
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
-from mapsto.errors import Finding, UsageError
+from mapsto.data.weights import read_class_weights
+from mapsto.errors import Finding, UsageError, near
 from mapsto.fitting.build_model import add_answer_decoder, make_config, make_sentence_config, read_sources
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
 from mapsto.model.row_filter import RowFilter
-from mapsto.options import ObjectiveOptions, OptimizationOptions, Options
+from mapsto.options import ObjectiveOptions, OptimizationOptions, Options, flag
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated, bind_target
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Augmentable, Tokenized
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Classes, Mixable, Reconstruction, has_exclusive_classes
+from mapsto.task.target_capabilities import Classes, Mixable, Reconstruction, WeightedClasses, has_exclusive_classes
 
 # Label smoothing of generated answers of new models, as usual in translation from random weights.
 NEW_SMOOTHING = 0.1
@@ -83,17 +85,34 @@ class RunData:
 def make_targets(arrow: Arrow, options: OptimizationOptions) -> list[Target]:
     """Return a new target object for each target port of the arrow, in order.
 
-    Raises UsageError if `--balance` or `--smooth` is set and no answer is a class.
+    Raises UsageError if `--balance`, `--class-weights` or `--smooth` is set and no answer is a class.
     """
     targets = [target() for target in kinds.answering(arrow)]
-    for name in ("balance", "smooth"):
-        is_generating = name == "smooth" and any(isinstance(target, Generated) for target in targets)
-        if getattr(options, name) and not is_generating and not any(map(has_exclusive_classes, targets)):
-            raise UsageError(f"--{name} is for classes, and {arrow} answers none")
+    has_weights = any(isinstance(target, WeightedClasses) for target in targets)
+    can_smooth = any(isinstance(target, Generated) or has_exclusive_classes(target) for target in targets)
+    for name, is_useful in {"balance": has_weights, "class_weights": has_weights, "smooth": can_smooth}.items():
+        if getattr(options, name) and not is_useful:
+            raise UsageError(f"{flag(name)} is for classes, and {arrow} answers none")
     for target in targets:
         if isinstance(target, Classes | Generated):
             target.label_smoothing = options.smooth
     return targets
+
+
+def learn_answers(target: Target, answers: Sequence[Any], options: OptimizationOptions) -> None:
+    """Let a target learn from the training answers, and weigh its classes as `--balance` or `--class-weights` say.
+
+    Raises DataError if the answers do not suffice, UsageError for the weight of a class that none of them has.
+    """
+    target.learn(answers, options.is_balanced)
+    weights = read_class_weights(options.class_weights)
+    if weights is not None and isinstance(target, WeightedClasses):
+        if unknown := [name for name in weights if name not in target.classes]:
+            names = ", ".join(map(repr, target.classes[:10]))
+            raise UsageError(
+                f"--class-weights: no class {unknown[0]!r}{near(unknown[0], target.classes)}; the classes are: {names}"
+            )
+        target.weigh_classes(answers, weights)
 
 
 def bind_targets(
@@ -143,6 +162,9 @@ def require_useful_options(arrow: Arrow, options: Options) -> None:
         raise UsageError(
             "--batch 1 has nothing to compare a pair with: the other rows of a step are what does not match"
         )
+    if options.weight is not None and (arrow.is_scored or options.style is not None or options.adversarial):
+        loss = "pairs with scores are compared with each other" if arrow.is_scored else "whole pictures are judged"
+        raise UsageError(f"--weight {options.weight!r}: {loss}, so no row has a loss of its own to be weighed")
     if options.sizes is not None and not arrow.symmetric:
         raise UsageError(f"--sizes would change nothing: {arrow} matches no values")
     if options.augmentation not in ("auto", "none") and not any(

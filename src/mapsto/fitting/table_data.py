@@ -25,6 +25,7 @@ from mapsto.data.rows import (
 )
 from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
+from mapsto.data.weights import Weights, leave_out_weights, normalise_weights, read_row_weights
 from mapsto.errors import DataError, UsageError
 from mapsto.files import hash_file
 from mapsto.fitting.build_model import fit_width, fit_window, linear_sources, make_sources
@@ -32,6 +33,7 @@ from mapsto.fitting.request import FitRequest
 from mapsto.fitting.run_data import (
     RunData,
     bind_targets,
+    learn_answers,
     length_limits,
     make_corruption,
     make_targets,
@@ -79,13 +81,14 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
             keep_head(target, start, answers, say)
             if isinstance(target, Classes):
                 target.folds = options.fold_labels
-            target.learn(answers, options.balance)
+            learn_answers(target, answers, options)
             for note in target.notes(answers) if isinstance(target, Confident) else ():
                 say(f"note: {note}")
     if is_linear:
         config = fit_width(config, targets)
     config = fit_window(config, targets, sources)
     test, findings = check_data(rows, test, options, say)
+    read_row_weights(rows, options.weight)  # raises for wrong ones
     training, held_out = split_rows(rows, options, say)
     data = RunData(
         start=start,
@@ -146,7 +149,7 @@ def _require_different_pairs(rows: Rows) -> None:
             )
 
 
-def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
+def _bind(arrow: Arrow, table: Table, options: Options) -> Arrow:
     """Return the arrow with the name of the table's column for each source and target.
 
     With `--style` the target gets the column of the source, since the style loss needs no pairs of pictures.
@@ -154,7 +157,7 @@ def _bind(arrow: Arrow, table: Table, options: ObjectiveOptions) -> Arrow:
     or a missing style picture.
     """
     if options.style is None:
-        return bind_to(arrow, table)
+        return bind_to(arrow, leave_out_weights(arrow, table, options.weight))
     kinds_used = {port.kind for port in (*arrow.sources, *arrow.targets)}
     if arrow.corrupted or len(kinds_used) != 1 or len(arrow.targets) != 1 or arrow.targets[0].column is not None:
         raise UsageError(f"--style needs no pairs: it is for arrows such as 'image -> image', not {arrow}")
@@ -180,16 +183,22 @@ def _encode(
     training, held_out: the training rows and the held-out rows.
     say: prints how many training rows are too long and how many of their tokens are unknown.
     """
-    held_out_examples = _encode_rows(data, held_out, options, lambda text: None)
-    examples = _encode_rows(data, training, options, say)
+    weights, held_out_weights = normalise_weights(
+        *(read_row_weights(rows, options.weight) for rows in (training, held_out))
+    )
+    held_out_examples = _encode_rows(data, held_out, held_out_weights, options, lambda text: None)
+    examples = _encode_rows(data, training, weights, options, say)
     augmented = replace(examples, augment=_augmentation(data.arrow, options), mixing=options.mixture)
     # Another seed, so that held-out rows do not repeat the masks of training rows.
     return augmented, replace(held_out_examples, seed=options.seed + 1)
 
 
-def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str], None]) -> Examples:
+def _encode_rows(
+    data: RunData, rows: Rows, weights: Weights | None, options: Options, say: Callable[[str], None]
+) -> Examples:
     """Return the rows as encoded examples.
 
+    weights: of the rows in the loss; None if all count alike.
     say: prints how many rows are longer than the model reads and how many tokens are unknown.
     """
     arrow, sources, targets = data.arrow, data.sources, data.targets
@@ -208,7 +217,8 @@ def _encode_rows(data: RunData, rows: Rows, options: Options, say: Callable[[str
     for loss in (encoded.describe_unknown_tokens(sources), describe_dropped(rows, sources)):
         if loss:
             say(f"note: {loss}")
-    return make_examples(rows, encoded, sources, targets, options.seed, make_corruption(arrow, options))
+    corruption = make_corruption(arrow, options)
+    return make_examples(rows, encoded, sources, targets, options.seed, corruption, weights)
 
 
 def _augmentation(arrow: Arrow, options: DataOptions) -> str | None:

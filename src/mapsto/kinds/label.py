@@ -6,7 +6,8 @@ answers with a probability near 0.9 are then right.
 With `--balance`, training adds the logarithm of each class's share of the training rows to the logits (logit adjustment,
 Menon et al. 2021, https://arxiv.org/abs/2007.07314). The model's own logits then answer as if all classes were equally
 frequent, and no row has a larger gradient than in plain training, as it would with weights: at 1:50 a rare row has 50 times
-the weight of a common one.
+the weight of a common one. Weights of classes (`--class-weights`) do the same with the logarithm of 1 / weight: the model answers
+the class with the largest probability × weight, which costs least.
 Legend of shapes: m answers, c classes, d width.
 """
 
@@ -33,7 +34,14 @@ from mapsto.sequence.piece import Ints, MixturePart, Piece
 from mapsto.task.label_spelling import describe_alike
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Attributable, Calibratable, Classes, Comparable, LinearProbe, Mixable
+from mapsto.task.target_capabilities import (
+    Attributable,
+    Calibratable,
+    Comparable,
+    LinearProbe,
+    Mixable,
+    WeightedClasses,
+)
 from mapsto.text.cells import as_name
 from mapsto.text.characters import canonical, find_invalid_character, has_visible
 
@@ -41,12 +49,12 @@ UNSEEN_LOGIT = -10.0  # bias of a class without training rows, so that it is har
 WHOLE_NUMBER = re.compile(r"-?\d{1,4000}")  # Python converts no more digits to a number
 
 
-class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
+class Label(WeightedClasses, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with one of the classes seen in training.
 
     classes: names of the classes in the order of the logits.
-    weights: if classes are balanced, the weight that gives each class the same total in the training rows: rows / (classes ×
-        rows of the class), 0 for a class without rows; else None.
+    weights: what a mistake on each class costs, with the mean 1 over the training rows, and 0 for a class without rows; None if
+        all count alike. If classes are balanced, it is rows / (classes × rows of the class).
     """
 
     kind = "label"
@@ -127,10 +135,13 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
         if unknown:
             raise DataError(f"labels that the start does not know: {unknown[:10]}; it knows {self.classes[:10]}")
         if balance:
-            # The mean weight over the rows is 1, so that weighted and plain errors have the same scale.
-            self.weights = [
-                len(answers) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self.classes
-            ]
+            self.weigh_classes(answers, {name: len(answers) / (len(counts) * counts[name]) for name in counts})
+
+    def weigh_classes(self, answers: Sequence[str], weights: Mapping[str, float]) -> None:
+        counts = Counter(answers)
+        # The mean weight over the rows is 1, so that weighted and plain errors have the same scale.
+        mean = sum(weights.get(name, 1.0) * count for name, count in counts.items()) / len(answers)
+        self.weights = [weights.get(name, 1.0) / mean if counts[name] else 0.0 for name in self.classes]
 
     def encode(self, answer: str, pieces: Sequence[Piece]) -> Answer:
         """Return the index of the class as a scalar."""
@@ -146,16 +157,22 @@ class Label(Classes, Calibratable, LinearProbe, Comparable, Attributable, Mixabl
         return Answer(shares)
 
     def probe(
-        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+        self,
+        features: Any,
+        values: Ints,
+        seed: int,
+        selection_features: Any = None,
+        starts_training: bool = False,
+        weights: NDArray[np.float32] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of a logistic regression of the classes on the features.
 
         features: (m, d). values: (m,), class indices. seed: draws the rows and the folds for choosing the regularisation
         strength.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
-        starts_training: take a strong penalty.
+        starts_training: take a strong penalty. weights: (m,), of the rows; see LinearProbe.probe.
         """
-        fitted = fit_logistic_regression(features, values, seed, selection_features, starts_training)
+        fitted = fit_logistic_regression(features, values, seed, selection_features, starts_training, weights)
         # The regression knows only classes with training rows; the others are hardly ever answered.
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)

@@ -33,10 +33,10 @@ from mapsto.task.target_capabilities import (
     Advising,
     Attributable,
     Calibratable,
-    Classes,
     Comparable,
     LinearProbe,
     Mixable,
+    WeightedClasses,
 )
 from mapsto.text.cells import as_name
 from mapsto.text.characters import canonical, find_invalid_character, has_visible
@@ -52,7 +52,7 @@ CONSTANT_LOGIT = (
 Values = NDArray[np.float64]
 
 
-class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
+class Labels(WeightedClasses, Advising, Calibratable, LinearProbe, Comparable, Attributable, Mixable):
     """A target that answers with all classes that apply to a row, of those seen in training.
 
     classes: names of the classes in the order of the logits.
@@ -64,8 +64,11 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
     item_name = "labels"
     constant_rule = "always the commonest answer"
 
-    def __init__(self, classes: Sequence[str] = (), folds: bool = False) -> None:
+    def __init__(
+        self, classes: Sequence[str] = (), folds: bool = False, weights: Sequence[float] | None = None
+    ) -> None:
         self.classes, self.folds = list(classes), folds
+        self.weights = None if weights is None else list(weights)
 
     @staticmethod
     def fits(values: Sequence[object]) -> bool:
@@ -157,35 +160,63 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
         return None
 
     def learn(self, answers: Sequence[tuple[str, ...]], balance: bool = False) -> None:
-        """Learn the classes, sorted by name. balance: not used. Raises DataError if no row has a label."""
+        """Learn the classes, sorted by name.
+
+        balance: whether the model learns to answer as if each class applied to half of the rows.
+        Raises DataError if no row has a label.
+        """
         counts = Counter(name for answer in answers for name in answer)
         if not counts:
             raise DataError("no row has a label")
         # Those of a start, which this model goes on from, are kept in their order.
         self.classes = self.classes or sorted(counts)
+        if balance:
+            # A class of all rows, or of none, has no odds to be balanced.
+            odds = {name: counts[name] / max(1, len(answers) - counts[name]) for name in self.classes}
+            self.weigh_classes(answers, {name: 1 / value for name, value in odds.items() if value})
+
+    def weigh_classes(self, answers: Sequence[tuple[str, ...]], weights: Mapping[str, float]) -> None:
+        self.weights = [weights.get(name, 1.0) for name in self.classes]
+
+    def _in_training(self, output: Tensor) -> Tensor:
+        """Return the logits (m, c) that training fits to the answers: those of `output`, less the logarithms of the weights.
+
+        So a class of weight w is answered where its odds × w are above 1, and a missed label costs w false alarms.
+        """
+        return output if self.weights is None else output - output.new_tensor(np.log(self.weights))
 
     def encode(self, answer: tuple[str, ...], pieces: Sequence[Piece]) -> Answer:
         """Return a vector (c,) with 1 for each class that applies, else 0."""
         return Answer(_one_hot([answer], self.classes)[0].astype(np.float32))
 
     def probe(
-        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+        self,
+        features: Any,
+        values: Ints,
+        seed: int,
+        selection_features: Any = None,
+        starts_training: bool = False,
+        weights: NDArray[np.float32] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,): one logistic regression on the features for each class.
 
         features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds for choosing the regularisation.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
-        starts_training: take a strong penalty.
+        starts_training: take a strong penalty. weights: (m,), of the rows; see LinearProbe.probe.
         """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for index, applies in enumerate(np.asarray(values).T):
-            frequency = applies.mean()
+            frequency = np.average(applies, weights=weights)
             # A regression needs rows of both answers.
             if 0 < frequency < 1:
-                fitted = fit_logistic_regression(features, applies > 0, seed, selection_features, starts_training)
+                fitted = fit_logistic_regression(
+                    features, applies > 0, seed, selection_features, starts_training, weights
+                )
                 weight[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[index] = CONSTANT_LOGIT if frequency else -CONSTANT_LOGIT
+        if self.weights is not None:
+            bias += np.log(self.weights)
         return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
     def constant_output(self, values: Ints) -> Tensor | None:
@@ -247,9 +278,9 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
     def loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the summed binary cross-entropy of logits (m, c) against encoded answers (m, c).
 
-        values: 0 or 1, or shares in a mixture of rows.
+        values: 0 or 1, or shares in a mixture of rows. The logits are those of `_in_training`.
         """
-        return F.binary_cross_entropy_with_logits(output.float(), values, reduction="sum")
+        return F.binary_cross_entropy_with_logits(self._in_training(output.float()), values, reduction="sum")
 
     def calibration_loss(self, output: Tensor, values: Tensor) -> Tensor:
         """Return the loss of logits (m, c) divided by a temperature, against encoded answers (m, c) of any number type."""
@@ -323,8 +354,9 @@ class Labels(Classes, Advising, Calibratable, LinearProbe, Comparable, Attributa
         return tuple(dict.fromkeys(names.get(name, name) for name in answer))
 
     def state(self) -> State:
-        """Return the classes in the order of the logits."""
-        return {"classes": self.classes, **({"folds": True} if self.folds else {})}
+        """Return the classes in the order of the logits, and their weights if they have some."""
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {"classes": self.classes, **({"folds": True} if self.folds else {}), **weights}
 
     def brief(self, answer: Sequence[str]) -> str:
         """Return the labels of a predicted or true answer, separated by commas; "none" if it has no label."""

@@ -123,15 +123,21 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
     def probe(
-        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+        self,
+        features: Any,
+        values: Ints,
+        seed: int,
+        selection_features: Any = None,
+        starts_training: bool = False,
+        weights: NDArray[np.float32] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m,), standardised answers. seed: draws the rows for choosing the regularisation strength.
         selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
-        starts_training: makes no difference here.
+        starts_training: makes no difference here. weights: (m,), of the rows; see LinearProbe.probe.
         """
-        return fit_ridge_regression(features, values, seed, selection_features)
+        return fit_ridge_regression(features, values, seed, selection_features, weights)
 
     def constant_output(self, values: Ints) -> Tensor | None:
         """Return the mean of the standardised training answers, (1,), as the output to be used for every row.

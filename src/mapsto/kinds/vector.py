@@ -119,15 +119,21 @@ class Vector(LinearProbe, Mixable, Standardised):
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
     def probe(
-        self, features: Any, values: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+        self,
+        features: Any,
+        values: Ints,
+        seed: int,
+        selection_features: Any = None,
+        starts_training: bool = False,
+        weights: NDArray[np.float32] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m, k), standardised answers. seed: draws the rows for choosing the regularisation strength.
         selection_features: (r, d), used in place of the first r features to choose the penalty; see LinearProbe.probe.
-        starts_training: makes no difference here.
+        starts_training: makes no difference here. weights: (m,), of the rows; see LinearProbe.probe.
         """
-        return fit_ridge_regression(features, values, seed, selection_features)
+        return fit_ridge_regression(features, values, seed, selection_features, weights)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return a linear map (m, d) → (m, k) that at first predicts about 0, the standardised mean of the training rows."""

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from mapsto.sequence.piece import Ints
 
+Floats = NDArray[np.float64]
+
 # Candidates for the inverse penalty of a logistic regression, on dense and on sparse features.
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0)
 SPARSE_INVERSE_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
@@ -32,7 +34,12 @@ MAX_ITERATIONS = 1000
 
 
 def fit_logistic_regression(
-    features: Any, labels: Ints, seed: int, selection_features: Any = None, starts_training: bool = False
+    features: Any,
+    labels: Ints,
+    seed: int,
+    selection_features: Any = None,
+    starts_training: bool = False,
+    weights: NDArray[np.float32] | None = None,
 ) -> Any:
     """Return scikit-learn's LogisticRegression, fitted to labels (m,) given features (m, d).
 
@@ -44,6 +51,7 @@ def fit_logistic_regression(
     starts_training: take the strongest penalty of all, for a head that training of all weights goes on from. A head with large
         weights is sure of the training rows, so the features would hardly change (Tomihari & Sato 2024,
         https://arxiv.org/abs/2405.16747; benchmarks/rates.py).
+    weights: (m,), of the rows in the loss, also in the choice of the penalty; None if all count alike.
     """
     # scikit-learn takes a second to import, and only probes need it.
     from sklearn.linear_model import LogisticRegression
@@ -58,17 +66,23 @@ def fit_logistic_regression(
         if starts_training:
             inverse_penalty = candidates[0]
         else:
-            inverse_penalty = _choose_inverse_penalty(model, selection, labels[: selection.shape[0]], seed, candidates)
+            count = selection.shape[0]
+            row_weights = np.ones(count) if weights is None else weights[:count].astype(np.float64)
+            inverse_penalty = _choose_inverse_penalty(model, selection, labels[:count], row_weights, seed, candidates)
         # The loss is a sum over rows, so with more rows the penalty grows with it.
         model.set_params(C=inverse_penalty * selection.shape[0] / features.shape[0])
-        fitted = model.fit(features / scale, labels)
+        fitted = model.fit(features / scale, labels, weights)
     # The caller's features are not scaled.
     fitted.coef_ = fitted.coef_ / scale
     return fitted
 
 
 def fit_ridge_regression(
-    features: Any, values: Any, seed: int, selection_features: Any = None
+    features: Any,
+    values: Any,
+    seed: int,
+    selection_features: Any = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return weight (c, d) and bias (c,) of the ridge regression of values (m,) or (m, c) on features (m, d).
 
@@ -76,6 +90,7 @@ def fit_ridge_regression(
     features: dense array. seed: seed for drawing the rows on which the penalty is chosen.
     selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
     these were learnt from the values, or hold several variants of a row, since leaving one out would then be too optimistic.
+    weights: (m,), of the rows in the loss, also in the choice of the penalty; None if all count alike.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
@@ -84,8 +99,10 @@ def fit_ridge_regression(
     inputs, selection = (features / scale).astype(np.float64), selection_features
     selection = inputs if selection is None else (selection / _scale(selection)).astype(np.float64)
     rows = _selection_rows(selection.shape[0], seed)
-    penalty = RidgeCV(PENALTIES).fit(selection[rows], values[rows]).alpha_ * inputs.shape[0] / selection.shape[0]
-    fitted = Ridge(penalty).fit(inputs, values)
+    selection_weights = None if weights is None else weights[rows]
+    fitted_to_some = RidgeCV(PENALTIES).fit(selection[rows], values[rows], selection_weights)
+    penalty = fitted_to_some.alpha_ * inputs.shape[0] / selection.shape[0]
+    fitted = Ridge(penalty).fit(inputs, values, weights)
     weight, bias = np.atleast_2d(fitted.coef_) / scale, np.atleast_1d(fitted.intercept_)
     return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()
 
@@ -103,38 +120,42 @@ def _selection_rows(count: int, seed: int) -> Ints:
     return np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(count)[:SELECTION_ROWS]
 
 
-def _choose_inverse_penalty(model: Any, features: Any, labels: Ints, seed: int, candidates: Sequence[float]) -> float:
+def _choose_inverse_penalty(
+    model: Any, features: Any, labels: Ints, weights: Floats, seed: int, candidates: Sequence[float]
+) -> float:
     """Return the one of `candidates` with the best cross-validated log loss on at most SELECTION_ROWS rows, drawn by `seed`.
 
     Classes with a single row are left out. With fewer than two other classes, return the second candidate.
-    model: the LogisticRegression to try. features, labels: features and class numbers of all rows.
+    model: the LogisticRegression to try. features, labels, weights: features, class numbers and weights of all rows.
     """
     rows = _selection_rows(len(labels), seed)
+    rows = rows[weights[rows] > 0]
     _, indices, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
     rows = rows[counts[indices] > 1]
     if len(np.unique(labels[rows])) < 2:
         return candidates[1]
-    features, labels = features[rows], labels[rows]
+    features, labels, weights = features[rows], labels[rows], weights[rows]
     # Rows are dealt out class by class, so each class is in more than one fold, and all others have it.
     folds = np.empty(len(labels), np.int64)
     folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
 
     def total_log_loss(candidate: float) -> float:
         model.set_params(C=candidate)
-        return sum(_held_out_log_loss(model, features, labels, folds == fold) for fold in np.unique(folds))
+        return sum(_held_out_log_loss(model, features, labels, weights, folds == fold) for fold in np.unique(folds))
 
     return min(candidates, key=total_log_loss)
 
 
-def _held_out_log_loss(model: Any, features: Any, labels: Ints, held_out: NDArray[np.bool_]) -> float:
-    """Fit `model` to the rows that are not held out, and return its log loss, summed over those that are.
+def _held_out_log_loss(model: Any, features: Any, labels: Ints, weights: Floats, held_out: NDArray[np.bool_]) -> float:
+    """Fit `model` to the rows that are not held out, and return its log loss, summed by their weights over those that are.
 
     Every class of the held-out rows must occur among the others.
     """
-    model.fit(features[~held_out], labels[~held_out])
+    model.fit(features[~held_out], labels[~held_out], weights[~held_out])
     logits = model.decision_function(features[held_out])
     if logits.ndim == 1:  # of the second of two classes
         logits = np.stack([np.zeros_like(logits), logits], axis=1)
     columns = np.searchsorted(model.classes_, labels[held_out])
     # From logits, since the logarithm of a probability of zero is infinite.
-    return float((np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(columns)), columns]).sum())
+    losses = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(columns)), columns]
+    return float((losses * weights[held_out]).sum())

@@ -346,10 +346,10 @@ class Mapping(nn.Module):
         return mean
 
     def losses(self, batch: Batch) -> list[tuple[int, Tensor]]:
-        """Return (number of the target port, loss summed over answers) for each target port that has answers in the batch."""
+        """Return (number of the target port, weighted sum of its answers' losses) for each port that has answers in the batch."""
         hidden = self.hidden(batch)
         return [
-            (port, self.targets[port].loss(self.read(hidden, batch, port), answers.values))
+            (port, answers.sum_weighted(self.targets[port].loss, self.read(hidden, batch, port)))
             for port, answers in enumerate(batch.answers)
             if answers is not None
         ]

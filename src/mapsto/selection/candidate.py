@@ -135,10 +135,12 @@ class Half:
         """
         if 0 not in self.outputs:
             return []
-        order = np.argsort(self.outputs[0].rows)
+        order, weights = np.argsort(self.outputs[0].rows), None
+        if self.examples.weights is not None:
+            weights = self.examples.weights[self.outputs[0].rows[order]].tolist()
         evidence, values = self.outputs[0].evidence[order] / temperature, self.outputs[0].values[order]
         # A half knows only the classes of its own rows, so its own target scores.
-        return score_answers(self.mapping.targets[0], evidence, values)
+        return score_answers(self.mapping.targets[0], evidence, values, weights)
 
 
 def measure_method(
@@ -188,7 +190,7 @@ def _fit_half(fold: Fold, options: Options, run: PreparedRun, progress: Progress
         mapping = fold.train(options, progress)
     training = fold.request.data
     fitted = read_examples(mapping, training.select(sample_rows(len(training), options.seed, SCALE_ROWS)))
-    examples = read_examples(mapping, fold.held_out)
+    examples = read_examples(mapping, fold.held_out, options.weight)
     outputs, fitted_outputs = (
         collect_evidence(mapping, scoring_examples(part), run.device) for part in (examples, fitted)
     )

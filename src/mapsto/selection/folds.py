@@ -6,6 +6,7 @@ The rows of a fold are read and encoded once for all fits to them. Test rows are
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +18,7 @@ from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.split import split_indices
 from mapsto.data.table import Int64s, Table
+from mapsto.data.weights import read_row_weights
 from mapsto.errors import DataError
 from mapsto.evaluation.evaluate import predict_rows, scoring_examples
 from mapsto.fitting import fit
@@ -114,37 +116,49 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
     return held_out
 
 
-def read_examples(mapping: Mapping, table: Table) -> Examples:
-    """Return the rows of `table` as examples with answers for the mapping, to score it on."""
+def read_examples(mapping: Mapping, table: Table, weight: str | None = None) -> Examples:
+    """Return the rows of `table` as examples with answers for the mapping, to score it on. weight: `--weight`."""
     rows = load_rows(mapping.arrow, table)
+    weights = read_row_weights(rows, weight)
+    if weights is not None:
+        weights = weights / (weights.mean() or 1)
     encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
-    return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption())
+    return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption(), weights)
 
 
-def score_rows(mapping: Mapping, table: Table) -> list[tuple[float, float]]:
-    """Return (validation error, loss) of the mapping's answer to the first target for each row of `table`.
+def score_rows(mapping: Mapping, table: Table, weight: str | None = None) -> list[tuple[float, float]]:
+    """Return (validation error, loss) of the mapping's answer to the first target for each row of `table`, times its weight.
 
     The loss and the error measure are those of validation during training; rows without a true answer are left out. An answer
-    that is composed of those of windows has the share of it that is wrong as both.
+    that is composed of those of windows has the share of it that is wrong as both. weight: `--weight`.
     """
     target, results = mapping.targets[0], []
     if any(isinstance(other, Composed) for other in mapping.targets) and isinstance(target, Comparable):
         rows = load_rows(mapping.arrow, table)
         device = next(mapping.parameters()).device
         metric = target.per_item_metric(predict_rows(mapping, rows.arrow, rows, 0, device), rows.targets[0])
-        return [] if metric is None else [(1 - score, 1 - score) for score in metric.tolist()]
-    examples = scoring_examples(read_examples(mapping, table))
+        if metric is None:
+            return []
+        weights = read_row_weights(rows, weight)
+        errors = (1 - metric) if weights is None else (1 - metric) * weights / (weights.mean() or 1)
+        return [(error, error) for error in errors.tolist()]
+    examples = scoring_examples(read_examples(mapping, table, weight))
     for batch, hidden in forward_batches(mapping, examples, next(mapping.parameters()).device):
         readout = batch.answers[0]
         if readout is not None:
-            results += score_answers(target, mapping.read(hidden, batch, 0), readout.values)
+            answer_weights = None if readout.weights is None else readout.weights.tolist()
+            results += score_answers(target, mapping.read(hidden, batch, 0), readout.values, answer_weights)
     return results
 
 
-def score_answers(target: Target, output: Tensor, values: Tensor) -> list[tuple[float, float]]:
+def score_answers(
+    target: Target, output: Tensor, values: Tensor, weights: Sequence[float] | None = None
+) -> list[tuple[float, float]]:
     """Return (validation error, loss) of each answer; single ones, since intervals and comparisons need them.
 
     output: (m, …), of the target's head. values: (m, …), the encoded true answers.
+    weights: (m,), by which error and loss are multiplied; None if all answers count alike.
     """
     answers = ((output[i : i + 1], values[i : i + 1]) for i in range(len(values)))
-    return [(float(target.validation_error(*answer)), float(target.loss(*answer))) for answer in answers]
+    scores = [(float(target.validation_error(*answer)), float(target.loss(*answer))) for answer in answers]
+    return scores if weights is None else [(w * e, w * x) for w, (e, x) in zip(weights, scores, strict=True)]

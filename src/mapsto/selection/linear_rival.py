@@ -117,7 +117,7 @@ def _score(run: PreparedRun, method: Method, mapping: Mapping, seconds: float) -
     """Score a mapping on the held-out rows of a run. method, seconds: how the mapping was fitted, and how long that took."""
     held_out = run.data.held_out_rows
     assert held_out is not None
-    examples = read_examples(mapping, held_out.own_table())
+    examples = read_examples(mapping, held_out.own_table(), run.options.weight)
     half = Half(mapping, examples, collect_evidence(mapping, scoring_examples(examples), run.device), {})
     errors, losses = np.array(half.score()).T
     return Candidate(method, errors, losses, {}, {}, [], seconds)

@@ -341,7 +341,7 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
     results: list[tuple[float, float]] = []
     try:
         for fold in search.folds:
-            results += folds.score_rows(fold.train(options), fold.held_out)
+            results += folds.score_rows(fold.train(options), fold.held_out, options.weight)
     except Interrupted:  # a RunError too, but one that must stop the search
         raise
     except RunError as error:

@@ -7,6 +7,7 @@ Legend of shapes: r rows, l row length, t tokens, n examples, m tokens or points
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -43,12 +44,14 @@ class Example:
     answers: one for each target port; None for a port without an answer.
     row: number of the example in the data set that it was taken from.
     draw: random number computed from (seed, row, step). It seeds objectives that sample for each example.
+    weight: by which the loss of the example's answers is multiplied (`--weight`).
     """
 
     pieces: tuple[Piece, ...]
     answers: tuple[Answer | None, ...] = ()
     row: int = 0
     draw: int = 0
+    weight: float = 1.0
 
     @property
     def all_pieces(self) -> tuple[Piece, ...]:
@@ -81,12 +84,35 @@ class PackedAnswers:
         of m points.
     examples: (m,), index of the example of each answer.
     shares: (m, p), weights of the p tokens around each point, by which their hidden states are interpolated; else None.
+    weights: (m,), the weight of the example of each answer; None if all weights are 1.
     """
 
     values: Tensor
     at: Tensor | None
     examples: Tensor
     shares: Tensor | None = None
+    weights: Tensor | None = None
+
+    @property
+    def total_weight(self) -> float:
+        """Return the sum of the answers' weights: their number, if all weights are 1."""
+        return len(self.values) if self.weights is None else float(self.weights.sum())
+
+    def sum_weighted(self, measure: Callable[[Tensor, Tensor], Tensor], output: Tensor) -> Tensor:
+        """Return the sum of a measure over all answers, such as a loss, in which each counts by its weight.
+
+        measure: returns the sum over some answers, given their outputs (k, …) and their values (k, …). It is called once for all
+            answers of one weight, always with whole examples and in their order.
+        output: (m, …), of the head.
+        """
+        if self.weights is None:
+            return measure(output, self.values)
+        # Sorted, so that the gradient of all parts is put together once.
+        order = self.weights.argsort(stable=True)
+        weights, counts = torch.unique_consecutive(self.weights[order], return_counts=True)
+        sizes = counts.tolist()
+        parts = zip(torch.split(output[order], sizes), torch.split(self.values[order], sizes), weights, strict=True)
+        return torch.stack([weight * measure(some, values) for some, values, weight in parts]).sum()
 
 
 @dataclass(frozen=True, slots=True)

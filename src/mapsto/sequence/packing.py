@@ -139,6 +139,7 @@ def collate(
             slots.setdefault(piece.kind, []).append(np.arange(offset, end))
             offset = end
     grid = (height, length)
+    weights = np.array([example.weight for example in examples], np.float32)
     return Batch(
         tokens={kind: torch.from_numpy(np.concatenate(parts)) for kind, parts in tokens.items()},
         slots={kind: torch.from_numpy(np.concatenate(parts)) for kind, parts in slots.items()},
@@ -151,7 +152,8 @@ def collate(
         lengths=torch.tensor(num_source_tokens),
         rows=np.array([example.row for example in examples], np.int64),
         answers=tuple(
-            _readout(list(column), starts) for column in zip(*(e.shifted_answers for e in examples), strict=True)
+            _readout(list(column), starts, weights)
+            for column in zip(*(e.shifted_answers for e in examples), strict=True)
         ),
         draws=np.array([example.draw for example in examples], np.uint64),
     )
@@ -193,26 +195,39 @@ def drop_tokens(batch: Batch, hidden: Tensor) -> tuple[Batch, Tensor]:
     return visible, visible_places
 
 
-def _readout(answers: list[Answer | None], starts: Ints) -> PackedAnswers | None:
+def _readout(answers: list[Answer | None], starts: Ints, weights: NDArray[np.float32]) -> PackedAnswers | None:
     """Pack the answers of all examples at one target port; return None if no example has an answer there.
 
     answers: for each example its answer or None. starts: (n,), flat place of the first token of each example.
+    weights: (n,), the weight of each example.
     """
     entries = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
     if not entries:
         return None
     # All answers at a target port are read in the same way, so the first one decides.
     if entries[0][1].at is None:
-        values = np.stack([answer.values for _, answer in entries])
-        return PackedAnswers(torch.from_numpy(values), None, torch.tensor([i for i, _ in entries]))
+        values, owners = np.stack([answer.values for _, answer in entries]), np.array([i for i, _ in entries])
+        return PackedAnswers(
+            torch.from_numpy(values), None, torch.from_numpy(owners), weights=_weights_of(weights, owners)
+        )
     sizes = [len(answer.values) for _, answer in entries]
     shares = [answer.shares for _, answer in entries if answer.shares is not None]
+    owners = np.repeat([i for i, _ in entries], sizes)
     return PackedAnswers(
         torch.from_numpy(np.concatenate([answer.values for _, answer in entries])),
         torch.from_numpy(np.concatenate([starts[i] + answer.at for i, answer in entries])),
-        torch.from_numpy(np.repeat([i for i, _ in entries], sizes)),
+        torch.from_numpy(owners),
         torch.from_numpy(np.concatenate(shares)) if shares else None,
+        _weights_of(weights, owners),
     )
+
+
+def _weights_of(weights: NDArray[np.float32], owners: Ints) -> Tensor | None:
+    """Return the weight (m,) of each answer; None if all examples have the weight 1.
+
+    weights: (n,), of the examples. owners: (m,), the index of the example of each answer.
+    """
+    return None if (weights == 1).all() else torch.from_numpy(weights[owners])
 
 
 def make_batches(

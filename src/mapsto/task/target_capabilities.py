@@ -415,6 +415,19 @@ class Classes(Confident, HeadRows):
         return {}
 
 
+class WeightedClasses(Classes):
+    """A target whose classes can have weights in the loss: what a mistake on a row of each class costs.
+
+    weights: of each class, in the order of `classes`; None if all count alike.
+    """
+
+    weights: list[float] | None
+
+    @abstractmethod
+    def weigh_classes(self, answers: Sequence[Any], weights: Mapping[str, float]) -> None:
+        """Set the weights of the classes. answers: the training answers. weights: by class; 1 for those that are not there."""
+
+
 class Calibratable(Confident):
     """A target whose logits are divided by a temperature, so that confidence equals accuracy."""
 
@@ -442,6 +455,7 @@ class LinearProbe(Target):
         seed: int,
         selection_features: Any = None,
         starts_training: bool = False,
+        weights: NDArray[np.float32] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of the linear head that a regression finds on fixed features.
 
@@ -451,6 +465,7 @@ class LinearProbe(Target):
             same answers or if `features` hold several variants of a row, because these look better than new rows would.
         starts_training: whether training of all weights goes on from the head. Then a head for classes is fitted with a strong
             penalty, because one that is sure of the rows already leaves the other weights little to learn.
+        weights: (m,), by which the loss of each row is multiplied; None if all count alike.
         """
 
 

@@ -8,7 +8,7 @@ from mapsto.task.arrow import parse
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import Augmentable, Spatial, Spoken, Tokenized
-from mapsto.task.target_capabilities import Classes
+from mapsto.task.target_capabilities import Classes, WeightedClasses
 
 
 def useless_options(text: str) -> set[str]:
@@ -36,7 +36,8 @@ def useless_options(text: str) -> set[str]:
         ("augment",): reads(Augmentable),
         ("style", "features", "style_weight", "adversarial"): answers_with(FileBacked) and not arrow.corrupted,
         ("sizes",): arrow.symmetric,
-        ("balance", "fold_labels"): answers_with(Classes),
+        ("balance", "class_weights"): answers_with(WeightedClasses),
+        ("fold_labels",): answers_with(Classes),
         ("smooth",): answers_with(Classes) or answers_with(Generated),
         ("architecture",): answers_with(Generated),
     }

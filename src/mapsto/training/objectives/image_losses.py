@@ -54,7 +54,7 @@ class ImageObjective(Objective):
                 continue
             output, target = mapping.read(hidden, batch, port), mapping.targets[port]
             if self.with_pixel_loss or port != self.port:
-                losses.append((port, target.loss(output, readout.values)))
+                losses.append((port, readout.sum_weighted(target.loss, output)))
             if port == self.port:
                 assert isinstance(target, ImageToImageTarget)
                 # Images of one shape at a time, since images of different shapes cannot be stacked.

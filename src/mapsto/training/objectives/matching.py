@@ -26,7 +26,7 @@ from mapsto.data.rows import link_rows, side_keys
 from mapsto.errors import UsageError
 from mapsto.metrics.ranking import Relevance, number_by_occurrence
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.batch import Batch
+from mapsto.sequence.batch import Batch, PackedAnswers
 from mapsto.sequence.piece import Ints
 from mapsto.training.objectives.gradient_cache import GradientCache
 
@@ -49,6 +49,7 @@ class Matching(GradientCache):
         self.num_rows, self.num_views = len(examples), len(examples.arrow.sources)
         assert examples.answers is not None, "pairs are read from a table"
         rows = examples.answers.rows
+        self.weights = examples.weights
         # By number of the row, the score of its pair; None without scores.
         self.scores = np.array(rows.targets[0], np.float32) if rows.arrow.is_scored else None
         keys = side_keys(rows)
@@ -102,7 +103,11 @@ class Matching(GradientCache):
         left_out = torch.from_numpy(self.find_left_out(rows)).to(sides.device)
         answers = torch.arange(len(rows), device=sides.device)
         similarities = (queries @ candidates.T).masked_fill(left_out, -torch.inf)
-        forward, backward = target.loss(similarities, answers), target.loss(similarities[:, : len(rows)].T, answers)
+        weights = None if self.weights is None else torch.from_numpy(self.weights[rows]).to(sides.device)
+        pairs = PackedAnswers(answers, None, answers, weights=weights)
+        forward, backward = (
+            pairs.sum_weighted(target.loss, by_row) for by_row in (similarities, similarities[:, : len(rows)].T)
+        )
         return self.num_views * (forward + backward) / 2
 
     def find_left_out(self, rows: Ints) -> NDArray[np.bool_]:

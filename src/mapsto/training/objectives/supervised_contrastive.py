@@ -67,12 +67,14 @@ class SupervisedContrastive(GradientCache):
     def begin_step(self, mapping: Mapping, batches: Sequence[Batch]) -> None:
         """Remember the rows and classes of a step, and the vectors of its rows when they fill several batches."""
         super().begin_step(mapping, batches)
-        self.classes = torch.cat([self._readout(batch).values for batch in batches])
+        readouts = [self._readout(batch) for batch in batches]
+        self.classes = torch.cat([readout.values for readout in readouts])
+        self.weights = torch.cat([torch.ones(len(r.values)) if r.weights is None else r.weights for r in readouts])
 
     def losses(self, mapping: Mapping, batch: Batch) -> list[tuple[int, Tensor]]:
         """Return [(port, loss summed over the batch's rows)]; its gradient includes the losses of the step's other rows."""
         vectors = self.step_vectors(mapping, batch)
-        losses_n = row_losses(vectors, self.classes.to(vectors.device))
+        losses_n = row_losses(vectors, self.classes.to(vectors.device)) * self.weights.to(vectors.device)
         is_own = torch.from_numpy(np.isin(self.step.rows, batch.rows)).to(vectors.device)
         loss_elsewhere = losses_n[~is_own].sum()
         # The difference is 0, but it adds the gradient of the other rows' losses by this batch's vectors.

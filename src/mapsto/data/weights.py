@@ -1,0 +1,124 @@
+"""Weights in the loss: of rows, from a column of the table (`--weight`), and of classes (`--class-weights`).
+
+A row of weight 2 counts in the loss like two equal rows. Weights are divided by their mean over the training rows, so that the
+loss, and with it the best learning rate, keeps its scale.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapsto.data.rows import Rows
+from mapsto.data.table import Table
+from mapsto.errors import DataError, Finding, UsageError, near, shorten
+from mapsto.options import BALANCED, parse_class_weights
+from mapsto.task.arrow import Arrow
+
+Weights = NDArray[np.float32]
+
+
+def leave_out_weights(arrow: Arrow, table: Table, column: str | None) -> Table:
+    """Return the table without its column of weights, so that the arrow does not take it for a source or an answer.
+
+    column: `--weight`; None leaves the table as it is. Raises UsageError for a column that the table lacks or the arrow names.
+    """
+    if column is None:
+        return table
+    if column not in table.columns:
+        names = ", ".join(map(repr, table.columns))
+        raise UsageError(f"--weight: no column {column!r}{near(column, table.columns)}; the columns are: {names}")
+    if column in {port.column for port in (*arrow.sources, *arrow.targets)}:
+        raise UsageError(f"--weight {column!r}: {arrow} reads this column; weights are a column of their own")
+    return replace(table, data={name: cells for name, cells in table.data.items() if name != column})
+
+
+def read_row_weights(rows: Rows, column: str | None) -> Weights | None:
+    """Return the weight of each row, (n,), from a column of its table; None without a column.
+
+    Raises DataError with file, row and column of each cell that is no number of at least 0.
+    """
+    if column is None:
+        return None
+    cells, weights, faults = rows.table.column(column), np.ones(len(rows)), list[Finding]()
+    for index, row in enumerate(rows.indices.tolist()):
+        weight, fault = _read_weight(cells[row])
+        weights[index] = weight
+        if fault:
+            value = None if cells[row] is None else str(cells[row])
+            faults.append(Finding(*rows.origin(index), column, value, fault))
+    if faults:
+        raise DataError(f"--weight {column!r}: {len(faults):,} bad weights; fix them:", faults)
+    return weights.astype(np.float32)
+
+
+def _read_weight(cell: Any) -> tuple[float, str]:
+    """Return (weight, "") of a cell, or (1, the fault in words) of one that holds no weight."""
+    if cell is None or (isinstance(cell, str) and not cell.strip()):
+        return 1.0, "the weight is missing; 0 leaves a row out of the loss"
+    try:
+        weight = float(cell)
+    except (TypeError, ValueError):
+        return 1.0, "a weight is a number of at least 0"
+    if not math.isfinite(weight):
+        return 1.0, "a weight is a finite number, not infinite and not NaN"
+    return (weight, "") if weight >= 0 else (1.0, "a weight is at least 0; a negative one would teach the opposite")
+
+
+def normalise_weights(training: Weights | None, held_out: Weights | None) -> tuple[Weights | None, Weights | None]:
+    """Return the weights of training rows and held-out rows divided by the mean of those of training rows.
+
+    None for weights that are all the same, which change nothing. Raises DataError if all training rows have the weight 0.
+    """
+    if training is None or held_out is None:
+        return None, None
+    if len(training) and not training.any():
+        raise DataError(f"--weight: all {len(training):,} training rows have the weight 0, so none counts in the loss")
+    if np.ptp(np.concatenate([training, held_out])) == 0:
+        return None, None
+    mean = training.mean(dtype=np.float64)
+    first, second = ((part / mean).astype(np.float32) for part in (training, held_out))
+    return first, second
+
+
+def read_class_weights(text: str | None) -> dict[str, float] | None:
+    """Return the weights of classes by name that `--class-weights` gives, inline or in a file; None for "balanced" or without.
+
+    Raises UsageError for a file that cannot be read as weights.
+    """
+    if text is None or text == BALANCED:
+        return None
+    if (inline := parse_class_weights(text)) is not None:
+        return inline
+    path = Path(text).expanduser()
+    try:
+        content = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--class-weights: cannot read the file {shorten(text)!r}: {error}") from error
+    lines = [line for line in content.splitlines() if line.strip()]
+    inline = parse_class_weights(content if content.lstrip().startswith("{") else json.dumps(_pairs(lines, path)))
+    assert inline is not None
+    return inline
+
+
+def _pairs(lines: list[str], path: Path) -> dict[str, float]:
+    """Return the weights of lines `name,weight` by name; a first line whose second cell is no number is a header."""
+    weights: dict[str, float] = {}
+    for number, line in enumerate(lines, 1):
+        name, comma, cell = line.rpartition(",")
+        try:
+            weight = float(cell) if comma else math.nan
+        except ValueError:
+            weight = math.nan
+            if comma and number == 1:
+                continue
+        if not math.isfinite(weight):
+            raise UsageError(f"--class-weights: {path}:{number}: a line is a class, a comma and its weight, as spam,5")
+        weights[name.strip().strip('"')] = weight
+    return weights
