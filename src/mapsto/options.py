@@ -76,6 +76,7 @@ OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
         "balance": "balanced",
         "class_weights": "class_weight",
         "weight": "sample_weight sample_weights weights weight_column weight_col",
+        "metric": "metric_for_best_model eval_metric monitor scoring",
         "patience": "early_stopping_patience early_stopping",
         "precision": "dtype torch_dtype fp16 bf16 mixed_precision",
         "workers": "num_workers n_jobs dataloader_num_workers",
@@ -123,9 +124,9 @@ FREE_FIELDS = frozenset({"save_every", "workers", "track", "shard"})
 
 # Options that `compare` sets itself, and so refuses; those of `~` arrows, which are refused without one and which it does not
 # take; and options that no arrow with `~` has a use for.
-SET_BY_COMPARE = ("method", "minutes", "steps", "track", "shard", "words")
+SET_BY_COMPARE = ("method", "metric", "minutes", "steps", "track", "shard", "words")
 FOR_HIDING = ("hide", "shape", "objective")
-NOT_FOR_HIDING = ("patience", "weight", "class_weights", "sizes", "style", "features", "style_weight")
+NOT_FOR_HIDING = ("patience", "metric", "weight", "class_weights", "sizes", "style", "features", "style_weight")
 
 
 def require_choice(name: str, value: str, allowed: Sequence[str] | None = None) -> None:
@@ -345,6 +346,11 @@ class OptimizationOptions(OptionGroup):
         None,
         "What a mistake on each class costs, as spam=5,ham=1 or a file of such weights; other classes cost 1. balanced: the "
         "inverse of each class's share of the rows, which is --balance.",
+    )
+    metric: str | None = _option(
+        None,
+        "The metric of the held-out rows by which the best weights are chosen and training ends early, such as macro_f1, "
+        "recall@1 or wer: any that is printed for them. By default the share of wrong answers, or the loss.",
     )
     patience: int = _option(
         3,
@@ -705,6 +711,7 @@ class OptionFields(TypedDict, total=False):
     average: bool | None
     balance: bool
     class_weights: str | None
+    metric: str | None
     patience: int
     layers: int | None
     width: int | None

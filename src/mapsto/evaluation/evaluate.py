@@ -47,7 +47,7 @@ from mapsto.sequence.corruption import Corruption, make_generator
 from mapsto.sequence.piece import Ints
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated
-from mapsto.task.target import Target
+from mapsto.task.target import Metric, Target
 from mapsto.task.target_capabilities import (
     Classes,
     Composed,
@@ -427,25 +427,55 @@ def score_examples(
     """
     scores: dict[str, Score] = {}
     groups = None if rows is None else find_independent_groups(rows, group)
+    for metrics in metrics_of_examples(mapping, examples, rows, device, done):
+        numbers = None if groups is None or metrics.rows is None else groups.numbers[metrics.rows]
+        scores |= with_intervals(metrics.by_name, numbers)
+    return scores
+
+
+@dataclass(frozen=True)
+class PortMetrics:
+    """The metrics of one target.
+
+    by_name: (function, *arrays) of each metric, as `Target.metrics` returns them, under the names that scores are printed by.
+    rows: the row of each item of the arrays; None where the rows are not known.
+    """
+
+    by_name: dict[str, Metric]
+    rows: Ints | None
+
+
+def metrics_of_examples(
+    mapping: Mapping, examples: Examples, rows: Rows | None, device: torch.device, done: Report = lambda count: None
+) -> Iterator[PortMetrics]:
+    """Yield the metrics of each target on examples that carry labels, without their intervals, which take long.
+
+    rows, done: as for `score_examples`.
+    """
+
+    def named(port: int, metrics: dict[str, Metric], items: Ints | None) -> PortMetrics:
+        prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        return PortMetrics({f"{prefix}{name}": metric for name, metric in metrics.items()}, items)
+
     by_row = _ports_by_row(mapping, examples) if rows is not None else []
     if by_row:
-        assert rows is not None
-        scores |= _score_by_row(mapping, examples, rows, by_row, device, groups)
+        assert rows is not None and examples.answers is not None
+        row_of = examples.answers.row_indices
+        # Of examples that are windows of a row, all together give its answer.
+        windows = (replace(example, row=int(row_of[example.row])) for example in scoring_examples(examples))
+        for port, outputs in zip(by_row, row_outputs(mapping, windows, len(rows), by_row, device), strict=True):
+            yield named(port, mapping.targets[port].metrics(outputs, rows.targets[port]), np.arange(len(rows)))
     for port, port_evidence in collect_evidence(mapping, scoring_examples(examples), device, done).items():
         if port in by_row:
             continue
-        labels = port_evidence.values.tolist()
-        prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
+        labels, items = port_evidence.values.tolist(), None
+        if examples.answers is not None:
+            items = examples.answers.row_indices[port_evidence.rows]
         if mapping.arrow.targets[port].restores is None:
-            assert rows is not None and examples.answers is not None
+            assert rows is not None and items is not None
             # Metrics need the labels as the table has them; a restored source has its tokens as labels.
-            labels = [rows.targets[port][examples.answers.row_indices[row]] for row in port_evidence.rows]
-        numbers = None
-        if groups is not None and examples.answers is not None:
-            numbers = groups.numbers[examples.answers.row_indices[port_evidence.rows]]
-        port_scores = with_intervals(mapping.targets[port].metrics(port_evidence.evidence, labels), numbers)
-        scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
-    return scores
+            labels = [rows.targets[port][row] for row in items]
+        yield named(port, mapping.targets[port].metrics(port_evidence.evidence, labels), items)
 
 
 def _ports_by_row(mapping: Mapping, examples: Examples) -> list[int]:
@@ -456,27 +486,3 @@ def _ports_by_row(mapping: Mapping, examples: Examples) -> list[int]:
     if examples.answers is None or not by_row:
         return []
     return [port for port in mapping.ports_per_example if examples.answers.has_values[port]]
-
-
-def _score_by_row(
-    mapping: Mapping,
-    examples: Examples,
-    rows: Rows,
-    ports: Sequence[int],
-    device: torch.device,
-    groups: RowGroups | None,
-) -> dict[str, Score]:
-    """Return the scores of target ports with one answer for each row, of examples that are windows, by name of the metric.
-
-    examples: the windows, which carry labels. rows: the rows with the labels. groups: those of rows that intervals resample.
-    """
-    assert examples.answers is not None
-    row_of = examples.answers.row_indices
-    windows = (replace(example, row=int(row_of[example.row])) for example in scoring_examples(examples))
-    scores: dict[str, Score] = {}
-    for port, outputs in zip(ports, row_outputs(mapping, windows, len(rows), ports, device), strict=True):
-        prefix = f"{mapping.arrow.targets[port].column}: " if len(mapping.targets) > 1 else ""
-        numbers = None if groups is None else groups.numbers
-        port_scores = with_intervals(mapping.targets[port].metrics(outputs, rows.targets[port]), numbers)
-        scores |= {f"{prefix}{name}": score for name, score in port_scores.items()}
-    return scores

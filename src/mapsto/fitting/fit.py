@@ -211,6 +211,12 @@ def _train_as_planned(
 ) -> Mapping:
     """Do the work of `_train`. tracking: the logger of the run's tracker, in the main process; None without one."""
     options, ranks = run.options, request.ranks
+    if options.metric is not None and run.held_out is None:
+        raise UsageError(f"--metric {options.metric} is watched on held-out rows, and none are; see --hold-out 0.1")
+    if options.metric is not None and not plan.watch_every:
+        raise UsageError(
+            f"--metric {options.metric} would change nothing: --average ends with the mean of the last weights"
+        )
     context = RunContext(
         device=run.device,
         folder=request.folder,

@@ -124,11 +124,12 @@ def unused_options(method: str, options: Options) -> list[str]:
         "optimizer": options.optimizer != "auto",
         "patience": options.patience != Options().patience,
         "augment": options.augment != "auto",
+        "metric": options.metric is not None,
     }
     mixing = ("augment",) if options.mixture is not None else ()
     without_use = {
         "probe": (*(name for name in is_set if name != "augment"), *mixing),
-        "contrast": ("freeze", "smooth", "patience", *mixing),
+        "contrast": ("freeze", "smooth", "patience", "metric", *mixing),
         "linear": (*is_set, *shape),
     }
     return [name for name in without_use.get(method, ()) if {**is_set, **shape}[name]]

@@ -26,6 +26,7 @@ from mapsto.evaluation.evaluate import Evaluation, evaluate, predict_rows, score
 from mapsto.evaluation.linear_baseline import BaselineComparison, compare_with_linear_model, has_linear_baseline
 from mapsto.evaluation.matching import best_ranks, encode_pairs, pairs_of, relevance, score_pairs, unit_vectors
 from mapsto.evaluation.report import Provenance, evaluation_page, headline, write_page
+from mapsto.evaluation.watched_metric import as_error, find_metric, metric_values
 from mapsto.files.remote import public_address
 from mapsto.fitting import run_folder
 from mapsto.fitting.plan import MATCH_LEARNING
@@ -50,8 +51,38 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
     """
     if run.held_out is None:
         return None
-    if run.mapping.arrow.symmetric:
-        return _make_pair_validation(run)
+    validate = _make_pair_validation(run) if run.mapping.arrow.symmetric else _make_row_validation(run, ranks)
+    return validate if run.options.metric is None else _watch_metric(run, ranks, run.options.metric, validate)
+
+
+def _watch_metric(
+    run: PreparedRun, ranks: Ranks, wanted: str, validate: Callable[[Mapping], dict[str, float]]
+) -> Callable[[Mapping], dict[str, float]]:
+    """Return the function of `make_validation` with the metric `wanted` in the place of the error, which is added by its name.
+
+    The main process computes the metric, on all held-out rows. Raises UsageError for a metric that the rows are not scored by.
+    """
+    held_out, rows = run.held_out, run.data.held_out_rows
+    assert held_out is not None
+
+    def values_of(mapping: Mapping) -> dict[str, float]:
+        values = ranks.run_on_main(lambda: metric_values(mapping.eval(), held_out, rows, run.device))
+        result: dict[str, float] = ranks.broadcast_json(values)
+        return result
+
+    # A name is checked before the first step, by what the untrained model is scored by.
+    name = find_metric(wanted, values_of(run.mapping))
+
+    def validate_by_metric(mapping: Mapping) -> dict[str, float]:
+        value = values_of(mapping)[name]
+        return {"loss": validate(mapping)["loss"], "error": as_error(name, value), name: value}
+
+    return validate_by_metric
+
+
+def _make_row_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]]:
+    """Return the function of `make_validation` for rows with answers of their own."""
+    assert run.held_out is not None
     # Made once: the examples to score are the same at every validation.
     examples, device = ranks.own_share(list(scoring_examples(run.held_out))), run.device
 

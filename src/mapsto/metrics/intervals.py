@@ -28,6 +28,14 @@ RESAMPLED_AT_ONCE = 2_000_000  # indices drawn in one block, 16 MB
 ROUNDING = 1e-9
 # Standard deviations of a normal distribution on each side of a 95 % interval.
 NORMAL_QUANTILE = 1.96
+# The metrics of which the lower value is the better one.
+ERROR_METRICS = frozenset(
+    {
+        *("log_loss", "calibration_error", "mae", "rmse", "eer"),
+        *("wer", "wer_normalised", "cer"),
+        *("masked_loss", "patch_loss", "log_mel_distance", "mel_cepstral_distortion"),
+    }
+)
 # The lowest and the highest possible value of each metric that has both, by its function.
 _RANGES: dict[Any, tuple[float, float]] = {}
 

@@ -61,6 +61,9 @@ class Fold:
 
         progress: shows the training; None shows nothing.
         """
+        # A fold may be too small to hold rows out, where the final fit does.
+        metric = options.metric if self.data.num_held_out else None
+        options = replace(options, metric=metric)
         return fit.fit_request(replace(self.request, options=options, progress=progress or Progress()), self.data)
 
 
