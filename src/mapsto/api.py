@@ -493,6 +493,7 @@ def fit(
     test: Any = None,
     search: int | None = None,
     search_minutes: float | None = None,
+    folds: int | None = None,
     progress: Progress | None = None,
     quiet: bool = False,
     overwrite: bool = False,
@@ -509,6 +510,7 @@ def fit(
     like: a model folder or hub name whose architecture and tokenizer are used, with random weights.
     search: the number of hyperparameter trials on held-out rows before the fit.
     search_minutes: no trial begins after this many minutes.
+    folds: the number of folds of a cross-validation before the fit, whose scores are in `report.folds`.
     quiet: show no progress and warn of nothing; by default progress goes to the log "mapsto" (in notebooks below the cell), and
         what affects the result is warned of. progress: shows it in another form.
     overwrite: replace another run in `out`. options: all options in one object, mapsto.Options, in place of single ones.
@@ -523,8 +525,8 @@ def fit(
         raise UsageError('unlabelled="predict" writes the answers to the folder of the run: name it with out=')
     recorder = Recorder(progress or python_progress(quiet))
     mapping = search_and_fit(
-        arrow, data, out, search=search, search_minutes=search_minutes, start=_mapping_of(start), like=like, test=test,
-        options=run, progress=recorder, overwrite=overwrite,
+        arrow, data, out, search=search, search_minutes=search_minutes, folds=folds, start=_mapping_of(start), like=like,
+        test=test, options=run, progress=recorder, overwrite=overwrite,
     )  # fmt: skip
     return Model(mapping, run.device, run.precision, _report(mapping, recorder, out))
 
@@ -566,7 +568,7 @@ def _report(mapping: Mapping, recorder: Recorder, out: str | Path | None) -> Run
     record, final = recorder.record, recorder.record.final
     return RunReport(
         f"{mapping.arrow}{f', {final.rows}' if final.rows else ''}{final.mark}", final.scores, final.baseline,
-        final.baseline_name, record.notes, record.curves, None if out is None else str(out),
+        final.baseline_name, record.notes, record.curves, None if out is None else str(out), record.folds,
     )  # fmt: skip
 
 

@@ -88,13 +88,14 @@ OPTIONS_BY_OTHER_NAMES: dict[str, str] = {
         "quiet": "verbose verbosity silent",
         "unlabelled": "unlabeled",
         "group": "groups",
+        "folds": "cv n_splits n_folds kfold k_folds cross_validation",
     }.items()
     for other in synonyms.split()
 }
 
 # Keywords of the Python API that are no field of Options, and whose flags messages name; for each the words it takes.
 FUNCTION_KEYWORDS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("out", "start", "like", "test", "overwrite", "search", "search_minutes"), ()),  # of fit
+    **dict.fromkeys(("out", "start", "like", "test", "overwrite", "search", "search_minutes", "folds"), ()),  # of fit
     **dict.fromkeys(("starts", "labels", "seeds", "methods", "shift", "allow_overlap", "jobs"), ()),  # of compare
     **dict.fromkeys(("min_confidence", "reject", "mask", "sample", "token"), ()),  # of Model
     **dict.fromkeys(("top", "index", "column", "exact"), ()),  # of Model.find

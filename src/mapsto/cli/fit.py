@@ -71,6 +71,12 @@ def fit(
         typer.Option(help="First try this many settings on held-out training rows (the extra `search`)."),
     ] = None,
     search_minutes: Annotated[float | None, typer.Option(help="Start no further trial after this long.")] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="First score the fit by cross-validation: each row is answered by a model of the other folds (folds.csv)."
+        ),
+    ] = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -89,6 +95,7 @@ def fit(
         out,
         search=search,
         search_minutes=search_minutes,
+        folds=folds,
         start=start,
         like=like,
         test=test,

@@ -87,7 +87,8 @@ def report_run(out: Path, recorder: Recorder, quiet: bool, as_json: bool, next_s
             "baseline": dict(record.final.baseline),
             "rows": record.final.rows,
         }
-        print_json({"out": str(out), **to_json(final), "notes": record.notes})
+        folds = {} if record.folds is None else {"folds": record.folds.to_json()}
+        print_json({"out": str(out), **to_json(final), **folds, "notes": record.notes})
     elif not quiet:
         for number, command in enumerate(next_steps):
             print_status(f"{'next:' if not number else '  or:'} {command}")

@@ -121,6 +121,31 @@ def grouped_split(
     return np.setdiff1d(np.arange(n), indices), indices
 
 
+def deal_folds(
+    n: int, groups: Sequence[Hashable], strata: Sequence[Hashable] | None, num_folds: int, seed: int
+) -> list[Int64s]:
+    """Deal n rows into folds of about equal size and about equal shares of each class; return the sorted row indices of each.
+
+    All rows of a group are in one fold. The groups are dealt from the largest to the smallest, those of one size in random order,
+    each to the fold that has the smallest share of its classes so far, or else the fewest rows. No fold is empty where there are
+    at least as many groups as folds. groups, strata: as for `stratified_split`.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for row in permute_rows(seed, 0, n).tolist():
+        members.setdefault(groups[row], []).append(row)
+    names = {name: number for number, name in enumerate(dict.fromkeys(strata or ()))}
+    classes = np.array([names[name] for name in strata], np.int64) if strata is not None else np.zeros(n, np.int64)
+    totals = np.bincount(classes, minlength=1)
+    counts, folds = np.zeros((num_folds, len(totals))), [list[int]() for _ in range(num_folds)]
+    for rows in sorted(members.values(), key=len, reverse=True):
+        of_group, class_counts = np.unique(classes[rows], return_counts=True)
+        crowding = (counts[:, of_group] * class_counts / totals[of_group]).sum(1)
+        fold = min(range(num_folds), key=lambda index: (crowding[index], len(folds[index])))
+        counts[fold, of_group] += class_counts
+        folds[fold] += rows
+    return [np.array(sorted(rows), np.int64) for rows in folds]
+
+
 def join_groups(first: Sequence[Hashable], second: Sequence[Hashable]) -> list[int]:
     """Return one group for each row, such that rows are in one if a chain of rows with an equal group of either kind joins them.
 

@@ -208,25 +208,51 @@ def split_indices(
     say: prints which groups are kept on one side, and where near-duplicates are not.
     group: `--group`, see `find_groups`. Raises UsageError for a column that the table lacks.
     """
+    groups, strata, method = _split_rule(rows, share, seed, say, group)
+    return method(len(rows), groups, strata, share, seed)
+
+
+def deal_rows(
+    rows: Rows, num_folds: int, seed: int, say: Callable[[str], None] = lambda text: None, group: str | None = None
+) -> list[Int64s]:
+    """Deal rows into the folds of a cross-validation; return the sorted indices of the rows of each.
+
+    Each row is in exactly one fold, and the same rows are kept together as by `split_indices`, as are values of one row of the
+    table. seed, say, group: as there. Raises UsageError if there are fewer groups of such rows than folds.
+    """
+    groups, strata, _ = _split_rule(rows, 1 / num_folds, seed, say, group)
+    groups = sampling.join_groups(groups, rows.indices.tolist())
+    if (num_groups := len(set(groups))) < num_folds:
+        columns = f" by --group {group}" if group not in (None, NO_GROUPS) else ""
+        raise UsageError(
+            f"--folds {num_folds}: the {len(rows):,} rows are {num_groups:,} groups{columns} that stay together, so there are at "
+            f"most {num_groups:,} folds"
+        )
+    return sampling.deal_folds(len(rows), groups, strata, num_folds, seed)
+
+
+def _split_rule(
+    rows: Rows, share: float, seed: int, say: Callable[[str], None], group: str | None
+) -> tuple[Sequence[Hashable], Sequence[Hashable] | None, SplitMethod]:
+    """Return (the group of each row, the class of each row or None, the method to split them); see `split_indices`."""
     keys, targets_by_port = _equal_groups(rows), enumerate(kinds.answering(rows.arrow))
     strata = next((rows.targets[port] for port, target in targets_by_port if has_exclusive_classes(target)), None)
     groups, method = _join_rules(keys, find_groups(rows, group), strata, share, seed, say)
-    equal = method(len(rows), groups, strata, share, seed)
     columns = _comparable_columns(rows)
     if not columns:
-        return equal
+        return groups, strata, method
     if len(rows) > MAX_COMPARED:
         say(
             f"note: {len(rows):,} rows, more than {MAX_COMPARED:,}: equal rows are held out together, similar ones are not"
         )
-        return equal
+        return groups, strata, method
     similar = sampling.join_groups(groups, _similar_groups(columns, groups))
-    result = method(len(rows), similar, strata, share, seed)
-    if len(result[1]) < MIN_SHARE_HELD_OUT * len(equal[1]):
+    num_equal, num_similar = (len(method(len(rows), rule, strata, share, seed)[1]) for rule in (groups, similar))
+    if num_similar < MIN_SHARE_HELD_OUT * num_equal:
         size = max(Counter(similar).values())
         say(f"note: {size:,} of {len(rows):,} rows are similar; rows are held out although similar ones are trained on")
-        return equal
-    return result
+        return groups, strata, method
+    return similar, strata, method
 
 
 def _join_rules(

@@ -36,18 +36,20 @@ def metric_values(mapping: Mapping, examples: Examples, rows: Rows | None, devic
     return {name: float(compute(*arrays)) for part in metrics for name, (compute, *arrays) in part.items()}
 
 
-def find_metric(wanted: str, names: Collection[str]) -> str:
+def find_metric(metric: str, names: Collection[str]) -> str:
     """Return the one of `names` that `--metric` means: "macro F1" is "macro_f1"; of several targets or sides it is the first.
 
     Raises UsageError, with all names and the nearest one, if there is none.
     """
-    plain = _plain(wanted.removeprefix("held-out "))
-    matches = [name for name in names if _plain(name) == plain]
-    matches += [name for name in names if any(_plain(name.rpartition(mark)[2]) == plain for mark in SEPARATORS)]
+    normalised = _normalise(metric.removeprefix("held-out "))
+    matches = [name for name in names if _normalise(name) == normalised]
+    matches += [
+        name for name in names if any(_normalise(name.rpartition(mark)[2]) == normalised for mark in SEPARATORS)
+    ]
     if not matches:
-        listed = ", ".join(names)
+        known = ", ".join(names)
         raise UsageError(
-            f"--metric: no metric {wanted!r}{near(plain, names)}; the held-out rows are scored by {listed}"
+            f"--metric: no metric {metric!r}{near(normalised, names)}; the held-out rows are scored by {known}"
         )
     return matches[0]
 
@@ -60,6 +62,6 @@ def as_error(name: str, value: float) -> float:
     return value if metric in ERROR_METRICS else 1 - value
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     """Return a name in lower case, with underscores in place of spaces and hyphens."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")

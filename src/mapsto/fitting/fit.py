@@ -255,6 +255,7 @@ def _train_as_planned(
         "seconds": round(state.seconds, 1),
         **({"objective": options.objective} if run.is_pretraining else {}),
         **({"search": request.search_record} if request.search_record else {}),
+        **({"folds": request.folds_record} if request.folds_record else {}),
         **({"temperatures": temperatures} if temperatures else {}),
         **_data_file(request, run),
     }
@@ -412,7 +413,8 @@ def _config(request: FitRequest) -> dict[str, Any]:
     default, options = asdict(Options()), asdict(request.options)
     differing = {name: value for name, value in options.items() if value != default[name]}
     key = "what" if request.arrow.corrupted else "arrow"
-    return {key: str(request.arrow), **paths, **differing}
+    folds = {"folds": len(request.folds_record["by_fold"])} if request.folds_record else {}
+    return {key: str(request.arrow), **paths, **folds, **differing}
 
 
 def _describe(run: PreparedRun, setup: TrainingSetup, plan: Plan) -> str:

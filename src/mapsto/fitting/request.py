@@ -76,6 +76,8 @@ class FitRequest:
     overwrite: replace another run in the folder.
     choice: the method that was measured to be the best; None if it was not measured.
     search_record: the trials of the search that chose the options, to be saved with the model; None without a search.
+    folds_record: the scores of the cross-validation before the fit, to be saved with the model; None without one.
+    classes: for each target the names of its classes, where rows beyond these have named them; None learns them from the rows.
     ranks: the rank of this process and the number of processes.
     started_at: the monotonic time of the call, from which `--minutes` counts.
     """
@@ -91,6 +93,8 @@ class FitRequest:
     overwrite: bool = False
     choice: MethodChoice | None = None
     search_record: Dict[str, Any] | None = None
+    folds_record: Dict[str, Any] | None = None
+    classes: Sequence[Sequence[str]] | None = None
     ranks: Ranks = SINGLE_PROCESS
     started_at: float = field(default_factory=time.monotonic)
 

@@ -56,9 +56,9 @@ def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[
 
 
 def _watch_metric(
-    run: PreparedRun, ranks: Ranks, wanted: str, validate: Callable[[Mapping], dict[str, float]]
+    run: PreparedRun, ranks: Ranks, metric: str, validate: Callable[[Mapping], dict[str, float]]
 ) -> Callable[[Mapping], dict[str, float]]:
-    """Return the function of `make_validation` with the metric `wanted` in the place of the error, which is added by its name.
+    """Return the function of `make_validation` with the metric `metric` in the place of the error, which is added by its name.
 
     The main process computes the metric, on all held-out rows. Raises UsageError for a metric that the rows are not scored by.
     """
@@ -71,7 +71,7 @@ def _watch_metric(
         return result
 
     # A name is checked before the first step, by what the untrained model is scored by.
-    name = find_metric(wanted, values_of(run.mapping))
+    name = find_metric(metric, values_of(run.mapping))
 
     def validate_by_metric(mapping: Mapping) -> dict[str, float]:
         value = values_of(mapping)[name]

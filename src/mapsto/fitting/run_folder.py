@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +33,8 @@ except ImportError:  # not on Windows
 
 
 SEARCH, CHOICE, REPORT, LOCK = "search.json", "choice.json", "report.html", "run.lock"
+# The record of a cross-validation, the folder of its fits while they last, and the answers to the rows of all folds.
+FOLDS, FOLDS_FOLDER, FOLD_ANSWERS = "folds.json", "folds", "folds.csv"
 # What a person reads of a finished run.
 PAGES = (REPORT, CARD_FILE)
 # The arguments and options of the run, which `--config` takes.
@@ -56,6 +58,7 @@ RUN_FILES: tuple[str, ...] = (
     TRACKING_FILE,
     "rejected.csv",
     UNLABELLED,
+    FOLD_ANSWERS,
     *MODEL_FILES,
     *sentence_transformers.SENTENCE_FILES,
     ROW_FILTERS_FILE,
@@ -64,6 +67,8 @@ RUN_FILES: tuple[str, ...] = (
     EVENTS_FOLDER,
     "adapter",
     TRAINED,
+    FOLDS_FOLDER,
+    FOLDS,
     SEARCH,
     CHOICE,
     RUN_FILE,
@@ -89,7 +94,7 @@ def require_free(folder: Path, overwrite: bool, searched: bool = False) -> None:
     names = {name for name in names if not files.is_temporary(name)}
     if names <= BEFORE_RUN:
         return
-    if not names & {MANIFEST_FILE, RUN_FILE, SEARCH, CHOICE}:
+    if not names & {MANIFEST_FILE, RUN_FILE, SEARCH, CHOICE, FOLDS}:
         raise UsageError(f"{folder} holds other files and no run of mapsto; choose another --out")
     if overwrite:
         return
@@ -260,6 +265,26 @@ def recorded_search(folder: Path, facts: Dict[str, Any], options: Options) -> li
     _require_same(f"{folder} holds an unfinished search", names, recorded["facts"], facts, options)
     trials: list[dict[str, Any]] = recorded["trials"]
     return trials
+
+
+def record_folds(folder: Path, facts: Dict[str, Any], folds: Sequence[Dict[str, Any]]) -> None:
+    """Record the facts of a cross-validation and what is known of its finished folds in folds.json."""
+    files.write_atomic(folder / FOLDS, files.seal({"facts": facts, "folds": folds}))
+
+
+def recorded_folds(folder: Path, facts: Dict[str, Any], options: Options) -> list[dict[str, Any]] | None:
+    """Return the finished folds of the cross-validation in the folder, as folds.json records them; None if there is none.
+
+    facts, options: of the cross-validation that is to continue it.
+    Raises UsageError, which names the facts and options that differ, if the folder holds another one.
+    """
+    if not (folder / FOLDS).exists():
+        return None
+    recorded = files.read_sealed(folder / FOLDS)
+    names = (*IDENTITY_FACTS, "--folds")
+    _require_same(f"{folder} holds an unfinished cross-validation", names, recorded["facts"], facts, options)
+    folds: list[dict[str, Any]] = recorded["folds"]
+    return folds
 
 
 def record_choice(folder: Path, facts: Dict[str, Any], choice: Dict[str, Any]) -> None:

@@ -75,9 +75,12 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     is_linear = options.method == "linear"
     sources = linear_sources(arrow, rows, say) if is_linear else make_sources(start, arrow, rows, options, say)
     config = bind_targets(arrow, sources, targets, start, options)
-    for target, port, answers in zip(targets, arrow.targets, rows.targets, strict=True):
+    known_classes = request.classes or [()] * len(targets)
+    for target, port, answers, classes in zip(targets, arrow.targets, rows.targets, known_classes, strict=True):
         # A restored source is its own answer: no classes are to be learnt.
         if port.restores is None:
+            if classes and isinstance(target, HeadRows):
+                target.classes = list(classes)
             keep_head(target, start, answers, say)
             if isinstance(target, Classes):
                 target.folds = options.fold_labels

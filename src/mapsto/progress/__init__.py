@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from mapsto.errors import coloured, printable
+from mapsto.metrics.fold_scores import FoldScores
 from mapsto.metrics.intervals import Score, to_json
 
 # Seconds between two progress lines in a log, and between two updates of the live line on a terminal.
@@ -113,6 +114,11 @@ class Progress:
     def scores(self, final: FinalScores) -> None:
         """Print the scores of a finished run, one line per metric."""
         for line in final.lines():
+            self.say(line)
+
+    def folds(self, scores: FoldScores) -> None:
+        """Print the scores of a cross-validation, one line per metric."""
+        for line in scores.lines():
             self.say(line)
 
 
@@ -260,6 +266,9 @@ class JsonLines(Progress):
             record |= {"rows": final.rows} if final.rows else {}
             record |= {"baseline": to_json(dict(final.baseline))} if final.baseline else {}
             self._write(record | ({"mark": final.mark.strip(" –")} if final.mark else {}))
+
+    def folds(self, scores: FoldScores) -> None:
+        self._write({"folds": scores.to_json()})
 
     def _write(self, record: dict[str, object]) -> None:
         line = printable(json.dumps(record, ensure_ascii=False)) + "\n"

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from mapsto.errors import printable
 from mapsto.errors.wording import worded
+from mapsto.metrics.fold_scores import FoldScores
 from mapsto.progress import FinalScores, Lines, Progress, StepReport
 
 LOGGER = logging.getLogger("mapsto")
@@ -129,11 +130,12 @@ def python_progress(quiet: bool = False) -> Progress:
 
 @dataclass
 class RunRecord:
-    """Hold what a run reported: its notes, its final scores, and its held-out curves (see `RunReport.curves`)."""
+    """Hold what a run reported: its notes, its final scores, its held-out curves (see `RunReport.curves`), and its folds."""
 
     notes: list[str] = field(default_factory=list)
     final: FinalScores = field(default_factory=lambda: FinalScores({}))
     curves: list[dict[str, float]] = field(default_factory=list)
+    folds: FoldScores | None = None
 
 
 class Recorder(Progress):
@@ -164,6 +166,10 @@ class Recorder(Progress):
     def scores(self, final: FinalScores) -> None:
         self.record.final = final
         self.progress.scores(final)
+
+    def folds(self, scores: FoldScores) -> None:
+        self.record.folds = scores
+        self.progress.folds(scores)
 
     def close(self) -> None:
         self.progress.close()

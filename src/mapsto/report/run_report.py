@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mapsto.metrics.fold_scores import FoldScores
 from mapsto.metrics.intervals import Score
 from mapsto.report.results import ResultTable, Tabular, score_records, score_table
 
@@ -21,7 +22,7 @@ class RunReport(Tabular):
     baseline: by metric, the score of the best constant answer; baseline_name says it in words.
     findings: sentences on what affects the result, as the command line notes them.
     curves: for each evaluation of the held-out rows during training a dict with "step", "training_loss" and their metrics.
-    folder: the folder of the run; None for a run in memory.
+    folder: the folder of the run; None for a run in memory. folds: the scores of a cross-validation; None without one.
     """
 
     title: str
@@ -31,6 +32,7 @@ class RunReport(Tabular):
     findings: Sequence[str] = ()
     curves: Sequence[Mapping[str, float]] = ()
     folder: str | None = None
+    folds: FoldScores | None = None
 
     def table(self) -> ResultTable:
         """Return the table of scores, with the findings below it."""
@@ -40,6 +42,8 @@ class RunReport(Tabular):
             notes.append(
                 f"{len(self.curves):,} evaluations of the held-out rows in .curves; the lowest loss at step {loss['step']:,}"
             )
+        if self.folds is not None:
+            notes += self.folds.lines()
         if self.folder is not None:
             notes.append(f"saved in {self.folder}")
         return score_table(self.title, self.scores, self.baseline, self.baseline_name, notes)
@@ -60,4 +64,6 @@ class RunReport(Tabular):
             if any(name.startswith(HELD_OUT) for name in step)
         ]
         scores = {name: Score.from_json(score) for name, score in record.get("scores", {}).items()}
-        return cls(title, scores, findings=list(record.get("findings", ())), curves=curves, folder=folder)
+        recorded = record.get("provenance", {}).get("folds")
+        folds = None if recorded is None else FoldScores.from_json(recorded)
+        return cls(title, scores, findings=list(record.get("findings", ())), curves=curves, folder=folder, folds=folds)

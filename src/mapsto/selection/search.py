@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mapsto.data.duplicates.overlap import find_overlap
+from mapsto.data.files import is_path
 from mapsto.data.rows import load_rows
 from mapsto.data.table import Table
 from mapsto.distributed import read_ranks
@@ -33,8 +34,8 @@ from mapsto.metrics.intervals import Score, mean_score, to_json, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
-from mapsto.selection import folds
-from mapsto.selection.folds import Fold, search_folds
+from mapsto.selection.cross_validation import cross_validate
+from mapsto.selection.folds import Fold, score_rows, search_folds
 from mapsto.selection.method_choice import choose_and_fit
 from mapsto.task.arrow import Arrow, parse
 from mapsto.training.loop import Interrupted
@@ -111,6 +112,7 @@ def search_and_fit(
     *,
     search: int | None = None,
     search_minutes: float | None = None,
+    folds: int | None = None,
     start: str | Path | Mapping | None = None,
     like: str | Path | None = None,
     test: Any = None,
@@ -122,12 +124,21 @@ def search_and_fit(
 
     search: the number of trials; None searches nothing, and chooses the method as `choose_and_fit` does.
     search_minutes: no trial begins after the trials have taken this many minutes.
+    folds: the number of folds of a cross-validation before the fit; None for none.
     The other arguments are those of `fit_mapping`.
 
     Finished trials are recorded in search.json of the run's folder, and are not repeated when the search is resumed.
     Raises UsageError if the package optuna (the extra [search]) is not installed, and the errors of `fit_mapping`.
     """
     given: dict[str, Any] = {"start": start, "like": like, "test": test, "overwrite": overwrite}
+    if folds is not None:
+        if search is not None or search_minutes is not None:
+            raise UsageError(
+                "--folds scores one setting, and --search tries several on folds of its own: give one of them"
+            )
+        return _cross_validate_and_fit(
+            fit.make_request(arrow, data, out, options=options, progress=progress, **given), folds
+        )
     if search is None and search_minutes is None:
         return choose_and_fit(fit.make_request(arrow, data, out, options=options, progress=progress, **given))
     options = options or Options()
@@ -162,6 +173,18 @@ def search_and_fit(
         record["overlap"] = to_json(overlap)
     final = replace(request, options=replace(options, **best.knobs), search_record=record, started_at=time.monotonic())
     return fit.fit_request(final, run_data)
+
+
+def _cross_validate_and_fit(request: FitRequest, num_folds: int) -> Mapping:
+    """Score the setting of a request by cross-validation, then fit a mapping to all rows; return the mapping."""
+    if not is_path(request.data):
+        request = request.with_tables()  # which can be read once only
+    scores = cross_validate(request, num_folds)
+    request.progress.folds(scores)
+    request.say("the model of all rows:")
+    # The folder holds the record of the folds, and nothing of another run any more.
+    final = replace(request, overwrite=False, folds_record=scores.to_json(), started_at=time.monotonic())
+    return choose_and_fit(final)
 
 
 def _require_possible(arrow: Arrow, options: Options, num_trials: int | None, minutes: float | None) -> int:
@@ -341,7 +364,7 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
     results: list[tuple[float, float]] = []
     try:
         for fold in search.folds:
-            results += folds.score_rows(fold.train(options), fold.held_out, options.weight)
+            results += score_rows(fold.train(options), fold.held_out, options.weight)
     except Interrupted:  # a RunError too, but one that must stop the search
         raise
     except RunError as error:

@@ -112,7 +112,7 @@ class PackedAnswers:
         weights, counts = torch.unique_consecutive(self.weights[order], return_counts=True)
         sizes = counts.tolist()
         parts = zip(torch.split(output[order], sizes), torch.split(self.values[order], sizes), weights, strict=True)
-        return torch.stack([weight * measure(some, values) for some, values, weight in parts]).sum()
+        return torch.stack([weight * measure(outputs, values) for outputs, values, weight in parts]).sum()
 
 
 @dataclass(frozen=True, slots=True)

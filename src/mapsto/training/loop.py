@@ -67,12 +67,14 @@ class Interrupted(RunError):
 
     signum: number of the signal: SIGINT, SIGTERM, SIGHUP, or SIGPIPE where the reader of the progress has gone.
     folder: the run's folder; None for a run in memory, which has no checkpoint and cannot be resumed.
+    reason: the signal and the step in words, without what to do next.
     """
 
     def __init__(self, signum: int, step: int, folder: Path | None) -> None:
         self.exit_status = 128 + signum
+        self.reason = f"stopped by {signal.Signals(signum).name} after step {step}"
         hint = f"; the same command goes on from there ({folder})" if folder else ""
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}{hint}")
+        super().__init__(f"{self.reason}{hint}")
 
 
 class Training:
