@@ -44,7 +44,8 @@ def test_each_row_is_in_one_fold_and_classes_and_groups_are_even(num_folds: int,
         counts = [sum(strata[row] == name for row in rows) for rows in folds]
         assert max(counts) - min(counts) <= 2
     assert all(
-        np.array_equal(one, other) for one, other in zip(folds, deal_folds(200, groups, strata, num_folds, seed))
+        np.array_equal(one, other)
+        for one, other in zip(folds, deal_folds(200, groups, strata, num_folds, seed), strict=True)
     )
 
 
@@ -98,6 +99,15 @@ def test_numbers_several_answers_and_groups() -> None:
     folds = model.report.folds  # type: ignore[union-attr]
     assert {"label: accuracy", "number: mae"} <= set(folds.scores)  # type: ignore[union-attr]
     assert all(score.n == len(TEXTS) for score in folds.scores.values())  # type: ignore[union-attr]
+
+
+def test_a_column_that_is_called_fold_stays(tmp_path: Path) -> None:
+    mapsto.fit(
+        "text:text -> label", [{**row, "fold": "mine"} for row in ROWS], tmp_path / "run", folds=2, method="linear"
+    )
+    with open(tmp_path / "run" / "folds.csv", encoding="utf-8") as stream:
+        answers = list(csv.DictReader(stream))
+    assert {row["fold"] for row in answers} == {"mine"} and {row["fold_2"] for row in answers} == {"1", "2"}
 
 
 def test_a_class_with_a_single_row_is_scored() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +156,16 @@ def _prepare(request: FitRequest, num_folds: int) -> CrossValidation:
 
 def _run_folds(validation: CrossValidation) -> FoldScores:
     """Fit and score all folds, write the answers, record and return the scores, and delete the models of the folds."""
-    request, count = validation.request, len(validation.folds)
+    request, num_folds = validation.request, len(validation.folds)
     folder, sizes = request.folder, [len(fold) for fold in validation.folds]
-    request.say(f"{count} folds of {min(sizes):,} to {max(sizes):,} rows, each answered by a model of the others")
+    request.say(f"{num_folds} folds of {min(sizes):,} to {max(sizes):,} rows, each answered by a model of the others")
     results = []
-    for fold in range(count):
+    for fold in range(num_folds):
         results.append(_run_fold(validation, fold))
         values = _values(results[-1].metrics)
-        request.say(f"fold {fold + 1} of {count}: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}")
+        request.say(
+            f"fold {fold + 1} of {num_folds}: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}"
+        )
     answers = None
     if folder is not None:
         _write_answers(folder / run_folder.FOLD_ANSWERS, validation, results)
@@ -191,12 +194,12 @@ def _run_fold(validation: CrossValidation, fold: int) -> FoldResult:
 
 def _fit_fold(validation: CrossValidation, fold: int) -> FittedMapping:
     """Return the model of the rows of the other folds. Raises RunError, with advice, when a signal interrupts the fit."""
-    request, run, count = validation.request, validation.run, len(validation.folds)
+    request, run, num_folds = validation.request, validation.run, len(validation.folds)
     folder = None
     if request.folder is not None:
         folder = request.folder / run_folder.FOLDS_FOLDER / str(fold + 1)
         if (folder / MANIFEST_FILE).exists():
-            request.say(f"fold {fold + 1} of {count} was fitted before")
+            request.say(f"fold {fold + 1} of {num_folds} was fitted before")
             return model_folder.load_mapping(str(folder)).to(run.device).compute_in(run.mapping.precision)
     # Folds hold out the same share as the final fit, of fewer rows.
     share = run.data.num_held_out / len(validation.rows)
@@ -208,7 +211,7 @@ def _fit_fold(validation: CrossValidation, fold: int) -> FittedMapping:
         test=None,
         folder=folder,
         options=replace(request.options, unlabelled="stop", track="none", hold_out=hold_out),
-        progress=PartProgress(request.progress, f"fold {fold + 1} of {count}:"),
+        progress=PartProgress(request.progress, f"fold {fold + 1} of {num_folds}:"),
         # A class whose rows are all in this fold is known by name, so that the answers of all folds have the same classes.
         classes=[target.classes if isinstance(target, HeadRows) else () for target in run.data.targets],
     )
@@ -216,11 +219,11 @@ def _fit_fold(validation: CrossValidation, fold: int) -> FittedMapping:
         return choose_and_fit(fold_request)
     except Interrupted as interrupted:
         advice = f"; the same command goes on from there ({request.folder})" if request.folder else ""
-        error = RunError(f"{interrupted.reason} of fold {fold + 1} of {count}{advice}")
+        error = RunError(f"{interrupted.reason} of fold {fold + 1} of {num_folds}{advice}")
         error.exit_status = interrupted.exit_status
         raise error from interrupted
     except MapstoError as error:
-        error.args = (f"--folds {count}: fold {fold + 1}: {error}",)
+        error.args = (f"--folds {num_folds}: fold {fold + 1}: {error}",)
         raise
 
 
@@ -266,14 +269,17 @@ def _join(folds: Sequence[Sequence[Array]]) -> list[Array] | None:
 
 def _write_answers(path: Path, validation: CrossValidation, results: Sequence[FoldResult]) -> None:
     """Write a table of all rows, in their order, with their fold and the answer of the model that was not fitted to them."""
+    row_columns = validation.rows.table.columns
+    # No column of the rows is changed.
+    fold_column = next(
+        name for name in chain([FOLD], (f"{FOLD}_{number}" for number in count(2))) if name not in row_columns
+    )
     cells_by_place = {
-        place: {**cells, FOLD: fold}
+        place: {**cells, fold_column: fold}
         for fold, result in enumerate(results, 1)
         for place, cells in result.answers.items()
     }
-    row_columns = validation.rows.table.columns
-    answer_columns = dict.fromkeys(
-        name for cells in cells_by_place.values() for name in cells if name not in (*row_columns, FOLD)
-    )
+    names = dict.fromkeys(name for cells in cells_by_place.values() for name in cells)
+    answer_columns = [name for name in names if name not in (*row_columns, fold_column)]
     rows = [cells_by_place[place] for place in sorted(cells_by_place)]
-    write_rows(path, [*row_columns, FOLD, *answer_columns], rows, TextStyle(csv_safe=True))
+    write_rows(path, [*row_columns, fold_column, *answer_columns], rows, TextStyle(csv_safe=True))

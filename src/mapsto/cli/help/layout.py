@@ -65,7 +65,7 @@ GROUPS: dict[str, Collection[str]] = {
             "stream",
         ),
     ),
-    TRAINING: ("search", "search_minutes", "seeds", "save_every"),
+    TRAINING: ("search", "search_minutes", "folds", "seeds", "save_every"),
     "The model": ("like",),
     "Many processes": ("device", "precision", "engine", "jobs"),
     SCREEN: ("quiet", "json", "csv_safe", "draw", "tensorboard"),
