@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from mappings import small_mapping
-from runs import write_labelled
-from trainings import TINY_OPTIONS
+from runs import TINY, run, run_many, write_labelled
+from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
 from mapsto import kinds
 from mapsto.data.examples import Examples
+from mapsto.data.weights import normalise_weights
 from mapsto.errors import DataError, UsageError
 from mapsto.kinds.label import Label
 from mapsto.kinds.labels import Labels
@@ -24,6 +25,7 @@ from mapsto.model import linear_probe
 from mapsto.model.mapping import Mapping
 from mapsto.options import parse_class_weights
 from mapsto.sequence.packing import collate
+from mapsto.training.loggers import read_metrics
 
 ARROWS = (
     "text:text -> label",
@@ -68,6 +70,64 @@ def test_a_row_of_weight_2_equals_that_row_twice(arrow: str) -> None:
         for given in (None, np.ones(len(examples), np.float32))
     )
     assert plain[0] == ones[0] and all(map(torch.equal, plain[1], ones[1]))
+
+
+def test_the_mean_loss_of_weighted_rows_is_that_of_repeated_ones() -> None:
+    mapping, examples = small_mapping("text:text -> label")
+    weights = np.array([1, 2, 0, 3], np.float32)
+    normalised, _ = normalise_weights(weights, np.zeros(0, np.float32))
+    assert normalised is not None and normalised.mean() == pytest.approx(1)
+    all_weights = np.ones(len(examples), np.float32)
+    all_weights[:4] = normalised
+    weighted, _ = loss_and_gradients(mapping, replace(examples, weights=all_weights), [0, 1, 2, 3])
+    repeated, _ = loss_and_gradients(mapping, examples, [0, 1, 1, 3, 3, 3])
+    assert weighted / 4 == pytest.approx(repeated / 6, rel=1e-5)
+
+
+def test_a_weighted_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    class Stopping(RecordingProgress):
+        def step(self, report: Any) -> None:
+            if report.step == 5:
+                raise KeyboardInterrupt
+
+    given: dict[str, Any] = {"weight": "w", "class_weights": "good=2", "steps": 8, "save_every": 2, **TINY_OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        mapsto.fit("text:text -> label", ROWS, tmp_path / "stopped", progress=Stopping(), **given)
+    for name in ("stopped", "whole"):
+        mapsto.fit("text:text -> label", ROWS, tmp_path / name, **given)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("stopped", "whole")]
+    assert files[0] == files[1]
+    heavier = [{**row, "w": row["w"] + 1} for row in ROWS]
+    with pytest.raises(KeyboardInterrupt):
+        mapsto.fit("text:text -> label", ROWS, tmp_path / "other", progress=Stopping(), **given)
+    with pytest.raises(UsageError, match="other data"):
+        mapsto.fit("text:text -> label", heavier, tmp_path / "other", **given)
+
+
+@pytest.mark.slow
+def test_two_processes_weigh_rows_as_one(tmp_path: Path) -> None:
+    table = write_labelled(tmp_path / "train.csv")
+    lines = table.read_text(encoding="utf-8").splitlines()
+    table.write_text("\n".join([lines[0] + ",w", *(f"{line},{i % 3}" for i, line in enumerate(lines[1:]))]), "utf-8")
+    command = [
+        "fit",
+        "text -> label",
+        str(table),
+        "--weight",
+        "w",
+        "--steps",
+        "8",
+        "--batch",
+        "12",
+        "--precision",
+        "fp32",
+        *TINY,
+    ]
+    assert run(*command, "--out", str(tmp_path / "one")).returncode == 0
+    done = run_many(2, *command, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    one, two = ([line["loss"] for line in read_metrics(tmp_path / name, print)] for name in ("one", "two"))
+    assert one[0] == pytest.approx(two[0], abs=1e-6) and one == pytest.approx(two, rel=1e-2)
 
 
 def weights_of(model: mapsto.Model) -> list[torch.Tensor]:
@@ -218,4 +278,4 @@ def test_compare_weighs_rows(tmp_path: Path) -> None:
     compared = mapsto.compare(
         "text -> label", str(table), starts=["scratch"], labels=["all"], seeds=1, weight="w", epochs=1
     )
-    assert compared.scores()
+    assert compared.records()
