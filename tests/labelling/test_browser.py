@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -220,7 +221,17 @@ def test_boxes_by_pointer_and_by_keyboard(browser: Any, tmp_path: Path, width: i
         second = wait_for_row(page, row)
         assert is_near(records(tmp_path)[0]["boxes"], expected[:1])
         # By keyboard alone: a box in the middle, moved and made wider by whole pixels, with a label that is new.
-        for key in ("b", "f", "ArrowLeft", "ArrowUp", "ArrowUp", "Shift+ArrowRight", "Shift+ArrowUp", "ArrowRight", "u"):
+        for key in (
+            "b",
+            "f",
+            "ArrowLeft",
+            "ArrowUp",
+            "ArrowUp",
+            "Shift+ArrowRight",
+            "Shift+ArrowUp",
+            "ArrowRight",
+            "u",
+        ):
             page.keyboard.press(key)
         for key in ("/", "b", "i", "r", "d", "Enter"):
             page.keyboard.press(key)
@@ -238,6 +249,12 @@ def test_boxes_by_pointer_and_by_keyboard(browser: Any, tmp_path: Path, width: i
         middle = np.array([left + 1, top + 2, right, bottom + 3]) if width == 1280 else None
         if middle is not None:  # a third of the picture, before the keys
             assert np.abs(middle - [400 / 3, 300 / 3, 800 / 3, 600 / 3]).max() <= 2
+        for key in "+++":
+            page.keyboard.press(key)
+        draw(page, (185, 135), (215, 165))  # in the enlarged picture, whose middle stays in view
+        sides = list(map(int, re.findall(r"\d+", page.inner_text("#message").partition(":")[2])))
+        assert np.abs(np.array(sides) - [185, 135, 30, 30]).max() <= 2
+        page.keyboard.press("Delete")
         page.keyboard.press("Enter")  # nothing is there: an answer too
         wait_for_row(page, third)
         assert records(tmp_path)[2]["boxes"] == [] and not errors

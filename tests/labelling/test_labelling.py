@@ -162,7 +162,16 @@ def test_the_page_loads_nothing_from_elsewhere(labelling: Labelling) -> None:
     page = labelling.client.get("/")
     assert "default-src 'none'" in page.headers["Content-Security-Policy"] and "://" not in page.text
     assert "<h1>text -&gt; label</h1>" in page.text and "style=" not in page.text
-    for name in ("label.js", "requests.js", "elements.js", "choices.js", "spans.js", "rectangles.js", "curve.js", "label.css"):
+    for name in (
+        "label.js",
+        "requests.js",
+        "elements.js",
+        "choices.js",
+        "spans.js",
+        "rectangles.js",
+        "curve.js",
+        "label.css",
+    ):
         part = labelling.client.get(f"/page/{name}")
         assert part.status_code == 200 and "://" not in part.text.replace("http://www.w3.org/2000/svg", "")
     assert labelling.client.get("/page/none.js").status_code == 404
@@ -340,7 +349,13 @@ def test_boxes_are_drawn_on_the_pixels_that_are_read(tmp_path: Path) -> None:
 def test_boxes_go_into_fit_and_elsewhere(tmp_path: Path) -> None:
     labelling = Labelling(tmp_path, "image -> boxes", data=make_pictures(tmp_path / "pool", "3.jpg"))
     row, answers = labelling.post("next")["row"], {}
-    for bad in (None, "x", [{"label": "cat"}], [{"label": "cat", "box": [50, 0, 60, 9]}], [{"label": " ", "box": [0, 0, 9, 9]}]):
+    for bad in (
+        None,
+        "x",
+        [{"label": "cat"}],
+        [{"label": "cat", "box": [50, 0, 60, 9]}],
+        [{"label": " ", "box": [0, 0, 9, 9]}],
+    ):
         labelling.post("answer", status=422, key=row["key"], id="answer-bad", answer=bad)
     for number in range(4):
         boxes = [{"label": "cat", "box": [2, 3, 12, 20 + number]}, {"label": "狗", "box": [4, 0, 30, 9]}][: number % 3]
@@ -350,21 +365,29 @@ def test_boxes_go_into_fit_and_elsewhere(tmp_path: Path) -> None:
     question = labelling.session.pool.question
     for name in ("labels.csv", "_annotations.coco.json", "tasks.json"):
         export(tmp_path / name, labelling.file, question)
-    for name in ("labels.jsonl", "labels.csv", "_annotations.coco.json"):  # COCO's sizes are those of turned pictures, too
+    for name in (
+        "labels.jsonl",
+        "labels.csv",
+        "_annotations.coco.json",
+    ):  # COCO's sizes are those of turned pictures, too
         rows = load_rows(parse("image -> boxes"), read_table(tmp_path / name))
         assert not rows.faults
         read = {Path(value.path).name: boxes for value, boxes in zip(rows.sources[0], rows.targets[0], strict=True)}
         assert read == {file: Boxes.read(boxes) for file, boxes in answers.items()}, name
     (result, *_), size = next(
         (task["annotations"][0]["result"], answer.record["labelling"]["size"])
-        for task, answer in zip(json.loads((tmp_path / "tasks.json").read_text()), labelling.file.answers.values(), strict=True)
+        for task, answer in zip(
+            json.loads((tmp_path / "tasks.json").read_text()), labelling.file.answers.values(), strict=True
+        )
         if answer.cell
     )
     assert result["value"]["rectanglelabels"] == ["cat"] and result["value"]["x"] == 100 * 2 / size[0]
     assert labelling.client.get("/export/_annotations.coco.json").json()["categories"][0] == {"id": 1, "name": "cat"}
     with pytest.raises(MapstoError, match="is for boxes"):
         export(tmp_path / "a.coco.json", labelling.file, Question(parse("text -> label")))
-    model = mapsto.fit("image -> boxes", labelling.path, out=tmp_path / "run", steps=1, layers=1, width=16, device="cpu")
+    model = mapsto.fit(
+        "image -> boxes", labelling.path, out=tmp_path / "run", steps=1, layers=1, width=16, device="cpu"
+    )
     assert model.mapping.targets[0].classes == ["cat", "狗"]  # type: ignore[attr-defined]
     labelling.file.close()
     again = Labelling(tmp_path, "image -> boxes", data=tmp_path / "pool", start=model)

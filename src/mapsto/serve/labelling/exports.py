@@ -1,4 +1,4 @@
-"""Write the answers of a session in other forms: as a table, as annotated tasks of Label Studio, or boxes as COCO's annotations."""
+"""Write the answers of a session in other forms: a table, annotated tasks of Label Studio, or COCO's annotations."""
 
 from __future__ import annotations
 
@@ -104,9 +104,12 @@ def coco_annotations(file: AnswerFile, question: Question) -> dict[str, Any]:
     Raises UsageError for answers that are no boxes.
     """
     if question.control != "rectangles":
-        raise UsageError(f"{COCO_SUFFIX} is for boxes; write the answers of {str(question.arrow)!r} as .json, .csv or .jsonl")
+        raise UsageError(
+            f"{COCO_SUFFIX} is for boxes; write the answers of {str(question.arrow)!r} as .json, .csv or .jsonl"
+        )
     column = question.arrow.sources[question.place_port].column
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     category_ids: dict[str, int] = {name: number for number, name in enumerate(question.names, 1)}
     for image_id, answer in enumerate(file.answers.values(), 1):
         width, height = answer.record[DETAILS]["size"]

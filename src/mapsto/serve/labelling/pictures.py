@@ -1,7 +1,7 @@
 """Pictures as the page shows them for drawing: pixel for pixel as the kind of the source reads them.
 
-A browser would turn a picture by metadata that are read here otherwise, play an animation whose first frame alone is read, or show
-nothing (TIFF). The page switches the browser's turning off (`image-orientation: none`), and such pictures are encoded again.
+A browser may turn a picture by other metadata than are read here, plays animations whose first frame alone is read, and shows no
+TIFF. The page switches the browser's turning off (`image-orientation: none`), and such pictures are encoded again.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class LabelPool:
         return Path(str(cell.get("path") if isinstance(cell, dict) else cell))
 
     def picture_size(self, index: int) -> tuple[int, int] | None:
-        """Return (width, height) of the picture on which rectangles are drawn, in pixels as it is read; None for other answers."""
+        """Return (width, height) of the picture on which boxes are drawn, in pixels as it is read; else None."""
         if self.question.control != "rectangles":
             return None
         value = self.rows.sources[self.question.place_port][index]

@@ -34,7 +34,8 @@ ID = re.compile(r"[\w-]{8,64}", re.ASCII)
 MAX_PERSON_CHARACTERS = 60
 # A browser may show or play these; anything else is sent as bytes, which it saves.
 SAFE_MEDIA = re.compile(r"(image/(?!svg)|audio/|video/)[\w.+-]+", re.ASCII)
-EXPORTS = {"labels.csv": "text/csv", "labels.jsonl": "application/jsonl", "tasks.json": "application/json", COCO_FILE: "application/json"}
+JSON = "application/json"
+EXPORTS = {"labels.csv": "text/csv", "labels.jsonl": "application/jsonl", "tasks.json": JSON, COCO_FILE: JSON}
 
 
 def service_of(request: Request) -> LabelService:

@@ -23,6 +23,7 @@ if (control === "write") {
 } else {
   if (control === "spans") spans = new Spans(answerPart, (selected) => say(selected ? `selected: ${selected}` : ""));
   if (control === "rectangles") {
+    document.querySelector(".actions").prepend(get("message")); // stays in view with the buttons
     rectangles = new Rectangles(answerPart, { names: () => choices.names, onLabel: (name) => choices?.mark(name ? [name] : []), focus: focusRow });
   }
   choices = new Choices(answerPart, { isSeveral: control === "several", onChoose: choose });

@@ -8,7 +8,7 @@ const REACH = { mouse: 9, pen: 14, touch: 24 };
 const MIN_DRAG = 4, STEP = 8, REPEAT_FACTOR = 3;
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const NUM_COLOURS = 7;
-const MAX_HEIGHT = 62; // of the picture, in per cent of the window
+const MAX_HEIGHT = 56; // of the picture, in per cent of the window
 const DRAFT = "mapsto-boxes";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 // The handles: which side (left 0, top 1, right 2, bottom 3) they move horizontally and vertically.
