@@ -27,13 +27,12 @@ from mapsto.serve.labelling.service import LabelService
 from mapsto.serve.labelling.session import Visitor
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply
+from mapsto.serve.routes.page import BYTES, SAFE_MEDIA
 from mapsto.vision.image_io import BOX_COLOURS
 
 SCRIPTS = ("label.js", "requests.js", "elements.js", "choices.js", "spans.js", "rectangles.js", "curve.js")
 ID = re.compile(r"[\w-]{8,64}", re.ASCII)
 MAX_PERSON_CHARACTERS = 60
-# A browser may show or play these; anything else is sent as bytes, which it saves.
-SAFE_MEDIA = re.compile(r"(image/(?!svg)|audio/|video/)[\w.+-]+", re.ASCII)
 JSON = "application/json"
 EXPORTS = {"labels.csv": "text/csv", "labels.jsonl": "application/jsonl", "tasks.json": JSON, COCO_FILE: JSON}
 
@@ -149,7 +148,7 @@ async def media(request: Request) -> Response:
             raise Refusal(404, f"the file {file.name} cannot be read any more: {error}") from error
         if content is not None:
             return Response(content, media_type="image/jpeg")
-    return FileResponse(file, media_type=kind if SAFE_MEDIA.fullmatch(kind) else "application/octet-stream")
+    return FileResponse(file, media_type=kind if SAFE_MEDIA.fullmatch(kind) else BYTES)
 
 
 async def exported(request: Request) -> Response:
