@@ -72,7 +72,7 @@ def routes_of(service: Service) -> list[RouteEntry]:
         RouteEntry("GET", "/docs", page.docs, tag="page"),
         RouteEntry("GET", "/page/{name}", page.part, tag="page"),
         RouteEntry("GET", "/page/examples/{model}", page.examples, tag="page"),
-        RouteEntry("GET", "/page/examples/{model}/{number}/{file}", page.example_file, tag="page"),
+        RouteEntry("GET", "/page/examples/{model}/{row}/{file}", page.example_file, tag="page"),
         RouteEntry("GET", "/models", native.models),
         RouteEntry("GET", "/metrics", health.metrics),
         RouteEntry("POST", "/predict", native.predict, "predict", rows),

@@ -83,7 +83,8 @@ def find_examples(model: ServedModel, count: int) -> Examples:
         HELD_OUT: (record.file, partial(read_held_out_rows, model.arrow, record, max_rows)),
     }
     for origin, (file, read) in readers.items():
-        if file is None or (file.is_file() and file.stat().st_size > MAX_BYTES):
+        # A named pipe, which a stranger's folder may name, would never end.
+        if file is None or (file.exists() and not file.is_dir() and not _is_small(file)):
             continue
         try:
             rows = read()
@@ -117,7 +118,8 @@ def _example(rows: Rows, index: int, names: Sequence[str]) -> Example | None:
         if issubclass(kinds.source(port.kind), FileBacked):
             cell = FileBacked.locate(rows.table.column(port.column or "")[row], rows.table.beside(row))
             path = cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell
-            if not isinstance(path, str) or not Path(path).is_file():
+            # Of a stranger's table no files but those below it are shown; a folder of files has none but its own.
+            if not isinstance(path, str) or not _is_file_below(Path(path), rows.table.beside(row)):
                 return None
             files[name] = Path(path)
         elif isinstance(values[index], str) and len(values[index]) <= MAX_CHARACTERS:
@@ -132,6 +134,15 @@ def _example(rows: Rows, index: int, names: Sequence[str]) -> Example | None:
         if isinstance(text, str | int | float) and 0 < len(str(text)) <= MAX_ANSWER_CHARACTERS:
             answers[column] = str(text)
     return Example(texts, files, answers)
+
+
+def _is_small(file: Path) -> bool:
+    return file.is_file() and file.stat().st_size <= MAX_BYTES
+
+
+def _is_file_below(path: Path, folder: Path | None) -> bool:
+    """Return whether a path is that of a file below a folder; of a file anywhere for None."""
+    return path.is_file() and (folder is None or path.resolve().is_relative_to(folder.resolve()))
 
 
 def _are_names(cell: Sequence[Any]) -> bool:

@@ -82,11 +82,13 @@ async def example_file(request: Request) -> Response:
     """Return the file of a test row, such as its picture or sound."""
     service, place = service_of(request), request.path_params
     model = await service.models.get(place["model"])
-    files = [list(example.files.values()) for example in (await service.examples.get(model)).rows]
-    try:
-        file = files[int(place["number"])][int(place["file"])]
-    except (ValueError, IndexError):
-        file = None
+    examples = (await service.examples.get(model)).rows
+    numbered = {
+        (str(row), str(number)): file
+        for row, example in enumerate(examples)
+        for number, file in enumerate(example.files.values())
+    }
+    file = numbered.get((place["row"], place["file"]))
     if file is None or not file.is_file():
         raise Refusal(404, "there is no such file of a test row")
     kind = mimetypes.guess_type(file.name)[0] or ""
