@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from runs import sentences
 
+import mapsto
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not here")
 pytest.importorskip("fastapi", reason="the extra [serve] is not here")
 
@@ -259,6 +261,39 @@ def test_boxes_by_pointer_and_by_keyboard(browser: Any, tmp_path: Path, width: i
         wait_for_row(page, third)
         assert records(tmp_path)[2]["boxes"] == [] and not errors
         assert page.evaluate("document.documentElement.scrollWidth") == width
+    finally:
+        context.close()
+        server.kill()
+
+
+def test_boxes_of_a_model_are_added_to_those_that_are_drawn(browser: Any, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra [image] is not here")
+    (tmp_path / "pool").mkdir()
+    image.new("RGB", (400, 300), (50, 90, 200)).save(tmp_path / "pool/0.png")
+    rows = [{"image": str(tmp_path / "pool/0.png"), "boxes": [{"label": "cat", "box": [9, 9, 99, 99]}]}] * 4
+    mapsto.fit("image -> boxes", rows, out=tmp_path / "start", steps=1, layers=1, width=16, device="cpu")
+    server = Server(tmp_path, "image -> boxes", "pool", "--out", "labels.jsonl", "--start", "start", "--device", "cpu")
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    # A model of one step is sure of no box, so that the page is given the answer of a better one.
+    guess = [
+        {"label": "cat", "box": box, "probability": 0.9} for box in ([21, 30, 100, 88], [200.0, 150.0, 300.4, 250.0])
+    ]
+    page.route("**/guess/*", lambda route: route.fulfill(json={"answer": guess, "confidence": 0.9}))
+    try:
+        server.wait()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        row = wait_for_row(page)
+        assert page.locator(".choices button").inner_text().startswith("cat")
+        drag(page, (20, 30), (100, 90))  # the only label needs no choice
+        page.wait_for_function("() => !document.getElementById('show-guess').disabled")
+        page.keyboard.press("g")
+        page.wait_for_selector("#guess:has-text('1 box')")
+        page.keyboard.press("Enter")
+        wait_for_row(page, row)
+        (record,) = records(tmp_path)
+        assert is_near(record["boxes"], [("cat", [20, 30, 100, 90]), ("cat", [200, 150, 300, 250])])
+        assert record["labelling"]["saw_guess"] and all(box.keys() == {"label", "box"} for box in record["boxes"])
     finally:
         context.close()
         server.kill()

@@ -118,7 +118,7 @@ async function showGuess() {
   }
   if (control === "rectangles") {
     const number = rectangles.addGuess(guess.answer);
-    const text = number ? `${number} boxes were added; correct them` : "no further box";
+    const text = number ? `${number === 1 ? "1 box was" : `${number} boxes were`} added; correct them` : "no further box";
     get("guess").textContent = `The model’s guess: ${text}.`;
     return;
   }
@@ -205,7 +205,10 @@ function onKey(event) {
   if (event.isComposing || (event.repeat && !mayRepeat)) return;
   const target = event.target;
   if (event.key === "Escape" && target.matches("textarea, input")) return target.blur();
-  if (target.matches("textarea, input, summary, a, audio, video") || !get("use-keys").checked) return;
+  if (target.matches("textarea, input, summary, a, audio, video")) return;
+  // Arrows and the like are no words that voice input could take for keys.
+  const isVoiceSafe = control === "rectangles" && /^(Arrow|Delete|Escape)/.test(event.key);
+  if (!get("use-keys").checked && !isVoiceSafe) return;
   // A focused button takes Enter and space for itself.
   if (target.matches("button") && [" ", "Enter"].includes(event.key)) return;
   if (press(event.key, event.shiftKey, event.repeat)) event.preventDefault();

@@ -47,7 +47,7 @@ export class Rectangles {
     this.isDraft = !earlier && draft?.key === key;
     const boxes = earlier ?? (this.isDraft ? draft.boxes : []);
     this.boxes = boxes.map(({ label, box }) => ({ label, box: box.slice() }));
-    this.layer = make("div", { class: "layer" });
+    this.layer = make("div", { class: "layer", "aria-hidden": "true" });
     this.frame = make("div", { class: "frame" });
     this.viewer = make("div", { class: "viewer" }, this.frame);
     image.replaceWith(this.viewer);
