@@ -36,10 +36,7 @@ def serve(
     among: Annotated[Path | None, typer.Option(help="A table in which the first model searches: /find.")] = None,
     examples: Annotated[
         int | None,
-        typer.Option(
-            help="Test rows that the page offers to fill its form, 0 for none.",
-            show_default="6 where only this machine can connect, else 0",
-        ),
+        typer.Option(help="Test rows that the page offers; by default 6, or 0 where other machines can connect."),
     ] = None,
     timeout: Annotated[float, typer.Option(help="The most seconds of a request; X-Timeout asks for fewer.")] = 30.0,
     queue_tokens: Annotated[
