@@ -54,6 +54,10 @@ PROMPTS = (
     "Once upon a time there was",
     "The three states of matter are",
     "My favourite book is",
+    "Why is the sky blue?",
+    "Name three uses of a hammer.",
+    "How do I boil an egg?",
+    "Write one sentence about the sea.",
 )
 STREAMED_TOKENS, SHARED_PROMPTS, FEW_PAIRS = 32, 64, 4000
 # What FLAN-T5 was taught to translate by, the longest translation in tokens, and the sentences of a batch of the reference.
@@ -333,7 +337,7 @@ def measure_stream(folder: Path, gguf: str | None, rounds: int) -> list[str]:
         return took
 
     engines: dict[str, Callable[[], float]] = {}
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16", "int4"):
         engines[f"mapsto, {precision}"] = partial(ours, f"mapsto, {precision}", mapsto.load(folder, "cpu", precision))
     for name, dtype in (("transformers, fp32", torch.float32), ("transformers, bf16", torch.bfloat16)):
         engines[name] = partial(theirs, name, AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval())

@@ -6,6 +6,7 @@ A task is written as an arrow from what a model reads to what it answers, such a
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from mapsto.errors import MapstoError
@@ -29,6 +30,12 @@ __all__ = [
     "push",
 ]
 __version__ = "0.1.0"
+
+# Threads of torch wait for one another at the end of each product. They look this often whether the others are ready, and then
+# sleep. GNU's OpenMP, which reads this when torch is imported, looks 300 times as often by default, which on a core that
+# another process uses holds up the very thread that is waited for (benchmarks/beside.py).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def __getattr__(name: str) -> Any:

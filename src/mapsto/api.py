@@ -69,7 +69,8 @@ __all__ = ["Decoding", "MapstoWarning", "Model", "Options", "compare", "fit", "l
 class Model:
     """A trained or published model with methods to predict, evaluate, embed, explain and save.
 
-    device: "auto", "cpu", "cuda" or "mps". precision: "auto", "bf16" or "fp32".
+    device: "auto", "cpu", "cuda" or "mps". precision: "auto", "bf16" or "fp32"; for models that generate their answers, on a CPU,
+    also "int4": weights of 4 bits.
     A model can be pickled and copied by its owner; both go through the files that `save` writes.
 
     >>> model("今天天气真好！")  # doctest: +SKIP

@@ -24,6 +24,8 @@ torch.set_flush_denormal(True)
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# Precisions for prediction alone: 4 bits for each weight of the layers, while activations are in bf16.
+INT4 = "int4"
 
 # Held by the thread that trains: torch's random generator is one for the whole process.
 TRAINING_TURN = threading.RLock()
@@ -75,13 +77,35 @@ def choose_device(name: str = "auto", local_rank: int | None = None) -> torch.de
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the number format called `name`; "auto" takes bf16 where the hardware accelerates it, else fp32.
 
-    Raises UsageError for any other name than "auto", "bf16" and "fp32".
+    Raises UsageError for any other name than "auto", "bf16" and "fp32"; "int4" is for prediction alone.
     """
     if name == "auto":
         return torch.bfloat16 if accelerates_bf16(device) else torch.float32
+    if name == INT4:
+        raise UsageError("--precision int4 is for generating answers with a trained model; use auto, bf16 or fp32 here")
     if name not in PRECISIONS:
         raise UsageError(f"no precision {name!r}; there are: auto, {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def choose_prediction_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the number format of activations in prediction: as `choose_precision` does, and bf16 for the precision INT4.
+
+    Raises UsageError for any other name, and for INT4 where torch has no fast products with such weights.
+    """
+    if name != INT4:
+        return choose_precision(name, device)
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        raise UsageError("--precision int4 is for CPUs with AVX2 or AVX-512; use bf16 here")
+    return torch.bfloat16
+
+
+def cache_precision(precision: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the number format of kept keys and values, given that of the computation: on a CPU always fp32.
+
+    There the attention of single tokens took 4 to 8 times as long in bf16 (benchmarks/translating.py, EPYC without AMX).
+    """
+    return torch.float32 if device.type == "cpu" else precision
 
 
 def accelerates_bf16(device: torch.device) -> bool:

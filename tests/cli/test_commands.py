@@ -282,6 +282,12 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (["fit", "text -> label", train, "--out", out, "--steps", "many"], 2, "--steps"),
         (["fit", "text -> label", train, "--out", out, "--start", fitted / "bas"], 1, "there is no folder"),
         (["fit", "text -> label", train, "--out", out, "--device", "tpu"], 2, "no device 'tpu'"),
+        (["fit", "text -> label", train, "--out", out, "--precision", "int4"], 2, "--precision int4 is for generating"),
+        (
+            ["predict", fitted / "clf", train, "--precision", "int4"],
+            2,
+            "--precision int4 is for models that generate their answers",
+        ),
         (["fit", "text -> label", train, "--out", out, "--device", "mps"], 2, "has no mps"),
         (["fit", "text -> label", train, "--out", out, "--encoding", "klingon"], 2, "no encoding 'klingon'"),
         (["predict", fitted / "clf"], 2, "give a table, or one or more --text"),

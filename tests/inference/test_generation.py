@@ -10,7 +10,9 @@ import torch
 from generators import SHAPES, TEXTS, examples_of, make_model
 
 from mapsto.inference.generation import MIN_SHARED_TOKENS, generate_answers, stream_text
+from mapsto.model.layers import Linear
 from mapsto.model.mapping import Mapping
+from mapsto.model.matmul import Int4Weight
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
 from mapsto.task.generation import Decoding, GeneratedAnswer
@@ -55,6 +57,32 @@ def test_an_answer_is_the_same_with_kept_keys_and_without(shape: str, cross: boo
         expected, (answer,) = without_cache(mapping, example), generated[example.row]
         assert (answer.tokens, answer.is_ended) == (expected.tokens, expected.is_ended)
         assert answer.log_probability == pytest.approx(expected.log_probability, abs=1e-3)
+
+
+@pytest.mark.parametrize("cross", [False, True], ids=["prefix", "cross"])
+@pytest.mark.parametrize("precision", ["bf16", "int4"])
+def test_answers_of_a_packed_model_have_the_probabilities_of_its_rounded_weights(precision: str, cross: bool) -> None:
+    """Steps with kept keys and values in fp32 are as likely as a pass over all tokens, whatever the format of the weights."""
+    if precision == "int4" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("this CPU has no fast products with weights of 4 bits")
+    mapping = make_model("grouped", cross).for_prediction(CPU, precision)
+    is_quantized = [isinstance(layer.packed, Int4Weight) for layer in mapping.modules() if isinstance(layer, Linear)]
+    assert any(is_quantized) == (precision == "int4")
+    for example in examples_of(mapping):
+        (answer,) = answers_of(mapping, [example])[example.row]
+        with torch.inference_mode():
+            target = mapping.targets[0]
+            assert isinstance(target, GeneratedTextTarget)
+            total, ends = 0.0, [target.ends[0]] if answer.is_ended else []
+            for place, token in enumerate([*answer.tokens, *ends]):
+                question = target.questions(example.pieces)
+                known = replace(
+                    question, piece=target.answer_piece(list(answer.tokens[:place])), at=question.at + place
+                )
+                (logits,) = mapping(collate([Example(example.pieces, (known,))]))
+                logits[:, list(target.banned)] = -torch.inf
+                total += float(logits[0].float().log_softmax(0)[token])
+        assert answer.log_probability == pytest.approx(total, abs=0.05 * (1 + abs(total)))
 
 
 @pytest.mark.parametrize("cross", [False, True], ids=["prefix", "cross"])

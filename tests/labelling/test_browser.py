@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from runs import sentences
+
+import mapsto
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not here")
 pytest.importorskip("fastapi", reason="the extra [serve] is not here")
@@ -86,6 +90,32 @@ def wait_for_row(page: Any, other_than: str = "") -> str:
     return str(page.evaluate("document.body.dataset.row"))
 
 
+def point(page: Any, x: float, y: float) -> tuple[float, float]:
+    """Return where a pixel of the picture, which is 400 × 300, is on the screen."""
+    bounds = page.locator(".layer").bounding_box()
+    return bounds["x"] + bounds["width"] * x / 400, bounds["y"] + bounds["height"] * y / 300
+
+
+def drag(page: Any, start: tuple[int, int], end: tuple[int, int]) -> None:
+    page.mouse.move(*point(page, *start))
+    page.mouse.down()
+    page.mouse.move(*point(page, *end), steps=3)
+    page.mouse.up()
+
+
+def drag_with_a_finger(page: Any, start: tuple[int, int], end: tuple[int, int]) -> None:
+    session = page.context.new_cdp_session(page)
+    for name, places in (("touchStart", [start]), ("touchMove", [end]), ("touchEnd", [])):
+        points = [dict(zip("xy", point(page, *place), strict=True)) for place in places]
+        session.send("Input.dispatchTouchEvent", {"type": name, "touchPoints": points})
+
+
+def is_near(boxes: list[dict[str, Any]], expected: list[tuple[str, list[int]]]) -> bool:
+    """Return whether boxes are the expected ones; a pixel of the screen may be two of the picture."""
+    pairs = zip(boxes, expected, strict=True)
+    return all(box["label"] == name and np.abs(np.array(box["box"]) - sides).max() <= 2 for box, (name, sides) in pairs)
+
+
 def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -151,4 +181,119 @@ def test_keys_of_every_control(page: Any, tmp_path: Path) -> None:
         wait_for_row(page)
         assert page.locator("mark").count() == 2 and not records(tmp_path)
     finally:
+        server.kill()
+
+
+@pytest.mark.parametrize(("width", "is_touched"), [(1280, False), (390, True)])
+def test_boxes_by_pointer_and_by_keyboard(browser: Any, tmp_path: Path, width: int, is_touched: bool) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra [image] is not here")
+    (tmp_path / "pool").mkdir()
+    exif = image.Exif()
+    exif[274] = 6  # stored as 300 × 400, to be turned by a quarter
+    for number in range(3):
+        image.new("RGB", (300, 400), (50 * number, 90, 200)).save(tmp_path / f"pool/{number}.jpg", exif=exif)
+    server = Server(tmp_path, "image -> boxes", "pool", "--out", "labels.jsonl", "--labels", "cat,dog")
+    context = browser.new_context(viewport={"width": width, "height": 800}, has_touch=is_touched, is_mobile=is_touched)
+    page, errors = context.new_page(), list[str]()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text))
+    try:
+        server.wait()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        row = wait_for_row(page)
+        draw = drag_with_a_finger if is_touched else drag
+        draw(page, (20, 30), (100, 90))
+        page.keyboard.press("1")
+        page.keyboard.press("Escape")
+        draw(page, (300, 250), (200, 150))  # from the lower right to the upper left
+        page.keyboard.press("2")
+        draw(page, (250, 200), (290, 180))  # the selected box is moved by 40, −20 …
+        draw(page, (240, 130), (220, 110))  # … and its corner dragged
+        expected = [("cat", [20, 30, 100, 90]), ("dog", [220, 110, 340, 230])]
+        page.keyboard.press("Enter")
+        second = wait_for_row(page, row)
+        assert is_near(records(tmp_path)[0]["boxes"], expected), records(tmp_path)
+        assert records(tmp_path)[0]["labelling"]["size"] == [400, 300]
+        page.keyboard.press("u")
+        wait_for_row(page, second)
+        assert page.locator(".box").count() == 2 and not records(tmp_path)
+        page.keyboard.press("p")
+        page.keyboard.press("Delete")
+        page.keyboard.press("Enter")
+        second = wait_for_row(page, row)
+        assert is_near(records(tmp_path)[0]["boxes"], expected[:1])
+        # By keyboard alone: a box in the middle, moved and made wider by whole pixels, with a label that is new.
+        for key in (
+            "b",
+            "f",
+            "ArrowLeft",
+            "ArrowUp",
+            "ArrowUp",
+            "Shift+ArrowRight",
+            "Shift+ArrowUp",
+            "ArrowRight",
+            "u",
+        ):
+            page.keyboard.press(key)
+        for key in ("/", "b", "i", "r", "d", "Enter"):
+            page.keyboard.press(key)
+        says = page.inner_text("#message")
+        assert "Box 1 of 1, bird: left" in says and page.locator(".box").inner_text() == "bird"
+        page.reload()  # what is not sent yet is there again
+        assert wait_for_row(page) == second and page.locator(".box").inner_text() == "bird"
+        page.keyboard.press("Space")
+        assert "not saved" in page.inner_text("#message")
+        page.keyboard.press("Enter")
+        third = wait_for_row(page, second)
+        (box,) = records(tmp_path)[1]["boxes"]
+        left, top, right, bottom = box["box"]
+        assert box["label"] == "bird" and f"left {left}, top {top}, {right - left} wide, {bottom - top} high" in says
+        middle = np.array([left + 1, top + 2, right, bottom + 3]) if width == 1280 else None
+        if middle is not None:  # a third of the picture, before the keys
+            assert np.abs(middle - [400 / 3, 300 / 3, 800 / 3, 600 / 3]).max() <= 2
+        for key in "+++":
+            page.keyboard.press(key)
+        draw(page, (185, 135), (215, 165))  # in the enlarged picture, whose middle stays in view
+        sides = list(map(int, re.findall(r"\d+", page.inner_text("#message").partition(":")[2])))
+        assert np.abs(np.array(sides) - [185, 135, 30, 30]).max() <= 2
+        page.keyboard.press("Delete")
+        page.keyboard.press("Enter")  # nothing is there: an answer too
+        wait_for_row(page, third)
+        assert records(tmp_path)[2]["boxes"] == [] and not errors
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    finally:
+        context.close()
+        server.kill()
+
+
+def test_boxes_of_a_model_are_added_to_those_that_are_drawn(browser: Any, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="the extra [image] is not here")
+    (tmp_path / "pool").mkdir()
+    image.new("RGB", (400, 300), (50, 90, 200)).save(tmp_path / "pool/0.png")
+    rows = [{"image": str(tmp_path / "pool/0.png"), "boxes": [{"label": "cat", "box": [9, 9, 99, 99]}]}] * 4
+    mapsto.fit("image -> boxes", rows, out=tmp_path / "start", steps=1, layers=1, width=16, device="cpu")
+    server = Server(tmp_path, "image -> boxes", "pool", "--out", "labels.jsonl", "--start", "start", "--device", "cpu")
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    # A model of one step is sure of no box, so that the page is given the answer of a better one.
+    guess = [
+        {"label": "cat", "box": box, "probability": 0.9} for box in ([21, 30, 100, 88], [200.0, 150.0, 300.4, 250.0])
+    ]
+    page.route("**/guess/*", lambda route: route.fulfill(json={"answer": guess, "confidence": 0.9}))
+    try:
+        server.wait()
+        page.goto(f"http://127.0.0.1:{server.port}/")
+        row = wait_for_row(page)
+        assert page.locator(".choices button").inner_text().startswith("cat")
+        drag(page, (20, 30), (100, 90))  # the only label needs no choice
+        page.wait_for_function("() => !document.getElementById('show-guess').disabled")
+        page.keyboard.press("g")
+        page.wait_for_selector("#guess:has-text('1 box')")
+        page.keyboard.press("Enter")
+        wait_for_row(page, row)
+        (record,) = records(tmp_path)
+        assert is_near(record["boxes"], [("cat", [20, 30, 100, 90]), ("cat", [200, 150, 300, 250])])
+        assert record["labelling"]["saw_guess"] and all(box.keys() == {"label", "box"} for box in record["boxes"])
+    finally:
+        context.close()
         server.kill()

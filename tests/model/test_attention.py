@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mapsto.model.attention import (
+    MIN_ROWS_OF_PRODUCTS,
     PlainAttention,
     Rotate,
     additive_mask,
+    attend,
     choose_kernel,
     rotary_angles,
     self_attention,
@@ -16,6 +18,28 @@ from mapsto.model.attention import (
 )
 from mapsto.model.config import RotaryScaling, TransformerConfig
 from mapsto.model.transformer import Attention
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("heads_of_mask", [0, 1, 4])
+def test_single_queries_of_many_rows_attend_as_those_of_one(heads_of_mask: int, precision: torch.dtype) -> None:
+    """Many rows take plain products, one row torch's kernel; both compute in the precision of the kept keys."""
+    torch.manual_seed(0)
+    rows = MIN_ROWS_OF_PRODUCTS + 1
+    q = torch.randn(rows, 1, 4, 8).to(precision)
+    k, v = torch.randn(rows, 5, 2, 8), torch.randn(rows, 5, 2, 8)
+    mask = None
+    if heads_of_mask:
+        mask = torch.randn(rows, heads_of_mask, 1, 5).masked_fill_(
+            torch.arange(5) > torch.arange(rows).view(-1, 1, 1, 1) % 5, -torch.inf
+        )
+    together = attend(q, k, v, mask)
+    alone = [
+        attend(*(part[row : row + 1] for part in (q, k, v)), None if mask is None else mask[row : row + 1])
+        for row in range(rows)
+    ]
+    assert together.dtype == precision and together.shape == (rows, 1, 32)
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_visibility_follows_roles_segments_and_window() -> None:

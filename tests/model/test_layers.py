@@ -48,6 +48,34 @@ def test_packed_products_equal_plain_ones(activation: Activation | None, bias: b
 
 
 @pytest.mark.parametrize("bias", [True, False])
+def test_products_with_weights_of_4_bits_equal_those_with_the_rounded_weights(bias: bool) -> None:
+    """No number is rounded by more than a level; the levels are no worse than those between the ends of each group."""
+    torch.manual_seed(0)
+    x, linear = torch.randn(3, 64).bfloat16(), Linear(64, 96, bias=bias).to(torch.bfloat16)
+    weight = linear.weight.detach().float()
+    linear.pack(quantize=True)
+    assert isinstance(linear.packed, matmul.Int4Weight) and linear.weight.numel() == 0
+    with torch.inference_mode():
+        # Rows of the identity give the columns of the weight.
+        zero = linear(torch.zeros(1, 64).bfloat16()).float()
+        rounded = (linear(torch.eye(64).bfloat16()).float() - zero).t()
+        groups, error = weight.unflatten(1, (-1, matmul.INT4_GROUP)), (rounded - weight).unflatten(1, (-1, 32))
+        ranges = groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)
+        assert bool((error.abs() <= ranges / 15 + 0.01).all())
+        assert float(error.square().mean()) <= float((ranges / 15).square().mean()) / 12 + 1e-5
+        exact = x.float() @ rounded.t() + (0.0 if linear.bias is None else linear.bias.float())
+        torch.testing.assert_close(linear(x).float(), exact, atol=3e-2, rtol=3e-2)
+        torch.testing.assert_close(linear(x, "silu").float(), F.silu(exact), atol=3e-2, rtol=3e-2)
+
+
+def test_a_weight_whose_dimensions_do_not_suit_4_bits_stays_in_bf16() -> None:
+    for out, width in ((90, 64), (96, 60)):
+        linear = Linear(width, out).to(torch.bfloat16)
+        linear.pack(quantize=True)
+        assert not isinstance(linear.packed, matmul.Int4Weight)
+
+
+@pytest.mark.parametrize("bias", [True, False])
 def test_a_split_product_equals_the_whole_one(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and every gradient, for an even number of rows and a rest; a Linear in training uses it."""
     monkeypatch.setattr(matmul, "SPLIT_TOKENS", 4)

@@ -34,7 +34,7 @@ def label(
     export: Annotated[
         Path | None,
         typer.Option(
-            help="Write the answers that --out has as csv or another table, or .json for Label Studio, and end."
+            help="Write the answers that --out has as csv or another table, .json (Label Studio) or .coco.json, and end."
         ),
     ] = None,
     host: Host = "127.0.0.1",

@@ -34,6 +34,10 @@ def serve(
     ] = None,
     files: Annotated[Path | None, typer.Option(help="Requests may name files below this folder.")] = None,
     among: Annotated[Path | None, typer.Option(help="A table in which the first model searches: /find.")] = None,
+    examples: Annotated[
+        int | None,
+        typer.Option(help="Test rows that the page offers; by default 6, or 0 where other machines can connect."),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="The most seconds of a request; X-Timeout asks for fewer.")] = 30.0,
     queue_tokens: Annotated[
         int, typer.Option(help="With more estimated tokens waiting, requests are refused (429).")
@@ -58,7 +62,7 @@ def serve(
         raise UsageError(f"{MISSING} ({error.name} is not here)") from error
     keep_memory()
     settings = ServeSettings(
-        host, port, key or None, timeout, queue_tokens, int(max_body * 2**20), max_rows, files, among,
+        host, port, key or None, timeout, queue_tokens, int(max_body * 2**20), max_rows, files, among, examples,
         tuple(origins or ()), None if memory is None else int(memory * 2**30), log, device, precision,
     )  # fmt: skip
     run_server(models, settings, print_status)

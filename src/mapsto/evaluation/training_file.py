@@ -54,16 +54,45 @@ def read_training_rows(arrow: Arrow, record: FitRecord) -> Rows:
     return _read_split(arrow, record)[0]
 
 
-def read_held_out_rows(arrow: Arrow, record: FitRecord) -> Rows:
+def read_held_out_rows(arrow: Arrow, record: FitRecord, max_rows: int | None = None) -> Rows:
     """Return the rows of a saved model's training file that its fit held out; none if it held out none.
 
-    Raises DataError as `read_training_rows`.
+    max_rows: the most rows of the file that are read; None for no limit.
+    Raises DataError as `read_training_rows`, and for a file with more rows.
     """
-    return _read_split(arrow, record)[1]
+    return _read_split(arrow, record, max_rows)[1]
 
 
-def _read_split(arrow: Arrow, record: FitRecord) -> tuple[Rows, Rows]:
-    """Return the training rows and the held-out rows of a saved model. Raises DataError as `read_training_rows`."""
+def read_test_rows(arrow: Arrow, record: FitRecord, max_rows: int) -> Rows:
+    """Return the rows that a saved model was tested on when it was fitted, from their file.
+
+    Rows of that file which were also in training were left out of the test; a file that has such rows is not read.
+    Raises DataError, with the reason in a few words, if there is no such file, if it no longer holds these rows alone, or if it
+    has more than `max_rows`.
+    """
+    if record.test_file is None:
+        raise DataError("the fit had no file of test rows")
+    file = _find_file(record.test_file)
+    if file is None:
+        raise DataError(f"its test file {record.test_file.name} is not where it was")
+    try:
+        table = set_aside_unlabelled(arrow, read_table(file, record.options.text_format), record.options.unlabelled)[0]
+        if table.fingerprint != record.test_fingerprint:
+            raise DataError("it has changed since the fit, or has rows that were also in training")
+        _require_few(len(table), max_rows)
+        return load_rows(arrow, table).readable()
+    except MapstoError as error:
+        raise DataError(f"its test file {file.name} cannot be used: {error}") from error
+
+
+def _require_few(num_rows: int, max_rows: int | None) -> None:
+    """Raise DataError for more rows than are read."""
+    if max_rows is not None and num_rows > max_rows:
+        raise DataError(f"it has {num_rows:,} rows, and at most {max_rows:,} are read")
+
+
+def _read_split(arrow: Arrow, record: FitRecord, max_rows: int | None = None) -> tuple[Rows, Rows]:
+    """Return the training rows and the held-out rows of a saved model. Raises DataError as `read_held_out_rows`."""
     if record.file is None:
         raise DataError("the model does not name the file of its training rows")
     name, options = record.file.name, record.options
@@ -72,6 +101,7 @@ def _read_split(arrow: Arrow, record: FitRecord) -> tuple[Rows, Rows]:
         raise DataError(f"its training file {name} is not where it was")
     try:
         table = read_table(file, options.text_format)
+        _require_few(len(table), max_rows)
         rows = load_rows(arrow, set_aside_unlabelled(arrow, table, options.unlabelled)[0])
         require_readable(rows, options.row_policy)
     # The list of everything that is wrong with the file has no place beside scores.

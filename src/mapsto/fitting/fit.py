@@ -257,7 +257,7 @@ def _train_as_planned(
         **({"search": request.search_record} if request.search_record else {}),
         **({"folds": request.folds_record} if request.folds_record else {}),
         **({"temperatures": temperatures} if temperatures else {}),
-        **_data_file(request, run),
+        **_data_files(request, run),
     }
     scores = ranks.run_on_main(lambda: _save(request, run, provenance, lora_updates))
     if tracking is not None and scores is not None and request.folder is not None:
@@ -282,12 +282,20 @@ def _say_not_calibrated(request: FitRequest, run: PreparedRun) -> None:
     request.say(f"note: the confidence is as training left it, often too high: {reason}")
 
 
-def _data_file(request: FitRequest, run: PreparedRun) -> dict[str, str]:
-    """Return {"data_file": path of the training file from the run's folder}; {} without a file or a folder."""
-    path = None if run.data.training_rows is None else run.data.training_rows.table.path
-    if path is None or request.folder is None:
+def _data_files(request: FitRequest, run: PreparedRun) -> dict[str, str]:
+    """Return the paths from the run's folder to the files of training rows and test rows, and a hash of the test rows.
+
+    The entries are "data_file", "test_file" and "test_data"; those without a file are left out, and all without a folder.
+    """
+    if request.folder is None:
         return {}
-    return {"data_file": relative_path(path, request.folder)}
+    facts = {}
+    training, test = run.data.training_rows, run.data.test
+    if training is not None and training.table.path is not None:
+        facts["data_file"] = relative_path(training.table.path, request.folder)
+    if test is not None and test.path is not None:
+        facts |= {"test_file": relative_path(test.path, request.folder), "test_data": test.fingerprint}
+    return facts
 
 
 def _enter_tracking(request: FitRequest, run: PreparedRun, plan: Plan, stack: ExitStack) -> Tracking | None:

@@ -36,6 +36,9 @@ MAX_FUSED_LENGTH_OF_SINGLE_ROW = 64
 # Attention weights of longer rows are computed again in the backward pass, which costs less than saving them.
 MAX_SAVED_LENGTH = 256
 
+# On a CPU, single queries of so many rows at least attend faster by plain products than by the fused kernel.
+MIN_ROWS_OF_PRODUCTS = 16
+
 
 def visibility(segments: Tensor, roles: Tensor, window: int | None = None, causal: bool = False) -> Tensor:
     """Return the attention mask, (r, l, l) of bool: entry (i, j) of a row says whether its token i may attend to its token j.
@@ -116,7 +119,9 @@ def split_heads(
         qk = torch.cat([norms[0](qk[:, :, :heads]), norms[1](qk[:, :, heads:])], dim=2)
     # Queries and keys are rotated together, in one pass over memory.
     if rotary is not None:
-        qk = Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
+        # Without gradients the function alone is called, which is quicker for the single tokens of decoding.
+        is_inference = torch.is_inference_mode_enabled()
+        qk = _rotate(qk, rotary, inverse=False) if is_inference else Rotate.apply(qk, *rotary)  # type: ignore[no-untyped-call]
     return qk[:, :, :heads], qk[:, :, heads:], v
 
 
@@ -128,11 +133,30 @@ def attend(
     q: queries (r, l, h, e). k, v: keys and values (r, s, g, e), possibly of other tokens than the queries; g divides h.
     mask: mask to add to the scores, (r, 1, l, s) or (r, h, l, s); None if every query sees every key of its row.
     dropout: probability with which an attention weight is dropped. scale: factor of the scores; None for e^-½.
+
+    The computation is in the precision of the keys, which may be kept in another one than the queries have.
     """
-    is_grouped = {"enable_gqa": True} if k.shape[2] != q.shape[2] else {}
+    dtype = q.dtype
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, **is_grouped)
-    return out.transpose(1, 2).flatten(2)
+    q = q.to(k.dtype)
+    if len(k) >= MIN_ROWS_OF_PRODUCTS and q.shape[2] == 1 and k.device.type == "cpu" and not q.requires_grad:
+        out = _attend_once(q, k, v, mask, q.shape[3] ** -0.5 if scale is None else scale)
+    else:
+        is_grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale, **is_grouped)
+    return out.transpose(1, 2).flatten(2).to(dtype)
+
+
+def _attend_once(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return softmax(scale × q kᵀ + mask) v by matrix products, for a single query in each row, (r, h, 1, e).
+
+    q: (r, h, 1, e). k, v: (r, g, s, e), where g divides h. mask: (r, 1, 1, s) or (r, h, 1, s); None for none.
+    """
+    grouped = q.reshape(len(q), k.shape[1], -1, q.shape[3])
+    scores = torch.matmul(grouped * scale, k.mT)
+    if mask is not None:
+        scores += mask if mask.shape[1] == 1 else mask.reshape(len(mask), *grouped.shape[1:3], -1)
+    return torch.matmul(scores.softmax(-1), v).view_as(q)
 
 
 class PlainAttention(torch.autograd.Function):

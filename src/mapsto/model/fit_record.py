@@ -1,4 +1,4 @@
-"""The record of the rows that a saved model was fitted to: their file, by whose content it is known, and how they were split.
+"""The record of the rows that a saved model was fitted to and tested on: their files, known by their content, and the split.
 
 A saved model holds no rows. The record finds them again, as long as their file is where it was and has not changed.
 """
@@ -36,12 +36,15 @@ class FitRecord:
     fingerprint: SHA-256 of the rows, see `mapsto.data.rows.fingerprint_rows`.
     options: the options of the fit with which the file was read and its rows were split, and `sizes`; all others are defaults.
     seconds: duration of the training.
+    test_file, test_fingerprint: the file of the test rows, and the hash of their table; None without such a file.
     """
 
     file: Path | None
     fingerprint: str
     options: Options
     seconds: float
+    test_file: Path | None = None
+    test_fingerprint: str | None = None
 
     @classmethod
     def from_provenance(cls, provenance: Dict[str, Any], folder: Path) -> FitRecord | None:
@@ -51,17 +54,22 @@ class FitRecord:
         """
         if not {"data", "options", "seconds"} <= set(provenance):
             return None
-        name = provenance.get("data_file")
         options = {name: provenance["options"][name] for name in RECORDED_OPTIONS if name in provenance["options"]}
-        file = None if name is None else (folder / name).resolve()
-        return cls(file, provenance["data"], Options(**options), provenance["seconds"])
+        file, test_file = (
+            (folder / provenance[name]).resolve() if name in provenance else None for name in ("data_file", "test_file")
+        )
+        test_data = provenance.get("test_data")
+        return cls(file, provenance["data"], Options(**options), provenance["seconds"], test_file, test_data)
 
     def to_provenance(self, folder: Path) -> dict[str, Any]:
         """Return the facts from which `from_provenance` makes the same record for a model in `folder`."""
         facts = {"data": self.fingerprint, "seconds": self.seconds}
         options = {name: getattr(self.options, name) for name in RECORDED_OPTIONS}
         file = {} if self.file is None else {"data_file": relative_path(self.file, folder)}
-        return {**facts, "options": options, **file}
+        test = {}
+        if self.test_file is not None and self.test_fingerprint is not None:
+            test = {"test_file": relative_path(self.test_file, folder), "test_data": self.test_fingerprint}
+        return {**facts, "options": options, **file, **test}
 
 
 def relative_path(path: Path, folder: Path) -> str:

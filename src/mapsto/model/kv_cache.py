@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mapsto.device import cache_precision
 from mapsto.model.config import TransformerConfig
 
 # Keys and values of each layer.
@@ -60,18 +61,20 @@ class Recorder:
         return keys, values
 
     def gather(self, starts: Tensor, lengths: Tensor, spare: int = 0) -> KeyValueLayers:
-        """Return for each layer the keys and values of each example in a row of its own, (n, h, c, e) each.
+        """Return for each layer the keys and values of each example in a row of its own, (n, h, c, e) each, as they are kept.
 
         starts: (n,), flat index r · l of each example's first token. lengths: (n,), its number of tokens.
         spare: number of places for further tokens. Places without a token repeat another token, and are never attended to.
         """
         capacity = int(lengths.max()) + spare
+        keys, _ = self.layers[0]
+        dtype = cache_precision(keys.dtype, keys.device)
         places = starts[:, None] + torch.arange(capacity, device=starts.device).minimum(lengths[:, None] - 1).clamp(
             min=0
         )
         layers = []
         for keys, values in self.layers:
-            parts = (part.flatten(0, 1)[places].transpose(1, 2).contiguous() for part in (keys, values))
+            parts = (part.flatten(0, 1)[places].transpose(1, 2).to(dtype).contiguous() for part in (keys, values))
             layers.append((next(parts), next(parts)))
         return layers
 
@@ -91,7 +94,7 @@ class Continuation(Recorder):
         """Keep the keys and values (r, l, h, e); return them behind those of the beginning, (r, p + l, h, e) each."""
         super().extend(layer, keys, values)
         earlier_keys, earlier_values = (
-            part.transpose(1, 2).expand(len(keys), -1, -1, -1) for part in self.beginning[layer]
+            part.to(keys.dtype).transpose(1, 2).expand(len(keys), -1, -1, -1) for part in self.beginning[layer]
         )
         return torch.cat([earlier_keys, keys], 1), torch.cat([earlier_values, values], 1)
 
@@ -158,11 +161,21 @@ class KeyValueCache:
 
     def __init__(self, layers: KeyValueLayers, lengths: Tensor, memory: Memory | None = None, axes: int = 1) -> None:
         self.layers, self.lengths, self.memory, self.axes = layers, lengths, memory, axes
+        self._measure()
+
+    def _measure(self) -> None:
+        """Note what all layers of the next step need to know of the lengths, which would have to be found in each.
+
+        top: number of places that the step attends to: that of the longest answer, with its new token.
+        is_even: whether all answers are equally long, so that no place has to be masked.
+        """
+        shortest, longest = (int(length) for length in self.lengths.aminmax())
+        self.top, self.is_even = longest + 1, shortest == longest
 
     @property
-    def top(self) -> int:
-        """Return the number of places that a step attends to: that of the longest answer, with its new token."""
-        return int(self.lengths.max()) + 1
+    def dtype(self) -> torch.dtype:
+        """Return the number format in which keys and values are kept, and steps attend to them."""
+        return self.layers[0][0].dtype
 
     def reserve(self) -> None:
         """Make room for one more token of every answer."""
@@ -173,18 +186,23 @@ class KeyValueCache:
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write the keys and values (b, 1, h, e) of each answer's new token; return those of all tokens, (b, top, h, e)."""
-        answers = torch.arange(len(keys), device=keys.device)
         for buffer, new in zip(self.layers[layer], (keys, values), strict=True):
-            buffer[answers, :, self.lengths] = new[:, 0]
+            if self.is_even:
+                buffer[:, :, self.top - 1] = new[:, 0]
+            else:
+                buffer[torch.arange(len(keys), device=keys.device), :, self.lengths] = new[:, 0].to(buffer.dtype)
         all_keys, all_values = self.layers[layer]
         return all_keys[:, :, : self.top].transpose(1, 2), all_values[:, :, : self.top].transpose(1, 2)
 
-    def mask(self, dtype: torch.dtype, window: int | None = None) -> Tensor:
+    def mask(self, window: int | None = None) -> Tensor | None:
         """Return the mask to add to the scores of a step, (b, 1, 1, top): 0 for tokens of the answer's row, −∞ elsewhere.
 
+        None if every answer sees all places.
         window: largest distance in tokens at which one token sees another; None for no limit.
         """
-        mask = _length_mask(self.lengths + 1, self.top, dtype)
+        if self.is_even and (window is None or self.top <= window + 1):
+            return None
+        mask = _length_mask(self.lengths + 1, self.top, self.dtype)
         if window is None:
             return mask
         is_far = torch.arange(self.top, device=mask.device) < (self.lengths - window)[:, None]
@@ -196,6 +214,7 @@ class KeyValueCache:
             self.lengths = self.lengths + 1
         else:
             self.lengths = self.lengths.index_add(0, self.active, torch.ones_like(self.active))
+        self._measure()
 
     def select(self, answers: Tensor, examples: Tensor) -> KeyValueCache:
         """Return the cache of the answers at these indices. examples: their examples, in the order of the answers."""

@@ -39,30 +39,29 @@ class Linear(nn.Linear):
     With fp32 weights a bf16 step thus needs no second copy of the weights and no autocast.
     """
 
-    # The weight in the layout of the CPU's bf16 kernels, once `pack` was called.
-    packed: Tensor | None = None
+    # The weight in a layout for prediction, once `pack` was called.
+    packed: matmul.PackedWeight | None = None
 
     def forward(self, x: Tensor, activation: Activation | None = None) -> Tensor:
         """Return activation(x Wᵀ + b), (…, in) → (…, out); x Wᵀ + b if `activation` is None."""
-        # A packed product applies the activation before it writes its result: one pass over memory fewer.
-        if self.packed is not None and activation in matmul.POST_OPS:
-            return matmul.packed_linear(x, self.packed, self.bias, activation)
+        if self.packed is not None and activation in self.packed.activations:
+            return self.packed.linear(x, self.bias, activation)
         x = self.project(x)
         return x if activation is None else ACTIVATIONS[activation](x)
 
     def project(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b, (…, in) → (…, out)."""
         if self.packed is not None:
-            return matmul.packed_linear(x, self.packed, self.bias, None)
+            return self.packed.linear(x, self.bias)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return matmul.linear(x, self.weight.to(x.dtype), bias)
 
-    def pack(self) -> None:
-        """Convert the weight to the layout of the CPU's bf16 kernels, after which it cannot be trained any more.
+    def pack(self, quantize: bool = False) -> None:
+        """Convert the weight to a layout for prediction (see `matmul.pack_weight`), after which it cannot be trained any more.
 
-        Do nothing if the weight is not bf16, or not on a CPU that has such kernels.
+        Do nothing if the weight is not bf16, or not on a CPU that has such products.
         """
-        self.packed = matmul.pack_weight(self.weight)
+        self.packed = matmul.pack_weight(self.weight, quantize)
         # The packed copy replaces the weight, so that prediction does not need memory for both.
         if self.packed is not None:
             self.weight = nn.Parameter(self.weight.new_empty(0), requires_grad=False)

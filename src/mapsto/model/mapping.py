@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mapsto.device import choose_device, choose_precision
+from mapsto.device import INT4, choose_device, choose_prediction_precision
+from mapsto.errors import UsageError
 from mapsto.model.config import ModelConfig
 from mapsto.model.encoder_decoder import attention_weights, encode_and_decode, start_decoding
 from mapsto.model.familiarity import Familiarity
@@ -35,7 +36,7 @@ from mapsto.model.vocabulary_head import VocabularyHead
 from mapsto.sequence.batch import Batch
 from mapsto.sequence.packing import drop_tokens
 from mapsto.task.arrow import Arrow
-from mapsto.task.generation import bind_target
+from mapsto.task.generation import Generated, bind_target
 from mapsto.task.source import Source
 from mapsto.task.target import Target
 
@@ -362,12 +363,21 @@ class Mapping(nn.Module):
         """Return a copy on `device` whose weights are converted once to `precision`, a name such as "auto" or "bf16".
 
         A copy, since the conversion changes the weights, and the caller may go on training.
+        Raises UsageError for "int4" if no answer is generated: only steps of one token at a time gain by it.
         """
-        dtype = choose_precision(precision, device)
+        quantize = precision == INT4
+        if quantize and not any(isinstance(target, Generated) for target in self.targets):
+            raise UsageError(
+                f"--precision int4 is for models that generate their answers, unlike {self.arrow}; use auto, bf16 or fp32"
+            )
+        dtype = choose_prediction_precision(precision, device)
         mapping = copy.deepcopy(self).to(device).eval().compute_in(dtype)
-        for module in (*mapping.stacks, *mapping.heads):
-            if isinstance(module, Transformer | VocabularyHead):
-                module.pack(dtype)
+        for stack in mapping.stacks:
+            # An encoder reads many tokens at once.
+            stack.pack(dtype, quantize=quantize and stack is mapping.stacks[-1])
+        for head in mapping.heads:
+            if isinstance(head, VocabularyHead):
+                head.pack(dtype)
         return mapping
 
     def require_weights(self, purpose: str) -> None:

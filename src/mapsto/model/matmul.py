@@ -1,12 +1,14 @@
 """Matrix products that are fast on a CPU in bf16: packed weights for prediction, split products for training.
 
-Packing converts a weight once to the memory layout of oneDNN's bf16 kernels, instead of in every product. Splitting computes
-a product in two parts, so that the first and larger part has a number of tokens that suits oneDNN's blocks.
-`benchmarks/products.py` measures both.
+Packing converts a weight once to the memory layout of oneDNN's bf16 kernels, instead of in every product; or to 4 bits, of which
+a product with few tokens reads a quarter of the bytes. Splitting computes a product in two parts, so that the first and larger
+part has a number of tokens that suits oneDNN's blocks. `benchmarks/products.py` measures packed and split products in bf16.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -16,7 +18,10 @@ from torch import Tensor
 # In training, bf16 products over more tokens than this are split. The first part is the largest multiple of it.
 SPLIT_TOKENS = 2048
 
-# oneDNN's name and algorithm of the activations that a product can apply before it writes its result.
+# Weights of 4 bits: how many numbers of a row share a scale and an offset, and of how many rows the kernel needs a multiple.
+INT4_GROUP, INT4_ROWS = 32, 16
+
+# oneDNN's name and algorithm of the activations that a product can apply.
 POST_OPS = {
     None: ("none", ""),
     "gelu": ("gelu", "none"),
@@ -27,28 +32,78 @@ POST_OPS = {
 }
 
 
-def pack_weight(weight: Tensor) -> Tensor | None:
-    """Return a weight (out, in) in the layout for `packed_linear`; None if it is not bf16 on a CPU that has such products."""
-    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not can_pack():
+class PackedWeight(ABC):
+    """The weight (out, in) of a linear map in a layout for prediction."""
+
+    # The activations that the product itself applies, before it writes its result: one pass over memory fewer.
+    activations: Collection[str | None] = (None,)
+
+    @abstractmethod
+    def linear(self, x: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+        """Return activation(x Wᵀ + b), (…, in) → (…, out). activation: one of `activations`; None for none."""
+
+
+class Bf16Weight(PackedWeight):
+    """A weight in bf16, in the layout of oneDNN's kernels.
+
+    weight: (out, in), in bf16, on a CPU with such kernels (`can_pack`).
+    """
+
+    activations = POST_OPS.keys()
+
+    def __init__(self, weight: Tensor) -> None:
+        self.packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def linear(self, x: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+        name, algorithm = POST_OPS[activation]
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, bias, name, [], algorithm)
+        return out
+
+
+class Int4Weight(PackedWeight):
+    """A weight of 4 bits for each number, with a scale and an offset for each INT4_GROUP numbers of a row.
+
+    Each number is rounded to the nearest of 16 levels between the smallest and the largest of its group.
+    weight: (out, in), with dimensions that `can_quantize` accepts.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        groups = weight.float().view(len(weight), -1, INT4_GROUP)
+        low, high = groups.aminmax(dim=-1, keepdim=True)
+        # The kernel computes (level − 8) × scale + offset, with both in bf16.
+        scales = ((high - low) / 15).clamp(min=1e-8).bfloat16()
+        offsets = (low + 8 * scales).bfloat16()
+        levels = ((groups - offsets) / scales + 8).round_().clamp_(0, 15)
+        self.packed = torch._convert_weight_to_int4pack_for_cpu(levels.flatten(1).int(), 1)
+        self.scales_and_offsets = torch.cat([scales, offsets], -1).transpose(0, 1).contiguous()
+
+    def linear(self, x: Tensor, bias: Tensor | None, activation: str | None = None) -> Tensor:
+        out = torch._weight_int4pack_mm_for_cpu(x.flatten(0, -2), self.packed, INT4_GROUP, self.scales_and_offsets)
+        return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
+
+
+def pack_weight(weight: Tensor, quantize: bool = False) -> PackedWeight | None:
+    """Return a weight (out, in) in a layout for prediction; None if it is not bf16, or not on a CPU that has such products.
+
+    quantize: whether to store 4 bits for each number, where the dimensions allow it.
+    """
+    if weight.device.type != "cpu" or weight.dtype != torch.bfloat16:
         return None
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-    return packed
+    if quantize and can_quantize(weight):
+        return Int4Weight(weight)
+    return Bf16Weight(weight) if can_pack() else None
+
+
+def can_quantize(weight: Tensor) -> bool:
+    """Return whether torch's products with weights of 4 bits take the dimensions of a weight (out, in)."""
+    out, width = weight.shape
+    return out % INT4_ROWS == 0 and width % INT4_GROUP == 0
 
 
 def can_pack() -> bool:
     """Return whether this CPU and this build of torch have products over packed bf16 weights."""
     is_available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
     return is_available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """Return activation(x Wᵀ + b), (…, in) → (…, out), with a weight from `pack_weight`.
-
-    activation: a key of POST_OPS; None for no activation.
-    """
-    name, algorithm = POST_OPS[activation]
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, name, [], algorithm)
-    return out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -320,7 +320,7 @@ class Transformer(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def pack(self, dtype: torch.dtype) -> None:
+    def pack(self, dtype: torch.dtype, quantize: bool = False) -> None:
         """Convert the layers to `dtype` and pack their weights for bf16 prediction on a CPU (see Linear.pack).
 
         Afterwards the stack cannot be trained any more.
@@ -328,7 +328,7 @@ class Transformer(nn.Module):
         self.blocks.to(dtype)
         for module in self.blocks.modules():
             if isinstance(module, Linear):
-                module.pack()
+                module.pack(quantize)
 
     def forward(
         self,
@@ -386,11 +386,9 @@ class Transformer(nn.Module):
         # A text has one axis of position; further axes, of pictures, stay 0.
         positions = F.pad(cache.lengths[:, None, None], (0, cache.axes - 1))
         x = self._embed(x[:, None], positions, torch.full_like(cache.lengths[:, None], place))
-        seen: dict[bool, Tensor | None] = {
-            is_local: cache.mask(x.dtype, window) for is_local, window in self._windows.items()
-        }
+        seen: dict[bool, Tensor | None] = {is_local: cache.mask(window) for is_local, window in self._windows.items()}
         index = torch.arange(cache.top, device=x.device)
-        masks = self._add_bias(seen, cache.lengths[:, None], index, x.dtype)
+        masks = self._add_bias(seen, cache.lengths[:, None], index, cache.dtype)
         rotary = self._rotary(positions, x.dtype)
         for i in range(self.config.layers):
             is_local = self.config.is_local(i)

@@ -24,9 +24,9 @@ class VocabularyHead(nn.Module):
     transform: settings of a layer before the output weights, and of these; None for no layer.
     """
 
-    # For prediction, the output weights in the precision of the hidden states, and in the layout of the CPU's bf16 kernels.
+    # For prediction, the output weights in the precision of the hidden states, or in a layout for products.
     converted: Tensor | None = None
-    packed: Tensor | None = None
+    packed: matmul.PackedWeight | None = None
 
     def __init__(self, width: int, transform: TransformConfig | None, embedding: nn.Embedding) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class VocabularyHead(nn.Module):
         x = x if self.scale is None else x * self.scale
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.packed is not None:
-            return matmul.packed_linear(x, self.packed, bias, None)
+            return self.packed.linear(x, bias)
         weight = self._output_weight if self.converted is None else self.converted
         return F.linear(x, weight.to(x.dtype), bias)
 

@@ -71,6 +71,8 @@ def routes_of(service: Service) -> list[RouteEntry]:
         RouteEntry("GET", "/", page.page, tag="page"),
         RouteEntry("GET", "/docs", page.docs, tag="page"),
         RouteEntry("GET", "/page/{name}", page.part, tag="page"),
+        RouteEntry("GET", "/page/examples/{model}", page.examples, tag="page"),
+        RouteEntry("GET", "/page/examples/{model}/{row}/{file}", page.example_file, tag="page"),
         RouteEntry("GET", "/models", native.models),
         RouteEntry("GET", "/metrics", health.metrics),
         RouteEntry("POST", "/predict", native.predict, "predict", rows),

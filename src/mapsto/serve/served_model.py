@@ -99,6 +99,7 @@ class ServedModel:
 
     def __init__(self, name: str, mapping: Mapping, device: str = "auto", precision: str = "auto") -> None:
         self.name = name
+        self.fit_record = mapping.fit_record
         # Explanations are computed in fp32; everything else by the predictor's copy.
         self._source_mapping: Mapping | None = mapping if can_explain(mapping) else None
         self.predictor = Predictor(mapping, device, precision)

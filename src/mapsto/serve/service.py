@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from mapsto.errors import UsageError
 from mapsto.serve.engine import Engine, StepReport
+from mapsto.serve.examples import ExampleShelf
 from mapsto.serve.inputs import CellReader, InputRows, require_rows
 from mapsto.serve.jobs import Job, Ticket
 from mapsto.serve.metrics import ServeMetrics
@@ -60,6 +61,7 @@ class Service:
     is_draining: bool = False
 
     def __post_init__(self) -> None:
+        self.examples = ExampleShelf(self.settings.num_examples)
         self.reader = CellReader(self.settings.files, self.settings.max_body)
 
     async def start(self) -> None:

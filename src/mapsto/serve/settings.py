@@ -13,6 +13,8 @@ from mapsto.errors import UsageError
 # A key of fewer characters can be guessed.
 MIN_KEY_CHARACTERS = 16
 LOG_FORMS = ("lines", "json", "none")
+# Test rows that the page offers by default.
+NUM_EXAMPLES = 6
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -37,6 +39,9 @@ class ServeSettings:
     files: Path | None = None
     # A table in which the first model searches (`/find`); None for none.
     among: Path | None = None
+    # The most test rows that the page offers as examples; None for the default: NUM_EXAMPLES if only programs of this machine
+    # can connect, else none, since the rows are the user's data.
+    examples: int | None = None
     # The origins of web pages, such as https://example.org, whose scripts may call the service.
     origins: tuple[str, ...] = ()
     # The most bytes of weights that are in memory at the same time; None for no limit.
@@ -61,7 +66,14 @@ class ServeSettings:
             parts = urlsplit(origin)
             if not parts.netloc or parts.scheme not in ("http", "https") or parts.path not in ("", "/"):
                 raise UsageError(f"--origins has addresses of web pages such as https://example.org, not {origin!r}")
+        if self.examples is not None and self.examples < 0:
+            raise UsageError(f"--examples is a number of rows, 0 or more, not {self.examples}")
         self._check_key()
+
+    @property
+    def num_examples(self) -> int:
+        """The most test rows that the page offers."""
+        return self.examples if self.examples is not None else NUM_EXAMPLES * self.is_loopback
 
     def _check_key(self) -> None:
         """Raise UsageError for a key that can be guessed or cannot be sent, and for a public address without key."""

@@ -58,8 +58,18 @@ class LabelPool:
         cell = FileBacked.locate(self.rows.table.column(source.column or "")[row], self.rows.table.beside(row))
         return Path(str(cell.get("path") if isinstance(cell, dict) else cell))
 
+    def picture_size(self, index: int) -> tuple[int, int] | None:
+        """Return (width, height) of the picture on which boxes are drawn, in pixels as it is read; else None."""
+        if self.question.control != "rectangles":
+            return None
+        value = self.rows.sources[self.question.place_port][index]
+        return value.width, value.height
+
     def describe(self, index: int) -> list[dict[str, Any]]:
-        """Return what the page shows of a row: for each source its column, and its content or else its medium and file name."""
+        """Return what the page shows of a row: for each source its column, and its content or else its medium and file name.
+
+        A picture on which rectangles are drawn also has its "size", (width, height) in pixels.
+        """
         descriptions = []
         for port, source in enumerate(self.rows.arrow.sources):
             entry: dict[str, Any] = {"column": source.column}
@@ -69,6 +79,8 @@ class LabelPool:
             else:
                 entry["content"] = str(self.rows.sources[port][index])
             descriptions.append(entry)
+        if (size := self.picture_size(index)) is not None:
+            descriptions[self.question.place_port]["size"] = size
         return descriptions
 
 

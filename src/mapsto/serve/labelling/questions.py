@@ -9,14 +9,21 @@ from typing import Any, Literal
 from mapsto import kinds
 from mapsto.errors import BadCell, UsageError
 from mapsto.task.arrow import Arrow, Port
+from mapsto.task.source_capabilities import Spatial
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Classes, Extracted, Free, Located, has_exclusive_classes
 from mapsto.text.characters import canonical
 
-# The controls of the page: one class, several classes, spans of a text with classes, or a text to write.
-Control = Literal["one", "several", "spans", "write"]
+# The controls of the page: one class, several classes, spans of a text or rectangles of a picture with classes, a text to write.
+Control = Literal["one", "several", "spans", "rectangles", "write"]
 # The type of an answer in Label Studio, by control.
-STUDIO_TYPES: dict[Control, str] = {"one": "choices", "several": "choices", "spans": "labels", "write": "textarea"}
+STUDIO_TYPES: dict[Control, str] = {
+    "one": "choices",
+    "several": "choices",
+    "spans": "labels",
+    "rectangles": "rectanglelabels",
+    "write": "textarea",
+}
 MAX_NAME_CHARACTERS = 100
 
 
@@ -50,7 +57,7 @@ class Question:
         """Return the value of an answer, as training reads it. Raises BadCell for an answer that is none."""
         if self.control == "write" and (not isinstance(cell, str) or not cell.strip()):
             raise BadCell("the answer is blank")
-        if self.control in ("several", "spans") and not isinstance(cell, list):
+        if self.control in ("several", "spans", "rectangles") and not isinstance(cell, list):
             raise BadCell("the answer is a list")
         if self.control == "one" and not isinstance(cell, str):
             raise BadCell("the answer is the name of a label")
@@ -63,11 +70,15 @@ class Question:
         """Return the value of an answer to a row with these source values. Raises BadCell if it does not fit the row."""
         value = self.read(cell)
         kind = self.kind
-        if issubclass(kind, Located):
-            place = [port.kind for port in self.arrow.sources].index(kind.lies_in)
-            if reason := kind.misplaced(value, sources[place]):
-                raise BadCell(reason)
+        if issubclass(kind, Located) and (reason := kind.misplaced(value, sources[self.place_port])):
+            raise BadCell(reason)
         return value
+
+    @property
+    def place_port(self) -> int:
+        """The index of the source in which the answers of a located target lie."""
+        assert issubclass(self.kind, Located)
+        return [port.kind for port in self.arrow.sources].index(self.kind.lies_in)
 
     def names_in(self, value: Any) -> Sequence[str]:
         """Return the class names in the value of an answer; none for an answer without classes."""
@@ -105,7 +116,8 @@ def _control_of(kind: type[Target]) -> Control | None:
     if issubclass(kind, Extracted):
         return "spans" if issubclass(kind, Classes) else None
     if issubclass(kind, Located):
-        return None
+        is_drawn = issubclass(kind, Classes) and issubclass(kinds.source(kind.lies_in), Spatial)
+        return "rectangles" if is_drawn else None
     if issubclass(kind, Classes):
         return "one" if has_exclusive_classes(kind) else "several"
     return "write" if issubclass(kind, Free) else None

@@ -20,19 +20,21 @@ from mapsto.errors import MapstoError, RunError
 from mapsto.report.colours import DARK, LIGHT
 from mapsto.serve.app import RouteEntry
 from mapsto.serve.body import field, read_object
-from mapsto.serve.labelling.exports import export
+from mapsto.serve.labelling.exports import COCO_FILE, export
+from mapsto.serve.labelling.pictures import render_picture
 from mapsto.serve.labelling.questions import short_arrow
 from mapsto.serve.labelling.service import LabelService
 from mapsto.serve.labelling.session import Visitor
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply
+from mapsto.serve.routes.page import BYTES, SAFE_MEDIA
+from mapsto.vision.image_io import BOX_COLOURS
 
-SCRIPTS = ("label.js", "requests.js", "elements.js", "choices.js", "spans.js", "curve.js")
+SCRIPTS = ("label.js", "requests.js", "elements.js", "choices.js", "spans.js", "rectangles.js", "curve.js")
 ID = re.compile(r"[\w-]{8,64}", re.ASCII)
 MAX_PERSON_CHARACTERS = 60
-# A browser may show or play these; anything else is sent as bytes, which it saves.
-SAFE_MEDIA = re.compile(r"(image/(?!svg)|audio/|video/)[\w.+-]+", re.ASCII)
-EXPORTS = {"labels.csv": "text/csv", "labels.jsonl": "application/jsonl", "tasks.json": "application/json"}
+JSON = "application/json"
+EXPORTS = {"labels.csv": "text/csv", "labels.jsonl": "application/jsonl", "tasks.json": JSON, COCO_FILE: JSON}
 
 
 def service_of(request: Request) -> LabelService:
@@ -66,7 +68,7 @@ async def part(request: Request) -> Response:
     """Return a part of the page: a script or its style."""
     name = request.path_params["name"]
     if name == "label.css":
-        text = _template("label.css.j2", False).render(light=LIGHT, dark=DARK)
+        text = _template("label.css.j2", False).render(light=LIGHT, dark=DARK, boxes=BOX_COLOURS)
         return Response(text, media_type="text/css; charset=utf-8")
     if name not in SCRIPTS:
         raise Refusal(404, f"the page has no part {name[:40]!r}")
@@ -139,7 +141,14 @@ async def media(request: Request) -> Response:
     kind = mimetypes.guess_type(file.name)[0] or ""
     if not file.is_file():
         raise Refusal(404, f"the file {file.name} is not there any more")
-    return FileResponse(file, media_type=kind if SAFE_MEDIA.fullmatch(kind) else "application/octet-stream")
+    if pool.question.control == "rectangles" and int(port) == pool.question.place_port:
+        try:
+            content = await asyncio.to_thread(render_picture, file)
+        except (OSError, MapstoError) as error:
+            raise Refusal(404, f"the file {file.name} cannot be read any more: {error}") from error
+        if content is not None:
+            return Response(content, media_type="image/jpeg")
+    return FileResponse(file, media_type=kind if SAFE_MEDIA.fullmatch(kind) else BYTES)
 
 
 async def exported(request: Request) -> Response:
@@ -154,6 +163,9 @@ async def exported(request: Request) -> Response:
             export(path, service.session.file, service.session.pool.question, service.csv_safe)
             content: bytes = path.read_bytes()
             return content
+
+    if name == COCO_FILE and service.session.pool.question.control != "rectangles":
+        raise Refusal(404, "only boxes are exported as COCO's annotations")
 
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(await asyncio.to_thread(write), headers=headers, media_type=EXPORTS[name])

@@ -162,7 +162,9 @@ class Session:
             except BadCell as error:
                 raise Refusal(422, str(error)) from error
             when = _current_time()
-            details = {"key": key, "id": id, "by": visitor.person, "when": when, "saw_guess": saw_guess}
+            details: dict[str, Any] = {"key": key, "id": id, "by": visitor.person, "when": when, "saw_guess": saw_guess}
+            if (size := self.pool.picture_size(index)) is not None:
+                details["size"] = size  # which exports need, also where the picture is gone
             cells = output_cells(self.pool, index, self.file.path.parent)
             record = {**cells, question.column: cell, DETAILS: details}
             self.file.add(Answer(key, id, visitor.person, when, cell, record))

@@ -1,15 +1,18 @@
 // The form of a model: a field for each column that it reads.
 
+import { makeCamera, makeMicrophone } from "./capture.js";
 import { element } from "./elements.js";
 
 const MAX_TEXT_ROWS = 5;
 
 // A field of the form. `value()` is what the request sends, `file` a chosen file, `text` what was typed.
 export class Field {
-  constructor(column, number, changed) {
+  // changed(): is called when the value changes. say(text, isError): tells what a camera or a microphone does.
+  constructor(column, number, changed, say) {
     this.column = column;
     this.file = null;
     this.id = `field-${number}`;
+    this.say = say;
     this.node = element("div");
     if (column.suffixes) this.buildFile(changed);
     else this.buildText(changed);
@@ -31,6 +34,13 @@ export class Field {
       if (this.file) this.show(preview);
       changed();
     };
+    // Take a file that the person did not choose from the disk; the control names it then.
+    this.take = (file) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(file);
+      this.input.files = transfer.files;
+      take(file);
+    };
     this.input.addEventListener("change", () => take(this.input.files[0]));
     const drop = element("div", { className: "drop" }, this.input, preview);
     drop.append(element("p", { className: "quiet" }, "Choose a file, or drop it here."));
@@ -41,6 +51,9 @@ export class Field {
       drop.classList.remove("over");
       take(event.dataTransfer.files[0]);
     });
+    const make = { ".jpg": makeCamera, ".wav": makeMicrophone }[this.column.suffixes.find((suffix) => [".jpg", ".wav"].includes(suffix))];
+    this.device = make?.(this.take, this.say);
+    if (this.device) drop.append(this.device.node);
     this.node.append(element("label", { for: this.id }, this.column.name), drop);
   }
 
@@ -54,6 +67,18 @@ export class Field {
     } else if (medium === "audio" || medium === "video") {
       preview.append(element(medium, { src: source, controls: true }));
     }
+  }
+
+  // Fill the field from an example: a text, or a File.
+  fill(value) {
+    if (this.column.suffixes) return this.take(value);
+    this.input.value = value;
+    this.input.dispatchEvent(new Event("input"));
+  }
+
+  // Leave the form: switch a camera or a microphone off.
+  close() {
+    this.device?.stop();
   }
 
   get text() { return this.column.suffixes ? "" : this.input.value; }

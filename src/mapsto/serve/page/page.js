@@ -3,6 +3,7 @@
 import { showAnswer, showParts } from "./answers.js";
 import { curl, python } from "./code.js";
 import { element } from "./elements.js";
+import { showExamples } from "./examples.js";
 import { Field } from "./fields.js";
 
 const at = (id) => document.getElementById(id);
@@ -21,19 +22,41 @@ function showCode() {
   at("python").textContent = python(model, fields, hasKey);
 }
 
+// A true answer is that of the row that fills the form, and of no other.
+function onChange() {
+  at("truth").textContent = "";
+  showCode();
+}
+
 function choose(name) {
   model = models.find((candidate) => candidate.name === name);
   model.route = model.operations.includes("predict") ? "predict" : "embed";
   at("title").textContent = model.name;
   document.title = model.name;
   at("arrow").textContent = model.arrow;
-  fields = model.columns.map((column, number) => new Field(column, number, showCode));
+  for (const field of fields) field.close();
+  fields = model.columns.map((column, number) => new Field(column, number, onChange, say));
   at("fields").replaceChildren(...fields.map((field) => field.node));
   at("why").hidden = !model.operations.includes("explain");
   at("answer").replaceChildren();
   at("parts").replaceChildren();
   say("Nothing asked yet.");
-  showCode();
+  onChange();
+  at("examples").dataset.model = model.name;
+  showExamples(at("examples"), model, fill, say);
+}
+
+// Fill the form with a test row, and say what its table has as the answer.
+function fill({ texts, files, answers }) {
+  for (const field of fields) {
+    const value = texts[field.column.name] ?? files[field.column.name];
+    if (value !== undefined) field.fill(value);
+  }
+  const truth = Object.entries(answers).map(([name, text]) => `${name} “${text}”`);
+  at("answer").replaceChildren();
+  at("parts").replaceChildren();
+  at("truth").textContent = truth.length ? `True answer of this row: ${truth.join(", ")}.` : "";
+  say("The row is in the form.");
 }
 
 async function ask(route, body) {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import mimetypes
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from mapsto import kinds
 from mapsto.report.colours import DARK, LIGHT
@@ -17,10 +19,12 @@ from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply
 from mapsto.serve.routes.requests import service_of
 
-SCRIPTS = ("page.js", "answers.js", "code.js", "elements.js", "fields.js")
+SCRIPTS = ("page.js", "answers.js", "code.js", "elements.js", "fields.js", "examples.js", "capture.js", "recorder.js")
 # The routes that are listed first.
 FIRST_GROUP = "mapsto"
 HTML = "text/html; charset=utf-8"
+# A browser may show or play these; anything else is sent as bytes, which it saves.
+SAFE_MEDIA, BYTES = re.compile(r"(image/(?!svg)|audio/|video/)[\w.+-]+", re.ASCII), "application/octet-stream"
 
 
 @cache
@@ -65,6 +69,30 @@ def describe_form(request: Request) -> dict[str, Any]:
         columns = [{**column, "suffixes": media.get(column["kind"])} for column in facts["columns"]]
         models.append({**facts, "columns": columns})
     return {"models": models, "has_key": service.settings.key is not None}
+
+
+async def examples(request: Request) -> Response:
+    """Return the test rows of a model that fill the form; they are read from their file when a page first asks."""
+    service = service_of(request)
+    model = await service.models.get(request.path_params["model"])
+    return reply((await service.examples.get(model)).describe())
+
+
+async def example_file(request: Request) -> Response:
+    """Return the file of a test row, such as its picture or sound."""
+    service, place = service_of(request), request.path_params
+    model = await service.models.get(place["model"])
+    examples = (await service.examples.get(model)).rows
+    numbered = {
+        (str(row), str(number)): file
+        for row, example in enumerate(examples)
+        for number, file in enumerate(example.files.values())
+    }
+    file = numbered.get((place["row"], place["file"]))
+    if file is None or not file.is_file():
+        raise Refusal(404, "there is no such file of a test row")
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    return FileResponse(file, media_type=kind if SAFE_MEDIA.fullmatch(kind) else BYTES)
 
 
 async def docs(request: Request) -> Response:

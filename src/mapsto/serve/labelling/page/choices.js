@@ -88,9 +88,20 @@ export class Choices {
       this.show();
       if (hadFocus) this.list.querySelector(`[data-name="${CSS.escape(hadFocus)}"]`)?.focus();
     } else {
+      const isFiltered = this.query !== "";
       this.input.value = "";
+      if (isFiltered) this.show();
     }
     this.onChoose(name);
+  }
+
+  // Mark other labels as chosen; no button is made anew, so that none loses the focus.
+  mark(names) {
+    this.chosen = new Set(names);
+    for (const button of this.list.querySelectorAll("button")) {
+      if (this.chosen.has(button.dataset.name)) button.setAttribute("aria-pressed", "true");
+      else button.removeAttribute("aria-pressed");
+    }
   }
 
   markGuess(names) {

@@ -4,6 +4,7 @@ import { Choices, focusRow } from "./choices.js";
 import { showCurve } from "./curve.js";
 import { get, make, percent, say } from "./elements.js";
 import { act, newId, pageId, post, read, Refused, resume } from "./requests.js";
+import { Rectangles } from "./rectangles.js";
 import { Spans } from "./spans.js";
 
 const SECONDS_BETWEEN_LOOKS = 5;
@@ -14,12 +15,17 @@ let guess = null; // the model's guess, once it was asked for
 let isBusy = true;
 
 const answerPart = get("answer");
-let choices = null, spans = null, textarea = null;
+let choices = null, spans = null, rectangles = null, textarea = null;
+let isSkipAllowed = false; // whether a second key for skipping may drop boxes that are not sent
 if (control === "write") {
   textarea = make("textarea", { id: "written", "aria-label": document.body.dataset.column, rows: 4 });
   answerPart.append(textarea);
 } else {
   if (control === "spans") spans = new Spans(answerPart, (selected) => say(selected ? `selected: ${selected}` : ""));
+  if (control === "rectangles") {
+    document.querySelector(".actions").prepend(get("message")); // stays in view with the buttons
+    rectangles = new Rectangles(answerPart, { names: () => choices.names, onLabel: (name) => choices?.mark(name ? [name] : []), focus: focusRow });
+  }
   choices = new Choices(answerPart, { isSeveral: control === "several", onChoose: choose });
 }
 get("send").hidden = control === "one";
@@ -28,6 +34,10 @@ sendKey.textContent = control === "write" ? "Ctrl+Enter" : "Enter";
 
 function choose(name) {
   if (control === "one") send(name);
+  else if (control === "rectangles") {
+    if (!choices.names.includes(name)) choices.setNames([...choices.names, name]);
+    if (row) rectangles.setLabel(name);
+  }
   else if (control === "spans" && !spans.add(name)) say("Select a part of the text first: with the mouse, a finger, or ← → and Shift.", true);
   else if (control === "spans" && !choices.names.includes(name)) choices.setNames([...choices.names, name]);
 }
@@ -78,6 +88,11 @@ function sendForm() {
     return send(textarea.value);
   }
   if (control === "spans") return send(spans.answer);
+  if (control === "rectangles") {
+    if (rectangles.unlabelled < 0) return send(rectangles.answer);
+    rectangles.select(rectangles.unlabelled);
+    return say(`Box ${rectangles.unlabelled + 1} has no label: choose one, or delete the box.`, true);
+  }
   const names = choices.names.filter((name) => choices.chosen.has(name));
   if (!names.length) return say("Choose labels first; the key 0 says that none applies.", true);
   return send(names);
@@ -101,6 +116,12 @@ async function showGuess() {
   } catch (error) {
     return explain(error);
   }
+  if (control === "rectangles") {
+    const number = rectangles.addGuess(guess.answer);
+    const text = number ? `${number === 1 ? "1 box was" : `${number} boxes were`} added; correct them` : "no further box";
+    get("guess").textContent = `The model’s guess: ${text}.`;
+    return;
+  }
   const names = Array.isArray(guess.answer) ? guess.answer : [guess.answer];
   const sure = guess.confidence === null || guess.confidence === undefined ? "" : `, ${percent(guess.confidence)} sure`;
   if (control === "write") textarea.value = textarea.value || guess.answer;
@@ -123,7 +144,7 @@ function show(reply) {
   const earlier = row?.answer;
   const names = [...new Set([...reply.names, ...(choices && Array.isArray(earlier) && control === "several" ? earlier : [])])];
   choices?.setNames(names);
-  choices?.reset(earlier === undefined || control === "spans" ? [] : [].concat(earlier));
+  choices?.reset(earlier === undefined || control === "spans" || control === "rectangles" ? [] : [].concat(earlier));
   if (textarea) textarea.value = earlier ?? "";
   if (spans && row) {
     const place = row.sources.findIndex((source) => source.content !== undefined);
@@ -131,7 +152,13 @@ function show(reply) {
     element.classList.add("spans");
     spans.open(element, row.sources[place].content, earlier ?? []);
   }
-  get("undo").disabled = !last;
+  isSkipAllowed = false;
+  if (rectangles && row) {
+    const place = row.sources.findIndex((source) => source.size);
+    rectangles.open(sources[place].querySelector("img"), row.sources[place].size, row.key, earlier);
+  }
+  answerPart.hidden = !row;
+  get("undo").disabled = !last && !rectangles;
   get("skip").disabled = get("send").disabled = !row;
   showState(reply);
   if (textarea && row) textarea.focus();
@@ -174,16 +201,20 @@ function onKey(event) {
     }
     return;
   }
-  if (event.isComposing || event.repeat) return;
+  const mayRepeat = control === "rectangles" && event.key.startsWith("Arrow");
+  if (event.isComposing || (event.repeat && !mayRepeat)) return;
   const target = event.target;
   if (event.key === "Escape" && target.matches("textarea, input")) return target.blur();
-  if (target.matches("textarea, input, summary, a, audio, video") || !get("use-keys").checked) return;
+  if (target.matches("textarea, input, summary, a, audio, video")) return;
+  // Arrows and the like are no words that voice input could take for keys.
+  const isVoiceSafe = control === "rectangles" && /^(Arrow|Delete|Escape)/.test(event.key);
+  if (!get("use-keys").checked && !isVoiceSafe) return;
   // A focused button takes Enter and space for itself.
   if (target.matches("button") && [" ", "Enter"].includes(event.key)) return;
-  if (press(event.key, event.shiftKey)) event.preventDefault();
+  if (press(event.key, event.shiftKey, event.repeat)) event.preventDefault();
 }
 
-function press(key, isShift) {
+function press(key, isShift, isRepeat) {
   if (isBusy) return [" ", "Enter"].includes(key);
   if (key === " ") return skip(), true;
   if (key === "Enter") return takeGuess() || (control !== "one" ? sendForm() : say("Press G to see the model’s guess, or choose a label.")), true;
@@ -191,16 +222,22 @@ function press(key, isShift) {
   if (key === "g" || key === "G") return showGuess(), true;
   if (key === "0" && control === "several") return send([]), true;
   if (key === "r" || key === "R") return replay();
-  if (spans?.press(key, isShift)) return true;
+  if (spans?.press(key, isShift) || (row && rectangles?.press(key, isShift, isRepeat))) return true;
   return row && choices ? choices.press(key) : false;
 }
 
 function skip() {
+  if (rectangles?.isUnsent && !isSkipAllowed) {
+    isSkipAllowed = true;
+    return say("The boxes are not saved: Enter saves them; skip once more to drop them.", true);
+  }
   if (row) perform("skip", { key: row.key, id: newId() });
 }
 
 function undo() {
+  if (row && rectangles?.undo()) return;
   if (last) perform("undo", last);
+  else say("There is nothing to undo.");
 }
 
 function replay() {
@@ -215,11 +252,16 @@ function replay() {
 function listKeys() {
   const keys = [["Space", "skip"], ["U", "undo the last answer"], ["G", "show the model’s guess"]];
   if (control === "write") keys.push(["Ctrl+Enter", "send"], ["Esc", "leave the field, so that single keys work"]);
-  else keys.unshift(["1–9", control === "spans" ? "label the selected part" : "choose the label"], ["/", "search or add a label"]);
+  else keys.unshift(["1–9", { spans: "label the selected part", rectangles: "label the selected box, and the next ones" }[control] ?? "choose the label"], ["/", "search or add a label"]);
   if (control === "one") keys.push(["Enter", "take the guess that is shown"]);
   if (control === "several") keys.push(["Enter", "send, or take the guess that is shown"], ["0", "none applies"]);
   if (control === "spans") keys.push(["← →", "select a word; with Shift, further words"], ["Enter", "send, also without any part"]);
-  keys.push(["R", "play again"]);
+  if (control === "rectangles") {
+    keys.push(["B", "add a box in the middle"], ["← → ↑ ↓", "move the selected box; with Shift, its right and lower side"],
+      ["F", "arrows by one pixel of the picture, or in larger steps"], ["N P", "select the next or the previous box"], ["Del", "delete the selected box"],
+      ["+ −", "show the picture larger or smaller"], ["Shift", "while dragging: draw a box within the selected one"],
+      ["U", "undo the last change of the boxes; without one, the last answer"], ["Enter", "send the boxes, also none"]);
+  } else keys.push(["R", "play again"]);
   get("keys").replaceChildren(...keys.flatMap(([key, what]) => [make("dt", {}, make("kbd", {}, key)), make("dd", {}, what)]));
 }
 
