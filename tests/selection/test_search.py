@@ -158,10 +158,10 @@ def test_every_row_is_scored_on_once_by_a_mapping_that_has_not_seen_it(monkeypat
     spy, rows, scored = Spy(monkeypatch), table(), []
     score_rows = folds.score_rows
 
-    def spy_on_scores(mapping: Any, held_out: Any) -> Any:
+    def spy_on_scores(mapping: Any, held_out: Any, weight: str | None) -> Any:
         assert not spy.texts[-1] & set(held_out.column("text"))
         scored.extend(held_out.column("text"))
-        results = score_rows(mapping, held_out)
+        results = score_rows(mapping, held_out, weight)
         assert len(results) == len(held_out)
         return results
 

@@ -34,8 +34,9 @@ from mapsto.metrics.intervals import Score, mean_score, to_json, with_interval
 from mapsto.model.mapping import Mapping
 from mapsto.options import Method, Options
 from mapsto.progress import Progress, duration
+from mapsto.selection import folds as selection_folds
 from mapsto.selection.cross_validation import cross_validate
-from mapsto.selection.folds import Fold, score_rows, search_folds
+from mapsto.selection.folds import Fold, search_folds
 from mapsto.selection.method_choice import choose_and_fit
 from mapsto.task.arrow import Arrow, parse
 from mapsto.training.loop import Interrupted
@@ -364,7 +365,7 @@ def _run_trial(search: Search, trials: Sequence[Trial]) -> Trial:
     results: list[tuple[float, float]] = []
     try:
         for fold in search.folds:
-            results += score_rows(fold.train(options), fold.held_out, options.weight)
+            results += selection_folds.score_rows(fold.train(options), fold.held_out, options.weight)
     except Interrupted:  # a RunError too, but one that must stop the search
         raise
     except RunError as error:
