@@ -141,7 +141,9 @@ def test_the_command_line_from_pairs_to_scores(tmp_path: Path) -> None:
     words += ["--layers", 1, "--width", 32, "--heads", 2, "--vocabulary", 300, "--device", "cpu"]
     done = run(*map(str, words))
     assert done.returncode == 0, done.stderr
-    done = run("evaluate", str(tmp_path / "run"), str(test), "--device", "cpu")
+    done = run("evaluate", str(tmp_path / "run"), str(test), "--device", "cpu", "--out", str(tmp_path / "page.html"))
+    verdict = (tmp_path / "page.html").read_text(encoding="utf-8").split('class="verdict"')[1][:400]
+    assert "% of the searches by query, the right passage comes first (BM25: " in verdict
     assert done.returncode == 0 and "query→passage recall@10" in done.stdout and "(BM25: " in done.stdout, done.stderr
     assert "rows were trained on" in done.stderr, "the first pairs are those of training"
     done = run("predict", str(tmp_path / "run"), str(test), "--device", "cpu")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ RANKERS = {
     "BM25": "which ranks texts by the words that they share",
     "cosines of features": "which compares simple features of both values",
 }
+# The end of the name of the share of queries for which the right value is found first.
+FOUND_FIRST = " recall@1"
 GROUPED_INTERVALS = "95 % intervals by bootstrap over groups of rows, see below how it was measured"
 
 FOLDER_SUFFIX, RESULTS_FILE = "_files", "results.json"  # beside page.html stands the folder page_files
@@ -100,13 +103,37 @@ def evaluation_page(evaluation: Evaluation, analyses: Analyses, provenance: Prov
     return Page(
         provenance.title,
         subtitle,
-        [judgement.verdict for judgement in judgements] or headline(evaluation, analyses)[:1],
+        [judgement.verdict for judgement in judgements] or [_verdict_by_metrics(evaluation)],
         sections,
         figures=_key_figures(evaluation, judgements),
         picture=_score_picture(evaluation, judgements),
         warnings=[f"{evaluation.overlap.warning}."] if evaluation.overlap else (),
         answers=answer_questions(judgements),
     )
+
+
+def _verdict_by_metrics(evaluation: Evaluation) -> str:
+    """Return a sentence on how good a model is that has no error analysis: one that finds values, or generates them.
+
+    It says how often the right value is found first, in each direction, or else the first metric.
+    """
+    found = {name: score for name, score in evaluation.scores.items() if name.endswith(FOUND_FIRST)}
+    if not found:
+        first = [f"{name.replace('_', ' ')} {_value(score)}" for name, score in islice(evaluation.scores.items(), 1)]
+        return f"{''.join(first) or 'Nothing could be scored'}{evaluation.overlap.mark}."
+    lines = []
+    for name, score in found.items():
+        query, value = name.removesuffix(FOUND_FIRST).split("→", 1)
+        baseline = evaluation.baseline.get(name)
+        beside = "" if baseline is None else f" ({evaluation.baseline_name}: {100 * baseline.value:.0f} %)"
+        lines.append(f"for {100 * score.value:.0f} % of the searches by {query}, the right {value} comes first{beside}")
+    text = ", and ".join(lines)
+    return f"{text[0].upper()}{text[1:]}{evaluation.overlap.mark}."
+
+
+def _value(score: Score) -> str:
+    """Return a score with its interval as text, such as "0.31 (0.28–0.35)"."""
+    return f"{score.value:.4g}" if math.isnan(score.low) else f"{score.value:.4g} ({score.low:.4g}–{score.high:.4g})"
 
 
 def _name_section(section: Section, prefix: str, index: int) -> Section:
@@ -142,7 +169,9 @@ def _key_figures(evaluation: Evaluation, judgements: Sequence[Judgement]) -> lis
         figures.append(KeyFigure(f"{100 * values.value:.1f} %", label))
     if not judgements and evaluation.scores:
         name, score = next(iter(evaluation.scores.items()))
-        figures.append(KeyFigure(f"{score.value:.4g}", f"{name.replace('_', ' ')}, {_describe(score, 1)}{mark}"))
+        is_share = name.endswith(FOUND_FIRST)
+        value = f"{100 * score.value:.1f} %" if is_share else f"{score.value:.4g}"
+        figures.append(KeyFigure(value, f"{name.replace('_', ' ')}, {_describe(score, 100 if is_share else 1)}{mark}"))
     return figures
 
 
@@ -230,10 +259,7 @@ def headline(evaluation: Evaluation, analyses: Analyses) -> list[str]:
             lines.append(f"{prefix}On {rows}, it reaches {point.score.percent}{mark}.")
     # Targets read at tokens have several metrics and no main one, so that all are listed.
     if not analyses:
-        values = (
-            f"{name.replace('_', ' ')} {score.value:.4g} ({score.low:.4g}–{score.high:.4g})"
-            for name, score in evaluation.scores.items()
-        )
+        values = (f"{name.replace('_', ' ')} {_value(score)}" for name, score in evaluation.scores.items())
         lines.append(f"{'; '.join(values)}{mark}.")
     return [*lines, *map(str, evaluation.differences), *evaluation.notes]
 
