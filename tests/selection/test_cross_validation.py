@@ -169,11 +169,17 @@ def test_folds_that_are_scored_are_not_fitted_again(tmp_path: Path, monkeypatch:
         ({"folds": 3, "time": "day"}, "latest rows"),
         ({"folds": 3, "search": 2}, "give one of them"),
         ({"cv": 3}, "'folds'"),
+        (
+            {"folds": 3, "method": "full", "metric": "acuracy", "hold_out": 0.2, **TINY_OPTIONS},
+            "did you mean 'accuracy'",
+        ),
     ],
 )
-def test_wrong_uses_are_named(options: dict[str, Any], message: str) -> None:
+def test_wrong_uses_are_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises((UsageError, TypeError), match=message):
-        mapsto.fit("text:text -> label", ROWS, method="linear", **options)
+        mapsto.fit("text:text -> label", ROWS, tmp_path / "run", **{"method": "linear", **options})
+    # The folder is free for the command that is meant.
+    assert not (tmp_path / "run").exists()
 
 
 def test_arrows_without_one_answer_a_row_are_refused() -> None:
