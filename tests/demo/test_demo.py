@@ -80,6 +80,7 @@ def test_the_demo_is_stopped_continued_and_repeated(
     assert manifest.stat().st_mtime_ns != made
 
 
+@pytest.mark.slow
 def test_the_demo_on_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

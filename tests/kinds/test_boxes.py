@@ -426,6 +426,7 @@ def peer(truths: list[list[Box]], said: list[list[tuple[str, Any, float]]]) -> A
     return judge.stats
 
 
+@pytest.mark.slow
 def test_boxes_are_learnt_told_drawn_and_opened_again(tmp_path: Path) -> None:
     """From a folder of Pascal VOC to boxes drawn into a picture, by the command line and in Python."""
     model = mapsto.fit(

@@ -531,6 +531,7 @@ def test_methods_that_rows_are_not_mixed_for_say_so() -> None:
         mapsto.fit("image -> label", rows, method="probe", augment="mixup", **given)
 
 
+@pytest.mark.slow
 def test_hidden_parts_are_filled_in(tmp_path: Path) -> None:
     folder = write_photo_folder(tmp_path / "photos", 12)
     mapsto.pretrain("image", str(folder), tmp_path / "base", layers=1, width=64, steps=30)
