@@ -13,11 +13,12 @@ from runs import KILL, run, sentences
 from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
+from mapsto import files
 from mapsto.data.rows import load_rows
 from mapsto.data.sampling import deal_folds
 from mapsto.data.split import deal_rows
 from mapsto.data.table import read_table
-from mapsto.errors import DataError, RunError, UsageError
+from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.fitting import run_folder
 from mapsto.selection import cross_validation
 from mapsto.task.arrow import parse
@@ -168,11 +169,17 @@ def test_folds_that_are_scored_are_not_fitted_again(tmp_path: Path, monkeypatch:
         ({"folds": 3, "time": "day"}, "latest rows"),
         ({"folds": 3, "search": 2}, "give one of them"),
         ({"cv": 3}, "'folds'"),
+        (
+            {"folds": 3, "method": "full", "metric": "acuracy", "hold_out": 0.2, **TINY_OPTIONS},
+            "did you mean 'accuracy'",
+        ),
     ],
 )
-def test_wrong_uses_are_named(options: dict[str, Any], message: str) -> None:
+def test_wrong_uses_are_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises((UsageError, TypeError), match=message):
-        mapsto.fit("text:text -> label", ROWS, method="linear", **options)
+        mapsto.fit("text:text -> label", ROWS, tmp_path / "run", **{"method": "linear", **options})
+    # The folder is free for the command that is meant.
+    assert not (tmp_path / "run").exists()
 
 
 def test_arrows_without_one_answer_a_row_are_refused() -> None:
@@ -186,6 +193,20 @@ def test_arrows_without_one_answer_a_row_are_refused() -> None:
             folds=6,
             method="linear",
         )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda folds: folds.pop("rows"), lambda folds: folds["by_fold"].pop(), lambda folds: folds["by_fold"].append(3)],
+)
+def test_a_record_of_folds_that_was_changed_is_refused(change: Any, tmp_path: Path) -> None:
+    mapsto.fit("text:text -> label", ROWS, tmp_path / "run", folds=2, method="linear")
+    path = tmp_path / "run" / "mapsto.json"
+    manifest = files.read_sealed(path)
+    change(manifest["provenance"]["folds"])
+    files.write_atomic(path, files.seal(manifest))
+    with pytest.raises(CheckpointError, match="folds"):
+        mapsto.load(tmp_path / "run")
 
 
 @pytest.mark.slow

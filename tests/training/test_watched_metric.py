@@ -92,7 +92,9 @@ def test_names_of_metrics() -> None:
         ({"metric_for_best_model": "accuracy"}, "here it is 'metric'"),
     ],
 )
-def test_wrong_uses_are_named(options: dict[str, Any], message: str) -> None:
+def test_wrong_uses_are_named(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     network = {} if options.get("method") == "linear" else TINY_OPTIONS
     with pytest.raises((UsageError, TypeError), match=message):
-        mapsto.fit("text -> label", ROWS, **options, **network)
+        mapsto.fit("text -> label", ROWS, tmp_path / "run", **options, **network)
+    # The folder is free for the command that is meant.
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ command line to the training step there are three calls: `cli.fit`, `fit_mapping
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -200,28 +201,32 @@ def _is_finished(request: FitRequest, run: PreparedRun) -> bool:
 
 def _train(request: FitRequest, run: PreparedRun) -> Mapping:
     """Train, score and save the model of a prepared run, and return its mapping."""
+    # Before anything is written to the folder, since the metric to be watched may be misspelt.
+    validation = make_validation(run, request.ranks)
     setup, plan = _plan(request, run)
     with ExitStack() as stack:
         tracking = request.ranks.run_on_main(lambda: _enter_tracking(request, run, plan, stack))
-        return _train_as_planned(request, run, setup, plan, tracking)
+        return _train_as_planned(request, run, setup, plan, validation, tracking)
 
 
 def _train_as_planned(
-    request: FitRequest, run: PreparedRun, setup: TrainingSetup, plan: Plan, tracking: Tracking | None
+    request: FitRequest,
+    run: PreparedRun,
+    setup: TrainingSetup,
+    plan: Plan,
+    validation: Callable[[Mapping], dict[str, float]] | None,
+    tracking: Tracking | None,
 ) -> Mapping:
-    """Do the work of `_train`. tracking: the logger of the run's tracker, in the main process; None without one."""
+    """Do the work of `_train`. tracking: the logger of the run's tracker, in the main process; None without one.
+
+    validation: see `make_validation`.
+    """
     options, ranks = run.options, request.ranks
-    if options.metric is not None and run.held_out is None:
-        raise UsageError(f"--metric {options.metric} is watched on held-out rows, and none are; see --hold-out 0.1")
-    if options.metric is not None and not plan.watch_every:
-        raise UsageError(
-            f"--metric {options.metric} would change nothing: --average ends with the mean of the last weights"
-        )
     context = RunContext(
         device=run.device,
         folder=request.folder,
         loggers=_make_loggers(request, tracking),
-        score_held_out=make_validation(run, ranks),
+        score_held_out=validation,
         workers=options.workers,
         layout=setup.layout,
         scores_start=setup.method == "probe+full",
@@ -360,6 +365,12 @@ def _plan(request: FitRequest, run: PreparedRun) -> tuple[TrainingSetup, Plan]:
     """
     options, ranks, folder = run.options, request.ranks, request.folder
     method, reason = choose_method(run)
+    if options.metric is not None and run.held_out is None:
+        raise UsageError(f"--metric {options.metric} is watched on held-out rows, and none are; see --hold-out 0.1")
+    if options.metric is not None and options.average:
+        raise UsageError(
+            f"--metric {options.metric} would change nothing: --average ends with the mean of the last weights"
+        )
     if request.choice is not None:
         reason = request.choice.reason
     objective = make_objective(method, options, run.mapping, run.examples)

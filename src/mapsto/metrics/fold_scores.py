@@ -37,7 +37,7 @@ class FoldScores:
     def lines(self) -> list[str]:
         """Return a line for the rows, and one for each metric."""
         count = len(self.by_fold)
-        head = f"{self.num_rows:,} rows, each answered by a model of the other {count - 1} of {count} folds:"
+        head = f"{self.num_rows:,} rows in {count} folds, each answered by a model of the other folds:"
         return [
             head,
             *(

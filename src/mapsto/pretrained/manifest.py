@@ -35,6 +35,9 @@ ENTRIES: dict[str, dict[str, type]] = {
 LIMIT = (int, float, NoneType)
 SCORE: dict[str, type | tuple[type, ...]] = {"value": (int, float), "low": LIMIT, "high": LIMIT, "n": int}
 
+# Scores of a cross-validation, where a metric such as R² may have no value in a fold.
+FOLDS: dict[str, type | tuple[type, ...]] = {"scores": dict, "by_fold": list, "rows": int}
+
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the content of a folder's mapsto.json; None if it has none.
@@ -55,6 +58,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             _require_parts(path, f"{name}, entry {number + 1}, ", entry, parts)
     for name, score in manifest["scores"].items():
         _require_parts(path, f"scores, {name}, ", score, SCORE)
+    if (folds := manifest["provenance"].get("folds")) is not None:
+        _require_folds(path, folds)
     for name, digest in manifest["files"].items():
         if not isinstance(digest, str):
             raise CheckpointError(f"{path} has no SHA-256 of {name}")
@@ -78,6 +83,18 @@ def _require_parts(path: Path, stem: str, record: Any, parts: Dict[str, type | t
         # True is an int to Python, but no number here.
         if not isinstance(record[name], kind) or isinstance(record[name], bool):
             raise CheckpointError(f"{path}: {stem}{name} is of another type than was saved: {record[name]!r:.60}")
+
+
+def _require_folds(path: Path, folds: Any) -> None:
+    """Raise CheckpointError unless `folds` is what `FoldScores.to_json` returns."""
+    stem = "provenance, folds, "
+    _require_parts(path, stem, folds, FOLDS)
+    for name, score in folds["scores"].items():
+        _require_parts(path, f"{stem}{name}, ", score, {**SCORE, "value": LIMIT})
+        for number, values in enumerate(folds["by_fold"], 1):
+            _require_parts(path, f"{stem}fold {number}, ", values, {name: LIMIT})
+    if len(folds["by_fold"]) < 2:
+        raise CheckpointError(f"{path}: {stem}by_fold has fewer than two folds")
 
 
 def _require_finite(path: Path, place: str, record: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -136,7 +137,20 @@ def cross_validate(request: FitRequest, num_folds: int) -> FoldScores:
             return FoldScores.from_json(recorded[0])
         if folder is not None and recorded is None:
             run_folder.record_folds(folder, validation.facts, [])
-        return _run_folds(validation)
+        try:
+            return _run_folds(validation)
+        except MapstoError:
+            if folder is not None:
+                _leave_free(folder)
+            raise
+
+
+def _leave_free(folder: Path) -> None:
+    """Delete the record of a cross-validation of which no fit could begin, as for an option that a fit refuses."""
+    with suppress(OSError):  # fails where fits have begun
+        (folder / run_folder.FOLDS_FOLDER).rmdir()
+    if not (folder / run_folder.FOLDS_FOLDER).exists():
+        (folder / run_folder.FOLDS).unlink(missing_ok=True)
 
 
 def _prepare(request: FitRequest, num_folds: int) -> CrossValidation:
