@@ -89,6 +89,18 @@ def test_another_file_is_not_overwritten_without_a_word(folder: Path, tmp_path: 
     assert out.read_text(encoding="utf-8") == labelled
 
 
+def test_mistakes_replace_those_of_before_and_no_other_table(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "wrong.csv"
+    for _ in range(2):
+        assert call("evaluate", folder / "poor", folder / "new.csv", "--mistakes", out).exit_code == 0
+    labelled = "text,Category\nthe winter is cold,a\n"
+    out.write_text(labelled, encoding="utf-8")
+    for option in ("--mistakes", "--suspects"):
+        refused = call("evaluate", folder / "poor", folder / "new.csv", option, out)
+        assert isinstance(refused.exception, UsageError) and "was written by no model" in str(refused.exception)
+    assert out.read_text(encoding="utf-8") == labelled
+
+
 def test_mistakes_are_written_the_most_confident_first(folder: Path, tmp_path: Path) -> None:
     done = call("evaluate", folder / "poor", folder / "new.csv", "--mistakes", tmp_path / "wrong.csv")
     assert done.exit_code == 0, done.output
@@ -121,6 +133,16 @@ def test_a_model_is_compared_with_another_on_the_same_rows(folder: Path) -> None
     done = call("evaluate", folder / "good", folder / "new.csv", "--against", folder / "poor", "--json")
     assert done.exit_code == 0 and done.stdout.count("\n") == 1 and '"differences": [{' in done.stdout
     base = mapsto.pretrain("text", sentences(20), steps=1, quiet=True, **TINY)
+    mapsto.fit(
+        "text -> other:label",
+        [{"text": text, "other": text[:1]} for text in sentences(20)],
+        folder / "other",
+        steps=1,
+        quiet=True,
+        **TINY,
+    )
+    refused = call("evaluate", folder / "good", folder / "new.csv", "--against", folder / "other")
+    assert isinstance(refused.exception, UsageError) and "other: no column 'other'" in str(refused.exception)
     with pytest.raises(UsageError, match="no answer in common"):
         good.evaluate(folder / "new.csv", against=base, quiet=True)
 

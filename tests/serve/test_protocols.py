@@ -187,12 +187,14 @@ def test_payloads_of_hosts_are_read(running: Running, folder: Path) -> None:
     (classes,) = post(running, "/?model=label", {"inputs": ["winter"]})
     assert classes[0]["label"] == expected["label"] and sum(c["score"] for c in classes) == pytest.approx(1)
     assert post(running, "/?model=label", {"inputs": "winter"}) == classes
+    assert post(running, "/?model=label", {"inputs": "winter", "parameters": {"top_k": 1}}) == classes[:1]
     text = post(running, "/?model=write", {"inputs": "dog", "parameters": {"max_new_tokens": 3, "temperature": 2}})
     assert set(text) == {"generated_text"}
     bodies = [
         (b'{"instances": [{"text": "winter"}]}', "application/json"),
         (b'{"inputs": "winter"}', "application/json"),
         (b'[{"text": "winter"}]', "application/json"),
+        (b'{"dataframe_split": {"columns": ["text"], "data": [["winter"]]}}', "application/json"),
         (b"text,other\nwinter,5\n", "text/csv"),
     ]
     for body, kind in bodies:
@@ -207,6 +209,9 @@ def test_payloads_of_hosts_are_read(running: Running, folder: Path) -> None:
     assert running.client.get("/ping").status_code == 200
     wrong = running.client.post("/invocations?model=label", content=b"\xff", headers={"Content-Type": "text/csv"})
     assert wrong.status_code == 400
+    frame = {"dataframe_split": {"columns": ["text"], "data": [["a", "b"]]}}
+    refused = running.client.post("/invocations?model=label", json=frame)
+    assert refused.status_code == 422 and "no cell for each of the 1 columns" in refused.text
 
 
 def test_the_open_inference_protocol_is_spoken(running: Running, folder: Path) -> None:

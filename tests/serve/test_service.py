@@ -107,6 +107,12 @@ def test_explanations_name_the_parts(running: Running) -> None:
         (b'{"rows": 5}', {}, 422, "a list"),
         (b'{"rows": ["x"], "model": "clff"}', {}, 404, "did you mean 'clf'"),
         (b'{"rows": ["x"], "min_confidence": "high"}', {}, 422, "a number"),
+        (
+            b'{"rows": ["x"], "minconfidence": 0.9}',
+            {},
+            422,
+            "no setting 'minconfidence' (did you mean 'min_confidence'?)",
+        ),
         (b'{"rows": ["x"], "decoding": {"beam": 2}}', {}, 422, "did you mean 'beams'"),
         (b'{"rows": ["x"], "decoding": {"beams": 2}}', {}, 422, "settings of decoding"),
         (json.dumps({"rows": ["x"] * 41}).encode(), {}, 413, "--max-rows"),

@@ -13,8 +13,10 @@ from mapsto.errors import UsageError
 from mapsto.options import MAX_SKIPPED, RowPolicy, TextFormat
 
 if TYPE_CHECKING:
+    from mapsto.data.table import Table
     from mapsto.evaluation.evaluate import Evaluation
     from mapsto.evaluation.report import Analyses
+    from mapsto.task.arrow import Arrow
 
 MAX_MATRIX_CLASSES = 12  # with more, a confusion matrix does not fit on the screen
 MAX_CONFUSED_PAIRS = 10
@@ -55,6 +57,7 @@ def evaluate(
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
     from mapsto.cli.output import print_json, print_note, print_status, read_table_with_notes
+    from mapsto.cli.prediction.answers import require_no_other_table
     from mapsto.data.files import join_paths, require_no_input
     from mapsto.data.writers import require_writable
     from mapsto.evaluation.error_analysis import analyse_evaluation
@@ -76,12 +79,15 @@ def evaluate(
     for path in filter(None, (suspects, mistakes)):
         require_writable(path)
         require_no_input(path, join_paths(data))
+        require_no_other_table(path)
     if suspects is not None:
         require_exclusive_classes(mapping.targets)
     rival = None if against is None else Predictor(load_mapping(against), device, precision)
     predictor = Predictor(mapping, device, precision)
     source, progress = join_paths(data), choose_progress(as_json=json)
     table = read_table_with_notes(source, TextFormat(encoding, delimiter), answers=True)
+    if rival is not None:
+        _require_columns(rival.mapping.arrow, table, str(against))
     evaluation = evaluate_mapping(predictor.mapping, table, predictor.device, policy, progress=progress)
     if rival is not None:
         rival_evaluation = evaluate_mapping(rival.mapping, table, rival.device, policy, progress=progress)
@@ -115,6 +121,16 @@ def evaluate(
         _write_suspects(suspects, evaluation)
     if mistakes is not None:
         print_status(f"wrote {write_mistakes(mistakes, evaluation.predictions):,} rows to {mistakes}")
+
+
+def _require_columns(arrow: Arrow, table: Table, name: str) -> None:
+    """Raise UsageError if the table lacks a column of the model to compare with, before the first model has read all rows."""
+    from mapsto.data.rows import bind_to
+
+    try:
+        bind_to(arrow.pair if arrow.symmetric else arrow, table)
+    except UsageError as error:
+        raise UsageError(f"--against {name}: {error}") from error
 
 
 def _write_suspects(path: Path, evaluation: Evaluation) -> None:

@@ -37,6 +37,7 @@ def label(
             help="Write the answers that --out has as csv or another table, .json (Label Studio) or .coco.json, and end."
         ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let --export replace a file.")] = False,
     host: Host = "127.0.0.1",
     port: Port = 8001,
     key: Annotated[
@@ -81,6 +82,8 @@ def label(
     rows = read_pool(task, read_table_with_notes(join_paths(pool), TextFormat(encoding, delimiter)), names, print_note)
     if export is not None:
         require_no_input(export, join_paths(pool))
+        if export.exists() and not overwrite:
+            raise UsageError(f"{export} exists; name another file, or add --overwrite")
         _export(export, out, rows, csv_safe)
         return
     model = None
@@ -94,6 +97,9 @@ def label(
     learner = Learner(session, model, labels_per_fit, seed)
     _report(rows, file, session.num_foreign)
     run_labelling(LabelService(settings, session, learner, csv_safe), listener, print_status)
+    if not file.answers:
+        print_status("no row was labelled")
+        return
     command = f"mapsto fit {short_arrow(rows.question.arrow)!r} {out} --out runs/labelled"
     print_status(f"{len(file.answers):,} labels are in {out}; to fit: {command}{f' --start {start}' if start else ''}")
 

@@ -149,15 +149,26 @@ def _require_earlier_output(out: Path, source: Any, text_format: TextFormat) -> 
     An earlier output has the columns of the source and further ones, of which one is no label but says what a model gave. The
     table that a model was trained on has the columns of new rows and a label, too.
     """
-    try:
-        existing, given = (
-            set(next(table.columns for table in stream_tables(part, text_format))) for part in (out, source)
-        )
-        is_earlier = given < existing and any(map(MADE_BY_A_MODEL.search, existing - given))
-    except (DataError, UsageError, StopIteration):
-        is_earlier = False
-    if not is_earlier:
+    existing, given = (_columns(part, text_format) for part in (out, source))
+    if not (given < existing and any(map(MADE_BY_A_MODEL.search, existing - given))):
         raise UsageError(f"{out} exists and is no output for these rows; name another file, or add --overwrite")
+
+
+def require_no_other_table(out: Path | None) -> None:
+    """Raise UsageError for an existing file that no model wrote, since it would be lost.
+
+    It has no column, or is no table, in which a model gave something, such as a probability.
+    """
+    if out is not None and out.exists() and not any(map(MADE_BY_A_MODEL.search, _columns(out, TextFormat()))):
+        raise UsageError(f"{out} exists and was written by no model; name another file, or delete it")
+
+
+def _columns(source: Any, text_format: TextFormat) -> set[str]:
+    """Return the names of the columns of a table; none for what is no readable table."""
+    try:
+        return set(next(table.columns for table in stream_tables(source, text_format)))
+    except (DataError, UsageError, StopIteration):
+        return set()
 
 
 def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:

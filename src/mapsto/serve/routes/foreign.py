@@ -20,6 +20,10 @@ from mapsto.serve.served_model import ServedModel, Settings
 CSV, JSON_LINES = "text/csv", ("application/jsonlines", "application/x-ndjson", "application/jsonl")
 # Keys under which the hosts of models have their rows.
 ROW_KEYS = ("rows", "instances", "inputs", "dataframe_records")
+# The key under which MLflow has a table as names of columns and lists of cells.
+FRAME = "dataframe_split"
+# The settings of Hugging Face's pipelines that say how many classes are wanted.
+MOST_CLASSES = ("top_k", "topk")
 # Names that Hugging Face's payload has for settings of decoding.
 DECODING_NAMES = {"max_new_tokens": "longest", "num_beams": "beams", "temperature": "temperature", "top_p": "top_p"}
 
@@ -48,15 +52,19 @@ async def huggingface(request: Request) -> Response:
         decoding["samples"] = 1
     settings = Settings(decoding=read_decoding(decoding if model.abilities["generate"] else None))
     result = await service.answer(request, operation, model.name, rows, settings)
-    answers = [describe_answer(answer, model) for answer in result.answers]
+    most = next((field(parameters, name, int) for name in MOST_CLASSES if name in parameters), None)
+    answers = [describe_answer(answer, model, most) for answer in result.answers]
     return reply(answers if isinstance(inputs, list) else answers[0])
 
 
-def describe_answer(answer: dict[str, Any], model: ServedModel) -> Any:
-    """Return an answer in Hugging Face's form: classes with scores, a vector, or a text; any other as it is."""
+def describe_answer(answer: dict[str, Any], model: ServedModel, most: int | None = None) -> Any:
+    """Return an answer in Hugging Face's form: classes with scores, a vector, or a text; any other as it is.
+
+    most: the largest number of classes, the likeliest first; None for all.
+    """
     if "scores" in answer and isinstance(answer["scores"], dict):
         ranked = sorted(answer["scores"].items(), key=lambda entry: -entry[1])
-        return [{"label": name, "score": value} for name, value in ranked]
+        return [{"label": name, "score": value} for name, value in ranked[:most]]
     if "vector" in answer:
         return answer["vector"]
     if model.abilities["generate"] and "error" not in answer:
@@ -78,17 +86,31 @@ async def invocations(request: Request) -> Response:
         rows = [await read_form(request, service)]
     else:
         content = await read_json(request, service)
-        rows = (
-            next((content[key] for key in ROW_KEYS if key in content), content)
-            if isinstance(content, dict)
-            else content
-        )
+        if isinstance(content, dict) and FRAME in content:
+            rows = read_frame(content[FRAME])
+        elif isinstance(content, dict):
+            rows = next((content[key] for key in ROW_KEYS if key in content), content)
+        else:
+            rows = content
         rows = rows if isinstance(rows, list) else [rows]
     operation = "predict" if model.abilities["predict"] else "embed"
     result = await service.answer(request, operation, model.name, rows)
     if kind in JSON_LINES:
         return Response(b"\n".join(map(encode_json, result.answers)) + b"\n", media_type=kind)
     return reply({"predictions": result.answers})
+
+
+def read_frame(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table {"columns": […], "data": [[…], …]}. Raises Refusal for one that cannot be read."""
+    columns, data = (frame.get("columns"), frame.get("data")) if isinstance(frame, dict) else (None, None)
+    if not isinstance(columns, list) or not isinstance(data, list):
+        raise Refusal(422, f'"{FRAME}" is {{"columns": [names], "data": [[cells of a row], …]}}')
+    for number, cells in enumerate(data):
+        if not isinstance(cells, list) or len(cells) != len(columns):
+            raise Refusal(
+                422, f'"{FRAME}": row {number} (counted from 0) has no cell for each of the {len(columns)} columns'
+            )
+    return [dict(zip(map(str, columns), cells, strict=True)) for cells in data]
 
 
 def read_csv(body: bytes) -> list[dict[str, Any]]:
