@@ -26,6 +26,7 @@ from mapsto.errors import UsageError
 from mapsto.sklearn import Classifier, Regressor, Vectors
 
 FEATURES = "a text has no number of columns that a later one could differ from"
+VOCABULARY = "values of weight 0 add words to the vocabulary, and equal ones are held out together"
 NUMBERS = "what is read are texts: they hold no numbers that are infinite, missing, complex or of a type"
 # The checks of scikit-learn that do not apply, and why; docs/python.md lists them.
 NOT_FOR_TEXTS = {
@@ -36,6 +37,7 @@ NOT_FOR_TEXTS = {
     "check_estimators_empty_data_messages": FEATURES,
     "check_classifiers_train": FEATURES,
     "check_transformer_general": FEATURES,
+    "check_sample_weight_equivalence_on_dense_data": VOCABULARY,
     "check_estimators_nan_inf": NUMBERS,
     "check_complex_data": NUMBERS,
     "check_dtype_object": NUMBERS,
@@ -62,16 +64,21 @@ class ReadsNumbers:
         return super().fit(as_texts(_as_array(X)), y)  # type: ignore[misc]
 
 
+class TakesWeights(ReadsNumbers):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:  # noqa: N803
+        return super(ReadsNumbers, self).fit(as_texts(_as_array(X)), y, sample_weight)  # type: ignore[misc]
+
+
 def _as_array(values: Any) -> Any:
     return np.asarray(values) if hasattr(values, "__array__") or isinstance(values, list) else values
 
 
-class NumbersClassifier(ReadsNumbers, Classifier):
+class NumbersClassifier(TakesWeights, Classifier):
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
         return super().predict_proba(as_texts(_as_array(X)))
 
 
-class NumbersRegressor(ReadsNumbers, Regressor):
+class NumbersRegressor(TakesWeights, Regressor):
     def predict(self, X: Any) -> Any:  # noqa: N803
         return super().predict(as_texts(_as_array(X)))
 
@@ -146,3 +153,18 @@ def test_wrong_calls_are_told() -> None:
     fitted = Classifier(method="linear").fit(["winter cold", "summer warm"] * 10, ["c", "w"] * 10)
     with pytest.raises(UsageError, match="value 1 .counted from 0.*blank"):
         fitted.predict(["winter", " "])
+
+
+def test_weights_of_values_and_of_classes() -> None:
+    """A value of weight 0 is not learnt from; classes are weighed by their own names; weights go through a pipeline."""
+    texts, answers = ["winter cold", "summer warm"] * 12 + ["winter cold"] * 12, [2, 7] * 12 + [7] * 12
+    clf = Classifier(method="linear", device="cpu", class_weight={7: 1.5})
+    assert clf.fit(texts, answers).predict_proba(["winter cold"])[0, 1] > 0.4
+    weights = np.array([1] * 24 + [0] * 12)
+    assert clone(clf).fit(texts, answers, sample_weight=weights).predict(["winter cold"]) == [2]
+    pipe = make_pipeline(clone(clf)).fit(texts, answers, classifier__sample_weight=weights)
+    assert pipe.predict(["winter cold"]) == [2]
+    with pytest.raises(UsageError, match=r"class_weight: no class 'a'; the classes are: 2, 7"):
+        Classifier(class_weight={"a": 2}).fit(texts, answers)
+    with pytest.raises(UsageError, match="sample_weight has one number for each of the 36 values"):
+        clf.fit(texts, answers, sample_weight=[1, 2])

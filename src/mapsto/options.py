@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypedDict, get_type_hints
 
 from mapsto.errors import UsageError, near
@@ -113,6 +113,8 @@ FIELD_WORDS = {
     "encoding": ANY_WORD,
     "class_weights": (BALANCED,),
 }
+# Options that are texts on the command line, and in Python also numbers or dicts.
+NOT_ONLY_TEXT = ("freeze", "class_weights")
 # Flags that stand alone.
 SWITCHES = ("overwrite", "allow_overlap", "exact", "times", "balance", "fold_labels", "shard", "tensorboard")
 
@@ -273,7 +275,18 @@ class OptionGroup:
 
     def __post_init__(self) -> None:
         self._convert_numbers()
+        self._require_texts()
         self._check()
+
+    def _require_texts(self) -> None:
+        """Raise UsageError for a value that is neither a text nor a path in a field for texts, such as the name of a column."""
+        for name, hint in field_types(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if hint not in (str, str | None) or name in NOT_ONLY_TEXT or (value is None and hint is not str):
+                continue
+            if not isinstance(value, str | PurePath):
+                what = "the name of a column" if name in ("weight", "time", "group") else "a text"
+                raise UsageError(f"{flag(name)} is {what}, not of the type {type(value).__name__}")
 
     def _check(self) -> None:
         """Raise UsageError for a value that an option cannot have; subclasses add checks of their own fields."""

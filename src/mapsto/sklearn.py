@@ -20,8 +20,8 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from mapsto import api
 from mapsto.errors import UsageError
 
-# The columns in which values and answers are handed to `fit`.
-VALUES, ANSWERS = "x", "y"
+# The columns in which values, answers and weights are handed to `fit`.
+VALUES, ANSWERS, WEIGHTS = "x", "y", "w"
 
 
 def _read_values(values: Any, name: str = "X") -> list[Any]:
@@ -61,6 +61,20 @@ def _read_pairs(values: Any, answers: Any) -> tuple[list[Any], Any]:
     return column, labels
 
 
+def _read_weights(weights: Any, count: int) -> list[float] | None:
+    """Return the weights of `count` values as numbers; None for none. Raises UsageError for others than one number each."""
+    if weights is None:
+        return None
+    numbers = np.asarray(weights, np.float64)
+    if numbers.shape != (count,):
+        raise UsageError(
+            f"sample_weight has one number for each of the {count:,} values, and not the shape {numbers.shape}"
+        )
+    if not numbers.any():
+        raise UsageError("Sample weights must contain at least one non-zero number.")
+    return [float(number) for number in numbers]
+
+
 def _tag_values(tags: Any) -> Any:
     """Return the tags of an estimator that reads one column of values, such as texts, and no columns of numbers."""
     tags.input_tags.two_d_array, tags.input_tags.string = False, True
@@ -87,12 +101,20 @@ class _Estimator(BaseEstimator):
         """Return the tags by which scikit-learn knows what an estimator reads: one column of values, no numbers."""
         return _tag_values(super().__sklearn_tags__())
 
-    def _fit(self, target: str, values: list[Any], answers: Sequence[Any]) -> api.Model:
-        """Return the model of an arrow from the values to a kind of answers."""
-        rows = [{VALUES: value, ANSWERS: answer} for value, answer in zip(values, answers, strict=True)]
+    def _fit(
+        self, target: str, values: list[Any], answers: Sequence[Any], sample_weight: Any, **more: Any
+    ) -> api.Model:
+        """Return the model of an arrow from the values to a kind of answers.
+
+        sample_weight: a number for each value; None for 1. more: further keywords of `mapsto.fit`, which `options` overrides.
+        """
+        columns = {VALUES: values, ANSWERS: answers}
+        if (weights := _read_weights(sample_weight, len(values))) is not None:
+            columns[WEIGHTS], more["weight"] = weights, WEIGHTS
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return api.fit(
             f"{VALUES}:{self.source} -> {ANSWERS}:{target}", rows, start=self.start, quiet=self.quiet,
-            **{"method": self.method, "seed": self.seed, "device": self.device, **(self.options or {})},
+            **{"method": self.method, "seed": self.seed, "device": self.device, **more, **(self.options or {})},
         )  # fmt: skip
 
     def _answers(self, values: Any) -> list[dict[str, Any]]:
@@ -107,19 +129,39 @@ class _Estimator(BaseEstimator):
 
 
 class Classifier(ClassifierMixin, _Estimator):
-    """A classifier of texts, pictures, videos or sounds. Its parameters are those of `_Estimator`.
+    """A classifier of texts, pictures, videos or sounds. Its parameters are those of `_Estimator`, and `class_weight`.
 
+    class_weight: what a mistake on each class costs, such as {"spam": 5}, or "balanced"; None for 1.
     After `fit`, `classes_` has the classes in the order of `predict_proba`, and `model_` the mapsto.Model.
     """
 
-    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
-        """Fit to a column of values and their classes."""
+    def __init__(
+        self, source: str = "text", *, start: Any = None, method: str = "auto", seed: int = 0, device: str = "auto",
+        quiet: bool = True, class_weight: dict[Any, float] | str | None = None, options: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(source, start=start, method=method, seed=seed, device=device, quiet=quiet, options=options)
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
+        """Fit to a column of values and their classes. sample_weight: by how much the loss of each value counts, (n,)."""
         values, labels = _read_pairs(X, y)
         check_classification_targets(labels)
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         # By number, since classes may be of any type, such as numbers that would be written in two ways.
-        self.model_ = self._fit("label", values, [f"class {number}" for number in numbers.tolist()])
+        answers = [f"class {number}" for number in numbers.tolist()]
+        weights = self._class_weights()
+        more = {} if weights is None else {"class_weights": weights}
+        self.model_ = self._fit("label", values, answers, sample_weight, **more)
         return self
+
+    def _class_weights(self) -> dict[str, float] | str | None:
+        """Return the weights of the classes by the names that they have here. Raises UsageError for a class that is not in y."""
+        if not isinstance(self.class_weight, dict):
+            return self.class_weight
+        numbers = {name: number for number, name in enumerate(self.classes_.tolist())}
+        if unknown := [name for name in self.class_weight if name not in numbers]:
+            raise UsageError(f"class_weight: no class {unknown[0]!r}; the classes are: {', '.join(map(repr, numbers))}")
+        return {f"class {numbers[name]}": float(weight) for name, weight in self.class_weight.items()}
 
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
         """Return the probability of each class for each value, (n, c)."""
@@ -136,10 +178,10 @@ class Classifier(ClassifierMixin, _Estimator):
 class Regressor(RegressorMixin, _Estimator):
     """A model that answers values with numbers. Its parameters are those of `_Estimator`."""
 
-    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
-        """Fit to a column of values and their numbers."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:  # noqa: N803
+        """Fit to a column of values and their numbers. sample_weight: by how much the loss of each value counts, (n,)."""
         values, numbers = _read_pairs(X, y)
-        self.model_ = self._fit("number", values, np.asarray(numbers, np.float64).tolist())
+        self.model_ = self._fit("number", values, np.asarray(numbers, np.float64).tolist(), sample_weight)
         return self
 
     def predict(self, X: Any) -> Any:  # noqa: N803

@@ -139,7 +139,9 @@ def attend(
     dtype = q.dtype
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     q = q.to(k.dtype)
-    if len(k) >= MIN_ROWS_OF_PRODUCTS and q.shape[2] == 1 and k.device.type == "cpu" and not q.requires_grad:
+    # Sizes are looked at last: in an exported graph, which is not traced in inference mode, they are not known.
+    is_inference = torch.is_inference_mode_enabled() and k.device.type == "cpu"
+    if is_inference and q.shape[2] == 1 and len(k) >= MIN_ROWS_OF_PRODUCTS:
         out = _attend_once(q, k, v, mask, q.shape[3] ** -0.5 if scale is None else scale)
     else:
         is_grouped = {"enable_gqa": True} if k.shape[1] != q.shape[1] else {}

@@ -70,9 +70,10 @@ class Int4Weight(PackedWeight):
     def __init__(self, weight: Tensor) -> None:
         groups = weight.float().view(len(weight), -1, INT4_GROUP)
         low, high = groups.aminmax(dim=-1, keepdim=True)
-        # The kernel computes (level − 8) × scale + offset, with both in bf16.
+        # The kernel computes (level − 8) × scale + offset, with both in bf16. Level 7.5 is the middle of a group, so that the
+        # rounding of the scale does the same harm at both ends.
         scales = ((high - low) / 15).clamp(min=1e-8).bfloat16()
-        offsets = (low + 8 * scales).bfloat16()
+        offsets = ((low + high + scales) / 2).bfloat16()
         levels = ((groups - offsets) / scales + 8).round_().clamp_(0, 15)
         self.packed = torch._convert_weight_to_int4pack_for_cpu(levels.flatten(1).int(), 1)
         self.scales_and_offsets = torch.cat([scales, offsets], -1).transpose(0, 1).contiguous()
