@@ -135,6 +135,13 @@ def test_the_answers_are_written_as_the_rows_were(tmp_path: Path, capsys: pytest
     assert "folds.csv\nnext: mapsto predict" in capsys.readouterr().err
 
 
+def test_the_answers_stay_where_a_linear_model_replaces_the_trained_one(tmp_path: Path) -> None:
+    for name in ("folds.csv", run_folder.FOLDS, "model.safetensors"):
+        (tmp_path / name).touch()
+    run_folder.set_trained_aside(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"folds.csv", run_folder.FOLDS, run_folder.TRAINED}
+
+
 def test_a_method_that_the_answers_rule_out_is_refused_before_the_folds() -> None:
     rows = [{"text": f"Ann met Bob {i}", "tags": [{"start": 0, "end": 3, "tag": "P"}]} for i in range(8)]
     base = mapsto.pretrain("text", TEXTS, steps=1, **TINY_OPTIONS)
