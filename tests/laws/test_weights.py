@@ -17,6 +17,8 @@ from trainings import TINY_OPTIONS, RecordingProgress
 import mapsto
 from mapsto import kinds
 from mapsto.data.examples import Examples
+from mapsto.data.rows import load_rows
+from mapsto.data.table import read_table
 from mapsto.data.weights import normalise_weights
 from mapsto.errors import DataError, UsageError
 from mapsto.kinds.label import Label
@@ -24,7 +26,9 @@ from mapsto.kinds.labels import Labels
 from mapsto.model import linear_probe
 from mapsto.model.mapping import Mapping
 from mapsto.options import parse_class_weights
+from mapsto.selection.folds import drop_weightless
 from mapsto.sequence.packing import collate
+from mapsto.task.arrow import parse
 from mapsto.training.loggers import read_metrics
 
 ARROWS = (
@@ -262,6 +266,12 @@ def test_a_class_without_weight_is_named_once_and_its_rows_are_not_counted(kind:
     assert progress.lines.count(note) == 1
     measured = [line for line in progress.lines if line.startswith("  linear: error")]
     assert all("n = 12)" in line for line in measured) and len(measured) == (method == "linear")
+
+
+def test_rows_of_weight_0_are_dropped_from_those_that_are_scored() -> None:
+    rows = load_rows(parse("text:text -> label"), read_table([{**row, "w": i % 2} for i, row in enumerate(ROWS)]))
+    assert drop_weightless(rows, "w").indices.tolist() == list(range(1, len(ROWS), 2))
+    assert drop_weightless(rows, None) is rows
 
 
 def test_the_class_that_costs_least_is_answered() -> None:

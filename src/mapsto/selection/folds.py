@@ -112,6 +112,12 @@ def make_folds(
     return folds
 
 
+def drop_weightless(rows: Rows, weight: str | None) -> Rows:
+    """Return the rows whose weight (`--weight`) is above 0, which alone count in scores; all rows if there are none."""
+    weights = read_row_weights(rows, weight)
+    return rows if weights is None or not weights.any() else rows.select(np.flatnonzero(weights))
+
+
 def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int64s:
     """Return `held_out` without the rows whose class does not occur among the training rows; all of it if no target is a class.
 
