@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Dict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +57,7 @@ from mapsto.pretrained.location import HUB_PREFIX, find_folder
 from mapsto.progress import Progress
 from mapsto.progress.python import NOTE, MapstoWarning, Recorder, python_progress, warn
 from mapsto.report.results import Answers
-from mapsto.report.run_report import RunReport
+from mapsto.report.run_report import FoldReport, RunReport
 from mapsto.selection.search import search_and_fit
 from mapsto.task.arrow import Arrow, parse
 from mapsto.task.capabilities import FileBacked
@@ -352,13 +353,16 @@ class Model:
         return suggest_rows(self.predictor, Pool(read_table(self._rows(pool)), labelled_rows, known), n, seed)
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a folder that mapsto and transformers can open.
+        """Write the model, and the scores of a cross-validation, to a folder that mapsto and transformers can open.
 
         Raises UsageError if the folder already holds a model or other files.
         """
         folder = Path(path)
         run_folder.require_free(folder, overwrite=False)
-        model_folder.save_mapping(self.mapping, folder, {})
+        folds = self.report.folds
+        # The table of the answers stays in the folder of the run.
+        record = {} if folds is None else {"folds": replace(folds, answers_file=None).to_json()}
+        model_folder.save_mapping(self.mapping, folder, record)
 
     def export(
         self,
@@ -566,10 +570,10 @@ def pretrain(
 
 def _report(mapping: Mapping, recorder: Recorder, out: str | Path | None) -> RunReport:
     """Return the report of a run from what it said to its progress output."""
-    record, final = recorder.record, recorder.record.final
+    record, final, folder = recorder.record, recorder.record.final, None if out is None else str(out)
     return RunReport(
         f"{mapping.arrow}{f', {final.rows}' if final.rows else ''}{final.mark}", final.scores, final.baseline,
-        final.baseline_name, record.notes, record.curves, None if out is None else str(out), record.folds,
+        final.baseline_name, record.notes, record.curves, folder, FoldReport.of(record.folds, folder),
     )  # fmt: skip
 
 

@@ -153,6 +153,12 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+# Said where a class of `--class-weights` is unknown or has no number, which a mark in its name may be the reason of.
+WEIGHTS_FILE_HINT = (
+    "a fraction has a point, as 1.5, and a class with = , or ; in its name goes into a file with lines as spam,5"
+)
+
+
 def parse_class_weights(text: str) -> dict[str, float] | None:
     """Return the weights by class name in a text such as "spam=5,ham=1" or a JSON object; None for another text.
 
@@ -174,9 +180,8 @@ def parse_class_weights(text: str) -> dict[str, float] | None:
         except (TypeError, ValueError):
             weight = math.nan
         if not name or not 0 < weight < math.inf:
-            raise UsageError(
-                f"--class-weights: the weight of {name!r} is a number above 0, not {value!r}; write spam=5,ham=1"
-            )
+            fault = f"the weight of {name!r} is a number above 0, not {value!r}" if name else f"{value!r} has no class"
+            raise UsageError(f"--class-weights: {fault}; write spam=5,ham=1; {WEIGHTS_FILE_HINT}")
         if name in weights:
             raise UsageError(f"--class-weights: {name!r} is there twice")
         weights[name] = weight

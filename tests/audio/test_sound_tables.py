@@ -61,7 +61,7 @@ def test_a_folder_of_sounds_as_people_have_them(tmp_path: Path) -> None:
     assert any("pipes and devices are not read: dog/pipe.wav" in remark for remark in remarks)
     assert any("left out by their endings: .db" in remark for remark in remarks)
     warnings = [str(finding) for finding in check_rows(rows).warnings]
-    assert any("1 rows repeat another one" in text and "link.wav" in text for text in warnings)
+    assert any("1 row repeats another one" in text and "link.wav" in text for text in warnings)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")

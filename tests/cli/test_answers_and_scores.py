@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 import mapsto
 from mapsto.cli.app import app
 from mapsto.data.table import read_table, write_rows
-from mapsto.errors import UsageError
+from mapsto.errors import DataError, UsageError
 from mapsto.task.answer_cells import CellStyle, answer_cells
 from mapsto.task.arrow import parse
 
@@ -160,6 +160,14 @@ def test_the_latest_rows_are_held_out() -> None:
     ):
         with pytest.raises(UsageError, match=says):
             mapsto.fit("text -> Category:label", rows, steps=1, quiet=True, **options, **TINY)
+    for cell, fault in (
+        ("", "the time is missing"),
+        ("soon", "no number and no date"),
+        (7, "where most rows have dates"),
+    ):
+        wrong = [*rows[:-1], {**rows[-1], "when": cell}]
+        with pytest.raises(DataError, match=f"1 cell without a time:\n  data, row 120, column 'when'.*{fault}"):
+            mapsto.fit("text -> Category:label", wrong, steps=1, quiet=True, time="when", **TINY)
     numbers = [{**row, "when": 5 if number < 100 else 6} for number, row in enumerate(rows)]
     by_number = mapsto.fit("text -> Category:label", numbers, time="when", steps=1, quiet=True, **TINY)
     assert by_number.report.scores["held-out accuracy"].n == 20

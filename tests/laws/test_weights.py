@@ -17,6 +17,8 @@ from trainings import TINY_OPTIONS, RecordingProgress
 import mapsto
 from mapsto import kinds
 from mapsto.data.examples import Examples
+from mapsto.data.rows import load_rows
+from mapsto.data.table import read_table
 from mapsto.data.weights import normalise_weights
 from mapsto.errors import DataError, UsageError
 from mapsto.kinds.label import Label
@@ -24,7 +26,9 @@ from mapsto.kinds.labels import Labels
 from mapsto.model import linear_probe
 from mapsto.model.mapping import Mapping
 from mapsto.options import parse_class_weights
+from mapsto.selection.folds import drop_weightless
 from mapsto.sequence.packing import collate
+from mapsto.task.arrow import parse
 from mapsto.training.loggers import read_metrics
 
 ARROWS = (
@@ -188,12 +192,13 @@ def test_weights_of_held_out_rows_choose_the_weights(tmp_path: Path) -> None:
     ("cell", "reason"),
     [
         (None, "missing"), (" ", "missing"), (-1, "at least 0"), (float("inf"), "finite"), ("nan", "finite"), ("x", "a number"),
+        ("1,5", r"without other marks, as 1\.5"),
     ],
 )  # fmt: skip
 def test_wrong_weights_are_named(cell: Any, reason: str, tmp_path: Path) -> None:
     rows = [{**row, "text": row["text"]} for row in ROWS]
     rows[-1]["w"] = cell
-    with pytest.raises(DataError, match=rf"data, row 16, column 'w'.*{reason}"):
+    with pytest.raises(DataError, match=rf"1 bad weight:\n  data, row 16, column 'w'.*{reason}"):
         mapsto.fit("text:text -> label", rows, weight="w", steps=1, **TINY_OPTIONS)
 
 
@@ -206,6 +211,9 @@ def test_weights_that_cannot_be_used_are_refused() -> None:
         ({"class_weights": "goood=2"}, "did you mean 'good'"),
         ({"class_weights": "good=-2"}, "a number above 0"),
         ({"class_weights": "good=2,good=3"}, "twice"),
+        ({"class_weights": "good, really=2"}, "'good' has no class.*a file with lines as spam,5"),
+        ({"class_weights": "good=2;bad=3"}, "no class 'good=2;bad'.*a file with lines as spam,5"),
+        ({"class_weights": "good=1,5"}, "'5' has no class.*a point, as 1.5"),
         ({"class_weights": "balancd"}, "did you mean 'balanced'"),
         ({"class_weights": "balanced", "balance": True}, "give one of them"),
         ({"sample_weight": "w"}, "'weight'"),
@@ -232,6 +240,38 @@ def test_weights_of_classes_in_every_form(tmp_path: Path) -> None:
         for options in ({"balance": True}, {"class_weights": "balanced"})
     )
     assert all(map(torch.equal, weights_of(balanced), weights_of(same)))
+
+
+def test_a_class_weight_is_for_the_class_of_the_same_number() -> None:
+    rows = [{**row, "label": "1.0" if row["label"] == "good" else "2.0"} for row in ROWS]
+    model = mapsto.fit("text:text -> label", rows, class_weights="1=3", steps=1, **TINY_OPTIONS)
+    assert model.mapping.targets[0].weights == [1.5, 0.5]
+    with pytest.raises(UsageError, match="'1.0' is there twice, also as '1'"):
+        mapsto.fit("text:text -> label", rows, class_weights="1.0=3,1=2", steps=1, **TINY_OPTIONS)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("label", "linear"), ("labels", "linear"), ("label", "full")])
+def test_a_class_without_weight_is_named_once_and_its_rows_are_not_counted(kind: str, method: Any) -> None:
+    rows = [
+        {"text": f"{label} film number {i}", kind: label, "w": float(label == "bad" or i < 0)}
+        for i in range(12)
+        for label in ("good", "bad")
+    ]
+    if kind == "labels":
+        rows = [{**row, "labels": [row["labels"]]} for row in rows]
+    progress = RecordingProgress()
+    size = {} if method == "linear" else {"steps": 1, **TINY_OPTIONS}
+    mapsto.fit(f"text -> {kind}", rows, weight="w", method=method, progress=progress, folds=2, **size)
+    note = "note: no row of class 'good' has a weight above 0: it will hardly be answered"
+    assert progress.lines.count(note) == 1
+    measured = [line for line in progress.lines if line.startswith("  linear: error")]
+    assert all("n = 12)" in line for line in measured) and len(measured) == (method == "linear")
+
+
+def test_rows_of_weight_0_are_dropped_from_those_that_are_scored() -> None:
+    rows = load_rows(parse("text:text -> label"), read_table([{**row, "w": i % 2} for i, row in enumerate(ROWS)]))
+    assert drop_weightless(rows, "w").indices.tolist() == list(range(1, len(ROWS), 2))
+    assert drop_weightless(rows, None) is rows
 
 
 def test_the_class_that_costs_least_is_answered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
 from mapsto import files
+from mapsto.cli.output import report_run
 from mapsto.data.rows import load_rows
 from mapsto.data.sampling import deal_folds
 from mapsto.data.split import deal_rows
 from mapsto.data.table import read_table
 from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.fitting import run_folder
+from mapsto.options import Options
+from mapsto.progress.python import Recorder
 from mapsto.selection import cross_validation
+from mapsto.selection.search import search_and_fit
 from mapsto.task.arrow import parse
 
 TEXTS = list(dict.fromkeys(sentences(60)))
@@ -91,8 +96,57 @@ def test_the_answers_are_those_of_models_that_did_not_see_the_row(tmp_path: Path
     assert whole(TEXTS[0])["probability"] == model(TEXTS[0])["probability"]
     saved = mapsto.load(tmp_path / "run").report
     assert saved is not None and saved.folds == folds
-    assert "standard deviation" in str(model.report)
+    assert "standard deviation" in str(model.report) and "cross-validated accuracy" in model.report._repr_html_()
+    assert "| macro_f1 |" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert [row["fold"] for row in folds.answers] == [int(row["fold"]) for row in answers]
+    with pytest.raises(UsageError, match=r"read them from .*folds.csv"):
+        _ = saved.folds.answers
     assert not (tmp_path / "run" / "folds").exists()
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_the_report_shows_the_folds_and_goes_with_the_saved_model(tmp_path: Path) -> None:
+    model = mapsto.fit("text:text -> label", ROWS, folds=2, method="linear")
+    report, folds = model.report, model.report.folds
+    assert folds is not None and [row["text"] for row in folds.answers] == TEXTS
+    scored = report.to_pandas().set_index("metric")["score"]
+    assert scored["cross-validated accuracy"] == folds.scores["accuracy"].value
+    assert list(folds.to_pandas()["fold_2"]) == [folds.by_fold[1][name] for name in folds.scores]
+    assert str(folds).startswith(f"{len(TEXTS)} rows in 2 folds") and "<table>" in folds._repr_html_()
+    with pytest.raises(UsageError, match="no metric 'acc'.*scored by 'accuracy', 'macro_f1'"):
+        folds.mean("acc")
+    model.save(tmp_path / "saved")
+    assert mapsto.load(tmp_path / "saved").report.folds == folds
+    # A model that is passed on does not hold the rows.
+    assert pickle.loads(pickle.dumps(report)).folds.answer_rows is None
+
+
+def test_the_answers_are_written_as_the_rows_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "train.csv"
+    table.write_text("text;label\n" + "".join(f"{row['text']};{row['label']}\n" for row in ROWS), "utf-8-sig")
+    recorder = Recorder(RecordingProgress())
+    search_and_fit(
+        "text -> label", table, tmp_path / "run", folds=2, options=Options(method="linear"), progress=recorder
+    )
+    assert (tmp_path / "run" / "folds.csv").read_bytes().startswith("\ufefftext;label;fold;predicted".encode())
+    size = len(ROWS) // 2
+    assert f"2 folds of {size} rows, each answered by a model of the others" in recorder.progress.lines  # type: ignore[attr-defined]
+    report_run(tmp_path / "run", recorder, False, False, ["mapsto predict"])
+    assert "folds.csv\nnext: mapsto predict" in capsys.readouterr().err
+
+
+def test_the_answers_stay_where_a_linear_model_replaces_the_trained_one(tmp_path: Path) -> None:
+    for name in ("folds.csv", run_folder.FOLDS, "model.safetensors"):
+        (tmp_path / name).touch()
+    run_folder.set_trained_aside(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"folds.csv", run_folder.FOLDS, run_folder.TRAINED}
+
+
+def test_a_method_that_the_answers_rule_out_is_refused_before_the_folds() -> None:
+    rows = [{"text": f"Ann met Bob {i}", "tags": [{"start": 0, "end": 3, "tag": "P"}]} for i in range(8)]
+    base = mapsto.pretrain("text", TEXTS, steps=1, **TINY_OPTIONS)
+    with pytest.raises(UsageError, match='^method="probe" is for answers such as labels.*tags cannot be probed$'):
+        mapsto.fit("text -> tags", rows, start=base, method="probe", folds=2)
 
 
 def test_numbers_several_answers_and_groups() -> None:

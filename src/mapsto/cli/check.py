@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mapsto.cli.app import Arrow, Data, Delimiter, Encoding, Json, app
-from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError
+from mapsto.errors import SHOWN_FINDINGS, DataError, Finding, UsageError, counted
 from mapsto.options import TextFormat, require_choice
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def check(
         for level, findings in (("note", notes), ("warning", report.warnings), ("error", errors)):
             for line in _summarise(findings):
                 print_text(f"{level}: {line}")
-        print_text(f"{_count(len(errors), 'error')}, {_count(len(report.warnings), 'warning')}")
+        print_text(f"{counted(len(errors), 'error')}, {counted(len(report.warnings), 'warning')}")
     if errors:
-        raise DataError(f"{_count(len(errors), 'error')} to fix")
+        raise DataError(f"{counted(len(errors), 'error')} to fix")
 
 
 def _listen(rows: Rows, start: str | None, warnings: list[Finding]) -> str:
@@ -155,11 +155,6 @@ def _write_repaired(rows: Rows, path: Path) -> None:
     write_rows(path, table.columns, list(repaired))
     left_out = f"; {len(table.rejected):,} rows that cannot be read are not in it" if table.rejected else ""
     print_status(f"wrote {len(table):,} rows to {path}, {len(cells):,} of them repaired{left_out}")
-
-
-def _count(count: int, noun: str) -> str:
-    """Return a number with its noun in the singular or plural, such as "2 errors"."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _summarise(findings: Iterable[Finding | str]) -> Iterator[str]:

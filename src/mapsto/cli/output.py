@@ -90,6 +90,10 @@ def report_run(out: Path, recorder: Recorder, quiet: bool, as_json: bool, next_s
         folds = {} if record.folds is None else {"folds": record.folds.to_json()}
         print_json({"out": str(out), **to_json(final), **folds, "notes": record.notes})
     elif not quiet:
+        if record.folds is not None and record.folds.answers_file is not None:
+            print_status(
+                f"answers of the folds, each by a model that did not see the row: {out / record.folds.answers_file}"
+            )
         for number, command in enumerate(next_steps):
             print_status(f"{'next:' if not number else '  or:'} {command}")
 

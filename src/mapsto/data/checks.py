@@ -370,7 +370,8 @@ def _repeated(values: _Values) -> list[Finding]:
             repeats.append((index, original))
     if repeats:
         index, original = repeats[0]
-        reason = f"{len(repeats):,} rows repeat another one; this one repeats {values.place(original)}"
+        number = "1 row repeats" if len(repeats) == 1 else f"{len(repeats):,} rows repeat"
+        reason = f"{number} another one; this one repeats {values.place(original)}"
         findings.append(values.finding(index, reason))
     return findings
 

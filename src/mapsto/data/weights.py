@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mapsto import kinds
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
-from mapsto.errors import DataError, Finding, UsageError, near, shorten
+from mapsto.errors import DataError, Finding, UsageError, counted, near, shorten
 from mapsto.options import BALANCED, parse_class_weights
 from mapsto.task.arrow import Arrow
+from mapsto.task.target_capabilities import WeightedClasses
+from mapsto.text.cells import decimal_point_hint
 
 Weights = NDArray[np.float32]
 
@@ -54,7 +57,7 @@ def read_row_weights(rows: Rows, column: str | None) -> Weights | None:
             value = None if cells[row] is None else str(cells[row])
             faults.append(Finding(*rows.origin(index), column, value, fault))
     if faults:
-        raise DataError(f"--weight {column!r}: {len(faults):,} bad weights; fix them:", faults)
+        raise DataError(f"--weight {column!r}: {counted(len(faults), 'bad weight')}:", faults)
     return weights.astype(np.float32)
 
 
@@ -65,10 +68,33 @@ def _read_weight(cell: Any) -> tuple[float, str]:
     try:
         weight = float(cell)
     except (TypeError, ValueError):
-        return 1.0, "a weight is a number of at least 0"
+        return 1.0, f"a weight is a number of at least 0{decimal_point_hint(str(cell))}"
     if not math.isfinite(weight):
         return 1.0, "a weight is a finite number, not infinite and not NaN"
     return (weight, "") if weight >= 0 else (1.0, "a weight is at least 0; a negative one would teach the opposite")
+
+
+def describe_weightless(rows: Rows, column: str | None) -> list[str]:
+    """Return a sentence for each class of which no row has a weight above 0, so that nothing is learnt of it.
+
+    rows: the training rows. column: `--weight`.
+    """
+    weights = read_row_weights(rows, column)
+    if weights is None or not weights.any():
+        return []
+    sentences = []
+    for kind, answers in zip(kinds.answering(rows.arrow), rows.targets, strict=True):
+        if not issubclass(kind, WeightedClasses):
+            continue
+        names = [(answer,) if kind.exclusive else answer for answer in answers]
+        counted_names = {name for row in np.flatnonzero(weights).tolist() for name in names[row] or ()}
+        without_weight = dict.fromkeys(name for row in names for name in row or () if name not in counted_names)
+        sentences += [
+            f"no row of class {name!r} has a weight above 0: it will hardly be answered"
+            for name in without_weight
+            if name
+        ]
+    return sentences
 
 
 def normalise_weights(training: Weights | None, held_out: Weights | None) -> tuple[Weights | None, Weights | None]:

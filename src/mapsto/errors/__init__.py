@@ -140,6 +140,11 @@ class DataError(MapstoError, ValueError):
         super().__init__("\n".join(lines))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural, such as "2 errors"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def free_name(name: str, columns: Collection[str]) -> str:
     """Return a name for a new column that no column of a table has: `name`, or with a number behind it, such as "row_2"."""
     return next(

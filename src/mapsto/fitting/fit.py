@@ -7,7 +7,6 @@ command line to the training step there are three calls: `cli.fit`, `fit_mapping
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -36,7 +35,14 @@ from mapsto.fitting.probe import (
     refer_to_other_rows,
 )
 from mapsto.fitting.request import FitRequest
-from mapsto.fitting.results import make_validation, score_run, write_rejected, write_report, write_unlabelled
+from mapsto.fitting.results import (
+    Validation,
+    make_validation,
+    score_run,
+    write_rejected,
+    write_report,
+    write_unlabelled,
+)
 from mapsto.fitting.run_data import RunData
 from mapsto.metrics.intervals import Score, to_json
 from mapsto.model import lora
@@ -214,7 +220,7 @@ def _train_as_planned(
     run: PreparedRun,
     setup: TrainingSetup,
     plan: Plan,
-    validation: Callable[[Mapping], dict[str, float]] | None,
+    validation: Validation,
     tracking: Tracking | None,
 ) -> Mapping:
     """Do the work of `_train`. tracking: the logger of the run's tracker, in the main process; None without one.
@@ -226,7 +232,8 @@ def _train_as_planned(
         device=run.device,
         folder=request.folder,
         loggers=_make_loggers(request, tracking),
-        score_held_out=validation,
+        score_held_out=validation.score,
+        watched_error=validation.watched_error,
         workers=options.workers,
         layout=setup.layout,
         scores_start=setup.method == "probe+full",

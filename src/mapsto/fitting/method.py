@@ -51,10 +51,15 @@ def choose_method(run: PreparedRun) -> tuple[Method, str]:
     reason = "as asked"
     if method == "auto":
         method, reason = method_by_labels(run)
-    elif method not in ("full", "linear") and (
-        run.start.tensors is None or run.is_pretraining or not isinstance(mapping.targets[0], LinearProbe)
-    ):
-        raise UsageError(f"--method {method} needs a --start to probe, and answers such as labels")
+    elif method not in ("full", "linear") and run.is_pretraining:
+        raise UsageError(f"--method {method} is for answers, and {mapping.arrow} is pretraining")
+    elif method not in ("full", "linear") and not isinstance(mapping.targets[0], LinearProbe):
+        raise UsageError(
+            f"--method {method} is for answers such as labels and numbers, one of a whole example; {mapping.targets[0].kind} "
+            "cannot be probed"
+        )
+    elif method not in ("full", "linear") and run.start.tensors is None:
+        raise UsageError(f"--method {method} needs a --start to probe")
     elif method == "contrast" and options.mixture is not None:
         raise UsageError(
             f"--method contrast compares rows of one class, and with --augment {options.mixture} they have several"

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +44,37 @@ from mapsto.training.loggers import read_metrics
 from mapsto.training.objectives.matching import Matching
 
 
-def make_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]] | None:
-    """Return a function that scores a mapping on the held-out rows as {"loss": …, "error": …}; None without held-out rows.
+@dataclass(frozen=True)
+class Validation:
+    """Hold how training is validated on the held-out rows.
+
+    score: returns {"loss": …, "error": …} of a mapping; None without held-out rows. With `--metric` the
+        metric, under its name, is in the place of the error.
+    watched_error: returns of these scores the number that is lowest for the best weights.
+    """
+
+    score: Callable[[Mapping], dict[str, float]] | None
+    watched_error: Callable[[dict[str, float]], float] = itemgetter("error")
+
+
+def make_validation(run: PreparedRun, ranks: Ranks) -> Validation:
+    """Return the validation of a run on its held-out rows.
 
     Loss and error are means over the answers to the first target, by the weights of their rows. Each process computes its share
     of the rows, and all return the means over all rows.
     """
     if run.held_out is None:
-        return None
+        return Validation(None)
     validate = _make_pair_validation(run) if run.mapping.arrow.symmetric else _make_row_validation(run, ranks)
-    return validate if run.options.metric is None else _watch_metric(run, ranks, run.options.metric, validate)
+    return (
+        Validation(validate) if run.options.metric is None else _watch_metric(run, ranks, run.options.metric, validate)
+    )
 
 
 def _watch_metric(
     run: PreparedRun, ranks: Ranks, metric: str, validate: Callable[[Mapping], dict[str, float]]
-) -> Callable[[Mapping], dict[str, float]]:
-    """Return the function of `make_validation` with the metric `metric` in the place of the error, which is added by its name.
+) -> Validation:
+    """Return the validation with the metric `metric`, under its name, in the place of the error.
 
     The main process computes the metric, on all held-out rows. Raises UsageError for a metric that the rows are not scored by.
     """
@@ -75,13 +91,14 @@ def _watch_metric(
 
     def validate_by_metric(mapping: Mapping) -> dict[str, float]:
         value = values_of(mapping)[name]
-        return {"loss": validate(mapping)["loss"], "error": as_error(name, value), name: value}
+        # Without the error of the target: weights are not chosen by it.
+        return {"loss": validate(mapping)["loss"], name: value}
 
-    return validate_by_metric
+    return Validation(validate_by_metric, lambda scores: as_error(name, scores[name]))
 
 
 def _make_row_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], dict[str, float]]:
-    """Return the function of `make_validation` for rows with answers of their own."""
+    """Return the function that scores a mapping on held-out rows for `make_validation`, for rows with answers of their own."""
     assert run.held_out is not None
     # Made once: the examples to score are the same at every validation.
     examples, device = ranks.own_share(list(scoring_examples(run.held_out))), run.device
@@ -103,7 +120,7 @@ def _make_row_validation(run: PreparedRun, ranks: Ranks) -> Callable[[Mapping], 
 
 
 def _make_pair_validation(run: PreparedRun) -> Callable[[Mapping], dict[str, float]]:
-    """Return the function of `make_validation` for pairs.
+    """Return the function that scores a mapping on held-out rows for `make_validation`, for pairs.
 
     The loss is that of training, on batches of held-out pairs. The error is 1 − MRR among all held-out candidates, or for pairs
     with scores 1 − Spearman's correlation.

@@ -23,10 +23,11 @@ from mapsto.fitting.build_model import add_answer_decoder, make_config, make_sen
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
 from mapsto.model.row_filter import RowFilter
-from mapsto.options import ObjectiveOptions, OptimizationOptions, Options, flag
+from mapsto.options import WEIGHTS_FILE_HINT, ObjectiveOptions, OptimizationOptions, Options, flag
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated, bind_target
+from mapsto.task.label_spelling import same_value
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Augmentable, Tokenized
 from mapsto.task.target import Target
@@ -107,12 +108,27 @@ def learn_answers(target: Target, answers: Sequence[Any], options: OptimizationO
     target.learn(answers, options.is_balanced)
     weights = read_class_weights(options.class_weights)
     if weights is not None and isinstance(target, WeightedClasses):
-        if unknown := [name for name in weights if name not in target.classes]:
-            names = ", ".join(map(repr, target.classes[:10]))
+        target.weigh_classes(answers, _weights_by_class(target.classes, weights))
+
+
+def _weights_by_class(classes: Sequence[str], weights: Dict[str, float]) -> dict[str, float]:
+    """Return weights by the names of the classes that they are given for, where `1` is the class `1.0`, as it is in a cell.
+
+    Raises UsageError for the weight of a class that there is not, and for two weights of one class.
+    """
+    by_class: dict[str, float] = {}
+    for given, weight in weights.items():
+        name = given if given in classes else same_value(given, classes)
+        if name is None:
+            names = ", ".join(map(repr, classes[:10]))
+            hint = f"; {WEIGHTS_FILE_HINT}" if any(mark in given for mark in "=,;") else ""
             raise UsageError(
-                f"--class-weights: no class {unknown[0]!r}{near(unknown[0], target.classes)}; the classes are: {names}"
+                f"--class-weights: no class {given!r}{near(given, classes)}; the classes are: {names}{hint}"
             )
-        target.weigh_classes(answers, weights)
+        if name in by_class:
+            raise UsageError(f"--class-weights: {name!r} is there twice, also as {given!r}")
+        by_class[name] = weight
+    return by_class
 
 
 def bind_targets(

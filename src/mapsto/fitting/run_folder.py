@@ -116,10 +116,10 @@ def clear(folder: Path) -> None:
 
 
 def set_trained_aside(folder: Path) -> None:
-    """Move the files of the finished run in `folder` to its subfolder TRAINED, all but the recorded choice."""
+    """Move the files of the finished run in `folder` to its subfolder TRAINED, all but the recorded choice and the folds."""
     (folder / TRAINED).mkdir(exist_ok=True)
     for name in RUN_FILES:
-        if name not in (CHOICE, TRAINED) and (folder / name).exists():
+        if name not in (CHOICE, TRAINED, FOLDS, FOLD_ANSWERS) and (folder / name).exists():
             (folder / name).replace(folder / TRAINED / name)
 
 

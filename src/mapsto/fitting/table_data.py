@@ -25,7 +25,7 @@ from mapsto.data.rows import (
 )
 from mapsto.data.split import check_data, split_rows
 from mapsto.data.table import Table, read_table
-from mapsto.data.weights import Weights, leave_out_weights, normalise_weights, read_row_weights
+from mapsto.data.weights import Weights, describe_weightless, leave_out_weights, normalise_weights, read_row_weights
 from mapsto.errors import DataError, UsageError
 from mapsto.files import hash_file
 from mapsto.fitting.build_model import fit_width, fit_window, linear_sources, make_sources
@@ -93,6 +93,8 @@ def read_table_data(request: FitRequest, start: StartingModel) -> RunData:
     test, findings = check_data(rows, test, options, say)
     read_row_weights(rows, options.weight)  # raises for wrong ones
     training, held_out = split_rows(rows, options, say)
+    for sentence in describe_weightless(training, options.weight):
+        say(f"note: {sentence}")
     data = RunData(
         start=start,
         arrow=arrow,

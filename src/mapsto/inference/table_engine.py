@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Collection, Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -93,6 +94,8 @@ class AnsweredRows:
         self.source, self.text_format = source, text_format
         self.num_rows = self.num_failed = self.num_withheld = self.num_stopped = 0
         self._file = TemporaryFile("w+", encoding="utf-8", dir=folder)  # noqa: SIM115
+        # Closed with the last use of the rows, which may be iterated at any time before.
+        weakref.finalize(self, self._file.close)
         # Dicts without values: sets that keep the order.
         row_columns: dict[str, None] = {}
         answer_columns: dict[str, None] = {}

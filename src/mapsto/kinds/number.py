@@ -9,7 +9,6 @@ Legend of shapes: m answers, d width.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -31,11 +30,10 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import Advising, Attributable, Comparable, LinearProbe, Mixable, Standardised
+from mapsto.text.cells import decimal_point_hint
 
 Values = NDArray[np.float64]
 
-# Numbers with a decimal comma, or with marks that group the digits.
-GROUPED = re.compile(r"[-+]?\d{1,40}(?:[ ,.]\d{1,40}){1,20}")
 METRICS = {"mae": mean_absolute_error, "rmse": root_mean_squared_error, "r2": r_squared}
 
 
@@ -68,8 +66,8 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
         """Return a sentence on the columns whose cells are numbers with a decimal comma or marks between their digits."""
         for name, cells in columns.items():
             texts = [cell for cell in cells if isinstance(cell, str) and _parse(cell) is None and cell.strip()]
-            if texts and all("," in text and _decimal_point_hint(text) for text in texts):
-                return f"{name!r} holds numbers with commas, such as {texts[0]!r}{_decimal_point_hint(texts[0])}"
+            if texts and all("," in text and decimal_point_hint(text) for text in texts):
+                return f"{name!r} holds numbers with commas, such as {texts[0]!r}{decimal_point_hint(texts[0])}"
         return ""
 
     @staticmethod
@@ -89,7 +87,7 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
         if number is None:
             if not isinstance(cell, str):
                 raise BadCell(f"a number was expected, not {type(cell).__name__}")
-            raise BadCell(f"this is no number{_decimal_point_hint(cell)}")
+            raise BadCell(f"this is no number{decimal_point_hint(cell)}")
         if not math.isfinite(number):
             raise BadCell("the number is not finite")
         if abs(number) > MAX_MAGNITUDE:
@@ -204,22 +202,6 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
         """Return standardised outputs (m, 1) as numbers (m,) in the unit of the data."""
         numbers: Values = output[:, 0].double().cpu().numpy() * self.deviation + self.mean
         return numbers
-
-
-def _decimal_point_hint(text: str) -> str:
-    """Return advice, to follow "this is no number", on a text such as 3,5 or 1.234,50 or 1,234.50; "" for any other text."""
-    match = GROUPED.fullmatch(text.strip())
-    if match is None:
-        return ""
-    digits = text.strip()
-    # The last mark is that of the fraction, unless it groups thousands: 1,234,567 and 1,234.5.
-    last = max(digits.rfind(","), digits.rfind("."))
-    groups_only = len({mark for mark in digits if mark in ",."}) == 1 and digits.count(digits[last]) > 1
-    integer_part = digits if groups_only else digits[:last]
-    point = "".join(mark for mark in integer_part if mark not in ",. ") + (
-        "" if groups_only else f".{digits[last + 1 :]}"
-    )
-    return f": write it with a decimal point and without other marks, as {point}"
 
 
 def _parse(cell: object) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mapsto import __version__, kinds
 from mapsto.errors import printable
+from mapsto.metrics.fold_scores import FoldScores
 from mapsto.metrics.intervals import Score
 from mapsto.model.mapping import Mapping
 from mapsto.task.target import Target
@@ -59,6 +60,7 @@ def render_model_card(
         mark = " – too good, see below" if provenance.get("overlap") else ""
         lines += ["", "## How good it is", "", "| score | value (95 % interval, items) |", "|---|---|"]
         lines += [f"| {plain(name)} | {value}{mark} |" for name, value in scores.items()]
+    lines += _folds(provenance.get("folds"))
     if findings:
         lines += ["", *(f"- {plain(finding)}" for finding in findings)]
     return "\n".join(lines) + "\n"
@@ -158,6 +160,19 @@ def _predicts_ahead(mapping: Mapping) -> bool:
         port.restores is not None and isinstance(target, Reconstruction) and target.corruption.ahead
         for target, port in ports
     )
+
+
+def _folds(record: Dict[str, Any] | None) -> list[str]:
+    """Return the lines of the card on a cross-validation before the fit; none if `record`, of the provenance, is None."""
+    if record is None:
+        return []
+    folds = FoldScores.from_json(record)
+    lines = ["", "## Cross-validation", "", f"{folds.title}. These are scores of the setting, not of this model.", ""]
+    lines += ["| score | value (95 % interval, items) | mean of the folds | standard deviation |", "|---|---|---|---|"]
+    return lines + [
+        f"| {plain(name)} | {score} | {folds.mean(name):.4f} | {folds.deviation(name):.4f} |"
+        for name, score in folds.scores.items()
+    ]
 
 
 def _search(search: Dict[str, Any] | None) -> list[str]:

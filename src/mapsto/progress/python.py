@@ -139,7 +139,7 @@ class RunRecord:
 
 
 class Recorder(Progress):
-    """A progress output that passes everything on to another one, and keeps what a report of the run needs."""
+    """A progress output that passes everything on to another one, each note once, and keeps what a report of the run needs."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.record = progress, RunRecord()
@@ -151,7 +151,11 @@ class Recorder(Progress):
 
     def say(self, text: str) -> None:
         if text.startswith(NOTE):
-            self.record.notes.append(text.removeprefix(NOTE))
+            note = text.removeprefix(NOTE)
+            # A run that reads its data again, as after a cross-validation, finds the same in it.
+            if note in self.record.notes:
+                return
+            self.record.notes.append(note)
         self.progress.say(text)
 
     def step(self, report: StepReport) -> None:

@@ -23,10 +23,11 @@ from mapsto.data.grouping.row_groups import find_independent_groups
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.split import deal_rows
 from mapsto.data.table import Int64s, Table, write_rows
-from mapsto.data.writers import TextStyle
-from mapsto.errors import MapstoError, RunError, UsageError
+from mapsto.data.writers import style_of
+from mapsto.errors import MapstoError, RunError, UsageError, counted
 from mapsto.evaluation.evaluate import PortMetrics, metrics_of_examples
 from mapsto.fitting import run_folder
+from mapsto.fitting.method import choose_method
 from mapsto.fitting.prepare import PreparedRun, build_run, read_data
 from mapsto.fitting.request import FitRequest
 from mapsto.inference.predictor import Predictor
@@ -162,17 +163,18 @@ def _prepare(request: FitRequest, num_folds: int) -> CrossValidation:
     rows = load_rows(data.arrow, data.training_rows.table)
     if num_folds > len(rows):
         raise UsageError(f"--folds {num_folds} is more than the {len(rows):,} rows, and each fold needs one")
-    options = request.options
-    return CrossValidation(
-        request, build_run(request, data), rows, deal_rows(rows, num_folds, options.seed, request.say, options.group)
-    )
+    options, run = request.options, build_run(request, data)
+    if options.method != "auto":
+        choose_method(run)  # raises for a method that the run does not allow, which no fold is to begin with
+    return CrossValidation(request, run, rows, deal_rows(rows, num_folds, options.seed, request.say, options.group))
 
 
 def _run_folds(validation: CrossValidation) -> FoldScores:
     """Fit and score all folds, write the answers, record and return the scores, and delete the models of the folds."""
     request, num_folds = validation.request, len(validation.folds)
     folder, sizes = request.folder, [len(fold) for fold in validation.folds]
-    request.say(f"{num_folds} folds of {min(sizes):,} to {max(sizes):,} rows, each answered by a model of the others")
+    size = counted(sizes[0], "row") if len(set(sizes)) == 1 else f"{min(sizes):,} to {max(sizes):,} rows"
+    request.say(f"{num_folds} folds of {size}, each answered by a model of the others")
     results = []
     for fold in range(num_folds):
         results.append(_run_fold(validation, fold))
@@ -180,14 +182,17 @@ def _run_folds(validation: CrossValidation) -> FoldScores:
         request.say(
             f"fold {fold + 1} of {num_folds}: {', '.join(f'{name} {value:.4f}' for name, value in values.items())}"
         )
-    answers = None
-    if folder is not None:
-        _write_answers(folder / run_folder.FOLD_ANSWERS, validation, results)
-        answers = run_folder.FOLD_ANSWERS
+    columns, answers = _table_of_answers(validation, results)
     scores = FoldScores(
-        _pool(validation, results), [_values(result.metrics) for result in results], len(validation.rows), answers
+        _pool(validation, results),
+        [_values(result.metrics) for result in results],
+        len(validation.rows),
+        None if folder is None else run_folder.FOLD_ANSWERS,
+        answers,
     )
     if folder is not None:
+        style = style_of(validation.rows.table.path, request.options.text_format)
+        write_rows(folder / run_folder.FOLD_ANSWERS, columns, answers, replace(style, csv_safe=True))
         run_folder.record_folds(folder, validation.facts, [scores.to_json()])
         shutil.rmtree(folder / run_folder.FOLDS_FOLDER)
     return scores
@@ -281,8 +286,10 @@ def _join(folds: Sequence[Sequence[Array]]) -> list[Array] | None:
     return [np.concatenate(column) for column in columns]
 
 
-def _write_answers(path: Path, validation: CrossValidation, results: Sequence[FoldResult]) -> None:
-    """Write a table of all rows, in their order, with their fold and the answer of the model that was not fitted to them."""
+def _table_of_answers(
+    validation: CrossValidation, results: Sequence[FoldResult]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the columns and the rows of a table of all rows, in their order, with their fold and the answer of its model."""
     row_columns = validation.rows.table.columns
     # No column of the rows is changed.
     fold_column = next(
@@ -295,5 +302,5 @@ def _write_answers(path: Path, validation: CrossValidation, results: Sequence[Fo
     }
     names = dict.fromkeys(name for cells in cells_by_place.values() for name in cells)
     answer_columns = [name for name in names if name not in (*row_columns, fold_column)]
-    rows = [cells_by_place[place] for place in sorted(cells_by_place)]
-    write_rows(path, [*row_columns, fold_column, *answer_columns], rows, TextStyle(csv_safe=True))
+    columns = [*row_columns, fold_column, *answer_columns]
+    return columns, [{name: cells_by_place[place].get(name) for name in columns} for place in sorted(cells_by_place)]

@@ -67,32 +67,36 @@ class Fold:
         return fit.fit_request(replace(self.request, options=options, progress=progress or Progress()), self.data)
 
 
-def search_folds(rows: Rows, seed: int, group: str | None = None) -> list[tuple[Table, Table]]:
+def search_folds(
+    rows: Rows, seed: int, group: str | None = None, weight: str | None = None
+) -> list[tuple[Table, Table]]:
     """Return the one to five folds of a hyperparameter search, each a pair of tables (rows to train on, rows to score on).
 
     The more rows there are, the fewer folds: about SCORED_ROWS rows are scored on in total. No row is scored on twice.
     rows: the training rows of the final fit. seed: of the split. group: `--group`, columns of rows to keep together.
+    weight: `--weight`; rows of weight 0 are not scored on.
     Raises DataError if there are too few rows for one fold.
     """
     share = min(LARGEST_SHARE, SCORED_ROWS / len(rows))
     # Large tables need a smaller share to score as many rows, and fewer folds.
     num_folds = min(round(1 / LARGEST_SHARE), math.ceil(SCORED_ROWS / (share * len(rows))))
-    folds = make_folds(rows, share, num_folds, seed, group)
+    folds = make_folds(rows, share, num_folds, seed, group, weight)
     if not folds:
         raise DataError(f"{len(rows)} rows are too few to hold some out for --search")
     return folds
 
 
 def make_folds(
-    rows: Rows, share: float, num_folds: int, seed: int, group: str | None = None
+    rows: Rows, share: float, num_folds: int, seed: int, group: str | None = None, weight: str | None = None
 ) -> list[tuple[Table, Table]]:
     """Return at most `num_folds` pairs of tables (rows to train on, rows to score on); no row is scored on twice.
 
     A fold all of whose rows to score on are of classes that its other rows lack is left out.
     rows: the rows to split. share: fraction of the rows that each fold scores on. seed: seeds the random split.
-    group: `--group`, the columns of rows to keep together.
+    group: `--group`, the columns of rows to keep together. weight: `--weight`; rows of weight 0 are not scored on.
     """
     row_indices = np.arange(len(rows))
+    weights = read_row_weights(rows, weight)
     # A fold is split off the rows that no earlier fold scores on, so its share of the remaining rows grows.
     remaining, folds = row_indices, []
     for fold in range(num_folds):
@@ -100,10 +104,18 @@ def make_folds(
         training_positions, positions = split_indices(part, share / (1 - fold * share), seed, group=group)
         held_out = _drop_unknown_classes(rows, np.setdiff1d(row_indices, remaining[positions]), remaining[positions])
         remaining = remaining[training_positions]
+        training = np.setdiff1d(row_indices, held_out)
+        if weights is not None:
+            held_out = held_out[weights[held_out] > 0]
         if len(held_out):
-            training = np.setdiff1d(row_indices, held_out)
             folds.append((rows.select(training).own_table(), rows.select(held_out).own_table()))
     return folds
+
+
+def drop_weightless(rows: Rows, weight: str | None) -> Rows:
+    """Return the rows whose weight (`--weight`) is above 0, which alone count in scores; all rows if there are none."""
+    weights = read_row_weights(rows, weight)
+    return rows if weights is None or not weights.any() else rows.select(np.flatnonzero(weights))
 
 
 def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int64s:

@@ -23,7 +23,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.options import Method
 from mapsto.progress import Progress
 from mapsto.selection.candidate import Candidate, Half, reason_for, with_method
-from mapsto.selection.folds import read_examples
+from mapsto.selection.folds import drop_weightless, read_examples
 from mapsto.task.arrow import Arrow
 from mapsto.task.target_capabilities import LinearProbe
 
@@ -117,7 +117,7 @@ def _score(run: PreparedRun, method: Method, mapping: Mapping, seconds: float) -
     """Score a mapping on the held-out rows of a run. method, seconds: how the mapping was fitted, and how long that took."""
     held_out = run.data.held_out_rows
     assert held_out is not None
-    examples = read_examples(mapping, held_out.own_table(), run.options.weight)
+    examples = read_examples(mapping, drop_weightless(held_out, run.options.weight).own_table(), run.options.weight)
     half = Half(mapping, examples, collect_evidence(mapping, scoring_examples(examples), run.device), {})
     errors, losses = np.array(half.score()).T
     return Candidate(method, errors, losses, {}, {}, [], seconds)

@@ -233,7 +233,7 @@ def _halves(request: FitRequest, run: PreparedRun, rows: Rows) -> list[Fold]:
     options = replace(run.options, hold_out=0.0, track="none")
     return [
         Fold(FitRequest(run.mapping.arrow, training, None, request.start, request.like, options=options), held_out)
-        for training, held_out in make_folds(rows, 0.5, 2, options.seed, options.group)
+        for training, held_out in make_folds(rows, 0.5, 2, options.seed, options.group, options.weight)
     ]
 
 

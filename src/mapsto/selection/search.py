@@ -237,7 +237,7 @@ def plan_search(request: FitRequest, run: PreparedRun, num_trials: int, minutes:
     options, mapping = run.options, run.mapping
     method, _ = choose_method(run)
     rows = load_rows(mapping.arrow, request.data)
-    splits = search_folds(rows, options.seed, options.group)
+    splits = search_folds(rows, options.seed, options.group, options.weight)
     methods = _possible_methods(run, [training for training, _ in splits])
     if method not in (*STEPLESS_METHODS, *methods):
         raise DataError("with some rows held out for --search no two classes are left with two rows to contrast")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
@@ -14,6 +15,9 @@ import numpy as np
 from mapsto.errors import BadCell
 from mapsto.task.source_capabilities import FAINTEST_SHADE, Mark
 from mapsto.text.characters import find_invalid_character, has_visible
+
+# Numbers with a decimal comma, or with marks that group the digits.
+GROUPED = re.compile(r"[-+]?\d{1,40}(?:[ ,.]\d{1,40}){1,20}")
 
 
 def whole_as_int(cell: Any) -> Any:
@@ -30,6 +34,22 @@ def as_name(cell: Any) -> Any:
     """Return a cell that is the name of a class as text or a whole number: 3.0 is 3, and a boolean as JSON writes it."""
     # A DataFrame holds whole numbers in a column with missing cells as floats.
     return str(bool(cell)).lower() if isinstance(cell, bool | np.bool_) else whole_as_int(cell)
+
+
+def decimal_point_hint(text: str) -> str:
+    """Return advice, to follow "this is no number", on a text such as 3,5 or 1.234,50 or 1,234.50; "" for any other text."""
+    match = GROUPED.fullmatch(text.strip())
+    if match is None:
+        return ""
+    digits = text.strip()
+    # The last mark is that of the fraction, unless it groups thousands: 1,234,567 and 1,234.5.
+    last = max(digits.rfind(","), digits.rfind("."))
+    groups_only = len({mark for mark in digits if mark in ",."}) == 1 and digits.count(digits[last]) > 1
+    integer_part = digits if groups_only else digits[:last]
+    point = "".join(mark for mark in integer_part if mark not in ",. ") + (
+        "" if groups_only else f".{digits[last + 1 :]}"
+    )
+    return f": write it with a decimal point and without other marks, as {point}"
 
 
 def samples() -> list[str]:

@@ -280,7 +280,7 @@ class Training:
 
         score: returns {"loss": …, "error": …} of a mapping on the held-out rows. The learning rate starts to decay when
             neither has improved for `patience` scores: on few rows the loss is more precise than the error. A decay is
-            always completed, because scores improve once more during it.
+            always completed, because scores improve once more during it. A watched metric takes the place of the error.
         """
         self.mapping.eval()
         scores = score(self.layout.gather_mapping(self.mapping))
@@ -289,7 +289,7 @@ class Training:
         self.state.watched.append({"step": self.state.step, **scores})
         score_list = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self.logger.note(f"step {self.state.step}: held out: {score_list}")
-        error = scores["error"]
+        error = self.context.watched_error(scores)
         has_improved = error < self.state.best or scores["loss"] < lowest_loss
         self.state.stale = 0 if has_improved else self.state.stale + 1
         if error <= self.state.best:  # of equally good weights the later ones: the learning rate has decayed further

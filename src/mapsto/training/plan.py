@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,8 @@ class RunContext:
     loggers: Sequence[Logger] = ()
     # Returns {"loss": …, "error": …} on the held-out rows for the current weights; None when no rows are held out.
     score_held_out: Callable[[Mapping], dict[str, float]] | None = None
+    # Returns of these scores the number that is lowest for the best weights.
+    watched_error: Callable[[dict[str, float]], float] = itemgetter("error")
     # Threads that pack batches ahead; 0 packs them in the main thread.
     workers: int = 1
     # The layout of the weights over processes, replicated or sharded; None for a single process.
@@ -75,7 +78,7 @@ class TrainingState:
     seconds: float = 0.0
     skipped: int = 0  # steps in a row without a finite loss and gradient
     averaged: int = 0  # steps in the running mean of the weights
-    best: float = math.inf  # lowest held-out error
+    best: float = math.inf  # lowest held-out error, or value of the metric in its place
     stale: int = 0  # how often the held-out rows were scored since the last improvement
     end: int | None = None  # the new last step, once the learning rate decays earlier than planned
     steps: int | None = None  # the number of steps, once it was corrected to fit the time
