@@ -57,9 +57,7 @@ def evaluate(
 ) -> None:
     """Score a model on a table with labels, each metric with its 95 % interval, and show where it fails."""
     from mapsto.cli.output import print_json, print_note, print_status, read_table_with_notes
-    from mapsto.cli.prediction.answers import require_no_other_table
-    from mapsto.data.files import join_paths, require_no_input
-    from mapsto.data.writers import require_writable
+    from mapsto.data.files import join_paths
     from mapsto.evaluation.error_analysis import analyse_evaluation
     from mapsto.evaluation.evaluate import evaluate as evaluate_mapping
     from mapsto.evaluation.paired import compare_models, write_mistakes
@@ -77,9 +75,7 @@ def evaluate(
     policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
     mapping = load_mapping(model)
     for path in filter(None, (suspects, mistakes)):
-        require_writable(path)
-        require_no_input(path, join_paths(data))
-        require_no_other_table(path)
+        _require_output(path, join_paths(data))
     if suspects is not None:
         require_exclusive_classes(mapping.targets)
     rival = None if against is None else Predictor(load_mapping(against), device, precision)
@@ -121,6 +117,17 @@ def evaluate(
         _write_suspects(suspects, evaluation)
     if mistakes is not None:
         print_status(f"wrote {write_mistakes(mistakes, evaluation.predictions):,} rows to {mistakes}")
+
+
+def _require_output(path: Path, data: Path) -> None:
+    """Raise UsageError for a table of rows that cannot be written, or would replace the data or a table that no model wrote."""
+    from mapsto.cli.prediction.answers import require_no_other_table
+    from mapsto.data.files import require_no_input
+    from mapsto.data.writers import require_writable
+
+    require_writable(path)
+    require_no_input(path, data)
+    require_no_other_table(path)
 
 
 def _require_columns(arrow: Arrow, table: Table, name: str) -> None:
