@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from mapsto.kinds.label import Label
 from mapsto.kinds.labels import Labels
 from mapsto.metrics.calibration import Answered, fit_temperature
+from mapsto.metrics.classification import expected_calibration_error
+from mapsto.metrics.intervals import with_interval
 
 
 def sum_loss(output: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -56,3 +58,16 @@ def test_a_temperature_lowers_the_loss_as_far_as_any() -> None:
     found = sum_loss(logits / fit_temperature([Answered(sum_loss, logits, values)], deviation=100), values)
     best = min(sum_loss(logits / temperature, values) for temperature in np.geomspace(0.1, 20, 400))
     assert found < sum_loss(logits, values) and float(found) == pytest.approx(float(best), rel=1e-3)
+
+
+def test_the_interval_of_the_calibration_error_lies_about_it() -> None:
+    """Resampled gaps are larger on average than the gaps of the items; small samples had a value below its own interval."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        confidence = rng.uniform(0.5, 1.0, 60)
+        probabilities = np.stack([confidence, 1 - confidence], 1)
+        labels = (rng.random(60) > confidence).astype(np.int64)
+        score = with_interval(expected_calibration_error, labels, probabilities)
+        assert 0 <= score.low <= score.value <= score.high
+        grouped = with_interval(expected_calibration_error, labels, probabilities, groups=np.arange(60) // 3)
+        assert 0 <= grouped.low <= grouped.value <= grouped.high

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mapsto.metrics.intervals import Array, Floats, bounded
+from mapsto.metrics.intervals import Array, Floats, bounded, higher_when_resampled
 
 
 @bounded()
@@ -35,6 +35,7 @@ def log_loss(labels: Array, probabilities: Floats) -> float:
     return float(-np.log(np.clip(of_labels, np.finfo(probabilities.dtype).eps, 1)).mean())
 
 
+@higher_when_resampled
 @bounded()
 def expected_calibration_error(labels: Array, probabilities: Floats, bins: int = 15) -> float:
     """Return the expected calibration error (Guo et al. 2017): the mean gap between confidence and accuracy.
@@ -62,6 +63,7 @@ def calibration_gaps(
     return gaps, np.bincount(items, minlength=num_items).astype(np.float64)
 
 
+@higher_when_resampled
 @bounded()
 def grouped_calibration_error(gaps: Floats, counts: Floats) -> float:
     """Return the expected calibration error of the answers of all items, 0 without any. See `calibration_gaps`."""

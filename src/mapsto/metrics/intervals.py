@@ -38,6 +38,8 @@ ERROR_METRICS = frozenset(
 )
 # The lowest and the highest possible value of each metric that has both, by its function.
 _RANGES: dict[Any, tuple[float, float]] = {}
+# The metrics that `higher_when_resampled` declares.
+_HIGHER_WHEN_RESAMPLED: set[Any] = set()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,15 @@ def bounded(low: float = 0.0, high: float = 1.0) -> Callable[[MetricFunction], M
     return declare
 
 
+def higher_when_resampled(metric: MetricFunction) -> MetricFunction:
+    """Declare that resamples of the items have a higher value on average than the items, as a sum of absolute gaps has.
+
+    Their distribution is moved by its bias, so that the interval lies about the value.
+    """
+    _HIGHER_WHEN_RESAMPLED.add(metric)
+    return metric
+
+
 @bounded()
 def accuracy(labels: Array, predictions: Array) -> float:
     """Return the share of items whose prediction equals the label. labels, predictions: (n,)."""
@@ -145,9 +156,10 @@ def with_interval(
     # The same resamples for every metric of n items, so that their intervals are comparable.
     rng = np.random.Generator(np.random.Philox(key=[seed, n]))
     samples = np.array([metric(*(array[index] for array in arrays)) for index in _resample(n, rng, resamples)])
+    value = float(metric(*arrays))
+    samples = _without_bias(metric, samples, value)
     tail = (1 - confidence) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
-    value = float(metric(*arrays))
     limits = _range_of(metric, arrays[0])
     if limits is not None and high - low <= ROUNDING * abs(value):
         low, high = agreed_interval(value, n, limits, confidence)
@@ -179,9 +191,10 @@ def _grouped_interval(
     for drawn in _resample(k, rng, resamples):
         index = np.repeat(np.arange(len(groups)), np.bincount(drawn, minlength=k)[group_of_item])
         samples.append(metric(*(array[index] for array in arrays)))
+    value = float(metric(*arrays))
     tail = expanded_tail(k, confidence)
-    low, high = np.nanquantile(samples, [tail, 1 - tail])
-    limits, value = _range_of(metric, arrays[0]), float(metric(*arrays))
+    low, high = np.nanquantile(_without_bias(metric, np.array(samples), value), [tail, 1 - tail])
+    limits = _range_of(metric, arrays[0])
     if limits is not None and high - low <= ROUNDING * abs(value):
         return agreed_interval(value, k, limits, confidence)
     return float(low), float(high)
@@ -270,13 +283,25 @@ def agreed_interval(
     return low, high
 
 
+def _function_of(metric: Any) -> Any:
+    """Return the function behind a bound method or a partial call of it."""
+    function = getattr(metric, "func", metric)
+    return getattr(function, "__func__", function)
+
+
+def _without_bias(metric: Any, samples: Floats, value: float) -> Floats:
+    """Return the values of resamples moved by their bias, not below 0, if `higher_when_resampled` declares one for the metric."""
+    if _function_of(metric) not in _HIGHER_WHEN_RESAMPLED:
+        return samples
+    return np.maximum(samples - (np.nanmean(samples) - value), 0.0)
+
+
 def _range_of(metric: Any, items: Array) -> tuple[float, float] | None:
     """Return the range that `bounded` declares for a metric, also for a bound method or a partial call of it; else None.
 
     The range of `mean_score` is that of a share if all items (n,) are scores from 0 to 1.
     """
-    function = getattr(metric, "func", metric)
-    function = getattr(function, "__func__", function)
+    function = _function_of(metric)
     if function is mean_score and items.min() >= 0 and items.max() <= 1:
         return 0.0, 1.0
     return _RANGES.get(function)
