@@ -325,6 +325,7 @@ def test_parallel_fits_give_the_same_results(tmp_path: Path) -> None:
     assert results(tmp_path / "one") == results(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_start_is_compared_by_every_method(tmp_path: Path, minilm: Path) -> None:
     rows = [{"text": f"{word} number {i}", "label": word} for i in range(40) for word in ("river", "tax")]
     test_rows = [{"text": f"a {word} and {i}", "label": word} for i in range(30) for word in ("river", "tax")]

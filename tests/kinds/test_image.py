@@ -358,6 +358,7 @@ def test_from_photos_to_answers(tmp_path: Path) -> None:
     assert one.returncode == 0 and one.stdout.splitlines()[1].startswith(f"{names[1]['image']},")
 
 
+@pytest.mark.slow
 def test_bytes_in_parquet_are_read_and_not_printed(tmp_path: Path) -> None:
     write_photo_folder(tmp_path / "photos")
     cells = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted((tmp_path / "photos").rglob("*.png"))]
