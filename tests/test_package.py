@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import mapsto
 
 
@@ -28,6 +30,18 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys\nsys.argv = ['mapsto', '--help']\nfrom mapsto import cli\ntry: cli.main()\nexcept SystemExit: pass"
     )
     assert not imported_by(code) & {"torch", "numpy", "sklearn", "pyarrow", "tokenizers"}
+
+
+@pytest.mark.parametrize(
+    ("running", "is_busy"), [("1/200", False), ("2/200", True), ("3/200", True), ("nonsense", False)]
+)
+def test_processors_that_others_use_are_seen(
+    running: str, is_busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loadavg").write_text(f"0.10 0.20 0.30 {running} 4711\n", encoding="ascii")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert mapsto._is_busy(str(tmp_path / "loadavg")) == is_busy
+    assert not mapsto._is_busy(str(tmp_path / "missing"))
 
 
 def test_opening_a_model_does_not_import_the_compiler(tmp_path: Path) -> None:

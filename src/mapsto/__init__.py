@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from mapsto.errors import MapstoError
@@ -31,11 +32,28 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-# Threads of torch wait for one another at the end of each product. They look this often whether the others are ready, and then
-# sleep. GNU's OpenMP, which reads this when torch is imported, looks 300 times as often by default, which on a core that
-# another process uses holds up the very thread that is waited for (benchmarks/beside.py).
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+def _is_busy(path: str = "/proc/loadavg") -> bool:
+    """Return whether other processes keep at least half of the processors busy at this moment; False where nothing tells it.
+
+    path: the file in which Linux says how many threads run or wait for a processor, this one included.
+    """
+    others = []
+    for _ in range(3):
+        try:
+            with open(path, encoding="ascii") as stream:
+                others.append(int(stream.read().split()[3].split("/")[0]) - 1)
+        except (OSError, ValueError, IndexError):
+            return False
+        time.sleep(0.001)
+    return 2 * min(others) >= (os.cpu_count() or 1)
+
+
+# Threads of torch wait for one another at the end of each product, and look 300,000 times whether the others are ready before
+# they sleep. On a processor that another process needs too, this holds up the very thread that is waited for; on an idle one,
+# sleeping costs up to a fifth of the speed (benchmarks/beside.py). GNU's OpenMP reads this when torch is imported.
+if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ and _is_busy():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:
