@@ -38,15 +38,17 @@ def _is_busy(path: str = "/proc/loadavg") -> bool:
 
     path: the file in which Linux says how many threads run or wait for a processor, this one included.
     """
-    others = []
-    for _ in range(3):
+    for look in range(4):
+        # Processes that start beside this one, as in a pipe of a shell, soon sleep.
+        time.sleep(0.005 if look else 0)
         try:
             with open(path, encoding="ascii") as stream:
-                others.append(int(stream.read().split()[3].split("/")[0]) - 1)
+                others = int(stream.read().split()[3].split("/")[0]) - 1
         except (OSError, ValueError, IndexError):
             return False
-        time.sleep(0.001)
-    return 2 * min(others) >= (os.cpu_count() or 1)
+        if 2 * others < (os.cpu_count() or 1):
+            return False
+    return True
 
 
 # Threads of torch wait for one another at the end of each product, and look 300,000 times whether the others are ready before
