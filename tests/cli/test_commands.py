@@ -308,7 +308,11 @@ def test_missing_things_are_named_with_what_is_near(fitted: Path, invoke: Invoke
         (["pretrain", "text", train, "--out", out, "--patience", 5], 2, "--patience would change nothing"),
         (["pretrain", "text", train, "--out", out, "--objective", "casual"], 2, "did you mean 'causal'?"),
         (["fit", "text -> label", train, "--out", out, "--method", "prob"], 2, "did you mean 'probe'?"),
-        (["pretrain", "text", train, "--out", out, "--start", fitted / "base", "--method", "probe"], 2, "labels"),
+        (
+            ["pretrain", "text", train, "--out", out, "--start", fitted / "base", "--method", "probe"],
+            2,
+            "--method probe is for answers",
+        ),
         (
             [
                 "fit",

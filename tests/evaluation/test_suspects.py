@@ -154,9 +154,9 @@ def test_the_command_writes_every_format(
     clf: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"suspects.{suffix}"
-    path.write_text("an older list")
-    status, _, err = command(monkeypatch, capsys, "evaluate", clf / "clf", clf / "test.csv", "--suspects", path)
-    assert status == 0, err
+    for _ in range(2):  # the second list replaces the first
+        status, _, err = command(monkeypatch, capsys, "evaluate", clf / "clf", clf / "test.csv", "--suspects", path)
+        assert status == 0, err
     table = read_table(path)
     assert list(table.columns) == COLUMNS
     found = mapsto.load(clf / "clf", device="cpu").evaluate(clf / "test.csv").suspects()
@@ -196,7 +196,8 @@ def test_paths_that_cannot_be_written_are_refused(
         assert status == 2 and message in err and not out
     # The scores are printed although the list cannot be written, and the older list stays.
     path = tmp_path / "suspects.csv"
-    path.write_text("an older list")
+    older = "row,wrong_probability\n2,0.5\n"
+    path.write_text(older)
 
     def fail(*paths: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -204,7 +205,7 @@ def test_paths_that_cannot_be_written_are_refused(
     monkeypatch.setattr("os.replace", fail)
     monkeypatch.setattr("os.fsync", fail)
     status, out, err = command(monkeypatch, capsys, "evaluate", clf / "clf", clf / "test.csv", "--suspects", path)
-    assert status == 1 and "could not be written" in err and "accuracy" in out and path.read_text() == "an older list"
+    assert status == 1 and "could not be written" in err and "accuracy" in out and path.read_text() == older
     with pytest.raises(RunError, match="could not be written"):
         predictions().suspects.write(path)
 
