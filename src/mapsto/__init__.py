@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def _is_busy(path: str = "/proc/loadavg") -> bool:
 # Threads of torch wait for one another at the end of each product, and look 300,000 times whether the others are ready before
 # they sleep. On a processor that another process needs too, this holds up the very thread that is waited for; on an idle one,
 # sleeping costs up to a fifth of the speed (benchmarks/beside.py). GNU's OpenMP reads this when torch is imported.
-if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ and _is_busy():
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and "torch" not in sys.modules and _is_busy():
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 

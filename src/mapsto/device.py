@@ -84,7 +84,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == INT4:
         raise UsageError("--precision int4 is for generating answers with a trained model; use auto, bf16 or fp32 here")
     if name not in PRECISIONS:
-        raise UsageError(f"no precision {name!r}; there are: auto, {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"no precision {name!r}; there are: auto, {', '.join(PRECISIONS)}, and {INT4} for generated answers"
+        )
     return PRECISIONS[name]
 
 
@@ -93,10 +95,6 @@ def choose_prediction_precision(name: str, device: torch.device) -> torch.dtype:
 
     Raises UsageError for any other name, and for INT4 where torch has no fast products with such weights.
     """
-    if name not in ("auto", *PRECISIONS, INT4):
-        raise UsageError(
-            f"no precision {name!r}; there are: auto, {', '.join(PRECISIONS)}, and {INT4} for generated answers"
-        )
     if name != INT4:
         return choose_precision(name, device)
     if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):

@@ -16,6 +16,7 @@ from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypedDict, get_type_hints
 
+from mapsto.class_weights import BALANCED, parse_class_weights
 from mapsto.errors import UsageError, near
 from mapsto.errors.wording import ANY_WORD, register_keywords
 
@@ -44,9 +45,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # Names for delimiters that a shell does not pass easily.
 DELIMITERS = {"tab": "\t", "\\t": "\t"}
-
-# The value of --class-weights that weighs every class by the inverse of its share of the rows.
-BALANCED = "balanced"
 
 # The largest share of rows that `--bad-rows skip` drops by default.
 MAX_SKIPPED = 0.01
@@ -151,41 +149,6 @@ def near_option(name: str, names: Collection[str]) -> str:
 def flag(name: str) -> str:
     """Return the command-line flag of a field: "--bad-rows" for "bad_rows"."""
     return f"--{name.replace('_', '-')}"
-
-
-# Said where a class of `--class-weights` is unknown or has no number, which a mark in its name may be the reason of.
-WEIGHTS_FILE_HINT = (
-    "a fraction has a point, as 1.5, and a class with = , or ; in its name goes into a file with lines as spam,5"
-)
-
-
-def parse_class_weights(text: str) -> dict[str, float] | None:
-    """Return the weights by class name in a text such as "spam=5,ham=1" or a JSON object; None for another text.
-
-    Raises UsageError for a weight that is no number above 0, and for a class that is named twice.
-    """
-    if text.lstrip().startswith("{"):
-        try:
-            pairs = list(json.loads(text, object_pairs_hook=list))
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"--class-weights: no JSON object of weights by class: {error}") from error
-    elif "=" in text:
-        pairs = [(name.strip(), weight) for name, _, weight in (part.rpartition("=") for part in text.split(","))]
-    else:
-        return None
-    weights: dict[str, float] = {}
-    for name, value in pairs:
-        try:
-            weight = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            weight = math.nan
-        if not name or not 0 < weight < math.inf:
-            fault = f"the weight of {name!r} is a number above 0, not {value!r}" if name else f"{value!r} has no class"
-            raise UsageError(f"--class-weights: {fault}; write spam=5,ham=1; {WEIGHTS_FILE_HINT}")
-        if name in weights:
-            raise UsageError(f"--class-weights: {name!r} is there twice")
-        weights[name] = weight
-    return weights
 
 
 def splits_into_heads(width: int, heads: int) -> bool:

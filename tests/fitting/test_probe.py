@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 import mapsto
 from mapsto.model import linear_probe
 from mapsto.progress import Progress
+from mapsto.task.target_capabilities import ProbeSettings
 
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu"}
 
@@ -90,7 +91,8 @@ def test_training_goes_on_from_a_head_with_a_strong_penalty() -> None:
     labels = np.arange(40) % 3
     features = np.random.default_rng(0).normal(size=(40, 6)) + 2 * np.eye(3, 6)[labels]
     final, first = (
-        linear_probe.fit_logistic_regression(features, labels, 0, starts_training=starts) for starts in (False, True)
+        linear_probe.fit_logistic_regression(features, labels, 0, ProbeSettings(starts_training=starts))
+        for starts in (False, True)
     )
     assert first.C < final.C
     assert np.abs(first.coef_).max() < np.abs(final.coef_).max() / 2

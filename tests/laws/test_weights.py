@@ -16,6 +16,7 @@ from trainings import TINY_OPTIONS, RecordingProgress
 
 import mapsto
 from mapsto import kinds
+from mapsto.class_weights import parse_class_weights
 from mapsto.data.examples import Examples
 from mapsto.data.rows import load_rows
 from mapsto.data.table import read_table
@@ -25,10 +26,10 @@ from mapsto.kinds.label import Label
 from mapsto.kinds.labels import Labels
 from mapsto.model import linear_probe
 from mapsto.model.mapping import Mapping
-from mapsto.options import parse_class_weights
 from mapsto.selection.folds import drop_weightless
 from mapsto.sequence.packing import collate
 from mapsto.task.arrow import parse
+from mapsto.task.target_capabilities import ProbeSettings
 from mapsto.training.loggers import read_metrics
 
 ARROWS = (
@@ -171,11 +172,15 @@ def test_a_probe_counts_a_row_of_weight_2_twice() -> None:
     labels = (features[:, 0] + rng.normal(size=40) > 0).astype(np.int64)
     weights = np.where(np.arange(40) < 20, 2, 1).astype(np.float32)
     twice = np.concatenate([np.arange(20), np.arange(40)])
-    weighted = linear_probe.fit_logistic_regression(features, labels, 0, starts_training=True, weights=weights)
-    repeated = linear_probe.fit_logistic_regression(features[twice], labels[twice], 0, starts_training=True)
+    weighted = linear_probe.fit_logistic_regression(
+        features, labels, 0, ProbeSettings(starts_training=True, weights=weights)
+    )
+    repeated = linear_probe.fit_logistic_regression(
+        features[twice], labels[twice], 0, ProbeSettings(starts_training=True)
+    )
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, rtol=0.5)
     ridge, other = (
-        linear_probe.fit_ridge_regression(features[rows], features[rows, 0] * 2, 0, weights=given)[0]
+        linear_probe.fit_ridge_regression(features[rows], features[rows, 0] * 2, 0, ProbeSettings(weights=given))[0]
         for rows, given in ((np.arange(40), weights), (twice, None))
     )
     torch.testing.assert_close(ridge, other, rtol=1e-3, atol=1e-3)

@@ -111,7 +111,7 @@ def test_explanations_name_the_parts(running: Running) -> None:
             b'{"rows": ["x"], "minconfidence": 0.9}',
             {},
             422,
-            "no setting 'minconfidence' (did you mean 'min_confidence'?)",
+            "no entry 'minconfidence' (did you mean 'min_confidence'?)",
         ),
         (b'{"rows": ["x"], "decoding": {"beam": 2}}', {}, 422, "did you mean 'beams'"),
         (b'{"rows": ["x"], "decoding": {"beams": 2}}', {}, 422, "settings of decoding"),

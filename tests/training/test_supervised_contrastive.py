@@ -18,6 +18,7 @@ import mapsto
 from mapsto.errors import UsageError
 from mapsto.model import linear_probe
 from mapsto.options import LARGEST_SEED
+from mapsto.task.target_capabilities import ProbeSettings
 from mapsto.training import loader
 from mapsto.training.loop import Training
 from mapsto.training.objectives import gradient_cache
@@ -135,7 +136,7 @@ def test_the_penalty_of_the_probe_is_chosen_on_vectors_from_before_training(monk
     np.testing.assert_allclose(judged, frozen, atol=1e-5)
     learnt = frozen + 5 * np.where(values, 1, -1)[:, None]
     unconstrained, constrained = (
-        linear_probe.fit_logistic_regression(learnt, values, 0, selection_features=by).coef_ for by in (None, frozen)
+        linear_probe.fit_logistic_regression(learnt, values, 0, ProbeSettings(by)).coef_ for by in (None, frozen)
     )
     assert np.linalg.norm(constrained) < 0.8 * np.linalg.norm(unconstrained)
 
@@ -150,7 +151,7 @@ def test_contrast_needs_a_start_and_classes() -> None:
     with pytest.raises(UsageError, match="needs a start="):
         mapsto.fit("text -> label", rows, method="contrast", **TINY_OPTIONS)
     base = mapsto.fit("text -> label", rows, steps=1, **TINY_OPTIONS)
-    with pytest.raises(UsageError, match="answers such as labels"):
+    with pytest.raises(UsageError, match="is for answers, and .* is pretraining"):
         mapsto.pretrain("text", [{"text": row["text"]} for row in rows], start=base, method="contrast", device="cpu")
     different = [{"text": text, "label": f"class {i}"} for i, text in enumerate(sentences(5))]
     with pytest.raises(UsageError, match="no class has two"):

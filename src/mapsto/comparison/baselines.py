@@ -8,7 +8,7 @@ import numpy as np
 
 from mapsto.comparison.design import CONSTANT, Design, Fit
 from mapsto.data.rows import Rows
-from mapsto.data.weights import read_row_weights
+from mapsto.data.weights import read_relative_weights
 from mapsto.evaluation import matching
 from mapsto.evaluation.linear_baseline import Predict, fit_linear_baseline
 from mapsto.fitting.run_data import learn_answers
@@ -33,7 +33,7 @@ def fit_baseline(design: Design, rows: Rows, fit: Fit) -> tuple[Comparable, Pred
         # Targets with a constant answer read one vector a row, so no pieces with token positions are needed.
         return target, _fit_constant(target, np.array([target.encode(label, ()).values for label in labels]))
     return target, fit_linear_baseline(
-        target, design.port, rows, fit.seed, read_row_weights(rows, design.options.weight)
+        target, design.port, rows, fit.seed, read_relative_weights(rows, design.options.weight)
     )
 
 

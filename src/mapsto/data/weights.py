@@ -1,4 +1,4 @@
-"""Weights in the loss: of rows, from a column of the table (`--weight`), and of classes (`--class-weights`).
+"""Weights of rows in the loss, from a column of the table (`--weight`).
 
 A row of weight 2 counts in the loss like two equal rows. Weights are divided by their mean over the training rows, so that the
 loss, and with it the best learning rate, keeps its scale.
@@ -6,10 +6,8 @@ loss, and with it the best learning rate, keeps its scale.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,7 @@ from numpy.typing import NDArray
 from mapsto import kinds
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
-from mapsto.errors import DataError, Finding, UsageError, counted, near, shorten
-from mapsto.options import BALANCED, parse_class_weights
+from mapsto.errors import DataError, Finding, UsageError, counted, near
 from mapsto.task.arrow import Arrow
 from mapsto.task.target_capabilities import WeightedClasses
 from mapsto.text.cells import decimal_point_hint
@@ -59,6 +56,15 @@ def read_row_weights(rows: Rows, column: str | None) -> Weights | None:
     if faults:
         raise DataError(f"--weight {column!r}: {counted(len(faults), 'bad weight')}:", faults)
     return weights.astype(np.float32)
+
+
+def read_relative_weights(rows: Rows, column: str | None) -> Weights | None:
+    """Return the weight of each row, (n,), divided by the mean of all; None without a column.
+
+    Raises DataError as `read_row_weights`.
+    """
+    weights = read_row_weights(rows, column)
+    return None if weights is None else weights / (weights.mean() or 1)
 
 
 def _read_weight(cell: Any) -> tuple[float, str]:
@@ -111,40 +117,3 @@ def normalise_weights(training: Weights | None, held_out: Weights | None) -> tup
     mean = training.mean(dtype=np.float64)
     first, second = ((part / mean).astype(np.float32) for part in (training, held_out))
     return first, second
-
-
-def read_class_weights(text: str | None) -> dict[str, float] | None:
-    """Return the weights of classes by name that `--class-weights` gives, inline or in a file; None for "balanced" or without.
-
-    Raises UsageError for a file that cannot be read as weights.
-    """
-    if text is None or text == BALANCED:
-        return None
-    if (inline := parse_class_weights(text)) is not None:
-        return inline
-    path = Path(text).expanduser()
-    try:
-        content = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--class-weights: cannot read the file {shorten(text)!r}: {error}") from error
-    lines = [line for line in content.splitlines() if line.strip()]
-    inline = parse_class_weights(content if content.lstrip().startswith("{") else json.dumps(_pairs(lines, path)))
-    assert inline is not None
-    return inline
-
-
-def _pairs(lines: list[str], path: Path) -> dict[str, float]:
-    """Return the weights of lines `name,weight` by name; a first line whose second cell is no number is a header."""
-    weights: dict[str, float] = {}
-    for number, line in enumerate(lines, 1):
-        name, comma, cell = line.rpartition(",")
-        try:
-            weight = float(cell) if comma else math.nan
-        except ValueError:
-            weight = math.nan
-            if comma and number == 1:
-                continue
-        if not math.isfinite(weight):
-            raise UsageError(f"--class-weights: {path}:{number}: a line is a class, a comma and its weight, as spam,5")
-        weights[name.strip().strip('"')] = weight
-    return weights

@@ -20,7 +20,7 @@ from torch import Tensor
 from mapsto import kinds
 from mapsto.data.grouping.row_groups import find_independent_groups
 from mapsto.data.rows import Rows
-from mapsto.data.weights import Weights, read_row_weights
+from mapsto.data.weights import Weights, read_relative_weights
 from mapsto.metrics.intervals import Floats, mean_half_width
 from mapsto.model.mapping import Mapping
 from mapsto.options import Options
@@ -29,7 +29,7 @@ from mapsto.sequence.corruption import make_generator
 from mapsto.task.arrow import Arrow
 from mapsto.task.source_capabilities import Describable, linear_source
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Comparable, Extracted, Free, LinearProbe, located_port
+from mapsto.task.target_capabilities import Comparable, Extracted, Free, LinearProbe, ProbeSettings, located_port
 
 Predict = Callable[[Rows], Tensor]  # computes the outputs (n, …) of n rows
 
@@ -95,7 +95,7 @@ def fit_linear_baseline(target: Target, port: int, rows: Rows, seed: int, weight
     # A target with a linear probe reads one vector a row, so no pieces with token positions are needed.
     values = np.array([target.encode(answer, ()).values for answer in rows.targets[port]])
     features = _fit_features(rows)
-    weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed, weights=weights))
+    weight, bias = (part.numpy() for part in target.probe(features(rows), values, seed, ProbeSettings(weights=weights)))
     return lambda new_rows: torch.from_numpy(features(new_rows) @ weight.T + bias).float()
 
 
@@ -254,7 +254,7 @@ def compare_with_linear_model(
     assert isinstance(target, Comparable)
     if (needed := estimate_seconds(target, 0, training, options.seed)) > time_limit(seconds):
         return f"{NO_LINEAR_MODEL}: it would take {duration(needed)}, more than a tenth of the training"
-    weights = read_row_weights(training, options.weight)
+    weights = read_relative_weights(training, options.weight)
     baseline = fit_linear_baseline(target, 0, training, options.seed, weights)(rows)
     is_method = not why_not_linear(mapping.arrow)
     return compare_with_baseline(target, answer(), baseline, rows, is_method, options.group)

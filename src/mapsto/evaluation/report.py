@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +118,10 @@ def _verdict_by_metrics(evaluation: Evaluation) -> str:
     """
     found = {name: score for name, score in evaluation.scores.items() if name.endswith(FOUND_FIRST)}
     if not found:
-        first = [f"{name.replace('_', ' ')} {_value(score)}" for name, score in islice(evaluation.scores.items(), 1)]
-        return f"{''.join(first) or 'Nothing could be scored'}{evaluation.overlap.mark}."
+        if not evaluation.scores:
+            return "Nothing could be scored."
+        name, score = next(iter(evaluation.scores.items()))
+        return f"{name.replace('_', ' ')} {_value(score)}{evaluation.overlap.mark}."
     lines = []
     for name, score in found.items():
         query, value = name.removesuffix(FOUND_FIRST).split("→", 1)

@@ -34,7 +34,7 @@ from mapsto.model.mapping import Mapping
 from mapsto.sequence.batch import Example
 from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import LinearFeatures
-from mapsto.task.target_capabilities import Calibratable, Composed, LinearProbe
+from mapsto.task.target_capabilities import Calibratable, Composed, LinearProbe, ProbeSettings
 
 # Random variants of each example that a probe is fitted to beside the example itself, where examples are augmented.
 AUGMENTED_VIEWS = 3
@@ -186,7 +186,8 @@ def _fit_targets(
             all_rows = np.concatenate([rows + view * len(encoded) for view in range(num_views)])
             repeated = np.concatenate([values] * num_views)
             weights = None if run.examples.weights is None else np.tile(run.examples.weights[rows], num_views)
-            yield port, target.probe(features[all_rows], repeated, run.options.seed, base, starts_training, weights)
+            settings = ProbeSettings(base, starts_training, weights)
+            yield port, target.probe(features[all_rows], repeated, run.options.seed, settings)
 
 
 def _set_parameters(module: nn.Module, *values: Tensor) -> None:

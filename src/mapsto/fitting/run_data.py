@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mapsto import kinds
+from mapsto.class_weights import WEIGHTS_FILE_HINT, read_class_weights
 from mapsto.data import corpus
 from mapsto.data.duplicates.overlap import filter_rows
 from mapsto.data.examples import Examples
 from mapsto.data.rows import Rows
 from mapsto.data.table import Table
-from mapsto.data.weights import read_class_weights
 from mapsto.errors import Finding, UsageError, near
 from mapsto.fitting.build_model import add_answer_decoder, make_config, make_sentence_config, read_sources
 from mapsto.fitting.starting_model import StartingModel
 from mapsto.model.config import ModelConfig
 from mapsto.model.row_filter import RowFilter
-from mapsto.options import WEIGHTS_FILE_HINT, ObjectiveOptions, OptimizationOptions, Options, flag
+from mapsto.options import ObjectiveOptions, OptimizationOptions, Options, flag
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow
 from mapsto.task.generation import Generated, bind_target

@@ -35,11 +35,13 @@ from mapsto.task.label_spelling import describe_alike
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import (
+    DEFAULT_PROBE,
     Attributable,
     Calibratable,
     Comparable,
     LinearProbe,
     Mixable,
+    ProbeSettings,
     WeightedClasses,
 )
 from mapsto.text.cells import as_name
@@ -157,22 +159,14 @@ class Label(WeightedClasses, Calibratable, LinearProbe, Comparable, Attributable
         return Answer(shares)
 
     def probe(
-        self,
-        features: Any,
-        values: Ints,
-        seed: int,
-        selection_features: Any = None,
-        starts_training: bool = False,
-        weights: NDArray[np.float32] | None = None,
+        self, features: Any, values: Ints, seed: int, settings: ProbeSettings = DEFAULT_PROBE
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of a logistic regression of the classes on the features.
 
         features: (m, d). values: (m,), class indices. seed: draws the rows and the folds for choosing the regularisation
         strength.
-        selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
-        starts_training: take a strong penalty. weights: (m,), of the rows; see LinearProbe.probe.
         """
-        fitted = fit_logistic_regression(features, values, seed, selection_features, starts_training, weights)
+        fitted = fit_logistic_regression(features, values, seed, settings)
         # The regression knows only classes with training rows; the others are hardly ever answered.
         weight = np.zeros((len(self.classes), features.shape[1]))
         bias = np.full(len(self.classes), UNSEEN_LOGIT)

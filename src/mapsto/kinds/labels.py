@@ -30,12 +30,14 @@ from mapsto.task.printed_lists import is_printed_list, parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
 from mapsto.task.target_capabilities import (
+    DEFAULT_PROBE,
     Advising,
     Attributable,
     Calibratable,
     Comparable,
     LinearProbe,
     Mixable,
+    ProbeSettings,
     WeightedClasses,
 )
 from mapsto.text.cells import as_name
@@ -190,28 +192,18 @@ class Labels(WeightedClasses, Advising, Calibratable, LinearProbe, Comparable, A
         return Answer(_one_hot([answer], self.classes)[0].astype(np.float32))
 
     def probe(
-        self,
-        features: Any,
-        values: Ints,
-        seed: int,
-        selection_features: Any = None,
-        starts_training: bool = False,
-        weights: NDArray[np.float32] | None = None,
+        self, features: Any, values: Ints, seed: int, settings: ProbeSettings = DEFAULT_PROBE
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,): one logistic regression on the features for each class.
 
         features: (m, d). values: (m, c), 1 where a class applies. seed: draws the rows and folds for choosing the regularisation.
-        selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
-        starts_training: take a strong penalty. weights: (m,), of the rows; see LinearProbe.probe.
         """
         weight, bias = np.zeros((len(self.classes), features.shape[1])), np.zeros(len(self.classes))
         for index, applies in enumerate(np.asarray(values).T):
-            frequency = np.average(applies, weights=weights)
+            frequency = np.average(applies, weights=settings.weights)
             # A regression needs rows of both answers.
             if 0 < frequency < 1:
-                fitted = fit_logistic_regression(
-                    features, applies > 0, seed, selection_features, starts_training, weights
-                )
+                fitted = fit_logistic_regression(features, applies > 0, seed, settings)
                 weight[index], bias[index] = fitted.coef_[0], fitted.intercept_[0]
             else:
                 bias[index] = CONSTANT_LOGIT if frequency else -CONSTANT_LOGIT

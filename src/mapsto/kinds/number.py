@@ -29,7 +29,16 @@ from mapsto.sequence.batch import Answer
 from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Advising, Attributable, Comparable, LinearProbe, Mixable, Standardised
+from mapsto.task.target_capabilities import (
+    DEFAULT_PROBE,
+    Advising,
+    Attributable,
+    Comparable,
+    LinearProbe,
+    Mixable,
+    ProbeSettings,
+    Standardised,
+)
 from mapsto.text.cells import decimal_point_hint
 
 Values = NDArray[np.float64]
@@ -121,21 +130,14 @@ class Number(LinearProbe, Comparable, Attributable, Mixable, Standardised, Advis
         return Answer(np.asarray((answer - self.mean) / self.deviation, np.float32))
 
     def probe(
-        self,
-        features: Any,
-        values: Ints,
-        seed: int,
-        selection_features: Any = None,
-        starts_training: bool = False,
-        weights: NDArray[np.float32] | None = None,
+        self, features: Any, values: Ints, seed: int, settings: ProbeSettings = DEFAULT_PROBE
     ) -> tuple[Tensor, Tensor]:
         """Return weight (1, d) and bias (1,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m,), standardised answers. seed: draws the rows for choosing the regularisation strength.
-        selection_features: (k, d), used in place of the first k features to choose the penalty; see LinearProbe.probe.
-        starts_training: makes no difference here. weights: (m,), of the rows; see LinearProbe.probe.
+        settings: whether training goes on from the head makes no difference here.
         """
-        return fit_ridge_regression(features, values, seed, selection_features, weights)
+        return fit_ridge_regression(features, values, seed, settings)
 
     def constant_output(self, values: Ints) -> Tensor | None:
         """Return the mean of the standardised training answers, (1,), as the output to be used for every row.

@@ -25,7 +25,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.printed_lists import parse_list
 from mapsto.task.readout import Pooled
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import LinearProbe, Mixable, Standardised
+from mapsto.task.target_capabilities import DEFAULT_PROBE, LinearProbe, Mixable, ProbeSettings, Standardised
 
 MIN_DEVIATION = 1e-6  # so that a number that is the same in every row is not divided by 0
 
@@ -119,21 +119,14 @@ class Vector(LinearProbe, Mixable, Standardised):
         return Answer(((np.array(answer) - self.mean) / self.deviation).astype(np.float32))
 
     def probe(
-        self,
-        features: Any,
-        values: Ints,
-        seed: int,
-        selection_features: Any = None,
-        starts_training: bool = False,
-        weights: NDArray[np.float32] | None = None,
+        self, features: Any, values: Ints, seed: int, settings: ProbeSettings = DEFAULT_PROBE
     ) -> tuple[Tensor, Tensor]:
         """Return weight (k, d) and bias (k,) of a ridge regression of the standardised answers on the features.
 
         features: (m, d). values: (m, k), standardised answers. seed: draws the rows for choosing the regularisation strength.
-        selection_features: (r, d), used in place of the first r features to choose the penalty; see LinearProbe.probe.
-        starts_training: makes no difference here. weights: (m,), of the rows; see LinearProbe.probe.
+        settings: whether training goes on from the head makes no difference here.
         """
-        return fit_ridge_regression(features, values, seed, selection_features, weights)
+        return fit_ridge_regression(features, values, seed, settings)
 
     def head(self, width: int, embedder: nn.Module | None) -> nn.Module:
         """Return a linear map (m, d) → (m, k) that at first predicts about 0, the standardised mean of the training rows."""

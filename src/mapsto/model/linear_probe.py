@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.sequence.piece import Ints
+from mapsto.task.target_capabilities import DEFAULT_PROBE, ProbeSettings
 
 Floats = NDArray[np.float64]
 
@@ -33,25 +34,14 @@ SELECTION_ROWS = 1000
 MAX_ITERATIONS = 1000
 
 
-def fit_logistic_regression(
-    features: Any,
-    labels: Ints,
-    seed: int,
-    selection_features: Any = None,
-    starts_training: bool = False,
-    weights: NDArray[np.float32] | None = None,
-) -> Any:
+def fit_logistic_regression(features: Any, labels: Ints, seed: int, settings: ProbeSettings = DEFAULT_PROBE) -> Any:
     """Return scikit-learn's LogisticRegression, fitted to labels (m,) given features (m, d).
 
     Its inverse penalty is the one of INVERSE_PENALTIES (sparse: SPARSE_INVERSE_PENALTIES) with the best cross-validated log loss.
     features: dense array or scipy sparse matrix. labels: class number of each row.
     seed: seed for drawing the rows on which the penalty is chosen, and their folds.
-    selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
-    these were learnt from the labels, or hold several variants of a row, since cross-validation would then be too optimistic.
-    starts_training: take the strongest penalty of all, for a head that training of all weights goes on from. A head with large
-        weights is sure of the training rows, so the features would hardly change (Tomihari & Sato 2024,
-        https://arxiv.org/abs/2405.16747; benchmarks/rates.py).
-    weights: (m,), of the rows in the loss, also in the choice of the penalty; None if all count alike.
+    settings: a head that training goes on from gets the strongest penalty of all. One with large weights is sure of the training
+        rows, so the features would hardly change (Tomihari & Sato 2024, https://arxiv.org/abs/2405.16747; benchmarks/rates.py).
     """
     # scikit-learn takes a second to import, and only probes need it.
     from sklearn.linear_model import LogisticRegression
@@ -62,8 +52,9 @@ def fit_logistic_regression(
         # A probe that is almost the best one is good enough, and that many classes have few rows is no fault.
         warnings.simplefilter("ignore", UserWarning)  # ConvergenceWarning is one
         candidates = INVERSE_PENALTIES if isinstance(features, np.ndarray) else SPARSE_INVERSE_PENALTIES
-        selection = features / scale if selection_features is None else selection_features / _scale(selection_features)
-        if starts_training:
+        other, weights = settings.selection_features, settings.weights
+        selection = features / scale if other is None else other / _scale(other)
+        if settings.starts_training:
             inverse_penalty = candidates[0]
         else:
             count = selection.shape[0]
@@ -78,26 +69,19 @@ def fit_logistic_regression(
 
 
 def fit_ridge_regression(
-    features: Any,
-    values: Any,
-    seed: int,
-    selection_features: Any = None,
-    weights: NDArray[np.float32] | None = None,
+    features: Any, values: Any, seed: int, settings: ProbeSettings = DEFAULT_PROBE
 ) -> tuple[Tensor, Tensor]:
     """Return weight (c, d) and bias (c,) of the ridge regression of values (m,) or (m, c) on features (m, d).
 
     The penalty is the one of PENALTIES with the lowest leave-one-out error (Golub et al. 1979).
     features: dense array. seed: seed for drawing the rows on which the penalty is chosen.
-    selection_features: (k, d), features of the first k rows, on which the penalty is chosen; by default `features`. Needed if
-    these were learnt from the values, or hold several variants of a row, since leaving one out would then be too optimistic.
-    weights: (m,), of the rows in the loss, also in the choice of the penalty; None if all count alike.
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
     scale = _scale(features)
     # In fp64, because with a small penalty the equations may be ill-conditioned.
-    inputs, selection = (features / scale).astype(np.float64), selection_features
-    selection = inputs if selection is None else (selection / _scale(selection)).astype(np.float64)
+    inputs, other, weights = (features / scale).astype(np.float64), settings.selection_features, settings.weights
+    selection = inputs if other is None else (other / _scale(other)).astype(np.float64)
     rows = _selection_rows(selection.shape[0], seed)
     selection_weights = None if weights is None else weights[rows]
     fitted_to_some = RidgeCV(PENALTIES).fit(selection[rows], values[rows], selection_weights)

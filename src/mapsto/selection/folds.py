@@ -18,7 +18,7 @@ from mapsto.data.examples import Examples, make_examples
 from mapsto.data.rows import Rows, load_rows
 from mapsto.data.split import split_indices
 from mapsto.data.table import Int64s, Table
-from mapsto.data.weights import read_row_weights
+from mapsto.data.weights import read_relative_weights, read_row_weights
 from mapsto.errors import DataError
 from mapsto.evaluation.evaluate import predict_rows, scoring_examples
 from mapsto.fitting import fit
@@ -134,9 +134,7 @@ def _drop_unknown_classes(rows: Rows, training: Int64s, held_out: Int64s) -> Int
 def read_examples(mapping: Mapping, table: Table, weight: str | None = None) -> Examples:
     """Return the rows of `table` as examples with answers for the mapping, to score it on. weight: `--weight`."""
     rows = load_rows(mapping.arrow, table)
-    weights = read_row_weights(rows, weight)
-    if weights is not None:
-        weights = weights / (weights.mean() or 1)
+    weights = read_relative_weights(rows, weight)
     encoded = encode_to_answer(rows, mapping.sources, mapping.targets, mapping.config.max_tokens)
     return make_examples(rows, encoded, mapping.sources, mapping.targets, 0, Corruption(), weights)
 
@@ -154,8 +152,8 @@ def score_rows(mapping: Mapping, table: Table, weight: str | None = None) -> lis
         metric = target.per_item_metric(predict_rows(mapping, rows.arrow, rows, 0, device), rows.targets[0])
         if metric is None:
             return []
-        weights = read_row_weights(rows, weight)
-        errors = (1 - metric) if weights is None else (1 - metric) * weights / (weights.mean() or 1)
+        weights = read_relative_weights(rows, weight)
+        errors = (1 - metric) if weights is None else (1 - metric) * weights
         return [(error, error) for error in errors.tolist()]
     examples = scoring_examples(read_examples(mapping, table, weight))
     for batch, hidden in forward_batches(mapping, examples, next(mapping.parameters()).device):

@@ -444,28 +444,37 @@ class Calibratable(Confident):
         return len(values)
 
 
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How a linear head is fitted to features of m rows.
+
+    selection_features: (k, d), used in place of the first k features to choose the regularisation strength; needed if a model was
+        trained on the same answers or if the features hold several variants of a row, because these look better than new rows
+        would. None for the features themselves.
+    starts_training: whether training of all weights goes on from the head. Then a head for classes is fitted with a strong
+        penalty, because one that is sure of the rows already leaves the other weights little to learn.
+    weights: (m,), by which the loss of each row is multiplied; None if all count alike.
+    """
+
+    selection_features: Any = None
+    starts_training: bool = False
+    weights: NDArray[np.float32] | None = None
+
+
+DEFAULT_PROBE = ProbeSettings()
+
+
 class LinearProbe(Target):
     """A target whose linear head can be fitted by ridge or logistic regression on the pooled vectors of a frozen model."""
 
     @abstractmethod
     def probe(
-        self,
-        features: Any,
-        values: NDArray[Any],
-        seed: int,
-        selection_features: Any = None,
-        starts_training: bool = False,
-        weights: NDArray[np.float32] | None = None,
+        self, features: Any, values: NDArray[Any], seed: int, settings: ProbeSettings = DEFAULT_PROBE
     ) -> tuple[Tensor, Tensor]:
         """Return weight (c, d) and bias (c,) of the linear head that a regression finds on fixed features.
 
         features: (m, d), vectors of a frozen model, or sparse features of unit norm. values: (m, …), the encoded answers.
         seed: for random choices, such as the rows on which the regularisation strength is chosen.
-        selection_features: (k, d), used in place of the first k `features` for that choice; needed if a model was trained on the
-            same answers or if `features` hold several variants of a row, because these look better than new rows would.
-        starts_training: whether training of all weights goes on from the head. Then a head for classes is fitted with a strong
-            penalty, because one that is sure of the rows already leaves the other weights little to learn.
-        weights: (m,), by which the loss of each row is multiplied; None if all count alike.
         """
 
 

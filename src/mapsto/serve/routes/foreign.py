@@ -52,7 +52,9 @@ async def huggingface(request: Request) -> Response:
         decoding["samples"] = 1
     settings = Settings(decoding=read_decoding(decoding if model.abilities["generate"] else None))
     result = await service.answer(request, operation, model.name, rows, settings)
-    most = next((field(parameters, name, int) for name in MOST_CLASSES if name in parameters), None)
+    most = next((field(parameters, name, int) for name in MOST_CLASSES if parameters.get(name) is not None), None)
+    if most is not None and most < 1:
+        raise Refusal(422, f"'{MOST_CLASSES[0]}' is a whole number above 0")
     answers = [describe_answer(answer, model, most) for answer in result.answers]
     return reply(answers if isinstance(inputs, list) else answers[0])
 

@@ -16,7 +16,7 @@ from mapsto.serve.body import field, read_object
 from mapsto.serve.inputs import estimate_tokens
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import encode_json, reply
-from mapsto.serve.routes.requests import able_model, model_name, read_decoding, service_of
+from mapsto.serve.routes.requests import able_model, model_name, read_decoding, require_entries, service_of
 from mapsto.serve.served_model import GENERATE_PASSES, ServedModel, Settings
 from mapsto.task.generation import Decoding
 from mapsto.task.source_capabilities import Tokenized
@@ -31,6 +31,7 @@ async def generate(request: Request) -> Response:
     content = await read_object(request, service)
     if "row" not in content:
         raise Refusal(422, FORM)
+    require_entries(content, "row", "decoding", "stream")
     decoding = read_decoding(field(content, "decoding", dict))
     name = model_name(request, content)
     if not field(content, "stream", bool, False):

@@ -44,15 +44,17 @@ def model_name(request: Request, content: dict[str, Any]) -> str | None:
     return field(content, "model", str) or request.query_params.get("model")
 
 
-# Entries of a body beside its rows.
-SETTINGS = ("model", "min_confidence", "reject", "decoding", "pooling", "method")
+def require_entries(content: dict[str, Any], *names: str) -> None:
+    """Raise Refusal for an entry of a body beside "model" that a route does not know: it would change nothing."""
+    known = ("model", *names)
+    for name in content:
+        if name not in known:
+            raise Refusal(422, f"there is no entry {name!r}{near(name, known)}; there are: {', '.join(known)}")
 
 
 def read_settings(content: dict[str, Any]) -> Settings:
     """Return the settings of answers in a body. Raises Refusal for a wrong one, and for one that does not exist."""
-    for name in content:
-        if name not in ("rows", *SETTINGS):
-            raise Refusal(422, f"there is no setting {name!r}{near(name, SETTINGS)}; there are: {', '.join(SETTINGS)}")
+    require_entries(content, "rows", "min_confidence", "reject", "decoding", "pooling", "method")
     return Settings(
         field(content, "min_confidence", float, 0.0),
         field(content, "reject", float, 0.0),

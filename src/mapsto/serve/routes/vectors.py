@@ -15,7 +15,7 @@ from mapsto.metrics.intervals import to_json
 from mapsto.serve.body import field, read_object
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply
-from mapsto.serve.routes.requests import able_model, model_name, service_of
+from mapsto.serve.routes.requests import able_model, model_name, require_entries, service_of
 from mapsto.serve.served_model import ServedModel, cosine
 
 TOP = 10
@@ -112,6 +112,7 @@ async def find(request: Request) -> Response:
     queries = field(content, "queries", list) or [content.get("query")]
     if not all(isinstance(query, str) and query.strip() for query in queries):
         raise Refusal(422, 'the body is {"query": "…"} or {"queries": ["…", …]}, with "among": ["…", …] and "top": 10')
+    require_entries(content, "query", "queries", "among", "top")
     if len(queries) > service.settings.max_rows:
         raise Refusal(413, f"{len(queries):,} queries are more than one request may have (--max-rows)")
     top = field(content, "top", int, TOP)
