@@ -22,7 +22,9 @@ from mapsto.kinds.span import Extract, Span
 from mapsto.kinds.text import TextSource
 from mapsto.metrics.intervals import with_intervals
 from mapsto.task.arrow import parse
+from mapsto.task.source_capabilities import Mark
 from mapsto.text import extracts
+from mapsto.text.cells import CONTEXT, outline
 
 ARROW = "question:text, passage:text -> answer:span"
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "device": "cpu", "precision": "fp32"}
@@ -351,3 +353,12 @@ def test_the_command_line(model: Any, tmp_path: Path) -> None:
     assert explained.returncode == 0 and "answer" in explained.stdout, explained.stderr
     for command in (["check", ARROW, str(table)], ["trace", ARROW, str(table)], ["info", str(tmp_path / "model")]):
         assert run(*command).returncode == 0, command
+
+
+def test_of_a_long_passage_what_is_near_the_outlines_is_shown() -> None:
+    passage = "a" * 500 + "ANSWER" + "b" * 50 + "LABEL" + "c" * 500
+    marks = [Mark(((500, 506),), "answer"), Mark(((556, 561),), "label", True)]
+    shown = outline(passage, marks)
+    assert "a" * CONTEXT in shown and "a" * (CONTEXT + 1) not in shown and "c" * (CONTEXT + 1) not in shown
+    assert ">ANSWER<" in shown and "b" * 50 in shown and ">LABEL<" in shown and shown.count("…") == 2
+    assert outline(passage, []) == passage

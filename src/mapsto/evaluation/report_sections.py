@@ -46,7 +46,10 @@ DIFFERENCE_LEGEND = (
     "In the answers, red with a wavy line: words or characters that the reference does not have. In the references, green with a "
     "straight line: those that the answer lacks."
 )
-OUTLINE_LEGEND = "Outlines: dashed green for labels, solid red for answers; hover over one for its class."
+OUTLINE_LEGEND = (
+    "Outlines: dashed green for labels, solid red for answers; hover over one for its name. "
+    "… stands for parts of a long text without any."
+)
 
 
 def slice_sections(analysis: ErrorAnalysis, context: str = "") -> list[Section]:

@@ -16,6 +16,9 @@ from mapsto.errors import BadCell
 from mapsto.task.source_capabilities import FAINTEST_SHADE, Mark
 from mapsto.text.characters import find_invalid_character, has_visible
 
+# Characters that are shown before and behind an outlined region of a long text.
+CONTEXT = 60
+
 # Numbers with a decimal comma, or with marks that group the digits.
 GROUPED = re.compile(r"[-+]?\d{1,40}(?:[ ,.]\d{1,40}){1,20}")
 
@@ -108,6 +111,7 @@ def outline(value: str, marks: Sequence[Mark]) -> str:
     """Return the text as HTML with each mark's region underlined and followed by its name: dashed for true labels, solid else.
 
     Regions may overlap. The text is divided at all their ends, and each part is underlined for the regions that hold it.
+    Of a long part without regions, what is far from them is left out (…).
     """
     regions = [(int(mark.region[0][0]), int(mark.region[0][1]), mark) for mark in marks]
     edges = sorted({0, len(value), *(edge for start, end, _ in regions for edge in (start, end) if edge <= len(value))})
@@ -119,12 +123,25 @@ def outline(value: str, marks: Sequence[Mark]) -> str:
     marks_here: list[Mark] = []
     for begin, end in pairwise(edges):
         marks_here = [mark for mark in marks_here if mark not in ending[begin]] + beginning[begin]
-        text = html.escape(value[begin:end])
+        text = value[begin:end]
+        if not marks_here and regions:
+            text = _near_regions(text, follows=begin > 0, precedes=end < len(value))
+        text = html.escape(text)
         classes = sorted({_outline_class(mark) for mark in marks_here})
         names = html.escape(", ".join(dict.fromkeys(mark.text for mark in marks_here)))
         parts.append(f'<span class="{" ".join(classes)}" title="{names}">{text}</span>' if marks_here else text)
         parts += [f'<sub class="{_outline_class(mark)}-name">{html.escape(mark.text)}</sub>' for mark in ending[end]]
     return "".join(parts)
+
+
+def _near_regions(text: str, follows: bool, precedes: bool) -> str:
+    """Return a part of a text without regions, with only about CONTEXT characters beside each region if it is long.
+
+    follows: whether a region stands before it. precedes: whether one stands behind it.
+    """
+    if len(text) <= 2 * CONTEXT:
+        return text
+    return f"{text[:CONTEXT] if follows else ''} … {text[-CONTEXT:] if precedes else ''}"
 
 
 def _outline_class(mark: Mark) -> str:
