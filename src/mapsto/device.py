@@ -105,7 +105,7 @@ def choose_prediction_precision(name: str, device: torch.device) -> torch.dtype:
 def cache_precision(precision: torch.dtype, device: torch.device) -> torch.dtype:
     """Return the number format of kept keys and values, given that of the computation: on a CPU always fp32.
 
-    There the attention of single tokens took 4 to 8 times as long in bf16 (benchmarks/translating.py, EPYC without AMX).
+    There the attention of single tokens takes several times as long in bf16 without AMX (benchmarks/attention.py).
     """
     return torch.float32 if device.type == "cpu" else precision
 
