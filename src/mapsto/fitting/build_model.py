@@ -28,7 +28,7 @@ from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import require
 from mapsto.task.generation import Generated
 from mapsto.task.source import KindDefaults, Source
-from mapsto.task.source_capabilities import Spatial, Tokenized, Windowed, linear_source
+from mapsto.task.source_capabilities import Cased, Spatial, Tokenized, Windowed, linear_source
 from mapsto.task.target import Target
 from mapsto.task.target_capabilities import Composed, HeadRows, Located
 
@@ -82,10 +82,22 @@ def _adapt(sources: dict[str, Source], arrow: Arrow, options: ModelOptions) -> d
         kind: source.with_padding(generates) if isinstance(source, Windowed) else source
         for kind, source in sources.items()
     }
+    sources = _adapt_case(sources, arrow)
     return {
         kind: require(source, Spatial, "resized: --size is for pictures").resize(options.size)
         if options.size is not None or (kind in located_in and isinstance(source, Spatial))
         else source
+        for kind, source in sources.items()
+    }
+
+
+def _adapt_case(sources: dict[str, Source], arrow: Arrow) -> dict[str, Source]:
+    """Return the sources by kind, that of texts with the capitals of words if an answer such as a name is found by them."""
+    cased = {
+        target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located) and target.reads_capitals
+    }
+    return {
+        kind: source.with_capitals(kind in cased) if isinstance(source, Cased) else source
         for kind, source in sources.items()
     }
 
@@ -147,7 +159,7 @@ def starting_sources(start: StartingModel, arrow: Arrow) -> dict[str, Source] | 
         raise UsageError(
             f"the start writes no {', '.join(unwritten)}; begin with one that does, such as Whisper for speech"
         )
-    return {kind: source for kind, source in start.sources.items() if kind in kinds.embedded(arrow)}
+    return _adapt_case({kind: source for kind, source in start.sources.items() if kind in kinds.embedded(arrow)}, arrow)
 
 
 def read_sources(arrow: Arrow, sources: Dict[str, Source]) -> dict[str, Source]:
@@ -291,7 +303,7 @@ def make_mapping(
     """Return a mapping with the weights of the starting model; weights that it lacks are random, all of them if `start` is empty.
 
     A classification head is copied only if its class names are the same, in the same order.
-    Raises CheckpointError if the starting model lacks weights of the body (all but heads, pooler and decoder).
+    Raises CheckpointError if the starting model lacks weights of the body (all but heads, pooler, decoder and capitals).
     """
     mapping = Mapping(arrow, config, sources, targets, initialise_body=start.tensors is None)
     if start.tensors is None:
@@ -301,7 +313,8 @@ def make_mapping(
     # Rows of a head are classes in order: with other class names, a copied head would answer the wrong ones.
     missing = model_folder.copy_weights(mapping, start.tensors, other_classes)
     # A decoder may be missing as a whole; if the folder has one, it was checked when the folder was opened.
-    body = [name for name in missing if not name.startswith(("heads.", "pooler.", "decoder."))]
+    new = ("heads.", "pooler.", "decoder.")
+    body = [name for name in missing if not name.startswith(new) and not name.endswith(".capitals")]
     if body:
         raise CheckpointError(f"the start lacks weights of its body: {', '.join(body[:5])}")
     # A new head shall read the pooled vector itself at first, not one that a random or foreign pooler has changed.

@@ -55,7 +55,7 @@ OUTSIDE = "O"
 NO_CLASS = -100
 # The share of spans that begin or end inside of words from which each token is classified.
 MAX_SPLIT = 0.02
-LEARNING = Learning(5, 15, 200, 2e-4, head_factor=10)
+LEARNING = Learning(5, 30, 200, 2e-4, head_factor=10)
 
 
 @lru_cache(64)
@@ -75,6 +75,7 @@ class Tags(Extracted, Classes, Calibratable, Comparable, Attributable):
     readout = PerWord()
     head_name = "tagger"
     lies_in = "text"
+    reads_capitals = True
     primary_metric = "found"
     item_name = "spans"
     published_arrow = "text -> tags"

@@ -27,9 +27,10 @@ from mapsto.sequence.corruption import Corruption, choose_hidden, hide_tokens, r
 from mapsto.sequence.piece import Alignment, FlatValues, Ints, Piece
 from mapsto.task.generation import Prompted
 from mapsto.task.generation_rules import FILE, settings_of_config
-from mapsto.task.source_capabilities import Describable, Explainable, Outlinable, Tokenized
+from mapsto.task.source_capabilities import Cased, Describable, Explainable, Outlinable, Tokenized
 from mapsto.text import cells, perturb
 from mapsto.text.bm25 import BM25
+from mapsto.text.capitals import CapitalsEmbedding, patterns
 from mapsto.text.generated_text import GeneratedTextTarget
 from mapsto.text.masked_text import MaskedTextTarget
 from mapsto.text.ngram_source import NgramSource
@@ -39,12 +40,13 @@ from mapsto.text.tokenizer import Tokenizer
 from mapsto.text.transcripts.aligned_text import AlignedTextTarget
 
 
-class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
+class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompted):
     """A source of text, split into tokens by a tokenizer.
 
     vocabulary: number of rows of the embedding table, at least the tokenizer's number of tokens. Published models often have
     more rows than tokens; the additional rows are not used.
     generation: content of generation_config.json, how other libraries generate text with the model; None for no such file.
+    reads_capitals: whether each token is read with the capitals of its word (see text/capitals.py).
     """
 
     kind = "text"
@@ -52,9 +54,13 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.30, "causal": 0.30, "hybrid": 0.30, "replaced": 0.30}
 
     def __init__(
-        self, tokenizer: Tokenizer, vocabulary: int | None = None, generation: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Tokenizer,
+        vocabulary: int | None = None,
+        generation: Mapping[str, Any] | None = None,
+        reads_capitals: bool = False,
     ) -> None:
-        self.tokenizer, self.generation = tokenizer, generation
+        self.tokenizer, self.generation, self.reads_capitals = tokenizer, generation, reads_capitals
         self.vocabulary = max(vocabulary or 0, tokenizer.size)
 
     def __str__(self) -> str:
@@ -92,10 +98,16 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
             raise CheckpointError(
                 f"{folder}: the tokenizer knows {tokenizer.size:,} tokens, the model only {vocabulary:,}"
             )
+        reads_capitals = "capitals" in weights
         if (folder / FILE).exists():
-            return cls(tokenizer, vocabulary, read_json(folder / FILE))
+            return cls(tokenizer, vocabulary, read_json(folder / FILE), reads_capitals)
         config = folder / "config.json"
-        return cls(tokenizer, vocabulary, settings_of_config(read_json(config)) if config.exists() else None)
+        generation = settings_of_config(read_json(config)) if config.exists() else None
+        return cls(tokenizer, vocabulary, generation, reads_capitals)
+
+    def with_capitals(self, is_wanted: bool) -> TextSource:
+        """Return a source that reads each token with the capitals of its word, if the vocabulary folds case; or without."""
+        return TextSource(self.tokenizer, self.vocabulary, self.generation, is_wanted and self.tokenizer.folds_case)
 
     def extend_vocabulary(self, words: Sequence[str]) -> tuple[TextSource, dict[int, Ints]]:
         """Return a source that reads each of `words` as one token, and {id of each new token: ids of the tokens it replaces}.
@@ -104,7 +116,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
         are added.
         """
         tokenizer, old_tokens = self.tokenizer.extended(words)
-        return TextSource(tokenizer, self.vocabulary, self.generation), dict(old_tokens)
+        return TextSource(tokenizer, self.vocabulary, self.generation, self.reads_capitals), dict(old_tokens)
 
     def save(self, folder: Path, longest: int) -> dict[str, Any]:
         """Write the tokenizer's files to `folder`; return the vocabulary's size and the ids of special tokens for config.json.
@@ -131,12 +143,13 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
         opening = self.tokenizer.opening if place == 0 else self.tokenizer.joining
         closing = self.tokenizer.closing
         # Token ids alone are encoded faster and with less memory than offsets and words.
-        if not aligned:
+        if not aligned and not self.reads_capitals:
             return [self._filled(_frame(ids, opening, closing)) for ids in self.tokenizer.encode_ids(values)]
-        return [
-            self._filled(_frame(encoded.ids, opening, closing, encoded.regions, encoded.words))
-            for encoded in self.tokenizer.encode_batch(values)
-        ]
+        pieces = []
+        for encoded in self.tokenizer.encode_batch(values):
+            ids = encoded.ids + self.vocabulary * patterns(encoded) if self.reads_capitals else encoded.ids
+            pieces.append(self._filled(_frame(ids, opening, closing, encoded.regions, encoded.words)))
+        return pieces
 
     def encode_prompts(self, values: Sequence[str], aligned: bool = False) -> list[Piece]:
         """Return a piece for each prompt: with a chat template the rendered dialogue, up to where the assistant's answer begins.
@@ -209,7 +222,8 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
 
     def count_unknown(self, tokens: Ints) -> int:
         """Return how many of the tokens are the unknown token; 0 if the vocabulary has no such token."""
-        return int((tokens == self.tokenizer.unknown_id).sum()) if self.tokenizer.unknown_id is not None else 0
+        unknown = self.tokenizer.unknown_id
+        return 0 if unknown is None else int((tokens % self.vocabulary == unknown).sum())
 
     def count_dropped(self, values: Sequence[str]) -> tuple[int, int]:
         """Return (number of visible characters for which there is no token, number of all visible characters) of texts.
@@ -265,7 +279,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
 
     def embedder(self, width: int) -> nn.Embedding:
         """Return a new embedding table (v, width), initialised as in BERT, from token ids to vectors."""
-        table = nn.Embedding(self.vocabulary, width)
+        table = (CapitalsEmbedding if self.reads_capitals else nn.Embedding)(self.vocabulary, width)
         # BERT's initialisation. PyTorch's default of 1 is too large for output weights, which the table is too.
         nn.init.normal_(table.weight, std=0.02)
         return table
@@ -287,7 +301,7 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
 
     def token_names(self, piece: Piece) -> list[str]:
         """Return the spelling of each token in the vocabulary, such as "##ing"; "?" for an id that no token has."""
-        return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens]
+        return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens % self.vocabulary]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece without the tokens at these indices. The positions of the other tokens are renumbered without gaps."""
@@ -336,8 +350,8 @@ class TextSource(Tokenized, Explainable, Describable, Outlinable, Prompted):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the tokenizer. Sources with equal hashes encode a text in the same way."""
-        return self.tokenizer.fingerprint
+        """Return a hash of the tokenizer, and whether capitals are read. Sources with equal hashes encode a text alike."""
+        return self.tokenizer.fingerprint + (" with capitals" if self.reads_capitals else "")
 
 
 def _frame(

@@ -164,6 +164,14 @@ class Spatial(Outlinable):
         """Return (file suffix, file content) of a picture of the value, with the region of each mark outlined and captioned."""
 
 
+class Cased(Kind):
+    """A source that can tell capitals from small letters even if its tokens do not."""
+
+    @abstractmethod
+    def with_capitals(self, is_wanted: bool) -> Source:
+        """Return a source that tells capitals from small letters, by its tokens or beside them; or one that has tokens alone."""
+
+
 class Windowed(Kind):
     """A source whose published models read values of one length at most, and pad shorter ones to it (Whisper: 30 seconds)."""
 

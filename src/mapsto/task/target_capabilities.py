@@ -96,6 +96,8 @@ class Located(Target):
     lies_in: ClassVar[str]
     # True if an answer is computed from the source value and looks like it. Augmentation must then not recolour it.
     resembles: ClassVar[bool] = False
+    # Whether the capitals of words help to find the answer, such as a name, so that the source shall tell them.
+    reads_capitals: ClassVar[bool] = False
     # Whether a value that is longer than the model reads is answered in windows, which `join` puts together.
     joins_windows: ClassVar[bool] = False
 

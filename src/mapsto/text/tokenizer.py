@@ -107,6 +107,12 @@ class Tokenizer:
             decisive |= {name: hashlib.sha256(content).hexdigest() for name, content in self._marian.files.items()}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def folds_case(self) -> bool:
+        """Return whether capitals are read as small letters."""
+        normalizer = self._backend.normalizer
+        return normalizer is not None and str(normalizer.normalize_str("A")).strip() == "a"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
 

@@ -30,6 +30,8 @@ ADAMW_RATE_DIVISOR = 5
 
 BLOCK_NAME = re.compile(r"^transformer\.blocks\.(\d+)\.")
 HEAD_PREFIX = "heads."
+# The vectors of capitals, which are new in a fit as heads are.
+CAPITALS_SUFFIX = ".capitals"
 EMBEDDING_PREFIXES = (
     "embedders.",
     "transformer.position_table.",
@@ -62,7 +64,7 @@ def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) ->
     names: the names of the weights.
     decay: each block has `decay` times the factor of the next higher one; embeddings have the smallest factor, weights
         above the last block have 1.
-    head: the factor of all heads.
+    head: the factor of all heads, and of the vectors of capitals.
     """
     names = list(names)
     block_of = {name: int(match[1]) for name in names if (match := BLOCK_NAME.search(name))}
@@ -73,7 +75,10 @@ def layer_rate_factors(names: Iterable[str], decay: float, head: float = 1.0) ->
             return block_of[name] + 1
         return 0 if name.startswith(EMBEDDING_PREFIXES) else top
 
-    return {name: head if name.startswith(HEAD_PREFIX) else decay ** (top - depth(name)) for name in names}
+    def is_new(name: str) -> bool:
+        return name.startswith(HEAD_PREFIX) or name.endswith(CAPITALS_SUFFIX)
+
+    return {name: head if is_new(name) else decay ** (top - depth(name)) for name in names}
 
 
 class Optimizers:
