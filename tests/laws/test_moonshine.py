@@ -1,4 +1,4 @@
-"""Laws over Moonshine, which writes what is said and reads samples: both stacks, answers and files are those of `transformers`."""
+"""Laws over Moonshine, which writes what is said: both stacks, answers and files are those of `transformers`."""
 
 from __future__ import annotations
 
@@ -285,9 +285,7 @@ def test_long_sounds_are_cut_at_pauses_and_silence_has_no_words(tmp_path: Path) 
     assert empty["text"] == "" and empty["ended"] == "end" and spoken["text"]
 
 
-def test_info_states_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_states_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     reference = make_moonshine(tmp_path)
     monkeypatch.setattr("sys.argv", ["mapsto", "info", str(tmp_path), "--json"])
     capsys.readouterr()

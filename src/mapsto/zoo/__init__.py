@@ -121,8 +121,8 @@ class Family:
     # published ones have them.
     leading_ones: Dict[str, int] = field(default_factory=dict)
     tower: Tower | None = None
-    # Function from a ModelConfig to the order of rows of published weights whose rows ours have in another order: regular expression
-    # for their names → RowOrder.
+    # Function from a ModelConfig to the order of published weights whose rows ours have in another order: regular expression for
+    # their names → RowOrder.
     row_orders: Callable[[ModelConfig], Dict[str, RowOrder]] = lambda config: {}
     # Suffixes of two names: for each weight with the first one, published files have an integer with the second one, the number
     # of batches that a batch norm has seen. Nothing uses it, so it is dropped when read, and written as 0.

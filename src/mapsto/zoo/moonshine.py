@@ -1,6 +1,6 @@
 """Moonshine (Jeffries et al. 2024): recognizer of speech that reads samples, and a sound costs as much as it is long.
 
-Three convolutions make a token of 24 ms; encoder and decoder are pre-norm, with rotary positions for a part of each head's channels.
+Three convolutions make a token of 24 ms. Both stacks are pre-norm, with rotary positions for a part of each head's channels.
 No sound is padded, where Whisper pads each to 30 seconds. At most 30 seconds are read at once.
 Starting models are UsefulSensors/moonshine-tiny, moonshine-base and those of single languages, such as moonshine-tiny-zh.
 """
@@ -30,7 +30,7 @@ from mapsto.zoo import (
     write_activation,
 )
 
-# Values of settings that config.json may leave out: tokens of an answer, the token that begins it, and the rotated share of a head.
+# Values of settings that config.json may leave out: tokens of an answer, the token that begins it, the rotated share of channels.
 MAX_ANSWER_POSITIONS, START, ROTARY_FRACTION = 512, 1, 0.9
 
 
@@ -166,9 +166,9 @@ def row_orders(config: ModelConfig) -> dict[str, RowOrder]:
     }
 
 
-def _stack_names(own: str, published: str) -> Names:
-    """Return pairs (our name, published name) of the weights that both stacks have. own, published: start of their names."""
-    block, layer = f"{own}blocks.{{i}}.", f"{published}layers.{{i}}."
+def _stack_names(stack: str, published: str) -> Names:
+    """Return pairs (our name, published name) of the weights that both stacks have. stack, published: start of their names."""
+    block, layer = f"{stack}blocks.{{i}}.", f"{published}layers.{{i}}."
     return (
         (f"{block}attention_norm", f"{layer}input_layernorm"),
         (f"{block}attention.qkv", tuple(f"{layer}self_attn.{part}_proj" for part in "qkv")),

@@ -1,7 +1,7 @@
 """Waves of a recognizer of speech (Moonshine): long sounds are cut at pauses and read window by window, and silence has no words.
 
-Samples are read as they are recorded, without a mean and deviation of the whole sound, so a window is complete before the rest of
-the sound is there. Loudness is that of log-mel frames, as for Whisper; to measure it takes about 0.1 % of the duration of the sound.
+Samples are read as they are recorded, without a mean and deviation of the whole sound, so a window is complete before the rest
+of the sound is there. Loudness is that of log-mel frames, as for Whisper; to measure it takes about 0.1 % of the duration.
 Legend of shapes: t tokens, n samples of a clip.
 """
 
@@ -82,8 +82,8 @@ class SpokenWaveSource(WaveSource, Windowed, Streamed):
     def read_windows(self, value: Sound, length: int, aligned: bool = False) -> Iterator[Piece]:
         """Yield the windows of a sound, of at most `length` tokens each, as it is decoded.
 
-        It is cut where it is quietest in the second half of a window, and each window is a clip of its own: no token reads samples
-        of two windows. aligned: as for `encode`.
+        It is cut where it is quietest in the second half of a window, and each window is a clip of its own: no token reads
+        samples of two windows. aligned: as for `encode`.
         """
         stride = self.front.stride
         # A clip has as many strides of samples as tokens, and what its last token reads beyond its own stride.

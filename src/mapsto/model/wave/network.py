@@ -35,7 +35,7 @@ class WaveConfig(ConvolutionConfig):
     # Activation of the layers, and of the first one, if that differs.
     activation: Activation = "gelu"
     first_activation: Activation | None = None
-    # Whether a linear map to the width of the Transformer follows, and the epsilon of the layer norm in front of it; None: no norm.
+    # Whether a linear map to the width of the Transformer follows, and the epsilon of the layer norm before it; None: no norm.
     projected: bool = True
     projection_epsilon: float | None = 1e-5
 
