@@ -237,6 +237,24 @@ def test_a_fit_goes_on_from_it_and_its_folder_opens_in_transformers(tmp_path: Pa
         mapsto.fit("sound -> text", rows, tmp_path / "long", **options)
 
 
+def test_peft_opens_low_rank_updates_over_the_start(tmp_path: Path) -> None:
+    """Rows of B are in the published order, as those of the weights."""
+    peft = pytest.importorskip("peft")
+    make_moonshine(tmp_path / "start")
+    rows = [{"sound": (clip, RATE), "text": text} for clip, text in zip(clips()[:3], TEXTS, strict=False)]
+    mapsto.fit("sound -> text", rows, tmp_path / "run", start=tmp_path / "start", steps=2, lora=2, device="cpu")
+    start, fitted = (MoonshineForConditionalGeneration.from_pretrained(tmp_path / name) for name in ("start", "run"))
+    expected = fitted.state_dict()
+    assert not torch.equal(
+        start.state_dict()["model.encoder.layers.0.self_attn.q_proj.weight"],
+        expected["model.encoder.layers.0.self_attn.q_proj.weight"],
+    )
+    adapted = peft.PeftModel.from_pretrained(start, tmp_path / "run" / "adapter").merge_and_unload().state_dict()
+    assert adapted.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(adapted[name], weight, **CLOSE)
+
+
 def test_its_encoder_alone_gives_labels(tmp_path: Path) -> None:
     make_moonshine(tmp_path / "start")
     rows = [{"sound": (clip, RATE), "label": "ab"[n % 2]} for n, clip in enumerate(clips() * 2)]
