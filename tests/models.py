@@ -36,8 +36,9 @@ TEXTS = [
 # The tolerances of comparisons with `transformers` in fp32.
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 LABELS = ["negative", "neutral", "positive"]
-# Families that read sounds, which test_sound_families.py, test_wave_families.py and test_spectrogram_families.py hold to laws.
-SOUNDS = ("log-mel", "whisper", "wav2vec2", "hubert", "wavlm", "audio-spectrogram-transformer")
+# Families that read sounds, which test_sound_families.py, test_wave_families.py, test_moonshine.py and
+# test_spectrogram_families.py hold to laws.
+SOUNDS = ("log-mel", "whisper", "wav2vec2", "hubert", "wavlm", "moonshine", "audio-spectrogram-transformer")
 # The class names of heads, by task.
 HEAD_CLASSES = {"label": LABELS, "tags": ["B-place", "O", "I-place"]}
 # Settings of config.json for families that read text. A key is the family's name; a variant follows after a colon.

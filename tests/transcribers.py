@@ -1,13 +1,17 @@
-"""Make random models that write what is said (Whisper), and short sounds for them."""
+"""Make random models that write what is said (Whisper, Moonshine), and short sounds for them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mappings import make_sound
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, normalizers, processors, trainers
+from tokenizers.models import BPE
 
 from mapsto.audio.log_mel import RATE
 from mapsto.audio.sound_io import resample
@@ -51,16 +55,74 @@ def make_transcriber(folder: Path, rules: dict[str, Any]) -> Any:
     return model
 
 
+# The ids of the tokens that begin and end an answer of Moonshine, and the sizes of a random one.
+MOONSHINE_START, MOONSHINE_END = 1, 2
+MOONSHINE_SIZES: dict[str, Any] = {
+    "hidden_size": 72, "intermediate_size": 96, "encoder_num_hidden_layers": 2, "decoder_num_hidden_layers": 3,
+    "encoder_num_attention_heads": 2, "decoder_num_attention_heads": 2, "max_position_embeddings": 40,
+}  # fmt: skip
+
+
+def make_llama_tokenizer(folder: Path) -> int:
+    """Save a tokenizer as Llama has it: BPE over "▁" for blanks, and bytes for unknown characters. Return its size."""
+    special, names = ["<unk>", "<s>", "</s>"], [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Backend(BPE())
+    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained.train_from_iterator(TEXTS * 4, trainers.BpeTrainer(vocab_size=60, show_progress=False))
+    parts = json.loads(trained.to_str())["model"]
+    pieces = [*special, *names, *sorted(parts["vocab"], key=parts["vocab"].get)]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    merges = [tuple(pair) for pair in parts["merges"]]
+    backend = Backend(BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    backend.normalizer = trained.normalizer
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(special)
+    backend.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", MOONSHINE_START)])
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **roles}))
+    return len(pieces)
+
+
+def make_moonshine(folder: Path, **changes: Any) -> Any:
+    """Save a random Moonshine, of whose weights no two are equal, with its tokenizer and feature extractor; return the model."""
+    from transformers import (
+        GenerationConfig,
+        MoonshineConfig,
+        MoonshineForConditionalGeneration,
+        Wav2Vec2FeatureExtractor,
+    )
+
+    size = make_llama_tokenizer(folder)
+    torch.manual_seed(0)
+    config = MoonshineConfig(vocab_size=size, pad_token_id=MOONSHINE_END, **{**MOONSHINE_SIZES, **changes})
+    model = MoonshineForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.generation_config = GenerationConfig(
+        bos_token_id=MOONSHINE_START, decoder_start_token_id=MOONSHINE_START, eos_token_id=MOONSHINE_END,
+        pad_token_id=MOONSHINE_END, max_length=config.max_position_embeddings,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
+    return model
+
+
 def clips() -> list[np.ndarray]:
     """Return samples (n,) at 16 kHz of five sounds."""
     return [resample(make_sound(number, number % 2 == 0), 8000, RATE) for number in range(5)]
 
 
 def write_speech(folder: Path) -> None:
-    """Write a random model of several languages, recordings with texts in a table, and a longer one, to a folder."""
+    """Write two random models, recordings with texts in a table, and a longer recording to a folder."""
     import soundfile
 
     make_transcriber(folder / "whisper-tiny", MULTILINGUAL)
+    make_moonshine(folder / "moonshine-tiny")
     rows = ["sound,text"]
     for number, (clip, text) in enumerate(zip(clips() * 2, TEXTS * 2, strict=True)):
         # Long enough to be read with a character in each of few tokens.

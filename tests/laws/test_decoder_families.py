@@ -114,7 +114,7 @@ def test_pixels_loss_and_every_gradient(shape: str, normed: bool, tmp_path: Path
     (loss / len(batch.answers[0].values)).backward()  # type: ignore[union-attr]
     reference(reference_pixels(tmp_path, faint_samples(shape)), **mask_arguments(reference, mask)).loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters()}
-    renamed = weight_names.to_mapsto_names(zoo.family_of(mapping.config), gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(mapping.config, gradients, 99, tmp_path, [])
     trained = {weight_names.weight_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
     assert set(trained) == set(renamed)
     for name, gradient in trained.items():

@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForObjectDetection, Yol
 from vision_models import edit_json, smooth_pictures
 
 import mapsto
-from mapsto import zoo
 from mapsto.errors import CheckpointError
 from mapsto.inference.forward import make_questions
 from mapsto.kinds.boxes import Boxes
@@ -135,7 +134,7 @@ def test_logits_boxes_loss_and_every_gradient(shape: str, tmp_path: Path) -> Non
     (loss / target.queries).backward()
     expected.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names.to_mapsto_names(zoo.family_of(mapping.config), gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(mapping.config, gradients, 99, tmp_path, [])
     trainable = {
         weight_names.weight_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
     }

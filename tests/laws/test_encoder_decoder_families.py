@@ -144,9 +144,8 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     torch.testing.assert_close(loss, expected_loss, **CLOSE)
     loss.backward()
     expected_loss.backward()
-    family = zoo.family_of(mapping.config)
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names.to_mapsto_names(family, gradients, 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(mapping.config, gradients, 99, tmp_path, [])
     trained = {weight_names.weight_name(mapping, name): p.grad for name, p in mapping.named_parameters()}
     assert set(trained) == {*renamed, *(["vocabulary_head.bias"] if hasattr(reference, "final_logits_bias") else [])}
     for name, gradient in renamed.items():

@@ -133,7 +133,7 @@ def test_logits_and_every_gradient(shape: str, task: str, tmp_path: Path) -> Non
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
     family = zoo.get_family(shape.split(":")[0])
-    renamed = weight_names.to_mapsto_names(family, gradients, 99, tmp_path, [], family.architectures[task])
+    renamed = weight_names.to_mapsto_names(mapping.config, gradients, 99, tmp_path, [], family.architectures[task])
     compared = 0
     trainable = {name: parameter for name, parameter in mapping.named_parameters() if parameter.requires_grad}
     assert {weight_names.weight_name(mapping, name) for name in trainable} == set(renamed)

@@ -124,7 +124,7 @@ def test_logits_and_every_gradient(shape: str, tmp_path: Path) -> None:
     loss.backward()
     expected_loss.backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    renamed = weight_names.to_mapsto_names(zoo.family_of(mapping.config), to_file_names(gradients), 99, tmp_path, [])
+    renamed = weight_names.to_mapsto_names(mapping.config, to_file_names(gradients), 99, tmp_path, [])
     trainable = {
         weight_names.weight_name(mapping, name): p for name, p in mapping.named_parameters() if p.grad is not None
     }

@@ -14,6 +14,7 @@ from mapsto.model.attention import (
     choose_kernel,
     rotary_angles,
     self_attention,
+    split_heads,
     visibility,
 )
 from mapsto.model.config import RotaryScaling, TransformerConfig
@@ -199,3 +200,21 @@ def test_scaled_rotary_angles() -> None:
     # Of the rates 1, 0.1, 0.01, 0.001 only the first one turns more than four times over 32 positions.
     torch.testing.assert_close(llama[..., 0], plain[..., 0])
     torch.testing.assert_close(llama[:, ::8, :, 1:], plain[:, :5, :, 1:])
+
+
+def test_a_part_of_the_channels_rotates_as_a_narrower_head_and_the_others_stay() -> None:
+    positions = torch.arange(7).view(1, 7, 1)
+    rotary = rotary_angles(positions, 12, 10_000.0, torch.float64, rotary_width=8)
+    narrow = rotary_angles(positions, 8, 10_000.0, torch.float64)
+    qkv = torch.randn(1, 7, 3 * 12, dtype=torch.float64)
+    # Of each half of a head the first four channels are rotated.
+    is_rotated = torch.tensor([True] * 4 + [False] * 2).repeat(2)
+    parts = qkv.view(1, 7, 3, 12)
+    for rotated, narrower, before in zip(
+        split_heads(qkv, 1, 1, rotary),
+        split_heads(parts[..., is_rotated].flatten(2), 1, 1, narrow),
+        parts.unbind(2),
+        strict=True,
+    ):
+        assert torch.equal(rotated[:, :, 0, is_rotated], narrower[:, :, 0])
+        assert torch.equal(rotated[:, :, 0, ~is_rotated], before[..., ~is_rotated])

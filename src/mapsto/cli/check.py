@@ -190,7 +190,8 @@ def _find_long_answers(rows: Rows, sources: dict[str, Source], start: StartingMo
     config = bind_targets(arrow, sources, targets, start, options)
     for target, answers in zip(targets, rows.targets, strict=True):
         learn_answers(target, answers, options)
-    return list(find_long_answers(rows, targets, length_limits(options, config, False, sources).longest))
+    limits = length_limits(options, config, False, sources)
+    return list(find_long_answers(rows, targets, min(limits.longest, config.answer_stack.max_tokens)))
 
 
 def _describe_lengths(rows: Rows, table: Table, start: StartingModel, errors: list[Finding]) -> list[str]:

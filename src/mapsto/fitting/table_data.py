@@ -212,7 +212,7 @@ def _encode_rows(
         assert data.config.sentence is not None
         encoded = encode_sides(rows, sources, data.config.sentence, limits.long)
     else:
-        require_short_answers(rows, targets, limits.longest)
+        require_short_answers(rows, targets, min(limits.longest, data.config.answer_stack.max_tokens))
         encoded = encode_to_answer(rows, sources, targets, limits.longest, limits.long, limits.units)
         require_whole(rows, encoded, targets)
     if len(encoded.long_rows):

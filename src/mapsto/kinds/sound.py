@@ -40,6 +40,7 @@ from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, RATE, SILENT, WINDOW, F
 from mapsto.audio.sound_value import Sound
 from mapsto.audio.sources.patch_source import SpectrogramSource
 from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, SoundSourceBase, widen_spans
+from mapsto.audio.sources.spoken_wave_source import SpokenWaveSource
 from mapsto.audio.sources.wave_source import WaveSource
 from mapsto.audio.synthesis.enhanced_sound import EnhancedSoundTarget
 from mapsto.audio.windows import Window, choose_cut, split_windows
@@ -77,7 +78,11 @@ class SoundSource(SoundSourceBase, Varied, Windowed, Streamed):
 
     family = "log_mel"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.4}
-    variants: ClassVar[Mapping[str, type[Source]]] = {"waves": WaveSource, "patches": SpectrogramSource}
+    variants: ClassVar[Mapping[str, type[Source]]] = {
+        "waves": WaveSource,
+        "spoken_waves": SpokenWaveSource,
+        "patches": SpectrogramSource,
+    }
 
     def __init__(
         self,

@@ -280,20 +280,29 @@ def _rotate_qkv(parts: Tensor, out: Tensor, rotary: Rotary | None, scale: float,
 
 
 def rotary_angles(
-    positions: Tensor, head_width: int, base: float, dtype: torch.dtype, scaling: RotaryScaling | None = None
+    positions: Tensor,
+    head_width: int,
+    base: float,
+    dtype: torch.dtype,
+    scaling: RotaryScaling | None = None,
+    rotary_width: int | None = None,
 ) -> Rotary:
     """Return the cosines and the sines of the rotary angles of tokens (Su et al. 2021), each (r, l, 1, e / 2), in `dtype`.
 
-    positions: position of each token along a axes, (r, l, a), such as row and column; each axis rotates e / 2a channel pairs.
+    positions: position of each token along a axes, (r, l, a), such as row and column; each axis rotates w / 2a channel pairs.
     base: base of the angles' geometric progression, such as 10,000. scaling: change of these angles; None for none.
+    rotary_width: number w of channels of a head that are rotated; None for all e. The angles of the others are 0.
     """
     axes = positions.shape[-1]
-    planes = head_width // 2 // axes
+    rotary_width = head_width if rotary_width is None else rotary_width
+    planes = rotary_width // 2 // axes
     # Angles are computed in fp32, because bf16 cannot distinguish all positions above 256.
     rates = base ** (-torch.arange(planes, device=positions.device, dtype=torch.float32) / planes)
     if scaling is not None:
         rates = _scale_rates(rates, scaling)
     angles = (positions[..., None].float() * rates).flatten(-2)[:, :, None]
+    if rotary_width < head_width:
+        angles = F.pad(angles, (0, head_width // 2 - angles.shape[-1]))
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

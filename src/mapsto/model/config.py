@@ -73,6 +73,8 @@ class TransformerConfig:
     max_positions: int = 512
     # Index of an example's first token in the table of positions (RoBERTa: the padding id plus 1).
     position_offset: int = 0
+    # Share of the channels of a head that rotary positions rotate: the first ones of each of its two halves (Moonshine).
+    rotary_fraction: float = 1.0
     # Base of the rotary angles in global layers, and in local ones.
     rotary_base: float = 10_000.0
     rotary_base_local: float = 10_000.0
@@ -127,6 +129,21 @@ class TransformerConfig:
     def width_per_head(self) -> int:
         """Width of an attention head."""
         return self.head_width or self.width // self.heads
+
+    @property
+    def rotary_width(self) -> int:
+        """Number of channels of a head that rotary positions rotate; it is even."""
+        return int(self.width_per_head * self.rotary_fraction)
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Return whether the maps to queries, keys and values have biases."""
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    @property
+    def has_out_bias(self) -> bool:
+        """Return whether the map behind attention has a bias."""
+        return self.bias if self.out_bias is None else self.out_bias
 
     @property
     def num_kv_heads(self) -> int:

@@ -67,11 +67,11 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads, self.dropout = config.heads, config.attention_dropout
         self.scale = None if config.scaled_scores else 1.0
-        self.query = Linear(config.width, config.query_width, bias=config.bias)
-        self.key_value = Linear(config.width, 2 * config.query_width, bias=config.bias and config.key_bias)
-        has_value_bias = config.bias and not config.key_bias
+        self.query = Linear(config.width, config.query_width, bias=config.has_qkv_bias)
+        self.key_value = Linear(config.width, 2 * config.query_width, bias=config.has_qkv_bias and config.key_bias)
+        has_value_bias = config.has_qkv_bias and not config.key_bias
         self.value_bias = nn.Parameter(torch.zeros(config.query_width)) if has_value_bias else None
-        self.out = Linear(config.query_width, config.width, bias=config.bias)
+        self.out = Linear(config.query_width, config.width, bias=config.has_out_bias)
 
     def keys_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and the values (r, s, h, e) of source states (r, s, d)."""

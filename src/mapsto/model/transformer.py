@@ -119,13 +119,11 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.dropout = config.heads, config.num_kv_heads, config.attention_dropout
         query_width, key_width = config.query_width, config.key_width
-        qkv_bias = config.bias if config.qkv_bias is None else config.qkv_bias
-        out_bias = config.bias if config.out_bias is None else config.out_bias
         # The bias of the fused projection includes the keys. Without a bias for keys, a smaller one replaces it.
-        without_key_bias = qkv_bias and not config.key_bias
-        self.qkv = Linear(config.width, query_width + 2 * key_width, bias=qkv_bias and not without_key_bias)
+        without_key_bias = config.has_qkv_bias and not config.key_bias
+        self.qkv = Linear(config.width, query_width + 2 * key_width, bias=config.has_qkv_bias and config.key_bias)
         self.qv_bias = nn.Parameter(torch.zeros(query_width + key_width)) if without_key_bias else None
-        self.out = Linear(query_width, config.width, bias=out_bias)
+        self.out = Linear(query_width, config.width, bias=config.has_out_bias)
         self.scale = None if config.scaled_scores else 1.0
         self.query_norm, self.key_norm = (
             RMSNorm(config.width_per_head, eps=config.norm_epsilon) if config.qk_norm else None for _ in range(2)
@@ -447,7 +445,8 @@ class Transformer(nn.Module):
         if config.positions != "rotary":
             return {False: None, True: None}
         bases = {False: config.rotary_base, True: config.rotary_base_local}
+        settings = dtype, config.rotary_scaling, config.rotary_width
         return {
-            is_local: rotary_angles(positions, config.width_per_head, bases[is_local], dtype, config.rotary_scaling)
+            is_local: rotary_angles(positions, config.width_per_head, bases[is_local], *settings)
             for is_local in self._windows
         }

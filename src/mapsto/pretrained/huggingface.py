@@ -126,7 +126,7 @@ def open_folder(folder: Path, weights: Dict[str, Tensor] | None = None) -> Pretr
     num_indices = min(config.num_indices, len(published)) + 1
     architectures = raw.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    tensors = to_mapsto_names(family, published, num_indices, folder, notes, architecture)
+    tensors = to_mapsto_names(config, published, num_indices, folder, notes, architecture)
     # Fitted checkpoints of a family with a decoder often come without its weights.
     if not any(name.startswith("decoder.") for name in tensors):
         config = replace(config, decoder=None)
@@ -483,7 +483,8 @@ def _require_body(config: ModelConfig, sources: Dict[str, Source], tensors: Dict
                 f"{folder}: config.json does not fit the weights ({stack.layers} layers, {stack.heads} heads)"
             )
     shapes = _body_shapes(config, sources)
-    unexpected = [name for name in tensors if name.startswith("decoder.") and name not in shapes]
+    decoders = ("decoder.", "answer_decoder.")
+    unexpected = [name for name in tensors if name.startswith(decoders) and name not in shapes]
     if unexpected:
         raise CheckpointError(
             f"{folder} has weights of a decoder that is not in config.json: {', '.join(unexpected[:5])}"

@@ -24,7 +24,7 @@ from mapsto.model.config import ModelConfig, TransformerConfig
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained.foreign_folders import refuse_adapter_weights
 from mapsto.task.target_capabilities import has_exclusive_classes
-from mapsto.zoo import Family, Task
+from mapsto.zoo import Family, RowOrder, Task
 
 # The prefix of weights that the family has no name for.
 OWN_PREFIX = "mapsto."
@@ -102,6 +102,7 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor], transposes:
     """
     family, task = zoo.family_of(mapping.config), published_task(mapping)
     num_indices = mapping.config.num_indices + 1
+    orders = family.row_orders(mapping.config)
     published_names = _expand_names(family.weight_names["body"], num_indices)
     if task != "body":
         published_names |= _expand_names(family.weight_names[task], num_indices)
@@ -114,6 +115,7 @@ def to_published_names(mapping: Mapping, weights: Dict[str, Tensor], transposes:
         for name, part in zip(names, _split_rows(mapping.config, own_name, weight, len(names)), strict=True):
             # The published weight lacks these leading axes of size 1, or has more of them.
             num_ones = family.leading_ones.get(own_name, 0)
+            part = _order_rows(orders, name, part, to_published=True)
             part = part.reshape((1,) * -num_ones + part.shape[max(0, num_ones) :])
             tensors[name.removeprefix(family.prefix) if is_bare else name] = part.contiguous().clone()
     return tensors
@@ -131,8 +133,20 @@ def _split_rows(config: ModelConfig, own_name: str, weight: Tensor, count: int) 
     return weight.chunk(count)
 
 
+def _order_rows(orders: Dict[str, RowOrder], name: str, weight: Tensor, to_published: bool = False) -> Tensor:
+    """Return a published weight with its rows in the order of ours, or one of ours in the published order.
+
+    orders: from `Family.row_orders`. name: the published name; without an order for it the weight is returned as it is.
+    """
+    find_order = next((order for pattern, order in orders.items() if re.match(pattern, name)), None)
+    if find_order is None:
+        return weight
+    order = find_order(torch.arange(len(weight)))
+    return weight.index_select(0, (order.argsort() if to_published else order).to(weight.device))
+
+
 def to_mapsto_names(
-    family: Family,
+    config: ModelConfig,
     published: Dict[str, Tensor],
     num_indices: int,
     folder: Path,
@@ -143,6 +157,7 @@ def to_mapsto_names(
 
     Published weights that are one weight in mapsto, such as those of query, key and value, are concatenated.
 
+    config: shape of the model, which determines family and order of rows.
     published: weights by published name. num_indices: one more than the highest layer number in the names.
     folder: the folder to name in error messages. notes: gets a message if weights of another task are left out.
     architecture: the class of `transformers` that the checkpoint names; heads of several classes share names of weights.
@@ -151,6 +166,8 @@ def to_mapsto_names(
     the weights to concatenate are there.
     """
     refuse_adapter_weights(folder, published)
+    family = zoo.family_of(config)
+    orders = family.row_orders(config)
     remaining = _normalise_names(family, _without_shared_prefix(family, published, num_indices, notes))
     _require_finite(family, remaining, folder)
     weights = {
@@ -158,7 +175,7 @@ def to_mapsto_names(
     }
     for task in _tasks_in_order(family, remaining, architecture):
         for own_name, names in _expand_names(family.weight_names[task], num_indices).items():
-            parts = [remaining.pop(name) for name in names if name in remaining]
+            parts = [_order_rows(orders, name, remaining.pop(name)) for name in names if name in remaining]
             if parts and len(parts) != len(names):
                 raise CheckpointError(f"{folder} has only {len(parts)} of the weights {', '.join(names)}")
             if parts:

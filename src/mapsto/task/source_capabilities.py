@@ -173,7 +173,7 @@ class Cased(Kind):
 
 
 class Windowed(Kind):
-    """A source whose published models read values of one length at most, and pad shorter ones to it (Whisper: 30 seconds)."""
+    """A source whose published models read values of one length at most, to which some pad shorter ones (Whisper: 30 seconds)."""
 
     @abstractmethod
     def fits_window(self, value: Any) -> bool:

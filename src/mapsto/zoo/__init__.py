@@ -25,6 +25,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
+from torch import Tensor
+
 from mapsto.errors import CheckpointError, near
 from mapsto.model.config import ModelConfig
 
@@ -50,6 +52,10 @@ ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
 }
+
+
+# Function from the numbers of published rows, (n,) from 0 on, to the published row of each of our rows, (n,).
+RowOrder = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,9 @@ class Family:
     # published ones have them.
     leading_ones: Dict[str, int] = field(default_factory=dict)
     tower: Tower | None = None
+    # Function from a ModelConfig to the order of published weights whose rows ours have in another order: regular expression for
+    # their names → RowOrder.
+    row_orders: Callable[[ModelConfig], Dict[str, RowOrder]] = lambda config: {}
     # Suffixes of two names: for each weight with the first one, published files have an integer with the second one, the number
     # of batches that a batch norm has seen. Nothing uses it, so it is dropped when read, and written as 0.
     step_counter: tuple[str, str] | None = None

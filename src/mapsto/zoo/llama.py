@@ -53,7 +53,9 @@ def read_decoder(
     heads, width = read_positive_int(raw, "num_attention_heads"), read_positive_int(raw, "hidden_size")
     # transformers writes null for settings that follow from others.
     stated = {name: value for name, value in raw.items() if value is not None}
-    base, scaling = _read_rotary(raw)
+    base, scaling = read_rotary(raw)
+    if read_rotary_fraction(raw, 1.0) != 1:
+        raise CheckpointError("config.json: partial_rotary_factor is not supported, all channels must rotate")
     shape = TransformerConfig(
         width=width,
         layers=read_positive_int(raw, "num_hidden_layers"),
@@ -100,24 +102,22 @@ def write_decoder(config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": shape.max_positions,
         "attention_dropout": shape.attention_dropout,
         "tie_word_embeddings": head is None or not head.head_weight,
-        **_write_rotary(shape),
+        **write_rotary(shape),
     }
 
 
-def _read_rotary(raw: Mapping[str, Any]) -> tuple[float, RotaryScaling | None]:
+def read_rotary(raw: Mapping[str, Any]) -> tuple[float, RotaryScaling | None]:
     """Return the base of the rotary angles, and their scaling or None.
 
     raw: the parsed config.json. transformers 5 writes both in `rope_parameters`, earlier versions in `rope_theta` and
     `rope_scaling`. Raises CheckpointError for a scaling that is not supported.
     """
-    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    rope = _rope_settings(raw)
     kind, positions = (
         rope.get("rope_type", rope.get("type", "default")),
         read_positive_int(raw, "max_position_embeddings", 2048),
     )
     base = read_positive_number({"rope_theta": rope.get("rope_theta", raw.get("rope_theta", BASE))}, "rope_theta")
-    if rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) not in (1.0, None):
-        raise CheckpointError("config.json: partial_rotary_factor is not supported, all channels must rotate")
     if kind == "default":
         return base, None
     if kind == "linear":
@@ -138,7 +138,25 @@ def _read_rotary(raw: Mapping[str, Any]) -> tuple[float, RotaryScaling | None]:
     return base, scaling
 
 
-def _write_rotary(shape: TransformerConfig) -> dict[str, Any]:
+def _rope_settings(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of rotary positions that stand in an entry of their own. raw: the parsed config.json."""
+    settings: Mapping[str, Any] = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    return settings
+
+
+def read_rotary_fraction(raw: Mapping[str, Any], default: float) -> float:
+    """Return the share of the channels of a head that are rotated, from `partial_rotary_factor`.
+
+    raw: the parsed config.json. default: value of a missing setting. Raises CheckpointError unless it is above 0 and at most 1.
+    """
+    stated = (settings.get("partial_rotary_factor") for settings in (_rope_settings(raw), raw))
+    fraction = next((value for value in stated if value is not None), default)
+    if not isinstance(fraction, int | float) or isinstance(fraction, bool) or not 0 < fraction <= 1:
+        raise CheckpointError(f"config.json: partial_rotary_factor must be above 0 and at most 1, not {fraction!r}")
+    return float(fraction)
+
+
+def write_rotary(shape: TransformerConfig) -> dict[str, Any]:
     """Return the settings of rotary positions, under the names of transformers 5 and those of earlier versions."""
     scaling = shape.rotary_scaling
     rope: dict[str, Any] = {"rope_type": "default" if scaling is None else scaling.kind}

@@ -1,4 +1,4 @@
-"""The embedder of samples: convolutions, a norm and a linear map (wav2vec 2.0, Baevski et al. 2020).
+"""The embedder of samples: convolutions, in most families a norm and a linear map (wav2vec 2.0, Baevski et al. 2020).
 
 The tokens of a clip are put together to its samples, which the convolutions read alone: they are never padded, nor packed with
 other clips, since a group norm runs over all of a clip. Positions are added behind it, in the Transformer.
@@ -38,9 +38,10 @@ class WaveEmbedder(nn.Module):
         self.network = front.network()
         epsilon = front.projection_epsilon
         self.norm = nn.Identity() if epsilon is None else LayerNorm(front.width, eps=epsilon)
-        self.projection = Linear(front.width, width)
-        nn.init.normal_(self.projection.weight, std=0.02)
-        nn.init.zeros_(self.projection.bias)
+        self.projection = Linear(front.width, width) if front.projected else nn.Identity()
+        if isinstance(self.projection, Linear):
+            nn.init.normal_(self.projection.weight, std=0.02)
+            nn.init.zeros_(self.projection.bias)
         self.mask_token = nn.Parameter(torch.zeros(width)) if masked else None
         if self.mask_token is not None:
             nn.init.uniform_(self.mask_token)

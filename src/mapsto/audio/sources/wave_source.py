@@ -1,4 +1,4 @@
-"""Sounds as waves: a token holds the samples from which the convolutions of wav2vec 2.0, HuBERT and WavLM compute it.
+"""Sounds as waves: a token holds the samples from which the convolutions of wav2vec 2.0, HuBERT, WavLM and Moonshine compute it.
 
 Tokens overlap by what the convolutions read beyond their stride, so that a clip can be cut between any two tokens, and is then
 computed as if no more had been recorded. A group norm runs over all samples of a clip, so the last token also holds those left
@@ -104,8 +104,8 @@ class WaveSource(SoundSourceBase, Source):
             "padding_value": 0.0,
             "padding_side": "right",
             "do_normalize": self.normalised,
-            # Where a group norm runs over padding, models were trained without a mask of attention.
-            "return_attention_mask": self.front.norm == "layer",
+            # With a group norm, models were trained without a mask of attention.
+            "return_attention_mask": self.front.norm != "group",
         }
         files.write_atomic(folder / PROCESSOR_FILE, (json.dumps(processor, indent=1) + "\n").encode())
         return {"mask_time_prob": 0.05 if self.masked else 0.0, "mask_feature_prob": 0.0}
@@ -125,20 +125,25 @@ class WaveSource(SoundSourceBase, Source):
         return standardised
 
     def _piece(self, value: Sound, aligned: bool) -> Piece:
-        """Return the piece of one sound. aligned: whether it tells the seconds of each token.
+        """Return the piece of one sound. aligned: whether it tells the seconds of each token."""
+        return self._encode(self.normalise(value.decode(RATE)), 0, value.info.seconds if aligned else None)
 
-        Sounds that are shorter than a token have zeros behind them.
+    def _encode(self, samples: Samples, begin: int, seconds: float | None) -> Piece:
+        """Return the piece of the prepared samples (n,) of a sound, or of a window of one.
+
+        Samples that are fewer than those of a token have zeros behind them.
+        begin: number of the first token within the sound. seconds: the length of the sound, if tokens tell theirs.
         """
-        samples = self.normalise(value.decode(RATE))
-        samples = np.pad(samples, (0, max(0, self.front.field - len(samples))))
-        tokens = self._tokens(samples)
-        count, seconds = len(tokens), value.info.seconds
+        tokens = self._tokens(np.pad(samples, (0, max(0, self.front.field - len(samples)))))
+        count = len(tokens)
         alignment = units = None
-        if aligned:
-            edges = np.arange(count + 1) * self.token_seconds
-            edges[-1] = max(seconds, edges[-2] + 1 / RATE)
+        if seconds is not None:
+            edges = (begin + np.arange(count + 1)) * self.token_seconds
+            # The last token has what is left of the samples, too.
+            end = min(seconds, begin * self.token_seconds + len(samples) / RATE)
+            edges[-1] = max(end, edges[-2] + 1 / RATE)
             alignment = Alignment(np.stack([edges[:-1], edges[1:]], axis=-1)[:, None], np.array([[0, seconds]]))
-            units = np.arange(count)
+            units = begin + np.arange(count)
         return Piece(self.kind, tokens, np.arange(count)[:, None], np.zeros(count, np.bool_), alignment, units)
 
     def _tokens(self, samples: Samples) -> NDArray[np.float32]:

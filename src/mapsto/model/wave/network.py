@@ -1,7 +1,7 @@
-"""Convolutional network over a waveform, the front of wav2vec 2.0 (Baevski et al. 2020), HuBERT and WavLM.
+"""Convolutional network over a waveform, the front of wav2vec 2.0 (Baevski et al. 2020), HuBERT, WavLM and Moonshine.
 
 No convolution is padded, so a token depends on the samples of its receptive field alone (25 ms), with one exception: with a group
-norm, the first layer standardises each channel over all of the clip, samples behind the last token included.
+or clip norm, the first layer standardises over all of the clip, samples behind the last token included.
 It holds about 2 kB of activations for each sample, and computes clips one at a time.
 
 Legend of shapes: n clips, c channels, s samples, t tokens, d channels of the last layer.
@@ -26,11 +26,17 @@ class WaveConfig(ConvolutionConfig):
     # Samples of the kernel and of the stride of each convolution.
     kernels: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
+    # Whether the convolutions have biases, and whether the first one has, if that differs.
     bias: bool = False
-    # A group norm over time behind the first convolution, or a layer norm over channels behind each.
-    norm: Literal["group", "layer"] = "group"
+    first_bias: bool | None = None
+    # A group norm of each channel over time behind the first convolution ("group"), a layer norm over channels behind each
+    # ("layer"), or one norm over all channels and all of the clip, behind the activation of the first layer ("clip").
+    norm: Literal["group", "layer", "clip"] = "group"
+    # Activation of the layers, and of the first one, if that differs.
     activation: Activation = "gelu"
-    # Epsilon of the layer norm in front of the map to the width of the Transformer; None: no norm.
+    first_activation: Activation | None = None
+    # Whether a linear map to the width of the Transformer follows, and the epsilon of the layer norm before it; None: no norm.
+    projected: bool = True
     projection_epsilon: float | None = 1e-5
 
     def __str__(self) -> str:
@@ -54,6 +60,14 @@ class WaveConfig(ConvolutionConfig):
             size, stride = size + (kernel - 1) * stride, stride * step
         return size
 
+    def has_bias(self, layer: int) -> bool:
+        """Return whether the convolution of a layer, from 0, has a bias."""
+        return self.bias if layer or self.first_bias is None else self.first_bias
+
+    def activation_of(self, layer: int) -> Activation:
+        """Return the activation of a layer, from 0."""
+        return self.activation if layer or self.first_activation is None else self.first_activation
+
     def num_tokens(self, num_samples: int) -> int:
         """Return the number of tokens of a clip of at least `field` samples."""
         return (num_samples - self.field) // self.stride + 1
@@ -63,13 +77,14 @@ class WaveConfig(ConvolutionConfig):
 
 
 class WaveLayer(nn.Module):
-    """A convolution, a norm if the configuration has one in this layer, and an activation: (n, c, s) → (n, d, t)."""
+    """A convolution and an activation, with a norm if the configuration has one in this layer: (n, c, s) → (n, d, t)."""
 
     def __init__(self, config: WaveConfig, layer: int) -> None:
         super().__init__()
-        width, self.activation = config.widths[layer], config.activation
+        width, self.activation = config.widths[layer], config.activation_of(layer)
         in_channels = config.widths[layer - 1] if layer else 1
-        self.conv = nn.Conv1d(in_channels, width, config.kernels[layer], config.strides[layer], bias=config.bias)
+        kernel, stride = config.kernels[layer], config.strides[layer]
+        self.conv = nn.Conv1d(in_channels, width, kernel, stride, bias=config.has_bias(layer))
         nn.init.kaiming_normal_(self.conv.weight)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -77,15 +92,21 @@ class WaveLayer(nn.Module):
         if config.norm == "layer":
             self.norm = LayerNorm(width)
         elif layer == 0:
-            self.norm = nn.GroupNorm(width, width)
+            self.norm = nn.GroupNorm(1 if config.norm == "clip" else width, width)
+        self.is_normed_last = config.norm == "clip"
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if isinstance(self.norm, LayerNorm):
-            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
-        elif self.norm is not None:
-            x = self.norm(x)
-        return ACTIVATIONS[self.activation](x)
+        x, activate = self.conv(x), ACTIVATIONS[self.activation]
+        return self._normalise(activate(x)) if self.is_normed_last else activate(self._normalise(x))
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        """Return x (n, d, t) behind the norm, or x itself if the layer has none."""
+        if self.norm is None:
+            return x
+        normed: Tensor = (
+            self.norm(x.transpose(1, 2)).transpose(1, 2) if isinstance(self.norm, LayerNorm) else self.norm(x)
+        )
+        return normed
 
 
 class WaveNetwork(Network):
