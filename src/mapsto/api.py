@@ -463,8 +463,8 @@ def load(name: str | Path, device: str = "auto", precision: str = "auto", engine
 
     engine: what computes an exported file, "onnx" (ONNX Runtime) or "openvino"; "local" chooses by its form, and takes a folder
         too.
-    Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family, and UsageError for an engine that
-    does not open it or is not installed.
+    Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family, and UsageError for an
+        engine that does not open it or is not installed.
     """
     mapping = model_folder.load_mapping(name, engine)
     if is_exported(name):

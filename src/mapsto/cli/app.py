@@ -161,8 +161,8 @@ Engine = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="onnx, openvino: compute a file of `mapsto export` with ONNX Runtime, or OpenVINO (the extras `export`, `openvino`). "
-        "local: by the form of the file, or a folder.",
+        help="onnx, openvino: compute a file of `mapsto export` in ONNX Runtime or OpenVINO (the extras `export`, "
+        "`openvino`). local: by the form of the file, or a folder.",
     ),
 ]
 CsvSafe = Annotated[

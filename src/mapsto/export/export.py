@@ -25,7 +25,15 @@ from mapsto.model.familiarity import sample_rows
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.pretrained import model_folder
-from mapsto.pretrained.exported.container import FORMAT, RECORD_KEY, SUFFIX, Graph, exported_files, file_entries, seal_files
+from mapsto.pretrained.exported.container import (
+    FORMAT,
+    RECORD_KEY,
+    SUFFIX,
+    Graph,
+    exported_files,
+    file_entries,
+    seal_files,
+)
 from mapsto.pretrained.exported.engines import ENGINES, ENGINES_OF
 from mapsto.pretrained.exported.interface import HIDDEN, batch_inputs, compute_outputs, to_arrays
 from mapsto.pretrained.exported.ir_files import IR_SUFFIX, weights_path
@@ -121,7 +129,7 @@ def export_mapping(
     settings: ExportSettings | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Export:
-    """Export a model to the file `out` (and its weights beside it for OpenVINO), after its parity was checked on rows of the user.
+    """Export a model to the file `out`, for OpenVINO with its weights beside it, after its parity was checked on the user's rows.
 
     table: the rows; None for those that the model's fit held out. say: prints a line on what is done.
     Raises UsageError for a model that cannot be exported, DataError without rows to check the export on, and RunError if parity

@@ -1,7 +1,7 @@
 """The graph of a mapping in OpenVINO's intermediate representation (IR), made of its graph in ONNX.
 
-OpenVINO's converter of torch programs is not used: it lacks operations of poolings (`index_add`, version 2026.4). From ONNX it takes
-all of them, and fuses attention all the same.
+OpenVINO's converter of torch programs is not used: it lacks an operation of pooling (`index_add`, version 2026.4). From ONNX it
+takes all of them, and fuses attention all the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 from mapsto.errors import UsageError
 from mapsto.pretrained.exported.container import Graph
-from mapsto.pretrained.exported.openvino_session import first_line, import_openvino
 from mapsto.pretrained.exported.ir_files import weights_path
+from mapsto.pretrained.exported.openvino_session import first_line, import_openvino
 
 
 def convert_to_ir(model: bytes) -> Graph:

@@ -151,9 +151,9 @@ def load_mapping(name: str | Path, engine: str = LOCAL) -> Mapping:
     Raises CheckpointError as `open_model_folder`, and if weights that the arrow needs are missing. Raises UsageError for an
     engine that does not open this model.
     """
-    chosen = choose_engine(name, engine)
-    if chosen is not None:
-        return open_exported(Path(name).expanduser(), _load_skeleton, chosen)
+    exported_engine = choose_engine(name, engine)
+    if exported_engine is not None:
+        return open_exported(Path(name).expanduser(), _load_skeleton, exported_engine)
     return _read_whole(name, _load_mapping)
 
 

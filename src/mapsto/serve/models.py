@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mapsto.errors import MapstoError, RunError, UsageError, near
-from mapsto.pretrained.exported.container import IR_SUFFIX, SUFFIX, exported_files, is_exported
+from mapsto.pretrained.exported.container import SUFFIX, exported_files, is_exported
+from mapsto.pretrained.exported.ir_files import IR_SUFFIX
 from mapsto.pretrained.location import HUB_PREFIX, find_folder
 from mapsto.pretrained.model_folder import load_mapping, signature_of
 from mapsto.serve.refusals import Refusal
@@ -77,7 +78,10 @@ def name_models(places: Sequence[str]) -> dict[str, str]:
         name, sign, place = argument.partition("=")
         if not sign or not name or "/" in name:
             place = argument
-            name = Path(place.removeprefix(HUB_PREFIX)).resolve().name.removesuffix(SUFFIX).removesuffix(IR_SUFFIX) or place
+            name = (
+                Path(place.removeprefix(HUB_PREFIX)).resolve().name.removesuffix(SUFFIX).removesuffix(IR_SUFFIX)
+                or place
+            )
         if name in folders:
             raise UsageError(f"two models have the name {name!r}; give one of them another: OTHER={place}")
         locate(place)

@@ -2,8 +2,8 @@
 
 An ONNX model is one file, whose metadata has a record in JSON, the small files of the model folder (tokenizer, settings,
 mapsto.json), and the parity rows. So one file is enough, and any runtime opens it. The seal is a last entry of the metadata with
-the SHA-256 of all bytes before it, which protobuf allows since a message may be written in parts. It is checked before any part of
-the file is parsed. A model in OpenVINO's form is two files with the same entries, see `ir_files`.
+the SHA-256 of all bytes before it, which protobuf allows since a message may be written in parts. It is checked before any part
+of the file is parsed. A model in OpenVINO's form is two files with the same entries, see `ir_files`.
 """
 
 from __future__ import annotations

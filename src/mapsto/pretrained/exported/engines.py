@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mapsto.errors import UsageError
 from mapsto.options import require_choice
-from mapsto.pretrained.exported.container import IR_SUFFIX, SUFFIX, is_exported
+from mapsto.pretrained.exported.container import SUFFIX, is_exported
+from mapsto.pretrained.exported.ir_files import IR_SUFFIX
 from mapsto.pretrained.exported.onnx_session import OnnxSession
 from mapsto.pretrained.exported.openvino_session import OpenVinoSession
-from mapsto.pretrained.exported.session import Session
 
 # "local" is for folders, and for exported files the first engine of their form.
 LOCAL = "local"
@@ -33,5 +33,7 @@ def choose_engine(name: str | Path, engine: str) -> str | None:
     if engine == LOCAL:
         return ENGINES_OF[suffix][0]
     if engine not in ENGINES_OF[suffix]:
-        raise UsageError(f"--engine {engine} does not open {name}, which is for OpenVINO alone; export it with --to onnx")
+        raise UsageError(
+            f"--engine {engine} does not open {name}, which is for OpenVINO alone; export it with --to onnx"
+        )
     return engine

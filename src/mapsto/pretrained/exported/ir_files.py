@@ -1,9 +1,9 @@
 """The two files of an exported model in OpenVINO's intermediate representation (IR): an .xml file and its weights, .bin.
 
 The `rt_info` of the .xml, where OpenVINO keeps facts on a model, has everything else as one text in JSON under the name "mapsto":
-the record, the small files of the model folder and the parity rows. So the two files are enough, and OpenVINO opens them. A comment
-at the end of the .xml is the seal: the SHA-256 of the weights, and that of all bytes before it. Both are checked before anything is
-parsed.
+the record, the small files of the model folder and the parity rows. So the two files are enough, and OpenVINO opens them. The
+seal is a comment at the end of the .xml: the SHA-256 of the weights, and that of all bytes before it. Both are checked before
+anything is parsed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def seal_ir(xml: bytes, weights: bytes, entries: Dict[str, str]) -> bytes:
     info = ElementTree.SubElement(root, INFO_TAG) if info is None else info
     # JSON in ASCII has no character that an attribute would lose, such as the end of a line.
     ElementTree.SubElement(info, ENTRIES_TAG, value=json.dumps(entries))
-    content = ElementTree.tostring(root, "utf-8", xml_declaration=True) + b"\n" + SEAL_START + _hash(weights) + SEAL_MIDDLE
+    text: bytes = ElementTree.tostring(root, "utf-8", xml_declaration=True)
+    content = b"".join([text, b"\n", SEAL_START, _hash(weights), SEAL_MIDDLE])
     return content + _hash(content) + SEAL_END
 
 
