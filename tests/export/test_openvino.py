@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +59,15 @@ def test_it_answers_like_its_model(exported: Exported) -> None:
         expected, answer = (which(text) for which in (model, opened))
         assert answer["label"]["scores"] == pytest.approx(expected["label"]["scores"], abs=1e-5)
         assert [span["text"] for span in answer["tags"]["tags"]] == [span["text"] for span in expected["tags"]["tags"]]
+
+
+def test_threads_that_ask_at_the_same_time_get_their_own_answers(exported: Exported) -> None:
+    opened = mapsto.load(exported.file)
+    texts = [f"winter is {'long ' * length}" for length in range(1, 17)]
+    expected = [opened(text)["label"]["probability"] for text in texts]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(opened, texts))
+    assert [answer["label"]["probability"] for answer in answers] == pytest.approx(expected, abs=1e-6)
 
 
 def test_openvino_reads_all_that_answering_needs_without_mapsto(exported: Exported) -> None:

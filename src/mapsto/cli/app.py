@@ -157,7 +157,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[
     str, typer.Option(help="auto, bf16 or fp32; int4, 4 bits a weight, for generated answers on a CPU.")
 ]
-Engine = Annotated[
+ExportedEngine = Annotated[
     str,
     typer.Option(
         "--engine",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Data, Delimiter, Device, Encoding, Engine, Group, Json, Model, Precision, app
+from mapsto.cli.app import Data, Delimiter, Device, Encoding, ExportedEngine, Group, Json, Model, Precision, app
 from mapsto.errors import UsageError
 from mapsto.options import MAX_SKIPPED, RowPolicy, TextFormat
 
@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    engine: Engine = "local",
+    engine: ExportedEngine = "local",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     json: Json = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, ExportedEngine, Input, Json, Model, Precision, Texts, app
 from mapsto.cli.prediction.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.prediction.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
@@ -351,6 +351,7 @@ def embed(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: ExportedEngine = "local",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     json: Json = False,
@@ -371,7 +372,7 @@ def embed(
     if out is not None:
         require_writable(out)
     announce_output(out)
-    embedder = Embedder(load_mapping(model), device, precision, pooling)
+    embedder = Embedder(load_mapping(model, engine), device, precision, pooling)
     style = OutputStyle(("jsonl", "parquet"), csv_safe, overwrite=overwrite)
     counts = write_answers(embedder, inputs, out, json, style)
     report_counts(counts, embedder.cut_rows)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mapsto.cli.app import Device, Engine, Host, Log, Port, Precision, app
+from mapsto.cli.app import Device, ExportedEngine, Host, Log, Port, Precision, app
 from mapsto.errors import UsageError
 
 MISSING = "serving needs further packages: pip install 'mapsto[serve]'"
@@ -50,7 +50,7 @@ def serve(
     log: Log = "lines",
     device: Device = "auto",
     precision: Precision = "auto",
-    engine: Engine = "local",
+    engine: ExportedEngine = "local",
 ) -> None:
     """Serve models over HTTP: predict, embed, explain, generate and more, with a page to try them at /."""
     from mapsto.cli.output import print_status
