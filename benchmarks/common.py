@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,34 @@ def take_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, l
         for name, way in ways.items():
             found[name].append(way())
     return found
+
+
+class OwnProcess:
+    """A method that runs in a process of its own, where no threads or memory of other engines slow it, as a user would run it.
+
+    make: a function of a module that builds the method, from picklable `settings`; it is called in the process, once.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], Any]], *settings: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.calls, other = context.Pipe()
+        context.Process(target=_answer_calls, args=(other, make, settings), daemon=True).start()
+        other.close()
+        self.calls.recv()
+
+    def __call__(self) -> Any:
+        """Call the method in its process, and return its result. Raises EOFError where the process has failed."""
+        self.calls.send(None)
+        return self.calls.recv()
+
+
+def _answer_calls(calls: Connection, make: Callable[..., Callable[[], Any]], settings: Sequence[object]) -> None:
+    """Build a method, and send its result for each call that is received."""
+    method = make(*settings)
+    calls.send(None)
+    while True:
+        calls.recv()
+        calls.send(method())
 
 
 class Kept:

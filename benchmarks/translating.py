@@ -8,7 +8,7 @@ Part `pretraining`: with 4,000 pairs, a model pretrained on the sentences of bot
 compared with random weights by `mapsto.compare`.
 Part `decoding`: a published T5 (--decode FOLDER) translates the test sentences greedily, by mapsto, `transformers` and
 CTranslate2, in turns. An engine counts only where its texts are as good.
-Part `stream`: one answer after another of a published decoder (--stream FOLDER), in turns.
+Part `stream`: one answer after another of a published decoder (--stream FOLDER), in turns, each engine in a process of its own.
 Part `beginnings`: prompts that share an instruction, by the same decoder, with the instruction read once and for each prompt.
 """
 
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import DATA, Kept, ratio, record, spread, take_turns
+from common import DATA, Kept, OwnProcess, ratio, record, spread, take_turns
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -294,22 +294,32 @@ def measure_decoding(folder: Path, num_sources: int, rounds: int, threads: int) 
     return lines
 
 
-def measure_stream(folder: Path, gguf: str | None, rounds: int) -> list[str]:
-    """Return the lines of the table of single answers by a published decoder. gguf: the same model in 4 bits, for llama.cpp."""
-    tokenizer, decoding = AutoTokenizer.from_pretrained(folder), mapsto.Decoding(longest=STREAMED_TOKENS)
-    texts: dict[str, list[str]] = {}
-    counts: dict[str, int] = {}
+# The seconds that all prompts took, and the texts of their answers.
+Streamed = tuple[float, list[str]]
 
-    def ours(name: str, model: mapsto.Model) -> float:
-        start = time.perf_counter()
-        texts[name] = [model.predict([prompt], decoding=decoding)[0]["text"] for prompt in PROMPTS]
-        took = time.perf_counter() - start
-        counts[name] = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
-        return took
 
-    def theirs(name: str, reference: Any) -> float:
+def stream_ours(folder: Path, precision: Any) -> Callable[[], Streamed]:
+    """Return a function that answers each prompt by mapsto."""
+    model, decoding = mapsto.load(folder, "cpu", precision), mapsto.Decoding(longest=STREAMED_TOKENS)
+
+    def run() -> Streamed:
         start = time.perf_counter()
-        texts[name], counts[name] = [], 0
+        texts = [model.predict([prompt], decoding=decoding)[0]["text"] for prompt in PROMPTS]
+        return time.perf_counter() - start, texts
+
+    return run
+
+
+def stream_transformers(folder: Path, dtype: torch.dtype) -> Callable[[], Streamed]:
+    """Return a function that answers each prompt by `transformers`."""
+    tokenizer, network = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=dtype),
+    )
+    network.eval()
+
+    def run() -> Streamed:
+        start, texts = time.perf_counter(), []
         for prompt in PROMPTS:
             # mapsto asks a chat model by its template too.
             turns = [{"role": "user", "content": prompt}]
@@ -319,46 +329,61 @@ def measure_stream(folder: Path, gguf: str | None, rounds: int) -> list[str]:
                 else tokenizer(prompt, return_tensors="pt")
             )
             with torch.inference_mode():
-                output = reference.generate(**inputs, max_new_tokens=STREAMED_TOKENS, do_sample=False)
+                output = network.generate(**inputs, max_new_tokens=STREAMED_TOKENS, do_sample=False)
             new = output[0, inputs["input_ids"].shape[1] :]
-            texts[name].append(tokenizer.decode(new, skip_special_tokens=True).strip())
-        took = time.perf_counter() - start
-        counts[name] = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
-        return took
+            texts.append(tokenizer.decode(new, skip_special_tokens=True).strip())
+        return time.perf_counter() - start, texts
 
-    def llama(name: str, server: Any) -> float:
-        start = time.perf_counter()
-        texts[name] = []
+    return run
+
+
+def stream_llama(gguf: str, threads: int) -> Callable[[], Streamed]:
+    """Return a function that answers each prompt by llama.cpp. gguf: the model's file."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.n_ctx = gguf, 512
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(settings)
+
+    def run() -> Streamed:
+        start, texts = time.perf_counter(), []
         for prompt in PROMPTS:
             asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": STREAMED_TOKENS, "temperature": 0}
-            texts[name].append(server.handle_chat_completions(asked)["choices"][0]["message"]["content"].strip())
-        took = time.perf_counter() - start
-        counts[name] = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
-        return took
+            texts.append(server.handle_chat_completions(asked)["choices"][0]["message"]["content"].strip())
+        return time.perf_counter() - start, texts
 
-    engines: dict[str, Callable[[], float]] = {}
+    return run
+
+
+def measure_stream(folder: Path, gguf: str | None, rounds: int) -> list[str]:
+    """Return the lines of the table of single answers by a published decoder. gguf: the same model in 4 bits, for llama.cpp."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    engines: dict[str, OwnProcess] = {}
     for precision in ("fp32", "bf16", "int4"):
-        engines[f"mapsto, {precision}"] = partial(ours, f"mapsto, {precision}", mapsto.load(folder, "cpu", precision))
+        engines[f"mapsto, {precision}"] = OwnProcess(stream_ours, folder, precision)
     for name, dtype in (("transformers, fp32", torch.float32), ("transformers, bf16", torch.bfloat16)):
-        engines[name] = partial(theirs, name, AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval())
+        engines[name] = OwnProcess(stream_transformers, folder, dtype)
     if gguf is not None:
-        import xllamacpp
+        engines["llama.cpp, 4 bits"] = OwnProcess(stream_llama, gguf, torch.get_num_threads())
+    texts: dict[str, list[str]] = {}
 
-        settings = xllamacpp.CommonParams()
-        settings.model.path, settings.n_ctx = gguf, 512
-        settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = torch.get_num_threads()
-        engines["llama.cpp, 4 bits"] = partial(llama, "llama.cpp, 4 bits", xllamacpp.Server(settings))
-    seconds = take_turns(engines, rounds)
+    def seconds_a_token(name: str) -> float:
+        seconds, texts[name] = engines[name]()
+        return seconds / sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts[name])
+
+    ways = {name: partial(seconds_a_token, name) for name in engines}
+    take_turns(ways, 1)  # the first answers of a process are slower
+    each = take_turns(ways, rounds)
     lines = [
-        "| engine | tokens/s | texts as in fp32 | the engine's speed / that of mapsto in bf16 |",
-        "|---|---|---|---|",
+        "| engine | tokens/s | texts as in fp32 | its speed / that of transformers in bf16 | int4's speed / its speed |",
+        "|---|---|---|---|---|",
     ]
-    of_ours = [value / counts["mapsto, bf16"] for value in seconds["mapsto, bf16"]]
-    for name, took in seconds.items():
+    for name, seconds in each.items():
         equal = statistics.fmean(a == b for a, b in zip(texts[name], texts["mapsto, fp32"], strict=True))
-        each = [value / counts[name] for value in took]
-        rates = [1 / value for value in each]
-        lines.append(f"| {name} | {spread(rates, 1)} | {100 * equal:.0f} % | {ratio(of_ours, each)} |")
+        rates = [1 / value for value in seconds]
+        ratios = f"{ratio(each['transformers, bf16'], seconds)} | {ratio(seconds, each['mapsto, int4'])}"
+        lines.append(f"| {name} | {spread(rates, 1)} | {100 * equal:.0f} % | {ratios} |")
     return lines
 
 
@@ -423,7 +448,8 @@ def main() -> None:
         record("Decoding of many sources (benchmarks/translating.py)", lines)
     if "stream" in parts and options.stream:
         lines = [
-            f"Greedy, one answer of at most {STREAMED_TOKENS} tokens at a time, {torch.get_num_threads()} threads.",
+            f"Greedy, one answer of at most {STREAMED_TOKENS} tokens at a time, {torch.get_num_threads()} threads; each engine "
+            "in a process of its own.",
             "",
         ]
         lines += measure_stream(Path(options.stream), options.gguf, options.rounds)

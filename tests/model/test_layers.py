@@ -1,4 +1,4 @@
-"""Layers with kernels of their own equal their definition: dropout, gated GELU, packed and split products."""
+"""Layers with kernels of their own equal their definition: norms, dropout, gated GELU, packed and split products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mapsto.model import matmul
-from mapsto.model.layers import ACTIVATIONS, Activation, Dropout, GatedGelu, Linear
+from mapsto.model.layers import ACTIVATIONS, Activation, Dropout, GatedGelu, Linear, RMSNorm, TransformConfig
 from mapsto.model.matmul import SplitLinear, can_pack
 from mapsto.model.vocabulary_head import VocabularyHead
 
@@ -102,3 +102,43 @@ def test_a_head_over_a_vocabulary_that_is_packed_gives_the_same_logits(dtype: to
     kept = [weight for weight in (head.packed, head.converted) if weight is not None]
     # Of fp32 there is nothing to keep; in bf16 no step converts the table again.
     assert len(kept) == (dtype == torch.bfloat16)
+
+
+def test_an_rms_norm_in_bf16_equals_its_definition_with_its_gradients() -> None:
+    torch.manual_seed(0)
+    norm = RMSNorm(48, eps=1e-2)
+    torch.nn.init.normal_(norm.weight)
+    found, expected = ((0.3 * torch.randn(5, 7, 48)).bfloat16().requires_grad_() for _ in range(2))
+    expected.data.copy_(found.data)
+    out = norm(found)
+    exact = F.rms_norm(expected.float(), [48], norm.weight.detach(), 1e-2)
+    torch.testing.assert_close(out.float(), exact, atol=2e-2, rtol=2e-2)
+    gradient = torch.randn_like(exact)
+    out.backward(gradient.bfloat16())
+    exact.backward(gradient)
+    assert found.grad is not None and expected.grad is not None
+    torch.testing.assert_close(found.grad.float(), expected.grad.float(), atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_the_likeliest_tokens_of_a_head_of_4_bits_have_exact_logits(
+    has_bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mapsto.model.vocabulary_head.REFINED_TOKENS", 5)
+    torch.manual_seed(0)
+    transform = TransformConfig(dense=False, norm=False, head_bias=has_bias, head_weight=True)
+    head, x = VocabularyHead(64, transform, torch.nn.Embedding(304, 64)), torch.randn(3, 64).bfloat16()
+    assert head.weight is not None
+    torch.nn.init.normal_(head.weight)
+    if head.bias is not None:
+        torch.nn.init.normal_(head.bias)
+    with torch.inference_mode():
+        exact = F.linear(x.float(), head.weight, head.bias)
+        head.pack(torch.bfloat16, quantize=True)
+        assert isinstance(head.packed, matmul.Int4Weight)
+        logits = head(x)
+        likeliest = logits.topk(3).indices
+        assert torch.equal(likeliest, exact.topk(3).indices)
+        torch.testing.assert_close(logits.gather(1, likeliest), exact.gather(1, likeliest), atol=1e-4, rtol=1e-4)
+        # The others are those of the rounded weights.
+        assert 1e-3 < float((logits - exact).abs().mean()) < 1

@@ -99,9 +99,9 @@ def start_decoding(encoder: Transformer, decoder: Transformer, x: Tensor, batch:
     """
     self_recorder, cross_recorder = Recorder(), Recorder()
     hidden, (sources, answers) = _run(encoder, decoder, x, batch, (self_recorder, cross_recorder))
-    memory = Memory(cross_recorder.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
-    layers = self_recorder.gather(answers.starts(batch.starts + batch.lengths), batch.answer_lengths)
-    return hidden, KeyValueCache(layers, batch.answer_lengths, memory)
+    memory = Memory(*cross_recorder.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
+    keys, values = self_recorder.gather(answers.starts(batch.starts + batch.lengths), batch.answer_lengths)
+    return hidden, KeyValueCache(keys, values, batch.answer_lengths, memory)
 
 
 def _run(

@@ -156,8 +156,8 @@ class Mapping(nn.Module):
         recorder = Recorder() if beginning is None else Continuation(beginning)
         lengths = batch.lengths + batch.answer_lengths
         hidden = self.transformer(x, batch, store=recorder)
-        layers = recorder.gather(batch.starts, lengths)
-        return hidden, KeyValueCache(layers, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
+        keys, values = recorder.gather(batch.starts, lengths)
+        return hidden, KeyValueCache(keys, values, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
 
     def attention_weights(self, batch: Batch, heads: Sequence[tuple[int, int]]) -> Tensor:
         """Return the weights (k, l, s) of heads of cross-attention; see `encoder_decoder.attention_weights`."""
@@ -172,7 +172,7 @@ class Mapping(nn.Module):
         return is_causal and config.positions != "relative" and config.window is None
 
     def read_beginning(self, batch: Batch) -> KeyValueLayers:
-        """Return the keys and values in each layer, (1, h, p, e) each, of the p tokens of a batch with one example.
+        """Return the keys and values in all m layers, (m, 1, h, p, e) each, of the p tokens of a batch with one example.
 
         For a model with `can_share_beginnings`.
         """
@@ -377,7 +377,7 @@ class Mapping(nn.Module):
             stack.pack(dtype, quantize=quantize and stack is mapping.stacks[-1])
         for head in mapping.heads:
             if isinstance(head, VocabularyHead):
-                head.pack(dtype)
+                head.pack(dtype, quantize)
         return mapping
 
     def require_weights(self, purpose: str) -> None:

@@ -382,7 +382,7 @@ class Transformer(nn.Module):
         x: embedded tokens, (b, input_width). place: index of the answer's piece within an example.
         cache: keys and values of all earlier tokens; each new token gets the position after the last of them.
         """
-        cache.reserve()
+        cache.begin_step()
         # A text has one axis of position; further axes, of pictures, stay 0.
         positions = F.pad(cache.lengths[:, None, None], (0, cache.axes - 1))
         x = self._embed(x[:, None], positions, torch.full_like(cache.lengths[:, None], place))

@@ -1,6 +1,6 @@
 """The head that predicts tokens of a vocabulary, and its loss.
 
-Legend of shapes: m tokens, d width, v vocabulary.
+Legend of shapes: m tokens, d width, v vocabulary, k of the likeliest tokens.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from mapsto.model import matmul
 from mapsto.model.layers import Transform, TransformConfig
+
+# With output weights of 4 bits, so many of the likeliest tokens get logits from the weights that were rounded.
+REFINED_TOKENS = 64
 
 ROWS_AT_ONCE = 32  # rows of logits that are exponentiated in fp32 at a time, which bounds memory
 
@@ -45,20 +48,34 @@ class VocabularyHead(nn.Module):
         x = x if self.scale is None else x * self.scale
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if self.packed is not None:
-            return self.packed.linear(x, bias)
+            logits = self.packed.linear(x, bias)
+            return self._refine(logits, x) if isinstance(self.packed, matmul.Int4Weight) else logits
         weight = self._output_weight if self.converted is None else self.converted
         return F.linear(x, weight.to(x.dtype), bias)
 
-    def pack(self, dtype: torch.dtype) -> None:
+    def _refine(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Return the logits (m, v) in fp32, those of the likeliest tokens computed from the weights that were not rounded.
+
+        The choice among these tokens thus does not suffer from the rounding.
+        logits: (m, v), from weights of 4 bits. x: (m, d), what the output weights multiply.
+        """
+        likeliest = logits.topk(min(REFINED_TOKENS, logits.shape[-1])).indices
+        refined = (F.embedding(likeliest, self._output_weight).float() @ x.float()[..., None])[..., 0]
+        if self.bias is not None:
+            refined += self.bias[likeliest]
+        return logits.float().scatter_(-1, likeliest, refined)
+
+    def pack(self, dtype: torch.dtype, quantize: bool = False) -> None:
         """Keep a copy of the output weights in `dtype`, so that a step of decoding need not convert the whole table.
 
-        Afterwards the head cannot be trained any more.
+        Afterwards the head cannot be trained any more. quantize: whether the copy has 4 bits for each number, where its
+        dimensions allow it.
         """
         weight = self._output_weight.detach()
         if weight.dtype == dtype:
             return
         self.converted = weight.to(dtype)
-        self.packed = matmul.pack_weight(self.converted)
+        self.packed = matmul.pack_weight(self.converted, quantize)
         if self.packed is not None:
             self.converted = None
 
