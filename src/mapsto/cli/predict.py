@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, ExportedEngine, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.app import (
+    CsvSafe,
+    Delimiter,
+    Device,
+    Encoding,
+    ExportedEngine,
+    Input,
+    Json,
+    Model,
+    Precision,
+    Texts,
+    app,
+)
 from mapsto.cli.prediction.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.prediction.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
