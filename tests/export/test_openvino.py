@@ -28,6 +28,8 @@ from mapsto.pretrained.exported.openvino_session import import_openvino
 HAS_OPENVINO = find_spec("openvino") is not None
 needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason="the extra [openvino] is not here")
 SETTINGS = ExportSettings("openvino")
+# One process makes the file that most of these tests read.
+pytestmark = pytest.mark.xdist_group("openvino")
 
 
 @dataclass
