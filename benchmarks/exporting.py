@@ -1,4 +1,4 @@
-"""Compare our own engine with files of `mapsto export` in ONNX Runtime: one text of 16 tokens, and many texts.
+"""Compare our own engine with files of `mapsto export` in ONNX Runtime and OpenVINO: one text of 16 tokens, and many texts.
 
 A classifier on MiniLM answers SST-2, in turns in one run. Two figures each: the call that users make, and the network alone on
 inputs that are ready. Seconds of the processor stand beside seconds of the clock, which other work on the machine lengthens.
@@ -83,6 +83,8 @@ def main() -> None:
         notes += [f"{name}: {line}" for line in exported.lines()[:1]]
         models[name] = mapsto.load(exported.path)
         assert isinstance(models[name].mapping, SessionMapping)
+    # The same file in the other engine.
+    models["exported, fp32, OpenVINO"] = mapsto.load(folder / "onnx.onnx", engine="openvino")
     texts = test.column("text")[: arguments.texts]
     examples = make_examples(model.mapping, test.select(range(arguments.texts)))
     number = next(index for index, example in enumerate(examples) if len(example) == TOKENS)

@@ -374,10 +374,11 @@ class Model:
         encoding: str | None = None,
         delimiter: str | None = None,
     ) -> Export:
-        """Write the model to one file that ONNX Runtime opens, after its answers were checked on rows of yours.
+        """Write the model to a file that ONNX Runtime or OpenVINO opens, after its answers were checked on rows of yours.
 
         `mapsto.load` opens the file like a folder, for predictions, vectors and scores.
-        path: the file, with the ending .onnx. to: "onnx" (fp32) or "int8".
+        path: the file, with the ending .onnx, or .xml for OpenVINO, whose weights are in a .bin file beside it.
+        to: "onnx" (fp32), "int8" (ONNX), or "openvino" (fp32).
         rows: a table or a list of values like those the model will read; by default the rows that its fit held out.
         agreement: the smallest share of rows whose answer in int8 is that in fp32.
         kept_rows: the number of rows whose tokens are kept in the file, to check it again on other processors; 0 keeps none.
@@ -457,12 +458,15 @@ def push(folder: str | Path, name: str, *, public: bool = False, progress: Progr
     return hub.push(Path(folder), name, public=public, say=(progress or Progress()).say)
 
 
-def load(name: str | Path, device: str = "auto", precision: str = "auto") -> Model:
+def load(name: str | Path, device: str = "auto", precision: str = "auto", engine: str = "local") -> Model:
     """Open a model from a folder, an exported file, or the Hugging Face hub by its name (`hf:user/name`).
 
-    Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family.
+    engine: what computes an exported file, "onnx" (ONNX Runtime) or "openvino"; "local" chooses by its form, and takes a folder
+        too.
+    Raises CheckpointError when the model is damaged, unsafe to open or of an unsupported family, and UsageError for an
+        engine that does not open it or is not installed.
     """
-    mapping = model_folder.load_mapping(name)
+    mapping = model_folder.load_mapping(name, engine)
     if is_exported(name):
         return Model(mapping, device, precision)
     # The report is read later, perhaps from another working folder.

@@ -108,6 +108,7 @@ FIELD_WORDS = {
     "augment": (*AUGMENTATIONS, *MIXTURES),
     "freeze": ("all",),
     "group": ("none",),
+    "engine": ("local", "ray", "onnx", "openvino"),
     "encoding": ANY_WORD,
     "class_weights": (BALANCED,),
 }

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class Exported:
         return mapsto.Model(self.mapping, precision="fp32")
 
 
+@pytest.fixture(params=["onnx", "openvino"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """An engine that computes the exported file; those that are not installed are skipped."""
+    if request.param == "openvino" and find_spec("openvino") is None:
+        pytest.skip("the extra [openvino] is not here")
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     mapping, _ = small_mapping(ARROW)
@@ -70,8 +79,8 @@ def require_close(first: Any, second: Any) -> None:
         assert first == second
 
 
-def test_it_answers_like_its_model(exported: Exported) -> None:
-    opened = mapsto.load(exported.file)
+def test_it_answers_like_its_model(exported: Exported, engine: str) -> None:
+    opened = mapsto.load(exported.file, engine=engine)
     expected, answers = exported.model.predict(exported.table), opened.predict(exported.table)
     assert expected[0].keys() >= {"label", "number", "tags", "familiar"}
     require_close(expected, answers)
@@ -80,13 +89,13 @@ def test_it_answers_like_its_model(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "", "今天天气真好！" * 3, "a much longer text about the winter " * 20])
-def test_one_file_serves_a_lone_row_of_any_length(exported: Exported, text: str) -> None:
-    opened = mapsto.load(exported.file)
+def test_one_file_serves_a_lone_row_of_any_length(exported: Exported, text: str, engine: str) -> None:
+    opened = mapsto.load(exported.file, engine=engine)
     require_close(exported.model.predict([text]), opened.predict([text]))
 
 
-def test_it_embeds_and_evaluates(exported: Exported) -> None:
-    opened, texts = mapsto.load(exported.file), exported.table.column("text")[:5]
+def test_it_embeds_and_evaluates(exported: Exported, engine: str) -> None:
+    opened, texts = mapsto.load(exported.file, engine=engine), exported.table.column("text")[:5]
     np.testing.assert_allclose(exported.model.embed(texts), opened.embed(texts), atol=1e-5)
     np.testing.assert_allclose(exported.model.embed(texts, "first"), opened.embed(texts, "first"), atol=1e-5)
     expected, scores = (model.evaluate(exported.table).scores for model in (exported.model, opened))
@@ -123,11 +132,11 @@ def test_a_damaged_file_is_refused(exported: Exported, tmp_path: Path) -> None:
 
 def reseal(file: Path, copy: Path, **changes: Any) -> Path:
     """Write a file with another record. changes: entries of the record; PARITY_FILE's content under "parity"."""
-    content, record, contents = read_sealed(file)
+    graph, record, contents = read_sealed(file)
     parity = changes.pop("parity", contents[PARITY_FILE])
     # Later entries of one key replace earlier ones.
     record_text = json.dumps({**record, **changes})
-    copy.write_bytes(seal_model(content, {"mapsto": record_text, **file_entries({PARITY_FILE: parity})}))
+    copy.write_bytes(seal_model(graph.content, {"mapsto": record_text, **file_entries({PARITY_FILE: parity})}))
     return copy
 
 
@@ -150,10 +159,16 @@ def test_parity_is_checked_again_on_another_processor(exported: Exported, tmp_pa
     tensors = load(read_sealed(exported.file)[2][PARITY_FILE])
     tensors["output:label"] = tensors["output:label"] + np.float32(2e-3)
     changed = reseal(exported.file, tmp_path / "changed.onnx", processor="another one", parity=save(tensors))
-    with pytest.raises(CheckpointError, match="answers differently on this processor: label"):
+    with pytest.raises(CheckpointError, match="answers differently here: label"):
         mapsto.load(changed)
-    # On the processor that wrote it nothing is computed when it is opened.
-    mapsto.load(reseal(exported.file, tmp_path / "here.onnx", parity=save(tensors)))
+    here = reseal(exported.file, tmp_path / "here.onnx", parity=save(tensors))
+    # On the processor that wrote it nothing is computed when it is opened in the same engine.
+    mapsto.load(here)
+    if find_spec("openvino") is not None:
+        with pytest.raises(
+            CheckpointError, match=r"answers differently here: label.*Here: .*openvino 2.*There: .*onnxruntime"
+        ):
+            mapsto.load(here, engine="openvino")
 
 
 def test_a_graph_that_computes_something_else_is_not_written(
@@ -177,10 +192,10 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     mapping = exported.mapping
     with pytest.raises(DataError, match="--rows"):
         export_mapping(mapping, tmp_path / "a.onnx")
-    for name in ("a", "a.bin", "missing/a.onnx"):
+    for name in ("a", "a.bin", "a.xml", "missing/a.onnx"):
         with pytest.raises(UsageError, match="out="):
             export_mapping(mapping, tmp_path / name, exported.table)
-    with pytest.raises(UsageError, match="onnx, int8"):
+    with pytest.raises(UsageError, match="onnx, int8, openvino"):
         ExportSettings("tflite")
     with pytest.raises(UsageError, match="--agreement"):
         ExportSettings(agreement=99)

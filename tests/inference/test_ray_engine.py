@@ -81,7 +81,7 @@ def test_an_engine_that_is_not_there(model: Path, tmp_path: Path, monkeypatch: p
     def call(engine: str) -> None:
         predict(str(model), [data], out=tmp_path / "out.parquet", device="cpu", precision="fp32", engine=engine)
 
-    with pytest.raises(UsageError, match=r"local, ray, onnx, not 'rey' \(did you mean 'ray'\?\)"):
+    with pytest.raises(UsageError, match=r"local, ray, onnx, openvino, not 'rey' \(did you mean 'ray'\?\)"):
         call("rey")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install .*\[ray\]"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,16 @@ def test_models_are_named_by_their_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_exported_file_is_served_as_its_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("to", "engine"), [("onnx", "local"), ("onnx", "openvino"), ("openvino", "local")])
+def test_an_exported_file_is_served_as_its_folder(to: str, engine: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra [export] is not here")
+    if "openvino" in (to, engine) and find_spec("openvino") is None:
+        pytest.skip("the extra [openvino] is not here")
+    file = tmp_path / ("one.xml" if to == "openvino" else "one.onnx")
     folder = save_small("text -> label", tmp_path / "clf")
     model = mapsto.load(folder, "cpu", "fp32")
-    model.export(tmp_path / "one.onnx", rows=[{"text": TEXT}, {"text": "summer"}])
-    with serving([tmp_path / "one.onnx"]) as running:
+    model.export(file, to, rows=[{"text": TEXT}, {"text": "summer"}])
+    with serving([file], engine=engine) as running:
         assert answer(running) == pytest.approx(expected(folder), abs=1e-4)
         (facts,) = running.client.get("/models").json()["models"]
         assert "predict" in facts["operations"] and "explain" not in facts["operations"]

@@ -157,6 +157,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[
     str, typer.Option(help="auto, bf16 or fp32; int4, 4 bits a weight, for generated answers on a CPU.")
 ]
+ExportedEngine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="onnx, openvino: compute a file of `mapsto export` in ONNX Runtime or OpenVINO (the extras `export`, "
+        "`openvino`). local: by the form of the file, or a folder.",
+    ),
+]
 CsvSafe = Annotated[
     bool,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mapsto.cli.app import Data, Delimiter, Device, Encoding, Group, Json, Model, Precision, app
+from mapsto.cli.app import Data, Delimiter, Device, Encoding, ExportedEngine, Group, Json, Model, Precision, app
 from mapsto.errors import UsageError
 from mapsto.options import MAX_SKIPPED, RowPolicy, TextFormat
 
@@ -43,6 +43,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: ExportedEngine = "local",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     json: Json = False,
@@ -73,7 +74,7 @@ def evaluate(
     if out is not None:
         require_charts()
     policy = RowPolicy(bad_rows, most_skipped, unlabelled, group=group)
-    mapping = load_mapping(model)
+    mapping = load_mapping(model, engine)
     for path in filter(None, (suspects, mistakes)):
         _require_output(path, join_paths(data))
     if suspects is not None:
@@ -98,6 +99,7 @@ def evaluate(
         settings = {
             "device": (device, "auto"),
             "precision": (precision, "auto"),
+            "engine": (engine, "local"),
             "bad-rows": (bad_rows, "stop"),
             "most-skipped": (most_skipped, MAX_SKIPPED),
             "unlabelled": (unlabelled, "stop"),

@@ -1,4 +1,4 @@
-"""`mapsto export`: write a model to one file that other runtimes open."""
+"""`mapsto export`: write a model to a file that other runtimes open."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mapsto.options import TextFormat
 @app.command(epilog="Example: mapsto export runs/clf --to onnx --out clf.onnx")
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file, with the ending .onnx.")],
-    to: Annotated[str, typer.Option(help="onnx (fp32), or int8.")] = "onnx",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, with the ending .onnx; .xml for OpenVINO.")],
+    to: Annotated[str, typer.Option(help="onnx (fp32), int8 (ONNX), or openvino (fp32).")] = "onnx",
     rows: Annotated[
         Path | None,
         typer.Option(help="Rows like those it will read, to check it on; by default those that its fit held out."),
@@ -33,14 +33,14 @@ def export(
     delimiter: Delimiter = None,
     json: Json = False,
 ) -> None:
-    """Write a model to one file for ONNX Runtime, after its answers were checked on rows of yours."""
+    """Write a model to a file for ONNX Runtime or OpenVINO, after its answers were checked on rows of yours."""
     from mapsto.cli.output import announce_output, print_json, print_status, read_table_with_notes
     from mapsto.data.files import join_paths
     from mapsto.export.export import ExportSettings, export_mapping, require_output
     from mapsto.pretrained.model_folder import load_mapping
 
     settings = ExportSettings(to, agreement, kept_rows)
-    require_output(out)
+    require_output(out, settings)
     announce_output(out)
     mapping = load_mapping(model)
     table = None if rows is None else read_table_with_notes(join_paths([rows]), TextFormat(encoding, delimiter))

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mapsto.cli.app import CsvSafe, Delimiter, Device, Encoding, Input, Json, Model, Precision, Texts, app
+from mapsto.cli.app import (
+    CsvSafe,
+    Delimiter,
+    Device,
+    Encoding,
+    ExportedEngine,
+    Input,
+    Json,
+    Model,
+    Precision,
+    Texts,
+    app,
+)
 from mapsto.cli.prediction.live import is_pipe, is_recording, stream_recording
 from mapsto.cli.prediction.subtitles import is_subtitles, write_subtitles
 from mapsto.errors import UsageError, printable
@@ -18,7 +30,8 @@ if TYPE_CHECKING:
     from mapsto.inference.table_engine import Engine
     from mapsto.task.generation import Decoding
 
-ENGINES = ("local", "ray", "onnx")
+# Engines of this process, and of many.
+ENGINES = ("local", "ray", "onnx", "openvino")
 
 Long = Annotated[
     str,
@@ -145,8 +158,8 @@ def predict(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`). onnx: this "
-            "process, with a file of `mapsto export`, which local takes too (the extra `export`)."
+            help="local: this process. ray: all cores, or the cluster that RAY_ADDRESS names (the extra `ray`). onnx, openvino: "
+            "this process, with a file of `mapsto export` in ONNX Runtime or OpenVINO (the extras `export`, `openvino`)."
         ),
     ] = "local",
     min_confidence: MinConfidence = 0.0,
@@ -279,7 +292,8 @@ def _stream(engine: Engine, inputs: InputRows) -> None:
 def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     """Open a model for prediction and return the engine that answers rows with it.
 
-    name: "local" for this process, "ray" for processes on a Ray cluster, "onnx" for this process and an exported file alone.
+    name: "local" for this process, "ray" for processes on a Ray cluster, "onnx" or "openvino" for this process and an exported
+        file alone.
     model: a model folder, an exported file or a hub name.
     settings: device, precision, treatment of long rows, smallest confidence of an answer, smallest familiarity of a row, and
         settings of decoding, in this order.
@@ -287,15 +301,12 @@ def _open_engine(name: str, model: str, *settings: Any) -> Engine:
     from mapsto.cli.output import print_note
     from mapsto.inference.predictor import Predictor
     from mapsto.inference.ray_engine import RayEngine
-    from mapsto.pretrained.exported.container import is_exported
     from mapsto.pretrained.model_folder import load_mapping
 
     require_choice("engine", name, ENGINES)
-    if name == "onnx" and not is_exported(model):
-        raise UsageError(f"--engine onnx takes a file that `mapsto export` wrote, and {model} is none")
     if name == "ray":
         return RayEngine(model, *settings)
-    predictor = Predictor(load_mapping(model), *settings)
+    predictor = Predictor(load_mapping(model, name), *settings)
     for note in predictor.notes:
         print_note(note)
     return predictor
@@ -352,6 +363,7 @@ def embed(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: ExportedEngine = "local",
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     json: Json = False,
@@ -372,7 +384,7 @@ def embed(
     if out is not None:
         require_writable(out)
     announce_output(out)
-    embedder = Embedder(load_mapping(model), device, precision, pooling)
+    embedder = Embedder(load_mapping(model, engine), device, precision, pooling)
     style = OutputStyle(("jsonl", "parquet"), csv_safe, overwrite=overwrite)
     counts = write_answers(embedder, inputs, out, json, style)
     report_counts(counts, embedder.cut_rows)

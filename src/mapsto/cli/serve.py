@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mapsto.cli.app import Device, Host, Log, Port, Precision, app
+from mapsto.cli.app import Device, ExportedEngine, Host, Log, Port, Precision, app
 from mapsto.errors import UsageError
 
 MISSING = "serving needs further packages: pip install 'mapsto[serve]'"
@@ -50,6 +50,7 @@ def serve(
     log: Log = "lines",
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: ExportedEngine = "local",
 ) -> None:
     """Serve models over HTTP: predict, embed, explain, generate and more, with a page to try them at /."""
     from mapsto.cli.output import print_status
@@ -63,6 +64,6 @@ def serve(
     keep_memory()
     settings = ServeSettings(
         host, port, key or None, timeout, queue_tokens, int(max_body * 2**20), max_rows, files, among, examples,
-        tuple(origins or ()), None if memory is None else int(memory * 2**30), log, device, precision,
+        tuple(origins or ()), None if memory is None else int(memory * 2**30), log, device, precision, engine,
     )  # fmt: skip
     run_server(models, settings, print_status)

@@ -1,9 +1,10 @@
-"""Export a model: trace its graph, check it on the user's rows, and write one sealed file with all that answering needs."""
+"""Export a model: trace its graph, check it on the user's rows, and write it sealed with all that answering needs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,27 @@ from mapsto.data.table import Table
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluation.training_file import read_held_out_rows, read_training_rows
 from mapsto.export.graph import fix_shapes, trace
+from mapsto.export.ir import convert_to_ir
 from mapsto.export.parity import Parity, make_examples, measure_parity
 from mapsto.export.quantization import CALIBRATION_EXAMPLES, HIGHER_PRECISION, trace_int8
 from mapsto.model.familiarity import sample_rows
 from mapsto.model.mapping import Mapping
 from mapsto.options import require_choice
 from mapsto.pretrained import model_folder
-from mapsto.pretrained.exported.container import FORMAT, RECORD_KEY, SUFFIX, file_entries, seal_model
+from mapsto.pretrained.exported.container import (
+    FORMAT,
+    RECORD_KEY,
+    SUFFIX,
+    Graph,
+    exported_files,
+    file_entries,
+    seal_files,
+)
+from mapsto.pretrained.exported.engines import ENGINES, ENGINES_OF
 from mapsto.pretrained.exported.interface import HIDDEN, batch_inputs, compute_outputs, to_arrays
+from mapsto.pretrained.exported.ir_files import IR_SUFFIX, weights_path
 from mapsto.pretrained.exported.opening import PARITY_FILE, Record, kept_rows, largest_difference
-from mapsto.pretrained.exported.session import Session, describe_processor
+from mapsto.pretrained.exported.session import Session
 from mapsto.pretrained.exported.session_mapping import SessionMapping
 from mapsto.pretrained.huggingface import WEIGHTS_FILE
 from mapsto.pretrained.manifest import MANIFEST_FILE
@@ -34,7 +46,8 @@ from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
 from mapsto.task.generation import Generated
 
-FORMATS = ("onnx", "int8")
+# The formats, each with the suffix of its file.
+FORMATS = {"onnx": SUFFIX, "int8": SUFFIX, "openvino": IR_SUFFIX}
 # The most rows on which parity is measured, drawn at random; of these so many are kept in the file by default.
 MAX_ROWS, KEPT_ROWS = 2000, 4
 # The largest difference of an output in fp32, see `largest_difference`.
@@ -48,7 +61,7 @@ LEAST_INT8_TOLERANCE = 1e-3
 class ExportSettings:
     """The settings of an export.
 
-    to: "onnx" (fp32) or "int8". agreement: smallest share of equal answers of an int8 file.
+    to: "onnx" (fp32), "int8" (ONNX), or "openvino" (fp32). agreement: smallest share of equal answers of an int8 file.
     kept_rows: number of rows whose tokens and outputs are kept in the file, to check it on other processors; 0 keeps nothing of
         the user's rows.
     """
@@ -58,17 +71,23 @@ class ExportSettings:
     kept_rows: int = KEPT_ROWS
 
     def __post_init__(self) -> None:
-        require_choice("to", self.to, FORMATS)
+        require_choice("to", self.to, tuple(FORMATS))
         if not 0 < self.agreement <= 1:
             raise UsageError(f"--agreement is a share of equal answers, above 0 and at most 1, not {self.agreement}")
         if self.kept_rows < 0:
             raise UsageError(f"--kept-rows is a number of rows, 0 or more, not {self.kept_rows}")
 
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file."""
+        return FORMATS[self.to]
+
 
 @dataclass(frozen=True)
 class Export:
-    """The result of an export: the file, its size in bytes, and its parity with the model.
+    """The result of an export: the files, their size in bytes, and their parity with the model.
 
+    path: the .onnx or .xml file, by which the model is opened; the weights of the latter are in a .bin file beside it.
     rows: the rows that parity was measured on, in words. higher_precision: for int8 what was left in fp32, and why.
     """
 
@@ -88,7 +107,7 @@ class Export:
             f"on {self.rows}: equal answers {parity.agreement.percent}{change_text}; largest difference of an output "
             f"{parity.difference:.2g} ({parity.output})",
             *notes,
-            f"wrote {self.path}, {self.num_bytes / 2**20:.1f} MB",
+            f"wrote {' and '.join(map(str, exported_files(self.path)))}, {self.num_bytes / 2**20:.1f} MB",
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +129,7 @@ def export_mapping(
     settings: ExportSettings | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Export:
-    """Export a model to the file `out`, after its parity was checked on rows of the user.
+    """Export a model to the file `out`, for OpenVINO with its weights beside it, after its parity was checked on the user's rows.
 
     table: the rows; None for those that the model's fit held out. say: prints a line on what is done.
     Raises UsageError for a model that cannot be exported, DataError without rows to check the export on, and RunError if parity
@@ -118,7 +137,7 @@ def export_mapping(
     """
     settings = settings or ExportSettings()
     require_exportable(mapping)
-    require_output(out)
+    require_output(out, settings)
     rows = _choose_rows(mapping, table)
     reference = mapping.for_prediction(torch.device("cpu"), "fp32")
     examples = make_examples(reference, rows.table)
@@ -128,10 +147,11 @@ def export_mapping(
     if settings.to == "int8":
         measured, name = _choose_calibration(mapping, reference, examples)
         higher_precision = f"{HIGHER_PRECISION} Ranges are those of {name}."
-        model = _serialise(trace_int8(reference, measured))
+        graph = Graph(_serialise(trace_int8(reference, measured)))
     else:
-        model = _serialise(trace(reference, examples))
-    session = Session(model, out)
+        graph = Graph(_serialise(trace(reference, examples)))
+        graph = convert_to_ir(graph.content) if settings.to == "openvino" else graph
+    session = ENGINES[ENGINES_OF[settings.suffix][0]](graph, out)
     say(f"checking it on {rows.description}")
     parity = measure_parity(reference, SessionMapping(reference, session, out), session, rows.table)
     _require_parity(parity, settings, higher_precision)
@@ -141,13 +161,14 @@ def export_mapping(
         contents[PARITY_FILE], tolerance = _keep_rows(reference, session, examples[: settings.kept_rows], settings)
     record = Record(
         FORMAT, "int8" if settings.to == "int8" else "fp32", sorted(session.input_names), session.output_names, weights,
-        describe_processor(), tolerance, parity.to_json(), higher_precision,
+        session.describe_processor(), tolerance, parity.to_json(), higher_precision,
     )  # fmt: skip
     text = json.dumps(record.to_json(), ensure_ascii=False)
-    content = seal_model(model, {RECORD_KEY: text, **file_entries(contents)})
-    files.require_space(out.parent, len(content))
-    files.write_atomic(out, content)
-    return Export(out, len(content), parity, rows.description, higher_precision)
+    sealed = seal_files(out, graph, {RECORD_KEY: text, **file_entries(contents)})
+    num_bytes = sum(map(len, sealed.values()))
+    files.require_space(out.parent, num_bytes)
+    _write(sealed)
+    return Export(out, num_bytes, parity, rows.description, higher_precision)
 
 
 def require_exportable(mapping: Mapping) -> None:
@@ -169,12 +190,17 @@ def require_exportable(mapping: Mapping) -> None:
         )
 
 
-def require_output(out: Path) -> None:
-    """Raise UsageError unless `out` names a new or an exported file in a folder that exists, with the suffix of ONNX."""
-    if out.suffix.lower() != SUFFIX:
-        raise UsageError(f"--out {out}: an exported model is one file, with the ending {SUFFIX}")
+def require_output(out: Path, settings: ExportSettings) -> None:
+    """Raise UsageError unless `out` names a new or an exported file in a folder that exists, with the suffix of its format."""
+    if out.suffix.lower() != settings.suffix:
+        raise UsageError(f"--out {out}: with --to {settings.to} an exported model has the ending {settings.suffix}")
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"--out {out}: it is a file in a folder that exists")
+    if settings.suffix == IR_SUFFIX and out.exists() != weights_path(out).exists():
+        present, absent = sorted((out, weights_path(out)), key=Path.exists, reverse=True)
+        raise UsageError(
+            f"--out {out}: {present.name} is there without {absent.name}, so no export wrote it; name another --out"
+        )
 
 
 @dataclass(frozen=True)
@@ -238,7 +264,7 @@ def _serialise(proto: Any) -> bytes:
 
 def _require_parity(parity: Parity, settings: ExportSettings, higher_precision: str) -> None:
     """Raise RunError if the parity of a graph is not what its format promises."""
-    if settings.to == "onnx" and not parity.difference <= TOLERANCE:
+    if settings.to != "int8" and not parity.difference <= TOLERANCE:
         raise RunError(
             f"the exported graph computes something else: {parity.output} differs by {parity.difference:.2g}, and {TOLERANCE:g} "
             "is allowed; nothing was written"
@@ -282,3 +308,15 @@ def _provenance(mapping: Mapping, out: Path) -> dict[str, Any]:
     if record is None:
         return {}
     return record.to_provenance(out.parent)
+
+
+def _write(sealed: Dict[Path, bytes]) -> None:
+    """Write the files of an exported model. Several replace older ones at once, the last one of `sealed` last."""
+    if len(sealed) == 1:
+        ((path, content),) = sealed.items()
+        files.write_atomic(path, content)
+        return
+    path = list(sealed)[-1]
+    with files.replacing_files(path.parent, path.name) as staging:
+        for file, content in sealed.items():
+            files.write_synced(staging / file.name, content)

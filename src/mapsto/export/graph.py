@@ -20,7 +20,7 @@ from mapsto.pretrained.exported.interface import (
     compute_outputs,
     output_names,
 )
-from mapsto.pretrained.exported.session import INSTALL_EXPORT
+from mapsto.pretrained.exported.onnx_session import INSTALL_EXPORT
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import collate, row_length
 

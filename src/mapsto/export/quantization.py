@@ -22,7 +22,7 @@ from mapsto.export.graph import quiet, trace
 from mapsto.inference.forward import TOKENS_PER_BATCH
 from mapsto.model.layers import Activation, Linear
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained.exported.session import import_runtime
+from mapsto.pretrained.exported.onnx_session import import_runtime
 from mapsto.sequence.batch import Batch, Example
 from mapsto.sequence.packing import make_batches
 

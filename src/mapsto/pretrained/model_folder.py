@@ -30,7 +30,7 @@ from mapsto.model.fit_record import FitRecord
 from mapsto.model.mapping import Mapping, SkipInit
 from mapsto.model.row_filter import RowFilter
 from mapsto.pretrained import huggingface, sentence_transformers, weight_names
-from mapsto.pretrained.exported.container import is_exported
+from mapsto.pretrained.exported.engines import LOCAL, choose_engine
 from mapsto.pretrained.exported.opening import open_exported
 from mapsto.pretrained.location import find_folder
 from mapsto.pretrained.manifest import FORMAT, MANIFEST_FILE, read_manifest
@@ -143,14 +143,17 @@ def _open_folder(path: Path, weights: Dict[str, Tensor] | None = None) -> ModelF
     return ModelFolder(huggingface.open_folder(path, weights), manifest, _open_row_filters(path, manifest or {}))
 
 
-def load_mapping(name: str | Path) -> Mapping:
+def load_mapping(name: str | Path, engine: str = LOCAL) -> Mapping:
     """Return the model in a folder, or of this name on the hub, as a Mapping in fp32 and evaluation mode.
 
     Its arrow comes from mapsto.json, or else from the published head. A file that `mapsto export` wrote gives a SessionMapping.
-    Raises CheckpointError as `open_model_folder`, and if weights that the arrow needs are missing.
+    engine: what computes an exported file, "onnx" or "openvino"; "local" chooses by its form.
+    Raises CheckpointError as `open_model_folder`, and if weights that the arrow needs are missing. Raises UsageError for an
+    engine that does not open this model.
     """
-    if is_exported(name):
-        return open_exported(Path(name).expanduser(), _load_skeleton)
+    exported_engine = choose_engine(name, engine)
+    if exported_engine is not None:
+        return open_exported(Path(name).expanduser(), _load_skeleton, exported_engine)
     return _read_whole(name, _load_mapping)
 
 

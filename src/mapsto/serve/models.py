@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mapsto.errors import MapstoError, RunError, UsageError, near
-from mapsto.pretrained.exported.container import SUFFIX, is_exported
+from mapsto.pretrained.exported.container import SUFFIX, exported_files, is_exported
+from mapsto.pretrained.exported.ir_files import IR_SUFFIX
 from mapsto.pretrained.location import HUB_PREFIX, find_folder
 from mapsto.pretrained.model_folder import load_mapping, signature_of
 from mapsto.serve.refusals import Refusal
@@ -60,8 +61,11 @@ def look_at(place: str) -> Signature:
     path = Path(place).expanduser()
     if not path.is_file():
         return signature_of(path)
-    status = path.stat()
-    return {path.name: (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)}
+    statuses = {file.name: file.stat() for file in exported_files(path) if file.exists()}
+    return {
+        name: (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        for name, status in statuses.items()
+    }
 
 
 def name_models(places: Sequence[str]) -> dict[str, str]:
@@ -74,7 +78,10 @@ def name_models(places: Sequence[str]) -> dict[str, str]:
         name, sign, place = argument.partition("=")
         if not sign or not name or "/" in name:
             place = argument
-            name = Path(place.removeprefix(HUB_PREFIX)).resolve().name.removesuffix(SUFFIX) or place
+            name = (
+                Path(place.removeprefix(HUB_PREFIX)).resolve().name.removesuffix(SUFFIX).removesuffix(IR_SUFFIX)
+                or place
+            )
         if name in folders:
             raise UsageError(f"two models have the name {name!r}; give one of them another: OTHER={place}")
         locate(place)
@@ -207,9 +214,9 @@ def _load(name: str, place: str, settings: ServeSettings, among: Path | None) ->
     among: the table in which it searches; None for none.
     """
     signature = look_at(str(locate(place)))
-    model = ServedModel(name, load_mapping(place), settings.device, settings.precision)
+    model = ServedModel(name, load_mapping(place, settings.engine), settings.device, settings.precision)
     if is_exported(place):  # its weights are in the session
-        model.num_bytes += locate(place).stat().st_size
+        model.num_bytes += sum(file.stat().st_size for file in exported_files(locate(place)))
     model.warm_up()
     if among is not None:
         model.index(among)

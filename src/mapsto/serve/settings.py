@@ -49,6 +49,8 @@ class ServeSettings:
     log: str = "lines"
     device: str = "auto"
     precision: str = "auto"
+    # What computes exported files: "onnx" or "openvino"; "local" chooses by the form of each, and takes folders too.
+    engine: str = "local"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65_536:

@@ -1,8 +1,9 @@
-"""The bytes of an exported file: an ONNX model whose metadata holds everything else, and a seal at its end.
+"""The files of an exported model: the graph, and everything else that answering needs, sealed by a hash.
 
-The metadata has a record in JSON, the small files of the model folder (tokenizer, settings, mapsto.json), and the parity rows. So
-one file is enough, and any runtime opens it. The seal is a last entry of the metadata with the SHA-256 of all bytes before it,
-which protobuf allows since a message may be written in parts. It is checked before any part of the file is parsed.
+An ONNX model is one file, whose metadata has a record in JSON, the small files of the model folder (tokenizer, settings,
+mapsto.json), and the parity rows. So one file is enough, and any runtime opens it. The seal is a last entry of the metadata with
+the SHA-256 of all bytes before it, which protobuf allows since a message may be written in parts. It is checked before any part
+of the file is parsed. A model in OpenVINO's form is two files with the same entries, see `ir_files`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import hashlib
 import json
 from collections.abc import Iterator
 from collections.abc import Mapping as Dict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mapsto import files
 from mapsto.errors import CheckpointError, UsageError
+from mapsto.pretrained.exported.ir_files import IR_SUFFIX, read_ir, seal_ir, weights_path
 
 SUFFIX = ".onnx"
 FORMAT = 1
-# Keys of the metadata: the record, and the prefixes of files kept as text and as base64.
+# Keys of the entries: the record, and the prefixes of files kept as text and as base64.
 RECORD_KEY, SEAL_KEY, TEXT_PREFIX, BASE64_PREFIX = "mapsto", "mapsto.sha256", "file:", "base64:"
 # Protobuf messages have less than 2 GiB.
 MAX_BYTES = 2**31 - 2**20
@@ -28,10 +31,26 @@ MAX_BYTES = 2**31 - 2**20
 METADATA_TAG = 14 << 3 | 2
 
 
+@dataclass(frozen=True)
+class Graph:
+    """A graph as bytes: an ONNX model, or one of OpenVINO.
+
+    content: of the .onnx or .xml file. weights: of the .bin file; None for ONNX, which has them in its content.
+    """
+
+    content: bytes
+    weights: bytes | None = None
+
+
 def is_exported(name: str | Path) -> bool:
     """Return whether a model's name is that of an exported file, by its suffix."""
     path = Path(name).expanduser()
-    return path.suffix.lower() == SUFFIX and path.is_file()
+    return path.suffix.lower() in (SUFFIX, IR_SUFFIX) and path.is_file()
+
+
+def exported_files(path: Path) -> list[Path]:
+    """Return the files of an exported model: the file itself, and for an .xml file also its weights."""
+    return [path, weights_path(path)] if path.suffix.lower() == IR_SUFFIX else [path]
 
 
 def seal_model(model: bytes, entries: Dict[str, str]) -> bytes:
@@ -46,22 +65,23 @@ def seal_model(model: bytes, entries: Dict[str, str]) -> bytes:
     return sealed
 
 
-def read_sealed(path: Path) -> tuple[bytes, dict[str, Any], dict[str, bytes]]:
-    """Return (all bytes, record, {name: content of each file}) of an exported file.
+def seal_files(path: Path, graph: Graph, entries: Dict[str, str]) -> dict[Path, bytes]:
+    """Return {file: content} of an exported model with its entries, sealed; the last one is that which names the model.
+
+    path: of the .onnx or .xml file. Raises UsageError if they are too many for one file.
+    """
+    if graph.weights is None:
+        return {path: seal_model(graph.content, entries)}
+    return {weights_path(path): graph.weights, path: seal_ir(graph.content, graph.weights, entries)}
+
+
+def read_sealed(path: Path) -> tuple[Graph, dict[str, Any], dict[str, bytes]]:
+    """Return (graph, record, {name: content of each file}) of an exported file.
 
     Raises CheckpointError for a file that is damaged, was not written by mapsto, or has another format.
     """
-    content = files.read_bytes(path)
-    size = len(_entry(SEAL_KEY, "0" * 64))
-    start, end = content[:-size], content[-size:]
-    if not end.startswith(_entry(SEAL_KEY, "0" * 64)[:-64]):
-        raise CheckpointError(
-            f"{path} is no file that `mapsto export` wrote, or is cut short: the seal at its end is missing"
-        )
-    if _entry(SEAL_KEY, hashlib.sha256(start).hexdigest()) != end:
-        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
+    graph, entries = _read_graph(path)
     try:
-        entries = dict(_read_entries(content))
         record = json.loads(entries[RECORD_KEY])
         contents = {
             key.removeprefix(TEXT_PREFIX): text.encode() for key, text in entries.items() if key.startswith(TEXT_PREFIX)
@@ -79,7 +99,27 @@ def read_sealed(path: Path) -> tuple[bytes, dict[str, Any], dict[str, bytes]]:
     for name in contents:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{path} holds a file {name!r}, whose name leads out of its folder")
-    return content, record, contents
+    return graph, record, contents
+
+
+def _read_graph(path: Path) -> tuple[Graph, dict[str, str]]:
+    """Return (graph, {key: text of each entry}) of an exported file whose seal is whole. Raises CheckpointError for others."""
+    if path.suffix.lower() == IR_SUFFIX:
+        xml, weights, entries = read_ir(path)
+        return Graph(xml, weights), entries
+    content = files.read_bytes(path)
+    size = len(_entry(SEAL_KEY, "0" * 64))
+    start, end = content[:-size], content[-size:]
+    if not end.startswith(_entry(SEAL_KEY, "0" * 64)[:-64]):
+        raise CheckpointError(
+            f"{path} is no file that `mapsto export` wrote, or is cut short: the seal at its end is missing"
+        )
+    if _entry(SEAL_KEY, hashlib.sha256(start).hexdigest()) != end:
+        raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one it was saved with")
+    try:
+        return Graph(content), dict(_read_entries(content))
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(f"{path} holds no record of mapsto: {error!r}") from error
 
 
 def file_entries(contents: Dict[str, bytes]) -> dict[str, str]:

@@ -19,8 +19,9 @@ from mapsto import files
 from mapsto.errors import CheckpointError, MapstoError
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained.exported.container import read_sealed
+from mapsto.pretrained.exported.engines import ENGINES
 from mapsto.pretrained.exported.interface import HIDDEN, Array
-from mapsto.pretrained.exported.session import Session, describe_processor
+from mapsto.pretrained.exported.session import Session
 from mapsto.pretrained.exported.session_mapping import SessionMapping
 
 # The file in the metadata that has the inputs and outputs of the kept rows, with these prefixes of their names.
@@ -56,13 +57,14 @@ class Record:
         return asdict(self)
 
 
-def open_exported(path: Path, load_skeleton: LoadSkeleton) -> SessionMapping:
+def open_exported(path: Path, load_skeleton: LoadSkeleton, engine: str) -> SessionMapping:
     """Return the mapping of an exported file. The file is parsed only after its hash was checked, and no code of it is run.
 
+    engine: "onnx" or "openvino".
     Raises CheckpointError for a file that is damaged, foreign or of a newer format, and if its outputs on the kept rows differ on
-    this processor; UsageError without onnxruntime.
+    this processor, or in another engine than the one that they were measured in; UsageError without the engine's package.
     """
-    content, entries, contents = read_sealed(path)
+    graph, entries, contents = read_sealed(path)
     try:
         record = Record(**entries)
         weights = {name: torch.empty(shape, device="meta") for name, shape in record.weights.items()}
@@ -79,8 +81,8 @@ def open_exported(path: Path, load_skeleton: LoadSkeleton) -> SessionMapping:
         except MapstoError as error:
             # The folder is nothing that users know of.
             raise CheckpointError(str(error).replace(str(folder), str(path))) from error
-    session = Session(content, path)
-    if parity is not None and record.processor != describe_processor():
+    session = ENGINES[engine](graph, path)
+    if parity is not None and record.processor != session.describe_processor():
         _require_parity(session, parity, record, path)
     return SessionMapping(skeleton, session, path)
 
@@ -129,7 +131,7 @@ def _require_parity(session: Session, parity: bytes, record: Record, path: Path)
     difference, name = largest_difference(session.run(inputs), expected)
     if difference > record.tolerance:
         raise CheckpointError(
-            f"{path} answers differently on this processor: {name} of the kept rows differs by {difference:.2g}, and "
+            f"{path} answers differently here: {name} of the kept rows differs by {difference:.2g}, and "
             f"{record.tolerance:.2g} is allowed; export it on this machine, or with --to onnx. "
-            f"Here: {describe_processor()}. There: {record.processor}"
+            f"Here: {session.describe_processor()}. There: {record.processor}"
         )

@@ -1,76 +1,81 @@
-"""An ONNX Runtime session on the CPU, made of the bytes of a file."""
+"""The session of an exported graph: named arrays in, named arrays out, on the CPU. Each engine has a session of its own."""
 
 from __future__ import annotations
 
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mapsto.errors import CheckpointError, UsageError
 from mapsto.pretrained.exported.interface import Array
 
-INSTALL_EXPORT = "exported models need the package onnxruntime: pip install 'mapsto[export]'"
-DTYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+
+@dataclass(frozen=True)
+class GraphInput:
+    """An input that a graph reads. shape: the size of each axis; None where it differs between batches. dtype: of its numbers."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
 
 
-class Session:
+class Session(ABC):
     """A graph that computes named outputs from named inputs. It has no state, so copies of it are the same object.
 
-    content: the bytes of an ONNX file. name: the file's name, for messages.
-    Raises UsageError without onnxruntime, and CheckpointError for a graph that it does not take.
+    inputs: those that the graph reads. output_names: the names of its outputs, in order.
     """
 
-    def __init__(self, content: bytes, name: str | Path) -> None:
-        runtime = import_runtime()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # warnings of the optimizer are not for users
-        try:
-            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no base class of their own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"{name}: ONNX Runtime {runtime.__version__} does not open it: {reason}") from error
-        self._inputs = {entry.name: entry for entry in self._session.get_inputs()}
-        self.input_names = list(self._inputs)
-        self.output_names = [entry.name for entry in self._session.get_outputs()]
+    def __init__(self, inputs: Sequence[GraphInput], output_names: Sequence[str]) -> None:
+        self.inputs, self.output_names = list(inputs), list(output_names)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> Session:
         return self
 
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs that the graph reads."""
+        return [entry.name for entry in self.inputs]
+
     def run(self, inputs: Dict[str, Array]) -> dict[str, Array]:
         """Return the outputs by name. Inputs that the graph does not read are left out, and those that are missing are empty."""
-        feeds = {name: self._fit(entry, inputs.get(name)) for name, entry in self._inputs.items()}
-        return dict(zip(self.output_names, self._session.run(None, feeds), strict=True))
+        feeds = {entry.name: _fit(entry, inputs.get(entry.name)) for entry in self.inputs}
+        return dict(zip(self.output_names, self._compute(feeds), strict=True))
 
-    def _fit(self, entry: Any, array: Array | None) -> Array:
-        """Return an input with as many axes of position as the graph reads, with zeros on axes that the batch has not.
+    @abstractmethod
+    def _compute(self, feeds: dict[str, Array]) -> Sequence[Array]:
+        """Return the outputs in order. feeds: one array for each of `inputs`, by name."""
 
-        entry: ONNX Runtime's description of the input. array: the input; None for no tokens.
-        """
-        if array is None:
-            sizes = [size if isinstance(size, int) else 0 for size in entry.shape]
-            return np.zeros(sizes, DTYPES[entry.type])
-        last = entry.shape[-1]
-        if entry.name == "positions" and isinstance(last, int) and array.shape[-1] < last:
-            return np.pad(array, [(0, 0), (0, 0), (0, last - array.shape[-1])])
-        return array
+    @classmethod
+    @abstractmethod
+    def describe_engine(cls) -> str:
+        """Return the name and the version of the engine. Raises UsageError if it is not installed."""
 
-
-def import_runtime() -> Any:
-    """Return the module onnxruntime. Raises UsageError if it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError(INSTALL_EXPORT) from error
-    return onnxruntime
+    @classmethod
+    def describe_processor(cls) -> str:
+        """Return what the numbers of a graph depend on: the processor and the version of the engine."""
+        return f"{_describe_machine()}, {cls.describe_engine()}"
 
 
-def describe_processor() -> str:
-    """Return what the numbers of a graph depend on: the processor and the version of ONNX Runtime."""
+def _fit(entry: GraphInput, array: Array | None) -> Array:
+    """Return an input with as many axes of position as the graph reads, with zeros on axes that the batch has not.
+
+    array: the input; None for no tokens.
+    """
+    if array is None:
+        return np.zeros([size or 0 for size in entry.shape], entry.dtype)
+    last = entry.shape[-1]
+    if entry.name == "positions" and last is not None and array.shape[-1] < last:
+        return np.pad(array, [(0, 0), (0, 0), (0, last - array.shape[-1])])
+    return array
+
+
+def _describe_machine() -> str:
+    """Return the processor of this machine with its extensions for products, such as "x86_64 Intel Xeon avx2 amx_bf16"."""
     name = platform.processor() or platform.machine()
     cpu_info = Path("/proc/cpuinfo")
     if cpu_info.exists():
@@ -79,4 +84,4 @@ def describe_processor() -> str:
         entries = {key.strip(): value.strip() for key, value in entries.items()}
         flags = sorted(flag for flag in entries.get("flags", "").split() if flag.startswith(("avx", "amx")))
         name = " ".join([entries.get("model name", name), *flags])
-    return f"{platform.machine()} {name}, onnxruntime {import_runtime().__version__}"
+    return f"{platform.machine()} {name}"
