@@ -223,7 +223,11 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
     def count_unknown(self, tokens: Ints) -> int:
         """Return how many of the tokens are the unknown token; 0 if the vocabulary has no such token."""
         unknown = self.tokenizer.unknown_id
-        return 0 if unknown is None else int((tokens % self.vocabulary == unknown).sum())
+        return 0 if unknown is None else int((self._token_ids(tokens) == unknown).sum())
+
+    def _token_ids(self, numbers: Ints) -> Ints:
+        """Return the ids of tokens without the capitals of their words. numbers: as they stand in pieces."""
+        return numbers % self.vocabulary if self.reads_capitals else numbers
 
     def count_dropped(self, values: Sequence[str]) -> tuple[int, int]:
         """Return (number of visible characters for which there is no token, number of all visible characters) of texts.
@@ -301,7 +305,7 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
 
     def token_names(self, piece: Piece) -> list[str]:
         """Return the spelling of each token in the vocabulary, such as "##ing"; "?" for an id that no token has."""
-        return [self.tokenizer.token(int(token)) or "?" for token in piece.tokens % self.vocabulary]
+        return [self.tokenizer.token(int(token)) or "?" for token in self._token_ids(piece.tokens)]
 
     def remove_tokens(self, piece: Piece, tokens: Ints) -> Piece:
         """Return the piece without the tokens at these indices. The positions of the other tokens are renumbered without gaps."""
