@@ -448,7 +448,7 @@ class Calibratable(Confident):
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How a linear head is fitted to features of m rows.
+    """The settings by which a linear head is fitted to features of m rows.
 
     selection_features: (k, d), used in place of the first k features to choose the regularisation strength; needed if a model was
         trained on the same answers or if the features hold several variants of a row, because these look better than new rows

@@ -47,6 +47,7 @@ class CapitalsEmbedding(nn.Embedding):
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__(vocabulary, width)
+        # Pattern 0 has none: MIXED is the last of the others.
         self.capitals = nn.Parameter(torch.zeros(MIXED, width))
 
     def forward(self, numbers: Tensor) -> Tensor:
