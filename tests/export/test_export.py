@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported_files import reseal
 from mappings import make_table, small_mapping
 from safetensors.numpy import load, save
 
@@ -24,7 +25,7 @@ from mapsto.errors import CheckpointError, DataError, RunError, UsageError
 from mapsto.export.export import Export, ExportSettings, export_mapping
 from mapsto.model.familiarity import Familiarity
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained.exported.container import TEXT_PREFIX, file_entries, read_sealed, seal_model
+from mapsto.pretrained.exported.container import TEXT_PREFIX, read_sealed, seal_model
 from mapsto.pretrained.exported.opening import PARITY_FILE
 
 # Answers of the whole text, three ways, and answers at its words.
@@ -130,16 +131,6 @@ def test_a_damaged_file_is_refused(exported: Exported, tmp_path: Path) -> None:
             mapsto.load(copy)
 
 
-def reseal(file: Path, copy: Path, **changes: Any) -> Path:
-    """Write a file with another record. changes: entries of the record; PARITY_FILE's content under "parity"."""
-    graph, record, contents = read_sealed(file)
-    parity = changes.pop("parity", contents[PARITY_FILE])
-    # Later entries of one key replace earlier ones.
-    record_text = json.dumps({**record, **changes})
-    copy.write_bytes(seal_model(graph.content, {"mapsto": record_text, **file_entries({PARITY_FILE: parity})}))
-    return copy
-
-
 def test_a_newer_or_foreign_file_is_refused(exported: Exported, tmp_path: Path) -> None:
     newer = reseal(exported.file, tmp_path / "newer.onnx", format=2)
     with pytest.raises(CheckpointError, match=r"format 2; this version reads 1; update mapsto"):
@@ -200,7 +191,10 @@ def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--agreement"):
         ExportSettings(agreement=99)
     generating, _ = small_mapping("en:text -> de:text")
-    with pytest.raises(UsageError, match="token by token"):
+    with pytest.raises(UsageError, match="token by token, which is exported in fp32 only"):
+        export_mapping(generating, tmp_path / "a.onnx", exported.table, ExportSettings("int8"))
+    generating, _ = small_mapping("en:text -> de:text, label")
+    with pytest.raises(UsageError, match="writes one of several answers token by token"):
         export_mapping(generating, tmp_path / "a.onnx", exported.table)
     assert not list(tmp_path.iterdir())
 

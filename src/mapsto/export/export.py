@@ -35,7 +35,14 @@ from mapsto.pretrained.exported.container import (
     seal_files,
 )
 from mapsto.pretrained.exported.engines import ENGINES, ENGINES_OF
-from mapsto.pretrained.exported.interface import HIDDEN, batch_inputs, compute_outputs, to_arrays
+from mapsto.pretrained.exported.interface import (
+    HIDDEN,
+    batch_inputs,
+    compute_outputs,
+    source_examples,
+    to_arrays,
+    writes_answers,
+)
 from mapsto.pretrained.exported.ir_files import IR_SUFFIX, weights_path
 from mapsto.pretrained.exported.opening import PARITY_FILE, Record, kept_rows, largest_difference
 from mapsto.pretrained.exported.session import Session
@@ -44,12 +51,12 @@ from mapsto.pretrained.huggingface import WEIGHTS_FILE
 from mapsto.pretrained.manifest import MANIFEST_FILE
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
-from mapsto.task.generation import Generated
 
 # The formats, each with the suffix of its file.
 FORMATS = {"onnx": SUFFIX, "int8": SUFFIX, "openvino": IR_SUFFIX}
-# The most rows on which parity is measured, drawn at random; of these so many are kept in the file by default.
-MAX_ROWS, KEPT_ROWS = 2000, 4
+# The most rows on which parity is measured, drawn at random, fewer where each answer is written token by token; of these so many
+# are kept in the file by default.
+MAX_ROWS, MAX_WRITTEN_ROWS, KEPT_ROWS = 2000, 200, 4
 # The largest difference of an output in fp32, see `largest_difference`.
 TOLERANCE = 1e-4
 AGREEMENT = 0.99
@@ -136,7 +143,7 @@ def export_mapping(
     fails; then nothing is written.
     """
     settings = settings or ExportSettings()
-    require_exportable(mapping)
+    require_exportable(mapping, settings)
     require_output(out, settings)
     rows = _choose_rows(mapping, table)
     reference = mapping.for_prediction(torch.device("cpu"), "fp32")
@@ -153,7 +160,7 @@ def export_mapping(
         graph = convert_to_ir(graph.content) if settings.to == "openvino" else graph
     session = ENGINES[ENGINES_OF[settings.suffix][0]](graph, out)
     say(f"checking it on {rows.description}")
-    parity = measure_parity(reference, SessionMapping(reference, session, out), session, rows.table)
+    parity = measure_parity(reference, SessionMapping(reference, session, out), rows.table)
     _require_parity(parity, settings, higher_precision)
     contents, weights = _folder_contents(mapping, out)
     tolerance = TOLERANCE
@@ -171,14 +178,17 @@ def export_mapping(
     return Export(out, num_bytes, parity, rows.description, higher_precision)
 
 
-def require_exportable(mapping: Mapping) -> None:
-    """Raise UsageError for a model that cannot be exported, with the reason."""
+def require_exportable(mapping: Mapping, settings: ExportSettings) -> None:
+    """Raise UsageError for a model that cannot be exported, or not in this format, with the reason."""
     mapping.require_weights("export")
-    generated = [target.kind for target in mapping.targets if isinstance(target, Generated)]
-    if generated:
+    if writes_answers(mapping) and len(mapping.targets) > 1:
         raise UsageError(
-            f"{mapping.arrow} writes its answers ({generated[0]}) token by token, which is not exported; models that read and "
-            "answer are"
+            f"{mapping.arrow} writes one of several answers token by token; only models with a single answer of that kind are "
+            "exported"
+        )
+    if writes_answers(mapping) and settings.to == "int8":
+        raise UsageError(
+            f"{mapping.arrow} writes its answers token by token, which is exported in fp32 only: leave --to int8 out"
         )
     if mapping.decoded_ports:
         raise UsageError(
@@ -212,7 +222,10 @@ class _Rows:
 
 
 def _choose_rows(mapping: Mapping, table: Table | None) -> _Rows:
-    """Return at most MAX_ROWS rows of a table; None for the rows that the model's fit held out. Raises DataError without rows."""
+    """Return the rows of a table, or some if they are many; None for those that the model's fit held out.
+
+    Raises DataError without rows.
+    """
     name = "the given rows"
     if table is None:
         name = "the held-out rows"
@@ -229,12 +242,12 @@ def _choose_rows(mapping: Mapping, table: Table | None) -> _Rows:
                 "the fit held out no rows to check the export on: name rows that it has not seen, with --rows"
             )
         table = held_out.own_table()
-    count = len(table)
+    count, limit = len(table), MAX_WRITTEN_ROWS if writes_answers(mapping) else MAX_ROWS
     if not count:
         raise DataError("there are no rows to check the export on")
-    if count > MAX_ROWS:
-        table = table.select(sample_rows(count, 0, MAX_ROWS).tolist())
-        return _Rows(table, f"{MAX_ROWS:,} of {name} ({count:,})")
+    if count > limit:
+        table = table.select(sample_rows(count, 0, limit).tolist())
+        return _Rows(table, f"{limit:,} of {name} ({count:,})")
     return _Rows(table, f"{name} ({count:,})")
 
 
@@ -280,16 +293,15 @@ def _keep_rows(
     reference: Mapping, session: Session, examples: Sequence[Example], settings: ExportSettings
 ) -> tuple[bytes, float]:
     """Return (inputs and outputs of the examples as bytes, the difference that is allowed on other processors)."""
-    inputs = batch_inputs(reference, collate(examples))
-    outputs = session.run(to_arrays(inputs))
-    content = kept_rows(to_arrays(inputs), outputs)
+    inputs = batch_inputs(reference, collate(source_examples(reference, examples)))
+    content = kept_rows(session, to_arrays(inputs))
     if settings.to != "int8":
         return content, TOLERANCE
     # Another processor may change as much as int8 did here.
     with torch.inference_mode():
         expected = to_arrays(compute_outputs(reference, inputs))
     del expected[HIDDEN]
-    return content, max(LEAST_INT8_TOLERANCE, largest_difference(outputs, expected)[0])
+    return content, max(LEAST_INT8_TOLERANCE, largest_difference(session.run(to_arrays(inputs)), expected)[0])
 
 
 def _folder_contents(mapping: Mapping, out: Path) -> tuple[dict[str, bytes], dict[str, list[int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +18,25 @@ from mapsto.inference.forward import TOKENS_PER_BATCH, question_examples
 from mapsto.inference.predictor import Predictor, bind_sources
 from mapsto.metrics.intervals import Score, mean_score, to_json, with_interval
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained.exported.interface import batch_inputs, compute_outputs, to_arrays
+from mapsto.pretrained.exported.interface import (
+    batch_inputs,
+    compute_outputs,
+    source_examples,
+    to_arrays,
+    writes_answers,
+)
 from mapsto.pretrained.exported.opening import largest_difference
 from mapsto.pretrained.exported.session import Session
-from mapsto.sequence.batch import Batch, Example
+from mapsto.pretrained.exported.session_mapping import SessionMapping
+from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import make_batches
+from mapsto.task.generation import Decoding, Generated
 from mapsto.task.target import Target
 
 # Numbers are equal answers up to this difference: of a score, and of a vector's cosine from 1.
 NUMBER_TOLERANCE, COSINE_TOLERANCE = 0.01, 0.01
+# Answers that are written token by token are compared up to this length.
+MAX_WRITTEN_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,9 @@ def make_examples(mapping: Mapping, table: Table) -> list[Example]:
     arrow = bind_sources(mapping.arrow, table) if has_answers else bind_to(mapping.arrow, table, answers=False)
     rows = load_rows(arrow, table, answers=False)
     if not len(rows):
-        raise DataError("none of the rows to check the export on can be read")
+        first = next(iter([*table.rejected, *rows.faults]), None)
+        reason = "" if first is None else f"; the first: {first}"
+        raise DataError(f"none of the rows to check the export on can be read{reason}")
     if arrow.symmetric:
         assert mapping.config.sentence is not None
         encoded = encode_sides(rows, mapping.sources, mapping.config.sentence)
@@ -75,26 +86,15 @@ def make_examples(mapping: Mapping, table: Table) -> list[Example]:
     return list(question_examples(mapping, encoded))
 
 
-def compute_both(
-    mapping: Mapping, session: Session, examples: Sequence[Example]
-) -> Iterator[tuple[Batch, Dict[str, Any], Dict[str, Any]]]:
-    """Yield each packed batch with the outputs of the session and of the mapping, by name. mapping: in fp32 on the CPU."""
-    for batch in make_batches(examples, TOKENS_PER_BATCH):
-        inputs = batch_inputs(mapping, batch)
-        with torch.inference_mode():
-            expected = to_arrays(compute_outputs(mapping, inputs))
-        yield batch, session.run(to_arrays(inputs)), expected
-
-
-def measure_parity(mapping: Mapping, exported: Mapping, session: Session, table: Table) -> Parity:
+def measure_parity(mapping: Mapping, exported: SessionMapping, table: Table) -> Parity:
     """Return the parity of a graph with its mapping on the rows of a table.
 
-    mapping: in fp32 on the CPU. exported: the same mapping with the session as its network.
+    mapping: in fp32 on the CPU. exported: the same mapping with a session of the graph as its network.
     """
-    differences = [
-        largest_difference(outputs, expected)
-        for _, outputs, expected in compute_both(mapping, session, make_examples(mapping, table))
-    ]
+    examples = make_examples(mapping, table)
+    differences = list(_output_differences(mapping, exported.session, examples))
+    if writes_answers(mapping):
+        differences += _step_differences(mapping, exported, examples)
     expected_answers, answers = (_answer(model, table) for model in (mapping, exported))
     pairs = [pair for pair in zip(expected_answers, answers, strict=True) if "error" not in pair[0]]
     equal = np.array([_is_equal(mapping.targets, *pair) for pair in pairs], np.float64)
@@ -102,10 +102,43 @@ def measure_parity(mapping: Mapping, exported: Mapping, session: Session, table:
     return Parity(*max(differences), with_interval(mean_score, equal), float(np.mean(changes)) if changes else None)
 
 
+def _output_differences(mapping: Mapping, session: Session, examples: Sequence[Example]) -> Iterator[tuple[float, str]]:
+    """Yield for each packed batch the largest difference of an output of the graph, and the output's name."""
+    for batch in make_batches(source_examples(mapping, examples), TOKENS_PER_BATCH):
+        inputs = batch_inputs(mapping, batch)
+        with torch.inference_mode():
+            expected = to_arrays(compute_outputs(mapping, inputs))
+        yield largest_difference(session.run(to_arrays(inputs)), expected)
+
+
+def _step_differences(
+    mapping: Mapping, exported: SessionMapping, examples: Sequence[Example]
+) -> Iterator[tuple[float, str]]:
+    """Yield for each packed batch the largest difference of the logits of the first two tokens that the model writes."""
+    kind = mapping.targets[0].kind
+    for batch in make_batches(examples, TOKENS_PER_BATCH):
+        with torch.inference_mode():
+            (states, cache), (exported_states, exported_cache) = (
+                model.start_answers(batch, 0) for model in (mapping, exported)
+            )
+            first = mapping.next_logits(states, 0)
+            tokens = first.argmax(-1)
+            second = mapping.next_logits(mapping.next_states(tokens, kind, cache), 0)
+            exported_second = exported.next_states(tokens, kind, exported_cache)
+        for expected, logits in ((first, exported_states), (second, exported_second)):
+            yield largest_difference(to_arrays({kind: logits}), to_arrays({kind: expected}))
+
+
 def _answer(mapping: Mapping, table: Table) -> list[dict[str, Any]]:
-    """Return the answers of a mapping to the rows of a table in fp32; vectors for a mapping without targets."""
-    predictor = Predictor(mapping, "cpu", "fp32") if mapping.targets else Embedder(mapping, "cpu", "fp32")
-    return list(predictor.answer(table))
+    """Return the answers of a mapping to the rows of a table in fp32; vectors for a mapping without targets.
+
+    Of answers that are written token by token, at most the first MAX_WRITTEN_TOKENS tokens are written.
+    """
+    if not mapping.targets:
+        return list(Embedder(mapping, "cpu", "fp32").answer(table))
+    limits = [target.longest for target in mapping.targets if isinstance(target, Generated)]
+    decoding = Decoding(longest=min(MAX_WRITTEN_TOKENS, *limits)) if limits else None
+    return list(Predictor(mapping, "cpu", "fp32", decoding=decoding).answer(table))
 
 
 def _is_equal(targets: Sequence[Target], expected: dict[str, Any], answer: dict[str, Any]) -> bool:

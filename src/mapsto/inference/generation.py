@@ -251,10 +251,7 @@ class _Generator:
         beginning: keys and values of the tokens that the examples continue; None if they are complete.
         """
         batch = batch.to(self.device)
-        questions = batch.answers[self.port]
-        assert questions is not None and questions.at is not None
-        hidden, cache = self.mapping.start_answers(batch, beginning)
-        states = hidden.flatten(0, 1)[questions.at]
+        states, cache = self.mapping.start_answers(batch, self.port, beginning)
         # An answer takes the places that the sources leave free.
         room = self.mapping.config.answer_stack.max_tokens - cache.lengths
         longest = self.longest - self.target.num_forced + len(self.rules.beginning)
@@ -304,7 +301,7 @@ class _Generator:
         """
         self._join_admitted()
         assert self.cache is not None
-        logits: Tensor = self.mapping.heads[self.port](self.states[self.places]).float()
+        logits = self.mapping.next_logits(self.states[self.places], self.port)
         logits[:, self.banned] = -torch.inf
         choice = self.search.choose(logits)
         if choice.parents is not None:

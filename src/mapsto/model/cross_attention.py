@@ -85,7 +85,7 @@ class CrossAttention(nn.Module):
         """Return the output of cross-attention, (r, l, d) → (r, l, d). layer: number of the layer, from 0."""
         keys, values = sources.keys_values(layer, self)
         # In a beam search all answers of an example attend to the same sources: they become the tokens of one row.
-        queries = self.query(x).view(len(keys), -1, self.heads, keys.shape[-1])
+        queries = self.query(x).view(keys.shape[0], -1, self.heads, keys.shape[-1])
         if sources.observe is not None:
             sources.observe(layer, queries, keys)
         dropout = self.dropout if self.training else 0.0

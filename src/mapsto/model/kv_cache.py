@@ -204,6 +204,13 @@ class KeyValueCache:
                 seen[layer][rows, self.lengths] = new[:, 0].to(self.dtype)
         return self._seen[0][layer], self._seen[1][layer]
 
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        """Write and count the keys and values (m, b, 1, h, e) of each answer's new token, which were computed elsewhere."""
+        self.begin_step()
+        for layer, parts in enumerate(zip(keys, values, strict=True)):
+            self.extend(layer, *parts)
+        self.advance()
+
     def mask(self, window: int | None = None) -> Tensor | None:
         """Return the mask to add to the scores of a step, (b, 1, 1, top): 0 for tokens of the answer's row, −∞ elsewhere.
 

@@ -144,20 +144,47 @@ class Mapping(nn.Module):
         hidden = states.new_zeros(batch.segments.numel(), states.shape[1])
         return hidden.index_copy(0, places, states).view(*batch.segments.shape, -1)
 
-    def start_answers(self, batch: Batch, beginning: KeyValueLayers | None = None) -> tuple[Tensor, KeyValueCache]:
-        """Return the hidden states (r, l, d) of a batch, and the cache of keys and values with which its answers go on.
+    def start_answers(
+        self, batch: Batch, port: int, beginning: KeyValueLayers | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Return the states (n, d) from which the first tokens of answers are predicted, and the cache with which they go on.
 
-        batch: examples with the first tokens of their answers.
+        batch: examples with the first tokens of their answers. port: number of the target port that is answered.
         beginning: from `read_beginning`, if the examples of the batch are what follows a shared beginning.
         """
+        questions = batch.answers[port]
+        assert questions is not None and questions.at is not None
         x = self.embed(batch)
         if self.answer_decoder is not None:
-            return start_decoding(self.transformer, self.answer_decoder, x, batch)
-        recorder = Recorder() if beginning is None else Continuation(beginning)
-        lengths = batch.lengths + batch.answer_lengths
-        hidden = self.transformer(x, batch, store=recorder)
-        keys, values = recorder.gather(batch.starts, lengths)
-        return hidden, KeyValueCache(keys, values, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
+            hidden, cache = start_decoding(self.transformer, self.answer_decoder, x, batch)
+        else:
+            recorder = Recorder() if beginning is None else Continuation(beginning)
+            lengths = batch.lengths + batch.answer_lengths
+            hidden = self.transformer(x, batch, store=recorder)
+            keys, values = recorder.gather(batch.starts, lengths)
+            cache = KeyValueCache(keys, values, lengths + recorder.num_earlier, axes=batch.positions.shape[-1])
+        return hidden.flatten(0, 1)[questions.at], cache
+
+    def next_logits(self, states: Tensor, port: int) -> Tensor:
+        """Return the logits (b, v) of the next token of each answer in fp32, from the states (b, d) that predict it."""
+        logits: Tensor = self.heads[port](states)
+        return logits.float()
+
+    def read_sources(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the hidden states (r, l, d) of a batch, and the keys and values of its tokens, (m, r, l, h, e) each.
+
+        They are those that the tokens of an answer attend to in the m layers of the stack that writes it: by its self-attention,
+        or by cross-attention in an encoder–decoder, whose batch has no tokens of answers.
+        """
+        recorder = Recorder()
+        x = self.embed(batch)
+        if self.answer_decoder is None:
+            hidden = self.transformer(x, batch, store=recorder)
+        else:
+            hidden = self.transformer(x, batch)
+            self.answer_decoder.record_sources(hidden, recorder)
+        keys, values = map(torch.stack, zip(*recorder.layers, strict=True))
+        return hidden, keys, values
 
     def attention_weights(self, batch: Batch, heads: Sequence[tuple[int, int]]) -> Tensor:
         """Return the weights (k, l, s) of heads of cross-attention; see `encoder_decoder.attention_weights`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from mapsto.model.attention import (
     visibility,
 )
 from mapsto.model.config import TransformerConfig
-from mapsto.model.cross_attention import CrossAttention, Sources
+from mapsto.model.cross_attention import CrossAttention, EncodedSources, Sources
 from mapsto.model.kv_cache import KeyValueCache, KeyValueStore, Recorder
 from mapsto.model.layers import Dropout, LayerNorm, Linear, RMSNorm, gated_activation
 from mapsto.model.wave.positions import PositionConvolution
@@ -395,6 +395,13 @@ class Transformer(nn.Module):
         cache.advance()
         out: Tensor = self.final_norm(x)[:, 0]
         return out
+
+    def record_sources(self, states: Tensor, recorder: Recorder) -> None:
+        """Record the keys and values that cross-attention computes in each layer of source states (r, s, d)."""
+        sources = EncodedSources(states, None, recorder)
+        for layer in range(self.config.layers):
+            block: Any = self.blocks[layer % self.config.num_blocks]
+            sources.keys_values(layer, block.cross)
 
     def _embed(self, x: Tensor, positions: Tensor, places: Tensor) -> Tensor:
         """Return the input of the first layer, (r, l, d): embedded tokens x (r, l, input_width) with what the stack adds to them.

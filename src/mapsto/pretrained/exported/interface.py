@@ -1,7 +1,8 @@
 """The inputs and outputs of an exported graph by name: the tensors of a packed batch, and what the model computes from them.
 
-The names are part of the file format (docs/exporting.md lists them). All integers but the bytes of pixels are int64, so that
-every runtime can make them.
+A model that writes its answers token by token has two graphs in its file: one reads the sources, the other one computes a step of
+the answers. The names are part of the file format (docs/exporting.md lists them). All integers but the bytes of pixels are int64,
+so that every runtime can make them.
 Legend of shapes: r rows, l row length, t tokens of a kind, n examples, m tokens or points that are read, a axes, d width.
 """
 
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mapsto.model.mapping import Mapping
-from mapsto.sequence.batch import Batch, PackedAnswers
+from mapsto.sequence.batch import Batch, Example, PackedAnswers
+from mapsto.task.generation import Generated
 
 # The fields of a batch that have one value for each token or example; see `Batch`.
 LAYOUT = ("segments", "roles", "places", "positions", "owner", "starts", "lengths")
 # Outputs that are not those of a head: hidden states (r, l, d), the vector of each example as `embed` gives it (n, d), and the
 # one that its familiarity with the training rows is measured by (n, d).
 HIDDEN, VECTOR, FAMILIARITY = "hidden_states", "embedding_vector", "familiarity_vector"
+
+# Of a model that writes its answers: the input that chooses the graph, true for a step. Both give keys and values
+# (m, r, l, h, e) of the tokens that they read, in all m layers. A step reads the last token of k answers to each of n examples,
+# (n, k), their numbers of earlier tokens, (n, k), and the keys and values of these, (m, n, k, h, c, e); for an encoder–decoder
+# also the numbers of source tokens, (n,), and their keys and values, (m, n, h, s, e). Its rows are the n · k answers.
+IS_STEP, KEYS, VALUES = "is_step", "keys", "values"
+STEP_TOKENS, PAST_LENGTHS, PAST_KEYS, PAST_VALUES = "step_tokens", "past_lengths", "past_keys", "past_values"
+MEMORY_LENGTHS, MEMORY_KEYS, MEMORY_VALUES = "memory_lengths", "memory_keys", "memory_values"
 
 Array = NDArray[Any]
 
@@ -37,10 +49,21 @@ def head_names(mapping: Mapping) -> dict[int, str]:
     return {} if mapping.arrow.symmetric else names
 
 
+def writes_answers(mapping: Mapping) -> bool:
+    """Return whether a mapping writes its answers token by token, so that its file has two graphs."""
+    return any(isinstance(target, Generated) for target in mapping.targets)
+
+
 def output_names(mapping: Mapping) -> list[str]:
     """Return the names of the outputs of a mapping's graph, in order."""
+    kept = [KEYS, VALUES] if writes_answers(mapping) else []
     has_familiarity = mapping.familiarity is not None
-    return [*head_names(mapping).values(), VECTOR, *([FAMILIARITY] if has_familiarity else []), HIDDEN]
+    return [*head_names(mapping).values(), *kept, VECTOR, *([FAMILIARITY] if has_familiarity else []), HIDDEN]
+
+
+def source_examples(mapping: Mapping, examples: Sequence[Example]) -> list[Example]:
+    """Return examples as the graph takes them that reads the sources: in an encoder–decoder without tokens of answers."""
+    return [replace(example, answers=()) for example in examples] if mapping.config.answer_decoder else list(examples)
 
 
 def batch_inputs(mapping: Mapping, batch: Batch) -> dict[str, Tensor]:
@@ -85,11 +108,16 @@ def inputs_batch(mapping: Mapping, inputs: Dict[str, Tensor]) -> Batch:
 def compute_outputs(mapping: Mapping, inputs: Dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the outputs of a mapping for these inputs, by name: what its graph computes.
 
-    An output of a head that is read at tokens is left out if the inputs name no tokens for it.
+    An output of a head that is read at tokens is left out if the inputs name no tokens for it. Of a model that writes its answers
+    it is what the graph computes that reads the sources.
     """
     batch = inputs_batch(mapping, inputs)
-    hidden = mapping.hidden(batch)
-    outputs = {
+    kept: dict[str, Tensor] = {}
+    if writes_answers(mapping):
+        hidden, kept[KEYS], kept[VALUES] = mapping.read_sources(batch)
+    else:
+        hidden = mapping.hidden(batch)
+    outputs = kept | {
         name: mapping.read(hidden, batch, port).float()
         for port, name in head_names(mapping).items()
         if mapping.targets[port].readout.pooled or f"{name}_places" in inputs

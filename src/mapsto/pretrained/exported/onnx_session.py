@@ -15,7 +15,7 @@ from mapsto.pretrained.exported.interface import Array
 from mapsto.pretrained.exported.session import GraphInput, Session
 
 INSTALL_EXPORT = "exported models need the package onnxruntime: pip install 'mapsto[export]'"
-DTYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+DTYPES = {"tensor(int64)": np.int64, "tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_}
 
 
 class OnnxSession(Session):

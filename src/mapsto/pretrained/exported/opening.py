@@ -20,7 +20,20 @@ from mapsto.errors import CheckpointError, MapstoError
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained.exported.container import read_sealed
 from mapsto.pretrained.exported.engines import ENGINES
-from mapsto.pretrained.exported.interface import HIDDEN, Array
+from mapsto.pretrained.exported.interface import (
+    HIDDEN,
+    IS_STEP,
+    KEYS,
+    MEMORY_KEYS,
+    MEMORY_LENGTHS,
+    MEMORY_VALUES,
+    PAST_KEYS,
+    PAST_LENGTHS,
+    PAST_VALUES,
+    STEP_TOKENS,
+    VALUES,
+    Array,
+)
 from mapsto.pretrained.exported.session import Session
 from mapsto.pretrained.exported.session_mapping import SessionMapping
 
@@ -111,11 +124,42 @@ def largest_difference(outputs: Dict[str, Array], expected: Dict[str, Array]) ->
     return max((difference if difference == difference else float("inf"), name) for difference, name in differences)
 
 
-def kept_rows(inputs: Dict[str, Array], outputs: Dict[str, Array]) -> bytes:
-    """Return the inputs and outputs of the kept rows as the bytes of a safetensors file; hidden states are left out."""
+def kept_rows(session: Session, inputs: Dict[str, Array]) -> bytes:
+    """Return the inputs of the kept rows, and what a session computes from them, as the bytes of a safetensors file."""
     tensors = {INPUT_PREFIX + name: array for name, array in inputs.items()}
-    tensors |= {OUTPUT_PREFIX + name: array for name, array in outputs.items() if name != HIDDEN}
+    tensors |= {OUTPUT_PREFIX + name: array for name, array in _compute_kept(session, inputs).items()}
     return safetensors.numpy.save(tensors)
+
+
+def _compute_kept(session: Session, inputs: Dict[str, Array]) -> dict[str, Array]:
+    """Return the small outputs of a session for the kept rows; for a model that writes its answers, also those of a step.
+
+    The step reads a token 0 in each row, behind the sources.
+    """
+    outputs = session.run(inputs)
+    large = {HIDDEN, KEYS, VALUES}
+    found = {name: array for name, array in outputs.items() if name not in large}
+    if KEYS in outputs:
+        step = session.run(_step_behind(session, outputs))
+        found |= {f"{name} of a step": array for name, array in step.items() if name not in large and array.size}
+    return found
+
+
+def _step_behind(session: Session, outputs: Dict[str, Array]) -> dict[str, Array]:
+    """Return the inputs of a step behind all tokens of each row. outputs: with the keys and values of these tokens."""
+    keys, values = (np.ascontiguousarray(outputs[name].swapaxes(2, 3)) for name in (KEYS, VALUES))  # (m, r, h, l, e)
+    rows, length = keys.shape[1], keys.shape[3]
+    first = {IS_STEP: np.array([True]), STEP_TOKENS: np.zeros((rows, 1), np.int64)}
+    if MEMORY_KEYS not in session.input_names:
+        return {
+            **first,
+            PAST_LENGTHS: np.full((rows, 1), length),
+            PAST_KEYS: keys[:, :, None],
+            PAST_VALUES: values[:, :, None],
+        }
+    past = session.empty(PAST_KEYS, rows, 1)
+    lengths = {PAST_LENGTHS: np.zeros((rows, 1), np.int64), MEMORY_LENGTHS: np.full(rows, length)}
+    return {**first, **lengths, PAST_KEYS: past, PAST_VALUES: past, MEMORY_KEYS: keys, MEMORY_VALUES: values}
 
 
 def _require_parity(session: Session, parity: bytes, record: Record, path: Path) -> None:
@@ -128,7 +172,7 @@ def _require_parity(session: Session, parity: bytes, record: Record, path: Path)
         {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
         for prefix in (INPUT_PREFIX, OUTPUT_PREFIX)
     )
-    difference, name = largest_difference(session.run(inputs), expected)
+    difference, name = largest_difference(_compute_kept(session, inputs), expected)
     if difference > record.tolerance:
         raise CheckpointError(
             f"{path} answers differently here: {name} of the kept rows differs by {difference:.2g}, and "

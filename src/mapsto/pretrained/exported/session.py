@@ -46,6 +46,12 @@ class Session(ABC):
         feeds = {entry.name: _fit(entry, inputs.get(entry.name)) for entry in self.inputs}
         return dict(zip(self.output_names, self._compute(feeds), strict=True))
 
+    def empty(self, name: str, *sizes: int) -> Array:
+        """Return an empty array for an input. sizes: of its first axes of open size; those behind them are 0."""
+        (entry,) = (entry for entry in self.inputs if entry.name == name)
+        given = iter(sizes)
+        return np.zeros([next(given, 0) if size is None else size for size in entry.shape], entry.dtype)
+
     @abstractmethod
     def _compute(self, feeds: dict[str, Array]) -> Sequence[Array]:
         """Return the outputs in order. feeds: one array for each of `inputs`, by name."""
@@ -68,9 +74,8 @@ def _fit(entry: GraphInput, array: Array | None) -> Array:
     """
     if array is None:
         return np.zeros([size or 0 for size in entry.shape], entry.dtype)
-    last = entry.shape[-1]
-    if entry.name == "positions" and last is not None and array.shape[-1] < last:
-        return np.pad(array, [(0, 0), (0, 0), (0, last - array.shape[-1])])
+    if entry.name == "positions" and (size := entry.shape[-1]) is not None and array.shape[-1] < size:
+        return np.pad(array, [(0, 0), (0, 0), (0, size - array.shape[-1])])
     return array
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,22 @@ import torch
 from torch import Tensor
 
 from mapsto.errors import UsageError
+from mapsto.model.encoder_decoder import separate
+from mapsto.model.kv_cache import KeyValueCache, KeyValueLayers, Memory, Recorder
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained.exported.interface import (
     FAMILIARITY,
     HIDDEN,
+    IS_STEP,
+    KEYS,
+    MEMORY_KEYS,
+    MEMORY_LENGTHS,
+    MEMORY_VALUES,
+    PAST_KEYS,
+    PAST_LENGTHS,
+    PAST_VALUES,
+    STEP_TOKENS,
+    VALUES,
     VECTOR,
     batch_inputs,
     head_names,
@@ -68,6 +81,70 @@ class SessionMapping(Mapping):
         states = outputs[HIDDEN].as_subclass(States)
         states.outputs = outputs
         return states
+
+    can_share_beginnings = False  # each example is read as a whole
+
+    def start_answers(
+        self, batch: Batch, port: int, beginning: KeyValueLayers | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Return the logits (n, v) of the first token of each answer, and the cache with which the answers go on.
+
+        The states of other mappings are logits here, since the graph has the head too.
+        """
+        assert beginning is None
+        if self.config.answer_decoder is None:
+            lengths = batch.lengths + batch.answer_lengths
+            logits, recorder = self._read_sources(batch, port)
+            return logits, KeyValueCache(*recorder.gather(batch.starts, lengths), lengths)
+        sources, _ = separate(batch)
+        _, recorder = self._read_sources(replace(sources.batch, answers=()), port)
+        memory = Memory(*recorder.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
+        empty = torch.from_numpy(self.session.empty(PAST_KEYS, len(batch.lengths), 1)).flatten(1, 2)
+        cache = KeyValueCache(empty, empty, torch.zeros_like(batch.lengths), memory)
+        # All answers begin with the same number of tokens.
+        kind = self.targets[port].kind
+        tokens = torch.zeros(batch.segments.numel(), dtype=torch.long)
+        tokens[batch.slots[kind]] = batch.tokens[kind].long()
+        for offset in range(int(batch.answer_lengths.max())):
+            logits = self.next_states(tokens[batch.starts + batch.lengths + offset], kind, cache)
+        return logits, cache
+
+    def _read_sources(self, batch: Batch, port: int) -> tuple[Tensor, Recorder]:
+        """Return the logits of the answers of a batch, and a recorder with the keys and values of its tokens."""
+        outputs = to_tensors(self.session.run(to_arrays(batch_inputs(self, batch))))
+        recorder = Recorder()
+        recorder.layers = list(zip(outputs[KEYS], outputs[VALUES], strict=True))
+        return outputs[head_names(self)[port]], recorder
+
+    def next_states(self, tokens: Tensor, kind: str, cache: KeyValueCache) -> Tensor:
+        """Return the logits (b, v) of the token after the next one of each answer, which is added to the cache."""
+        num_examples = len(tokens) if cache.memory is None else len(cache.memory.lengths)
+        # Answers to one example, as in a beam search, share the keys and values of its sources.
+        grouped = num_examples, len(tokens) // num_examples
+        keys, values = (
+            kept[:, :, :, : cache.top - 1].view(len(kept), *grouped, *kept.shape[2:3], cache.top - 1, kept.shape[4])
+            for kept in (cache.keys, cache.values)
+        )
+        inputs = {
+            IS_STEP: torch.tensor([True]),
+            STEP_TOKENS: tokens.view(grouped),
+            PAST_LENGTHS: cache.lengths.view(grouped),
+            PAST_KEYS: keys,
+            PAST_VALUES: values,
+        }
+        if (memory := cache.memory) is not None:
+            inputs |= {MEMORY_LENGTHS: memory.lengths, MEMORY_KEYS: memory.keys, MEMORY_VALUES: memory.values}
+        outputs = to_tensors(self.session.run(to_arrays(inputs)))
+        cache.append(outputs[KEYS], outputs[VALUES])
+        (name,) = head_names(self).values()
+        return outputs[name]
+
+    def next_logits(self, states: Tensor, port: int) -> Tensor:
+        return states
+
+    def attention_weights(self, batch: Batch, heads: Sequence[tuple[int, int]]) -> Tensor:
+        self.require_weights("say when each word is said")
+        raise AssertionError
 
     def read(self, hidden: Tensor, batch: Batch, port: int) -> Tensor:
         output = _outputs(hidden)[head_names(self)[port]]
