@@ -78,7 +78,7 @@ def test_code_blocks_run(
         write_pairs(tmp_path)
     if page.stem == "questions":
         write_questions(tmp_path / "squad.json")
-    if page.stem == "generating":
+    if page.stem in ("generating", "exporting"):
         (tmp_path / "pairs.csv").write_text(
             "en,de\n" + "".join(f"A man has {i} small dogs.,Ein Mann hat {i} kleine Hunde.\n" for i in range(40)),
             encoding="utf-8",

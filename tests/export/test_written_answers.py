@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -112,3 +115,37 @@ def test_wrong_uses_are_refused(pair: tuple[mapsto.Model, Path], tmp_path: Path)
     with pytest.raises(UsageError, match=r"written\.onnx computes in its own precision, not in int4"):
         mapsto.load(file, precision="int4").predict(["x"])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_example_writes_without_mapsto(tmp_path: Path) -> None:
+    """The encoder–decoder's file in plain onnxruntime."""
+    mapping = MAKERS["encoder-decoder"]()
+    file = tmp_path / "written.onnx"
+    export_mapping(mapping, file, make_table(4))
+    program = Path(__file__).resolve().parents[2] / "examples" / "exported_writer.py"
+    assert "import mapsto" not in program.read_text()
+    texts = ["winter is long", "今天天气真好！"]
+    done = subprocess.run([sys.executable, program, file, *texts], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = [json.loads(line)["answer"] for line in done.stdout.splitlines()]
+    assert written == [answer["text"] for answer in mapsto.Model(mapping, precision="fp32").predict(texts)]
+
+
+@pytest.mark.slow
+def test_a_recognizer_is_exported(tmp_path: Path) -> None:
+    """Whisper, whose answers open with several tokens, and whose encoder reads sounds by convolutions."""
+    pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+    pytest.importorskip("transformers", reason="transformers makes the random model")
+    from transcribers import ENGLISH_ONLY, make_moonshine, make_transcriber
+
+    make_transcriber(tmp_path / "whisper", ENGLISH_ONLY)
+    model, table = mapsto.load(tmp_path / "whisper", precision="fp32"), make_table(6)
+    assert model.export(tmp_path / "a.onnx", rows=table).parity.difference < 1e-4
+    decoding, opened = Decoding(longest=6), mapsto.load(tmp_path / "a.onnx")
+    require_same_answers(model.predict(table, decoding=decoding), opened.predict(table, decoding=decoding))
+    with pytest.raises(UsageError, match="to say when each word is said, use the folder"):
+        opened.predict(table, decoding=Decoding(times=True, words=True))
+    # Another recognizer reads the samples themselves.
+    make_moonshine(tmp_path / "moonshine")
+    with pytest.raises(UsageError, match="one recording after another"):
+        mapsto.load(tmp_path / "moonshine").export(tmp_path / "b.onnx", rows=table)

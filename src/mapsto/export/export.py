@@ -17,7 +17,7 @@ from mapsto import files
 from mapsto.data.table import Table
 from mapsto.errors import DataError, RunError, UsageError
 from mapsto.evaluation.training_file import read_held_out_rows, read_training_rows
-from mapsto.export.graph import fix_shapes, trace
+from mapsto.export.graph import Untraceable, fix_shapes, trace
 from mapsto.export.ir import convert_to_ir
 from mapsto.export.parity import Parity, make_examples, measure_parity
 from mapsto.export.quantization import CALIBRATION_EXAMPLES, HIGHER_PRECISION, trace_int8
@@ -181,6 +181,11 @@ def export_mapping(
 def require_exportable(mapping: Mapping, settings: ExportSettings) -> None:
     """Raise UsageError for a model that cannot be exported, or not in this format, with the reason."""
     mapping.require_weights("export")
+    for embedder in mapping.embedders.values():
+        if isinstance(embedder, Untraceable):
+            raise UsageError(
+                f"{mapping.arrow} ({mapping.config.family}) {embedder.untraceable}; it is served as a folder"
+            )
     if writes_answers(mapping) and len(mapping.targets) > 1:
         raise UsageError(
             f"{mapping.arrow} writes one of several answers token by token; only models with a single answer of that kind are "

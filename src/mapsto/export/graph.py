@@ -47,6 +47,13 @@ class ShapeBound(Protocol):
         """Read from now on only values of the shape that these tokens have. Raises UsageError for tokens of several shapes."""
 
 
+@runtime_checkable
+class Untraceable(Protocol):
+    """An embedder that cannot be traced. untraceable: the reason, as the end of a sentence about its model."""
+
+    untraceable: str
+
+
 def fix_shapes(mapping: Mapping, examples: Sequence[Example]) -> None:
     """Let each embedder of a mapping that is bound to a shape read only that of its values in the examples."""
     for kind, embedder in mapping.embedders.items():

@@ -60,12 +60,12 @@ def _branch(
     """
     from onnx import helper, numpy_helper
 
-    own = {value.name for value in graph.output}
+    computed = {value.name for value in graph.output}
     inputs = {value.name for value in graph.input}
     nodes = list(graph.node)
     _rename(nodes, prefix, weight_names, inputs)
     for name in outputs:
-        if name not in own:
+        if name not in computed:
             # Not as a constant without numbers, which OpenVINO takes for one number.
             sizes, shape = f"{prefix}.{name}.shape", np.zeros(len(types[name].shape.dim), np.int64)
             zero = np.zeros(1, helper.tensor_dtype_to_np_dtype(types[name].elem_type))

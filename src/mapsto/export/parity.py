@@ -95,8 +95,10 @@ def measure_parity(mapping: Mapping, exported: SessionMapping, table: Table) -> 
     differences = list(_output_differences(mapping, exported.session, examples))
     if writes_answers(mapping):
         differences += _step_differences(mapping, exported, examples)
-    expected_answers, answers = (_answer(model, table) for model in (mapping, exported))
-    pairs = [pair for pair in zip(expected_answers, answers, strict=True) if "error" not in pair[0]]
+    pairs = _answer_pairs(mapping, exported, table, asks=bool(mapping.targets))
+    if not pairs:
+        # Nothing is asked of these rows, such as of texts without a mask.
+        pairs = _answer_pairs(mapping, exported, table, asks=False)
     equal = np.array([_is_equal(mapping.targets, *pair) for pair in pairs], np.float64)
     changes = [change for pair in pairs for change in _probability_changes(*pair)]
     return Parity(*max(differences), with_interval(mean_score, equal), float(np.mean(changes)) if changes else None)
@@ -129,16 +131,20 @@ def _step_differences(
             yield largest_difference(to_arrays({kind: logits}), to_arrays({kind: expected}))
 
 
-def _answer(mapping: Mapping, table: Table) -> list[dict[str, Any]]:
-    """Return the answers of a mapping to the rows of a table in fp32; vectors for a mapping without targets.
+def _answer_pairs(
+    mapping: Mapping, exported: Mapping, table: Table, asks: bool
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the answers of both mappings in fp32 to each row of a table that the first one answers.
 
-    Of answers that are written token by token, at most the first MAX_WRITTEN_TOKENS tokens are written.
+    asks: whether the answers are those of the targets, of which at most MAX_WRITTEN_TOKENS tokens are written; else vectors.
     """
-    if not mapping.targets:
-        return list(Embedder(mapping, "cpu", "fp32").answer(table))
-    limits = [target.longest for target in mapping.targets if isinstance(target, Generated)]
-    decoding = Decoding(longest=min(MAX_WRITTEN_TOKENS, *limits)) if limits else None
-    return list(Predictor(mapping, "cpu", "fp32", decoding=decoding).answer(table))
+    answers = []
+    for model in (mapping, exported):
+        limits = [target.longest for target in mapping.targets if isinstance(target, Generated)]
+        decoding = Decoding(longest=min(MAX_WRITTEN_TOKENS, *limits)) if limits else None
+        predictor = Predictor(model, "cpu", "fp32", decoding=decoding) if asks else Embedder(model, "cpu", "fp32")
+        answers.append(predictor.answer(table))
+    return [pair for pair in zip(*answers, strict=True) if "error" not in pair[0]]
 
 
 def _is_equal(targets: Sequence[Target], expected: dict[str, Any], answer: dict[str, Any]) -> bool:

@@ -34,7 +34,7 @@ from mapsto.task.target_capabilities import Attributable, Calibratable, Comparab
 from mapsto.text import extracts
 from mapsto.text.characters import find_invalid_character, has_visible, to_integer
 
-LEARNING = Learning(2, 8, 400, 1e-4, head_factor=10)
+LEARNING = Learning(2, 8, 400, 1e-4, head_factor=10, batch=8)
 # How many starts and ends of a window are combined, and how many spans an answer lists.
 CANDIDATES, BEST = 20, 5
 # The loss of a window counts as that of so many tokens, since the losses of a batch are divided by the number of tokens read.

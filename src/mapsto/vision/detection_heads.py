@@ -64,7 +64,7 @@ class BoxHead(nn.Module):
         self.register_buffer("middle", grid_centres(grid), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        n = len(x) // self.grid**2  # rows beyond whole grids are padding
+        n = x.shape[0] // self.grid**2  # rows beyond whole grids are padding
         x = self.first(x[: n * self.grid**2], "gelu").view(n, self.grid, self.grid, self.first.out_features)
         for layer in self.layers:
             x = layer(x)

@@ -32,6 +32,9 @@ class WaveEmbedder(nn.Module):
     masked: whether hidden tokens have a learnt vector; else they are zero.
     """
 
+    # Why `mapsto export` refuses it.
+    untraceable = "reads the samples of one recording after another, which no exported graph does"
+
     def __init__(self, front: WaveConfig, width: int, masked: bool) -> None:
         super().__init__()
         self.front = front
