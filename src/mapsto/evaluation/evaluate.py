@@ -260,8 +260,10 @@ def evaluate(
         _add_predictions(evaluation, predictions)
     # Beside rows that were trained on, a linear model that was fitted to them has no meaning either.
     if evaluation.predictions and not overlap:
+        say = (progress or Progress()).say
+        outputs = evaluation.predictions[0].outputs
         evaluation = evaluation.beside_linear_model(
-            compare_with_training_file(mapping, rows, evaluation.predictions[0].outputs, policy.group)
+            compare_with_training_file(mapping, rows, outputs, policy.group, say)
         )
     for port in token_ports:
         if isinstance(mapping.targets[port], Located):

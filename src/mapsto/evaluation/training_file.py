@@ -6,6 +6,7 @@ rows of the fit: without those that the fit held out, and only if the hash agree
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +29,17 @@ from mapsto.task.arrow import Arrow
 
 
 def compare_with_training_file(
-    mapping: Mapping, rows: Rows, outputs: Tensor, group: str | None = None
+    mapping: Mapping,
+    rows: Rows,
+    outputs: Tensor,
+    group: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> BaselineComparison | str | None:
     """Return the scores of a saved model's first target beside those of the linear baseline, or a sentence on why there are none.
 
     None for models that no fit has saved, and for those without a linear baseline.
     rows: the rows to score. outputs: (n, …), those of the first target for these rows. group: `--group`, as for `evaluate`.
+    say: prints what is being fitted, before it takes its time.
     """
     record = mapping.fit_record
     if record is None or not has_linear_baseline(mapping):
@@ -43,6 +49,7 @@ def compare_with_training_file(
     except DataError as error:
         return f"{NO_LINEAR_MODEL}: {error}"
     options = replace(record.options, group=group)
+    say(f"fitting the simple baseline to the {len(training):,} training rows, to compare with")
     return compare_with_linear_model(mapping, training, rows, lambda: outputs, record.seconds, options)
 
 
