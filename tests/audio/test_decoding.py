@@ -190,3 +190,14 @@ def test_tags_in_another_encoding_do_no_harm() -> None:
     assert "Grüße".encode() in tagged
     latin = tagged.replace("ü".encode(), b"\xfc\xfc")
     assert (decode(latin)[0] == decode(content)[0]).all()
+
+
+def test_a_model_names_the_packages_that_decoded_its_files() -> None:
+    from importlib.metadata import version
+
+    from mapsto.pretrained.model_folder import versions
+
+    assert {name: versions(["sound", "text"])[name] for name in ("soundfile", "soxr")} == {
+        name: version(name) for name in ("soundfile", "soxr")
+    }
+    assert "soundfile" not in versions(["text"])

@@ -127,7 +127,7 @@ def build_run(request: FitRequest, data: RunData) -> PreparedRun:
         "choice": None if request.choice is None else request.choice.record(),
         "seed": options.seed,
         "device": describe(device, precision, request.ranks.size),
-        "versions": model_folder.versions(),
+        "versions": model_folder.versions(data.sources),
     }
     return PreparedRun(
         options=options,

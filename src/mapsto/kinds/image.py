@@ -102,6 +102,7 @@ class ImageSource(PatchSource, Spatial):
     size_unit = "pixels"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.6, "mae": 0.75, "simclr": 0.0}
     suffixes = image_io.IMAGE_SUFFIXES
+    decoders = ("pillow",)
     defaults = replace(PatchSource.defaults, rows_at_once=32, near_duplicate_threshold=0.8)
     # Objects in a mosaic are smaller than in images, so that half of the rows are left as they are.
     mixtures: ClassVar[Mapping[str, Mixture]] = {**PatchSource.mixtures, "mosaic": Mixture(4, "placed", 0.5)}

@@ -168,6 +168,7 @@ class VideoSource(PatchSource):
     size_unit = "seconds"
     objectives: ClassVar[Mapping[str, float]] = {"masked": 0.75, "mae": 0.9}
     suffixes = video_io.VIDEO_SUFFIXES
+    decoders = ("av", "pillow")
 
     def __init__(
         self,

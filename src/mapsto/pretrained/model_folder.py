@@ -10,11 +10,11 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Mapping as Dict
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,7 @@ from mapsto.pretrained.manifest import FORMAT, MANIFEST_FILE, read_manifest
 from mapsto.pretrained.model_card import render_model_card
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import Arrow, Port, parse, parse_ports
+from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Generated
 from mapsto.task.source_capabilities import Windowed
 from mapsto.task.target import Target
@@ -108,13 +109,20 @@ def model_files(folder: Path) -> list[Path]:
     return [path for name in (*SAVED_FILES, MANIFEST_FILE) if (path := folder / name).is_file()]
 
 
-def versions() -> dict[str, str]:
-    """Return {name: version} of Python, mapsto and the packages that affect results.
+def versions(source_kinds: Iterable[str] = ()) -> dict[str, str]:
+    """Return {name: version} of Python, mapsto and the packages that affect results, such as those that decode files.
 
     Repeating a run with the same versions gives exactly the same result.
+    source_kinds: the kinds of values that are read.
     """
-    names = ("torch", "tokenizers", "numpy")
-    return {"python": platform.python_version(), "mapsto": __version__, **{name: version(name) for name in names}}
+    names = ["torch", "tokenizers", "numpy"]
+    found = {"python": platform.python_version(), "mapsto": __version__}
+    for source in map(kinds.source, source_kinds):
+        names += source.decoders if issubclass(source, FileBacked) else ()
+    for name in dict.fromkeys(names):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def open_model_folder(name: str | Path) -> ModelFolder:
@@ -390,7 +398,7 @@ def save_mapping(
             "length": mapping.config.length,
             "targets": list(map(_target_entry, mapping.targets, mapping.arrow.targets)),
             "row_filters": [{"arrow": f.arrow, "data": f.data, "rows": f.num_rows} for f in mapping.row_filters],
-            "provenance": {**provenance, "versions": versions()},
+            "provenance": {**provenance, "versions": versions(mapping.sources)},
             "scores": {name: to_json(score) for name, score in (scores or {}).items()},
             "files": hashes,
         }

@@ -51,6 +51,8 @@ class FileBacked(Kind):
 
     # The suffixes of such files in lower case, with the dot.
     suffixes: ClassVar[tuple[str, ...]]
+    # The packages that decode such files: what is read may change with their versions.
+    decoders: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def locate(cell: object, folder: Path | None) -> object:

@@ -42,6 +42,7 @@ class SoundSourceBase(FileBacked, Augmentable, Explainable, Describable, Grouped
     feature_name = "bands of frequency"
     size_unit = "seconds"
     suffixes = sound_io.SOUND_SUFFIXES
+    decoders = ("soundfile", "av", "soxr")
     augmentations: ClassVar[tuple[str, ...]] = ("spec",)
     mixtures: ClassVar[Mapping[str, Mixture]] = {}
     group_nouns: ClassVar[tuple[str, ...]] = ("speaker", "dialogue", "session", "file", "sentence")
