@@ -16,9 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jiwer
 from common import DATA, ROOT, record
 
 import mapsto
+from mapsto.text.transcripts.aligned_text import normalise
 
 YESNO = DATA.parent / "audio" / "yesno"
 # Held-out recordings of yesno, and points of a curve.
@@ -53,6 +55,13 @@ def rates_of(model: mapsto.Model, rows: list[dict[str, Any]]) -> str:
     )
 
 
+def rates_by(model: mapsto.Model, rows: list[dict[str, Any]], decoding: mapsto.Decoding) -> str:
+    """Return word and character error rates of transcripts that are searched for, over all rows, as cells of a table."""
+    found = [str(answer["text"]) for answer in model.predict(rows, decoding=decoding)]
+    said = [normalise(row["text"]) for row in rows]
+    return f"{100 * jiwer.wer(said, found):.1f} % | | {100 * jiwer.cer(said, found):.1f} %"
+
+
 def curve(folder: Path) -> str:
     """Return the training loss over the steps of a run, at NUM_POINTS steps."""
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -62,13 +71,18 @@ def curve(folder: Path) -> str:
 
 
 def measure(name: str, training: list[Any], test: list[Any], options: dict[str, Any]) -> list[str]:
-    """Return the lines of a fit: a row of the table, and the curve of its loss."""
+    """Return the lines of a fit: rows of the table, and the curve of its loss."""
     folder = ROOT.parent / "runs" / "benchmarks" / f"recognizing-{name}"
     began = time.monotonic()
     model = mapsto.fit("sound -> text", training, folder, overwrite=True, bad_rows="skip", **options)
     minutes = (time.monotonic() - began) / 60
-    row = f"| {name}, {len(training):,} rows, CTC from scratch, {minutes:.0f} min | {rates_of(model, test)} |"
-    return [row, curve(folder)]
+    table = [f"| {name}, {len(training):,} rows, CTC from scratch, {minutes:.0f} min | {rates_of(model, test)} |"]
+    searches = {
+        "16 beams": mapsto.Decoding(beams=16),
+        "the training texts as language model": mapsto.Decoding(language_model=[row["text"] for row in training]),
+    }
+    table += [f"| the same, {way} | {rates_by(model, test, decoding)} |" for way, decoding in searches.items()]
+    return [*table, curve(folder)]
 
 
 def main() -> None:
@@ -81,13 +95,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="of the English training sentences")
     arguments = parser.parse_args()
     table = ["| data | WER | WER, normalised | CER |", "|---|---|---|---|"]
-    row, loss = measure("yesno", *read_yesno(), {})
-    table, curves = [*table, row], [f"yesno, loss: {loss}."]
+    *rows, loss = measure("yesno", *read_yesno(), {})
+    table, curves = [*table, *rows], [f"yesno, loss: {loss}."]
     if arguments.queen:
         training, test = read_table(arguments.queen[0], arguments.rows), read_table(arguments.queen[1], None)
         options = {} if arguments.minutes is None else {"minutes": arguments.minutes}
-        row, loss = measure("queen", training, test, options)
-        table, curves = [*table, row], [*curves, f"queen, loss: {loss}."]
+        *rows, loss = measure("queen", training, test, options)
+        table, curves = [*table, *rows], [*curves, f"queen, loss: {loss}."]
         if arguments.start:
             table.append(f"| queen, {arguments.start} as it is | {rates_of(mapsto.load(arguments.start), test)} |")
     record("Recognition by CTC (recognizing.py)", [*table, "", *curves])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mapsto.fitting.answer_way import choose_answer_way
 from mapsto.fitting.starting_model import StartingModel, open_start
 from mapsto.task.arrow import parse
 from mapsto.text.transcripts.aligned_text import MAX_SYMBOLS, AlignedTextTarget, Transcript, normalise
+from mapsto.text.transcripts.language_model import CharacterModel
 
 RATE = 8000
 SMALL: dict[str, Any] = {"layers": 2, "width": 64, "heads": 2, "device": "cpu", "precision": "fp32"}
@@ -82,6 +84,34 @@ def test_words_have_times_and_a_search_finds_no_less_likely_texts(fitted: Path) 
     assert all(b["probability"] >= a["probability"] * 0.999 for a, b in zip(greedy, searched, strict=True))
     with pytest.raises(mapsto.MapstoError, match="samples= would change nothing"):
         model.predict([sound], decoding=mapsto.Decoding(samples=3))
+
+
+def test_a_language_model_prefers_usual_spellings(fitted: Path) -> None:
+    """Of two letters that sound at the same time, the one is read that the texts have there."""
+    model = mapsto.load(fitted, "cpu", "fp32")
+    both = {"sound": (say("aba")[0] / 2 + say("aéa")[0] / 2, RATE)}
+    for text in ("aba", "aéa"):
+        decoding = mapsto.Decoding(language_model=[text] * 50)
+        (answer,) = model.predict([both], decoding=decoding)
+        assert answer["text"] == text
+    # What is heard well stays as it is.
+    clear = make_rows(6, 8)
+    kept = model.predict(clear, decoding=mapsto.Decoding(language_model=[row["text"] for row in make_rows(200, 9)]))
+    assert [a["text"] for a in kept] == [a["text"] for a in model.predict(clear)]
+    for texts in ([], [""], ["x" * 3_000_000]):
+        with pytest.raises(mapsto.MapstoError, match="language model"):
+            model.predict(clear, decoding=mapsto.Decoding(language_model=texts))
+
+
+def test_probabilities_of_characters_are_those_of_witten_and_bell() -> None:
+    """Each context's followers, with what the texts lack, sum to 1."""
+    model = CharacterModel(["abab", "ba"])
+    # "ab" is followed by "a" once and by the end once: two kinds of two; "b" by "a" twice and the end once.
+    behind_b = (2 + 2 * math.exp(model.log_probability("", "a"))) / (3 + 2)
+    assert math.exp(model.log_probability("b", "a")) == pytest.approx(behind_b)
+    assert math.exp(model.log_probability("ab", "a")) == pytest.approx((1 + 2 * behind_b) / (2 + 2))
+    known = sum(math.exp(model.log_probability("ab", character)) for character in "ab\n")
+    assert known < 1 and known + math.exp(model.log_probability("ab", "?")) == pytest.approx(1)
 
 
 def test_silence_has_no_text_and_long_sounds_are_read_in_windows(fitted: Path) -> None:

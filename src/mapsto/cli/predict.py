@@ -72,7 +72,8 @@ Draw = Annotated[
     Path | None, typer.Option(help="A folder for copies of the pictures with the answers, such as boxes, drawn in.")
 ]
 
-# Settings of decoding, for answers that are generated token by token; --beams and --times also for transcripts by CTC.
+# Settings of decoding, for answers that are generated token by token; --beams, --times and
+# --language-model also for transcripts by CTC.
 Beams = Annotated[
     int | None,
     typer.Option(help="Generated answers, and transcripts: keep this many beginnings at each step (beam search)."),
@@ -106,6 +107,12 @@ Answers = Annotated[
 Schema = Annotated[
     Path | None,
     typer.Option(help="Generated answers: JSON that this JSON Schema (a file) describes (the extra `schema`)."),
+]
+LanguageModel = Annotated[
+    Path | None,
+    typer.Option(
+        help="Transcripts by CTC: prefer spellings as in the lines of this text file, by a language model of its characters."
+    ),
 ]
 
 # Answers that are left blank, and values that are made instead of answers.
@@ -175,6 +182,7 @@ def predict(
     words: Words = False,
     answers: Answers = None,
     schema: Schema = None,
+    language_model: LanguageModel = None,
     seed: Annotated[int, typer.Option(help="Seed of --samples.")] = 0,
     stream: Stream = False,
     raw: Raw = None,
@@ -207,7 +215,9 @@ def predict(
     require_output_path(draw)
     announce_output(out)
     if like is not None:
-        others = (hide, mask, draw, beams, samples, temperature, top_p, longest, language, task, answers, schema)
+        others = (
+            hide, mask, draw, beams, samples, temperature, top_p, longest, language, task, answers, schema, language_model,
+        )  # fmt: skip
         if stream or json or times or engine != "local" or any(option is not None for option in others):
             raise UsageError(
                 "--like makes recordings; leave out --hide, --mask, --draw, --stream, --json, --engine and settings of decoding"
@@ -221,7 +231,8 @@ def predict(
         beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
         language=language, task=task, times=times or words or is_subtitles(out) or None,
         words=words or None,
-        answers=answers and _read_answers(answers, encoding), schema=schema and read_json(schema),
+        answers=answers and _read_texts(answers, encoding), schema=schema and read_json(schema),
+        language_model=language_model and _read_texts(language_model, encoding),
     )  # fmt: skip
     answering = _open_engine(engine, model, device, precision, long, min_confidence, reject, decoding)
     if stream:
@@ -264,8 +275,11 @@ def make_decoding(**settings: Any) -> Decoding | None:
     return Decoding(**values) if set(values) - {"seed"} else None
 
 
-def _read_answers(path: Path, encoding: str | None) -> list[str]:
-    """Return the lines of a file with the allowed answers. Raises DataError for a file that cannot be decoded, or is empty."""
+def _read_texts(path: Path, encoding: str | None) -> list[str]:
+    """Return the lines of a text file, such as the allowed answers.
+
+    Raises DataError for a file that cannot be decoded, or is empty.
+    """
     from mapsto.data.formats.text_lines import read_lines
 
     return [line.strip() for line in read_lines(path, encoding)]

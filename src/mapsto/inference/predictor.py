@@ -119,8 +119,15 @@ def _make_constraints(mapping: Mapping, decoding: Decoding | None) -> list[Const
         raise UsageError(f"decoding is a mapsto.Decoding, such as Decoding(beams=4), not {type(decoding).__name__}")
     if decoding is not None and not any(isinstance(target, Generated | Searched) for target in mapping.targets):
         raise UsageError(
-            "settings of decoding (--beams, --samples, --longest, --answers, --schema, --times, --language, --task) are for "
+            "settings of decoding (--beams, --samples, --longest, --answers, --schema, --times, --language, --task, "
+            "--language-model) are for "
             f"answers that are generated or read along a sound; {mapping.arrow} has none"
+        )
+    is_written = any(isinstance(target, Generated) for target in mapping.targets)
+    if decoding is not None and decoding.language_model is not None and is_written:
+        raise UsageError(
+            "--language-model is for transcripts that are read along a sound (CTC); this model writes its answers token "
+            "by token, and knows spellings itself"
         )
     for target in mapping.targets:
         # Raises for settings that a target ignores, before any row is read.

@@ -61,6 +61,8 @@ class Decoding:
     words: bool = False
     # A JSON Schema, as the object in its file; every complete answer is JSON that it describes. None for any text.
     schema: Mapping[str, Any] | None = None
+    # Texts like those that are said, for transcripts that are read along the sound: their spellings are preferred. None for none.
+    language_model: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("beams", 1), ("samples", 0), ("longest", 1), ("seed", 0)):
@@ -81,6 +83,8 @@ class Decoding:
             raise UsageError("give --answers (a list of texts) or --schema (JSON), not both")
         if self.words and not self.times:
             raise UsageError("--words says when each word is said, beside the phrases of --times")
+        if isinstance(self.language_model, str):
+            raise UsageError("--language-model is a list of texts")
         if isinstance(self.answers, str) or (self.answers is not None and not self.answers):
             raise UsageError("--answers is a list of at least one text")
 

@@ -32,6 +32,7 @@ from mapsto.task.target_capabilities import Composed, HeadRows, located_port
 from mapsto.text import cells
 from mapsto.text.text_scores import ScoredTexts
 from mapsto.text.transcripts import ctc
+from mapsto.text.transcripts.language_model import ORDER, CharacterModel, make_language_model
 
 # The blank stands first among the symbols.
 BLANK_NAME = ""
@@ -51,6 +52,9 @@ FEW_HOURS, FEW_LEARNING = 0.5, Learning(min_epochs=20, max_epochs=100, steps=400
 
 # A window of a long sound is at least so long that a pause can be found in its second half.
 WINDOW_SECONDS = 4.0
+
+# The beginnings that are kept beside a language model, where no number is named.
+LANGUAGE_MODEL_BEAMS = 16
 
 # Columns of an answer in a tensor: in its first row log-probability, begin and end of the sound in seconds; then for each
 # character its code point, begin and end.
@@ -93,6 +97,7 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
             raise ValueError(f"outputs of a token are 1 to {MAX_OUTPUTS}, not {outputs!r}")
         self.outputs = outputs
         self.beams, self.with_times = 1, False
+        self.language_model: CharacterModel | None = None
         # That of a baseline, or of a data check, has no source, and only reads and scores texts.
         self.is_bound = False
         # Hours of sound that were learnt from; they decide the length of a fit, and are not saved.
@@ -229,11 +234,28 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
         return ctc.ctc_loss(self._log_probabilities(output), [size * self.outputs for size in sizes], symbols, lengths)
 
     def with_decoding(self, decoding: Decoding) -> Self:
-        """Return a target that decodes by prefix beam search, if `decoding` has beams."""
-        decoding.require_only("beams", "times", "words", what=f"a {self.kind} that is read along a {self.lies_in}")
+        """Return a target that decodes by prefix beam search, if `decoding` has beams or texts for a language model."""
+        names = ("beams", "times", "words", "language_model")
+        decoding.require_only(*names, what=f"a {self.kind} that is read along a {self.lies_in}")
         target = copy.copy(self)
         target.beams, target.with_times = decoding.beams, decoding.times
+        if decoding.language_model is not None:
+            target.beams = LANGUAGE_MODEL_BEAMS if decoding.beams == 1 else decoding.beams
+            target.language_model = make_language_model(tuple(map(normalise, decoding.language_model)))
         return target
+
+    def _search(self, values: NDArray[np.float64]) -> tuple[int, ...]:
+        """Return the symbols of the text that is found. values: (m·u, v), log-probabilities of symbols."""
+        model = self.language_model
+        if self.beams == 1:
+            return ctc.best_path(values)
+        if model is None:
+            return ctc.search_prefixes(values, self.beams)
+
+        def score(symbols: tuple[int, ...]) -> float:
+            return model.score("".join(self.classes[symbol] for symbol in symbols[-ORDER:]), len(symbols) < ORDER)
+
+        return ctc.search_prefixes(values, self.beams, score)
 
     def split(self, output: Tensor, pieces: Sequence[Sequence[Piece]]) -> list[Tensor]:
         """Return for each example its decoded text, (1 + k, 3).
@@ -255,7 +277,7 @@ class AlignedTextTarget(ScoredTexts, Composed, HeadRows, Searched):
             # A silent sound has no text; numbers that are not finite are reported by who reads them.
             return torch.tensor([[float(log_probabilities.sum()) * 0.0, begin, end]])
         values = log_probabilities.double().numpy()
-        symbols = ctc.best_path(values) if self.beams == 1 else ctc.search_prefixes(values, self.beams)
+        symbols = self._search(values)
         characters = np.zeros((1 + len(symbols), NUM_COLUMNS))
         characters[0] = ctc.log_likelihood(log_probabilities, symbols), begin, end
         characters[1:, 0] = [ord(self.classes[symbol]) for symbol in symbols]
