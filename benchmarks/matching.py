@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import DATA, ratio, record, seconds, spread
+from common import DATA, Kept, ratio, record, seconds, spread
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -225,6 +225,7 @@ def time_graph(count: int, width: int, rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", default="banking77,cmrc")
+    parser.add_argument("--parts", default="find,graph", help="what else is measured: find, graph")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--start", default=str(minilm()))
     parser.add_argument("--epochs", type=float, default=1.0)
@@ -240,36 +241,50 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="queries of `find` that are timed")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # Parts that take long are measured one by one, and kept.
+    kept = Kept("matching")
+    for name in filter(None, options.sets.split(",")):
+        kept.put(f"set {name}", compare_ways(name, options))
+    for part, measure in (("find", time_find), ("graph", time_graph)):
+        if part in options.parts.split(","):
+            kept.put(part, measure(options.vectors, 384, options.rounds * (5 if part == "graph" else 1)))
     lines = [
-        f"{options.epochs:g} epochs in batches of {options.batch} at {MATCH_LEARNING.rate:g}, {options.precision}, "
-        f"{options.threads} threads, start {Path(options.start).parent.name}. Recall in %, mean (each seed); seconds of training "
-        "(from the rows to the fitted model), median (range).",
+        f"{options.epochs:g} epochs in batches of {options.batch} at {MATCH_LEARNING.rate:g}; theirs in fp32, its default. "
+        "Recall in %, mean (each seed); seconds of training (from the rows to the fitted model), median (range).",
         "",
         "| set | training pairs | test queries · candidates | method | recall@1 | recall@10 | seconds | ours is × faster |",
         "|---|---|---|---|---|---|---|---|",
+        *(line for key, rows in kept.found.items() if key.startswith("set ") for line in rows),
+        *(line for part in ("find", "graph") for line in kept.found.get(part, [])),
     ]
-    for name in filter(None, options.sets.split(",")):
-        pairs, queries, candidates, relevance = sets(name, options.rows, options.tested)
-        scores: dict[str, list[tuple[float, float]]] = {who: [] for who in WAYS}
-        took: dict[str, list[float]] = {who: [] for who in WAYS}
-        for seed in range(options.seeds):
-            for who, way in WAYS.items():
-                vectors, duration = way(pairs, [*queries, *candidates], options, seed)
-                scores[who].append(hits(vectors, len(queries), relevance))
-                took[who].append(duration)
-                print(name, seed, who, scores[who][-1], duration, flush=True)
-        for who, values in scores.items():
-            shown = " | ".join(
-                f"{statistics.fmean(column):.1f} ({', '.join(f'{value:.1f}' for value in column)})"
-                for column in zip(*values, strict=True)
-            )
-            cost = f"{spread(took[who])} | {ratio(took[who], took['ours'])}" if way_trains(who) else "– | –"
-            lines.append(
-                f"| {name} | {len(pairs):,} | {len(queries):,} · {len(candidates):,} | {who} | {shown} | {cost} |"
-            )
-    lines += time_find(options.vectors, 384, options.rounds)
-    lines += time_graph(options.vectors, 384, 5 * options.rounds)
     record("Texts that belong together (benchmarks/matching.py)", lines)
+
+
+def compare_ways(name: str, options: argparse.Namespace) -> list[str]:
+    """Return the rows of the table for a set: recall and seconds of each way, which take turns."""
+    pairs, queries, candidates, relevance = sets(name, options.rows, options.tested)
+    scores: dict[str, list[tuple[float, float]]] = {who: [] for who in WAYS}
+    took: dict[str, list[float]] = {who: [] for who in WAYS}
+    for seed in range(options.seeds):
+        for who, way in WAYS.items():
+            vectors, duration = way(pairs, [*queries, *candidates], options, seed)
+            scores[who].append(hits(vectors, len(queries), relevance))
+            took[who].append(duration)
+            print(name, seed, who, scores[who][-1], duration, flush=True)
+    lines = []
+    start = Path(options.start)
+    name_of_start = start.parent.name if start.name == "model" else start.name
+    facts = f"from {name_of_start}, {options.threads} threads, ours in {options.precision}"
+    for who, values in scores.items():
+        shown = " | ".join(
+            f"{statistics.fmean(column):.1f} ({', '.join(f'{value:.1f}' for value in column)})"
+            for column in zip(*values, strict=True)
+        )
+        cost = f"{spread(took[who])} | {ratio(took[who], took['ours'])}" if way_trains(who) else "– | –"
+        lines.append(
+            f"| {name}, {facts} | {len(pairs):,} | {len(queries):,} · {len(candidates):,} | {who} | {shown} | {cost} |"
+        )
+    return lines
 
 
 def way_trains(name: str) -> bool:

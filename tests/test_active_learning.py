@@ -125,6 +125,28 @@ def test_texts_to_correct_come_with_the_drafts_of_the_model(tmp_path: Path) -> N
     assert set(task["data"]) == {"en"} and 0 < task["predictions"][0]["score"] < 1
 
 
+def test_answers_in_passages_come_as_drafts_the_least_probable_first(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"who was in {place}?", "passage": f"In {place} lived {name}.", "answer": name}
+        for place in ("Bern", "Prag", "Wien", "北京")
+        for name in (f"Ada{number}" for number in range(60))
+    ]
+    arrow = "question:text, passage:text -> answer:span"
+    model = mapsto.fit(arrow, rows[:210], tmp_path / "run", steps=4, layers=1, width=64, vocabulary=300, hold_out=0.0)
+    pool = [{name: row[name] for name in ("question", "passage")} for row in rows[210:]]
+    suggested = model.suggest(pool, 5, known=210)
+    assert {suggestion.reason for suggestion in suggested.suggestions} == {"uncertain"}
+    answers = model.predict(pool)
+    for suggestion in suggested.suggestions:
+        answer = answers[suggestion.row]
+        assert suggestion.answer == answer["span"] and suggestion.answer in pool[suggestion.row]["passage"]
+        assert suggestion.confidence == pytest.approx(answer["probability"], abs=1e-4)
+    suggested.write(tmp_path / "to_label.csv")
+    table = read_table(tmp_path / "to_label.csv")
+    assert table.columns == ("question", "passage", "answer", "answer_draft")
+    assert table.column("answer_draft") == [suggestion.answer or None for suggestion in suggested.suggestions]
+
+
 def test_rows_with_labels_are_not_asked_for(clf: Path) -> None:
     rows = [{**row, "label": row["label"] if i % 2 else None} for i, row in enumerate(topics(30, 7))]
     found = mapsto.load(clf).suggest(rows, 100)

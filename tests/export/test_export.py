@@ -182,6 +182,34 @@ def test_a_graph_that_computes_something_else_is_not_written(
     assert not out.exists()
 
 
+def test_what_a_file_is_is_said(exported: Exported, tmp_path: Path) -> None:
+    """A file that no export wrote is not replaced; a renamed file, and one that is not there, are named as such."""
+    foreign = tmp_path / "mine.onnx"
+    foreign.write_text("precious, and no model")
+    with pytest.raises(UsageError, match="no export wrote it; name another"):
+        export_mapping(exported.mapping, foreign, exported.table)
+    assert foreign.read_text() == "precious, and no model"
+    for folder, words in (
+        (tmp_path / "nofolder" / "a.onnx", "there is no folder"),
+        (tmp_path / "a.onnx", "it is a folder"),
+    ):
+        (tmp_path / "a.onnx").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=words):
+            export_mapping(exported.mapping, folder, exported.table)
+    renamed = tmp_path / "clf.txt"
+    shutil.copy(exported.file, renamed)
+    with pytest.raises(CheckpointError, match=r"give it its ending \.onnx again"):
+        mapsto.load(renamed)
+    with pytest.raises(UsageError, match=r"with the ending \.onnx, and .*clf\.txt is none"):
+        mapsto.load(renamed, engine="onnx")
+    with pytest.raises(CheckpointError, match=r"there is no file .*missing\.onnx"):
+        mapsto.load(tmp_path / "missing.onnx")
+    (tmp_path / "clf.xml").touch()
+    (tmp_path / "clf.bin").write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match=r"the weights of an exported model: name .*clf\.xml"):
+        mapsto.load(tmp_path / "clf.bin")
+
+
 def test_wrong_uses_are_refused(exported: Exported, tmp_path: Path) -> None:
     mapping = exported.mapping
     with pytest.raises(DataError, match="--rows"):
@@ -282,6 +310,20 @@ def test_the_example_in_javascript_answers_the_same(exported: Exported, tmp_path
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     require_same_labels(exported, done.stdout)
+
+
+@pytest.mark.slow
+def test_a_model_of_pictures_is_served_whatever_their_shape(tmp_path: Path) -> None:
+    """The made rows with which a service warms up have another shape than the graph reads."""
+    pytest.importorskip("fastapi", reason="the extra [serve] is not here")
+    from mapsto.serve.served_model import ServedModel
+
+    mapping, table = small_mapping("image -> boxes")[0].eval(), make_table()
+    table = table.select(range(0, len(table), 2))
+    export_mapping(mapping, tmp_path / "boxes.onnx", table)
+    model = ServedModel("boxes", mapsto.load(tmp_path / "boxes.onnx").mapping)
+    model.warm_up()
+    assert all("boxes" in answer for answer in model.predictor.answer(table))
 
 
 @pytest.mark.slow

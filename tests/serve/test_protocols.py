@@ -84,6 +84,7 @@ def test_text_is_generated_whole_and_in_parts(running: Running, folder: Path) ->
     assert whole["text"] == expected["text"]
     parts = events(running.client.post("/generate", json={**body, "stream": True}))
     assert "".join(part["text"] for part in parts[:-1]) == parts[-1]["answer"]["text"] == expected["text"]
+    assert parts[-1]["answer"]["ended"] == whole["ended"] and parts[-1]["model"] == "write"
     rows = {"model": "write", "rows": [{"en": "A small dog."}, {"en": None}], "decoding": {"longest": 6}}
     answers = post(running, "/predict", rows)["answers"]
     assert answers[0]["text"] == expected["text"] and "blank" in answers[1]["error"]
@@ -104,7 +105,7 @@ def test_chats_are_answered_as_openai_does(running: Running, folder: Path) -> No
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": expected}
     assert whole["choices"][0]["finish_reason"] in ("stop", "length") and whole["usage"]["prompt_tokens"] > 0
     parts = events(running.client.post("/v1/chat/completions", json={**body, "stream": True}))
-    assert parts[-1] == "[DONE]" and parts[-2]["choices"][0]["finish_reason"] == "stop"
+    assert parts[-1] == "[DONE]" and parts[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts[:-1]) == expected
     drawn = [post(running, "/v1/chat/completions", {**body, "temperature": 1.5, "seed": 3}) for _ in range(2)]
     assert drawn[0]["choices"] == drawn[1]["choices"]

@@ -4,8 +4,8 @@ While few rows are labelled, a model's uncertainty is unreliable, and choosing t
 choosing at random. Then the rows are clustered (mini-batch k-means on their vectors), and the most typical row of each
 cluster without a label is chosen (TypiClust, Hacohen et al. 2022). With more labels the rows with the smallest
 margin between the two most probable answers are chosen, spread over clusters (diverse mini-batch active learning,
-Zhdanov 2019). A generated text is uncertain where the mean probability of its tokens is low. The cost is one forward pass over
-the pool of unlabelled rows, and for generated texts their generation.
+Zhdanov 2019). A generated text is uncertain where the mean probability of its tokens is low, and an answer in a passage where its
+own probability is. The cost is one forward pass over the pool of unlabelled rows, and for generated texts their generation.
 Legend of shapes: p rows of the pool, k labelled rows, d width.
 """
 
@@ -77,7 +77,7 @@ class Suggestion:
     # TYPICAL or UNCERTAIN.
     reason: str
     # The model's current answer and its confidence from 0 to 1 (of a generated text the mean probability of a token); None for
-    # a model whose answers are neither classes nor generated.
+    # a model whose answers are neither classes nor texts.
     answer: Any
     confidence: float | None
 
@@ -207,7 +207,7 @@ def annotations_of(answer: Any, annotation: str) -> list[dict[str, Any]]:
 def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Suggestions:
     """Choose up to `count` rows of a pool to label next.
 
-    These are uncertain rows if the model's answers are classes or generated, and at least ENOUGH_LABELS rows, and
+    These are uncertain rows if the model's answers are classes or texts, and at least ENOUGH_LABELS rows, and
     ENOUGH_PER_CLASS per class, have labels; else typical rows.
     seed: for clustering and for sampling a pool of more than MAX_POOL rows.
     Raises UsageError for a count below 1, DataError if no unlabelled row can be read.
@@ -228,7 +228,7 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     if labelled is not None:
         labelled_vectors, _ = _vectors_and_outputs(predictor, labelled, None)
     # The user gives the labelled rows or only their number.
-    answers, uncertainty = _present_answers(target, outputs, max(pool.num_labels, len(labelled_vectors)))
+    answers, uncertainty = _present_answers(target, outputs, rows, max(pool.num_labels, len(labelled_vectors)))
     reason = TYPICAL if uncertainty is None else UNCERTAIN
     selected = choose_rows(vectors, labelled_vectors, uncertainty, min(count, len(rows)), seed)
     suggestions = [
@@ -239,7 +239,8 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     source_column = rows.arrow.sources[located_port(target, source_kinds) if isinstance(target, Composed) else 0].column
     assert source_column is not None
     num_unreadable += len(pool.table.rejected)
-    annotation = "labels" if isinstance(target, Extracted) else "textarea" if isinstance(target, Free) else "choices"
+    is_text = isinstance(target, Free) or (isinstance(target, Extracted) and not isinstance(target, Classes))
+    annotation = "textarea" if is_text else "labels" if isinstance(target, Extracted) else "choices"
     mean_confidence = float(np.mean([confidence for _, confidence in answers])) if answers else math.nan
     return Suggestions(
         pool.table,
@@ -255,17 +256,23 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
 
 
 def _present_answers(
-    target: Target | None, outputs: Tensor | None, num_labels: int
+    target: Target | None, outputs: Tensor | None, rows: Rows, num_labels: int
 ) -> tuple[list[tuple[Any, float]], Floats | None]:
     """Return the model's (answer, confidence) for each row of the pool, and the uncertainty (p,) of the answers.
 
-    There are no answers if they are neither classes nor generated. The uncertainty is None if there are none, or too few labels.
-    outputs: (p, …), those of the target. num_labels: number of labelled rows that the model was fitted to.
+    There are no answers if they are neither classes nor texts. The uncertainty is None if there are none, or too few labels.
+    outputs: (p, …), those of the target. rows: of the pool. num_labels: number of labelled rows that the model was fitted to.
     """
-    if outputs is None or not isinstance(target, Classes | Free) or not isinstance(target, Confident):
+    if outputs is None or not isinstance(target, Classes | Free | Extracted) or not isinstance(target, Confident):
         return [], None
     confidence = target.confidence(outputs)
-    values = [answer[target.kind] for answer in target.decode(outputs)]
+    decoded = target.decode(outputs)
+    if isinstance(target, Extracted) and not isinstance(target, Classes):
+        # A part of a passage is shown as its text.
+        passages = rows.sources[located_port(target, [port.kind for port in rows.arrow.sources])]
+        for answer, passage in zip(decoded, passages, strict=True):
+            target.add_excerpts(answer, passage)
+    values = [answer[target.kind] for answer in decoded]
     num_enough = max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes) if isinstance(target, Classes) else 0)
     uncertainty = answer_uncertainty(target, outputs, confidence) if num_labels >= num_enough else None
     return list(zip(values, confidence.tolist(), strict=True)), uncertainty

@@ -74,7 +74,7 @@ def bind_to(arrow: Arrow, table: Table, answers: bool = True) -> Arrow:
             return _bind_groups(arrow, table, fits, answers)
         if answers:
             return bind(arrow, table.columns, fits, lambda kind: _advise(arrow, table, kind))
-        return replace(arrow, sources=bind(arrow.body, table.columns, fits).sources)
+        return replace(arrow, sources=bind(arrow.body, table.columns, fits, is_fixed=True).sources)
     except ArrowError as error:
         names = {port.column or port.kind for port in (*arrow.sources, *arrow.targets)}
         if hint := describe_header(names, table.data, table.origins):

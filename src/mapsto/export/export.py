@@ -32,6 +32,7 @@ from mapsto.pretrained.exported.container import (
     Graph,
     exported_files,
     file_entries,
+    has_seal,
     seal_files,
 )
 from mapsto.pretrained.exported.engines import ENGINES, ENGINES_OF
@@ -159,7 +160,7 @@ def export_mapping(
         graph = Graph(_serialise(trace(reference, examples)))
         graph = convert_to_ir(graph.content) if settings.to == "openvino" else graph
     session = ENGINES[ENGINES_OF[settings.suffix][0]](graph, out)
-    say(f"checking it on {rows.description}")
+    say(f"checking it on {rows.description}: the model and the graph answer them, one after the other")
     parity = measure_parity(reference, SessionMapping(reference, session, out), rows.table)
     _require_parity(parity, settings, higher_precision)
     contents, weights = _folder_contents(mapping, out)
@@ -209,8 +210,12 @@ def require_output(out: Path, settings: ExportSettings) -> None:
     """Raise UsageError unless `out` names a new or an exported file in a folder that exists, with the suffix of its format."""
     if out.suffix.lower() != settings.suffix:
         raise UsageError(f"--out {out}: with --to {settings.to} an exported model has the ending {settings.suffix}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UsageError(f"--out {out}: it is a file in a folder that exists")
+    if not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise UsageError(f"--out {out}: it is a folder; name a file in it, such as {out / f'model{settings.suffix}'}")
+    if out.exists() and not has_seal(out):
+        raise UsageError(f"--out {out}: this file is there, and no export wrote it; name another --out")
     if settings.suffix == IR_SUFFIX and out.exists() != weights_path(out).exists():
         present, absent = sorted((out, weights_path(out)), key=Path.exists, reverse=True)
         raise UsageError(

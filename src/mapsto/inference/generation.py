@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,13 +137,19 @@ def generate_rows(
     return target.pack(answers)
 
 
+class TextPart(str):
+    """A part of a text that is being generated. answer: with the last part, the whole answer as `predict` gives it."""
+
+    answer: dict[str, Any] | None = None
+
+
 def stream_text(
     mapping: Mapping,
     example: Example,
     device: torch.device,
     decoding: Decoding,
     constraint: Constraint | None = None,
-) -> Iterator[str]:
+) -> Iterator[TextPart]:
     """Yield the parts of the text that the first target generates greedily for an example, as soon as they are certain.
 
     decoding: without beams and samples. constraint: the answers that are allowed; None for all.
@@ -155,8 +162,12 @@ def stream_text(
             tokens = completed[0][1][0].tokens if completed else generator.search.beginning(0)
             value = str(target.to_value(tokens))
             # A character of several tokens is decoded as U+FFFD until it is complete.
-            if value.startswith(text) and (completed or not value.endswith("\ufffd")):
-                yield value[len(text) :]
+            is_certain = value.startswith(text) and (completed or not value.endswith("\ufffd"))
+            part = TextPart(value[len(text) :] if is_certain else "")
+            if completed:
+                (part.answer,) = target.decode(target.pack([completed[0][1][0]]))
+            if is_certain or completed:
+                yield part
                 text = value
 
 

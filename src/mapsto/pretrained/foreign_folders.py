@@ -14,6 +14,8 @@ from pathlib import Path
 from mapsto.errors import CheckpointError
 from mapsto.files import CONVERT, MAX_CONFIG_BYTES, PICKLED, open_regular, read_json
 from mapsto.files.tensors import POINTER_START
+from mapsto.pretrained.exported.container import SUFFIX, has_seal
+from mapsto.pretrained.exported.ir_files import IR_SUFFIX, WEIGHTS_SUFFIX
 
 ADAPTER_CONFIG = "adapter_config.json"
 # The folders in which a Trainer saves a model every so many steps.
@@ -87,6 +89,10 @@ def explain_file(path: Path) -> str:
         return FORMATS[".gguf"]
     if start.startswith(FASTTEXT_START):
         return FORMATS[".ftz"]
+    if (graph := path.with_suffix(IR_SUFFIX)).is_file() and suffix == WEIGHTS_SUFFIX:
+        return f"the weights of an exported model: name {graph}"
+    if has_seal(path):
+        return f"a file that `mapsto export` wrote: give it its ending {SUFFIX} again (.xml for OpenVINO)"
     if suffix in FORMATS:
         return FORMATS[suffix]
     if suffix in ARCHIVES:
@@ -121,6 +127,8 @@ def explain_missing(name: str) -> CheckpointError:
         if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
         else ""
     )
+    if path.suffix.lower() in (SUFFIX, IR_SUFFIX):
+        return CheckpointError(f"there is no file {name}")
     return CheckpointError(f"there is no folder {name}{hint}{hub}")
 
 

@@ -283,6 +283,7 @@ def bind(
     columns: Sequence[str],
     fits: Callable[[str, str, Role], bool],
     advise: Callable[[str], str] = lambda kind: "",
+    is_fixed: bool = False,
 ) -> Arrow:
     """Return a copy of the arrow in which every port has a column.
 
@@ -290,6 +291,7 @@ def bind(
     column that fits. In an arrow with `~`, the i-th target of a kind gets the column of the i-th source of that kind.
     fits: function (kind, column, "source" or "target") that returns whether a port of this kind can use the column.
     advise: function (kind) that returns what to do where no column fits a port of this kind, or "".
+    is_fixed: whether the arrow is that of a model, in which the user names no columns.
     Raises ArrowError, listing the columns, if a named column is missing, or if a port has no column or several to choose from.
     """
     column_list = _list_columns(columns)
@@ -323,7 +325,7 @@ def bind(
         }
         unique = {i: names[0] for i, names in candidates.items() if len(names) == 1}
         if not unique or len(set(unique.values())) < len(unique):
-            raise _unbound(ports, candidates, column_list, advise)
+            raise _unbound(ports, candidates, column_list, advise, is_fixed)
         bound_columns |= unique
     bound_columns |= {i: bound_columns[source] for i, source in shared.items()}
     bound = [replace(port, column=bound_columns.get(i)) for i, (_, port) in enumerate(ports)]
@@ -346,12 +348,16 @@ def _list_columns(columns: Sequence[str]) -> str:
 
 
 def _unbound(
-    ports: list[tuple[Role, Port]], candidates: dict[int, list[str]], column_list: str, advise: Callable[[str], str]
+    ports: list[tuple[Role, Port]],
+    candidates: dict[int, list[str]],
+    column_list: str,
+    advise: Callable[[str], str],
+    is_fixed: bool,
 ) -> ArrowError:
     """Return the error to raise for ports that have no column, or several to choose from. It describes one of these ports.
 
     ports: (role, port) for all ports. candidates: {index of a port without column: the free columns that fit it}.
-    column_list: all columns in words, for the message. advise: as of `bind`.
+    column_list: all columns in words, for the message. advise, is_fixed: as of `bind`.
     """
     # Report a port without any candidate first: it is the clearest error.
     i = min(candidates, key=lambda i: (len(candidates[i]) > 0, i))
@@ -363,9 +369,8 @@ def _unbound(
     alike = list(candidates.values()).count(names)
     if len(names) == 1 and alike > 1:
         return ArrowError(f"{alike} ports are left for the one column {several}; the columns are: {column_list}")
-    return ArrowError(
-        f"{kind!r} could be the column {several}; say which, as in '{names[0]}:{kind}'. The columns are: {column_list}"
-    )
+    remedy = f"give the one to read the name {kind!r}" if is_fixed else f"say which, as in '{names[0]}:{kind}'"
+    return ArrowError(f"{kind!r} could be the column {several}; {remedy}. The columns are: {column_list}")
 
 
 def _shared(arrow: Arrow) -> dict[int, int]:

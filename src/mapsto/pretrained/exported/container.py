@@ -25,6 +25,8 @@ SUFFIX = ".onnx"
 FORMAT = 1
 # Keys of the entries: the record, and the prefixes of files kept as text and as base64.
 RECORD_KEY, SEAL_KEY, TEXT_PREFIX, BASE64_PREFIX = "mapsto", "mapsto.sha256", "file:", "base64:"
+# The seal is within so many bytes of the end of a file.
+SEAL_AT_MOST = 1000
 # Protobuf messages have less than 2 GiB.
 MAX_BYTES = 2**31 - 2**20
 # Number of `metadata_props` in ONNX's ModelProto, with the wire type of a length-delimited field (onnx.proto3).
@@ -46,6 +48,15 @@ def is_exported(name: str | Path) -> bool:
     """Return whether a model's name is that of an exported file, by its suffix."""
     path = Path(name).expanduser()
     return path.suffix.lower() in (SUFFIX, IR_SUFFIX) and path.is_file()
+
+
+def has_seal(path: Path) -> bool:
+    """Return whether a file ends as those that `mapsto export` writes, whatever it holds."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - SEAL_AT_MOST))
+        return SEAL_KEY.encode() in file.read()
 
 
 def exported_files(path: Path) -> list[Path]:

@@ -27,7 +27,10 @@ def choose_engine(name: str | Path, engine: str) -> str | None:
     require_choice("engine", engine, (LOCAL, *ENGINES))
     if not is_exported(name):
         if engine != LOCAL:
-            raise UsageError(f"--engine {engine} takes a file that `mapsto export` wrote, and {name} is none")
+            endings = " or ".join(suffix for suffix, names in ENGINES_OF.items() if engine in names)
+            raise UsageError(
+                f"--engine {engine} takes a file that `mapsto export` wrote, with the ending {endings}, and {name} is none"
+            )
         return None
     suffix = Path(name).suffix.lower()
     if engine == LOCAL:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from mapsto.data.table import Table
+from mapsto.inference.generation import TextPart
 from mapsto.inference.table_engine import is_stopped
 from mapsto.serve.body import field, read_object
 from mapsto.serve.inputs import estimate_tokens
@@ -42,11 +43,14 @@ async def generate(request: Request) -> Response:
     parts = await begin_stream(request, model, content["row"], decoding)
 
     async def events() -> AsyncIterator[bytes]:
-        texts = []
+        texts, answer = [], None
         async for part in parts:
             texts.append(part)
+            answer = answer_of(part)
             yield event({"text": part})
-        yield event({"done": True, "answer": {model.arrow.targets[0].kind: "".join(texts)}})
+        # A transcript of several windows has no end of its own.
+        answer = answer or {model.arrow.targets[0].kind: "".join(texts)}
+        yield event({"done": True, "model": model.name, "answer": answer})
 
     return StreamingResponse(guarded(events()), media_type=EVENT_STREAM)
 
@@ -54,6 +58,11 @@ async def generate(request: Request) -> Response:
 def event(content: Any) -> bytes:
     """Return a JSON value as a server-sent event."""
     return b"data: " + encode_json(content) + b"\n\n"
+
+
+def answer_of(part: str) -> dict[str, Any] | None:
+    """Return the whole answer that comes with the last part of a streamed text; None with other parts."""
+    return part.answer if isinstance(part, TextPart) else None
 
 
 async def guarded(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -113,8 +122,10 @@ async def chat(request: Request) -> Response:
     result = await service.answer(request, "predict", name, [row], Settings(decoding=decoding))
     text = str(result.answers[0][model.arrow.targets[0].kind])
     if field(content, "stream", bool, False):
-        return StreamingResponse(guarded(chat_events(one_part(text), facts)), media_type=EVENT_STREAM)
-    reason = "length" if is_stopped(result.answers[0]) else "stop"
+        whole = TextPart(text)
+        whole.answer = result.answers[0]
+        return StreamingResponse(guarded(chat_events(one_part(whole), facts)), media_type=EVENT_STREAM)
+    reason = end_reason(result.answers[0])
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
     num_written = count_tokens(model, text)
     usage = {
@@ -123,6 +134,11 @@ async def chat(request: Request) -> Response:
         "total_tokens": result.num_tokens + num_written,
     }
     return reply({**facts, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+def end_reason(answer: dict[str, Any] | None) -> str:
+    """Return why an answer ended, in OpenAI's words."""
+    return "length" if answer is not None and is_stopped(answer) else "stop"
 
 
 async def one_part(text: str) -> AsyncIterator[str]:
@@ -138,9 +154,11 @@ async def chat_events(parts: AsyncIterator[str], facts: dict[str, Any]) -> Async
         return event({**facts, "object": "chat.completion.chunk", "choices": [choice]})
 
     yield chunk({"role": "assistant", "content": ""})
+    answer = None
     async for part in parts:
+        answer = answer_of(part)
         yield chunk({"content": part})
-    yield chunk({}, "stop")
+    yield chunk({}, end_reason(answer))
     yield b"data: [DONE]\n\n"
 
 

@@ -22,9 +22,9 @@ from mapsto.sequence.batch import Batch
 from mapsto.sequence.piece import Ints
 from mapsto.training.objectives import Objective
 
-# The most memory for kept activations, and the bytes of a layer's activations for each number of a hidden state:
-# about 34 in 16 bits (Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198), twice that in fp32.
-HELD_BYTES, BYTES_PER_STATE = 4 * 2**30, 68
+# The most memory for kept activations, and how many numbers of a layer's activations there are for each number of a hidden state
+# (34 bytes in 16 bits, Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198).
+HELD_BYTES, NUMBERS_PER_STATE = 4 * 2**30, 17
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class GradientCache(Objective):
         """Remember the rows of a step, and the vectors of its examples when they fill several batches."""
         device = next(mapping.parameters()).device
         shape, num_places = mapping.config.transformer, sum(batch.segments.numel() for batch in batches)
-        is_held = num_places * shape.width * shape.layers * BYTES_PER_STATE <= HELD_BYTES
+        num_numbers = num_places * shape.width * shape.layers * NUMBERS_PER_STATE
+        is_held = num_numbers * mapping.precision.itemsize <= HELD_BYTES
         vectors = None
         if len(batches) > 1:
             with torch.set_grad_enabled(is_held):
