@@ -195,8 +195,11 @@ def measure_training(minutes: float, names: Sequence[str], kept: Kept, root: Pat
     return lines
 
 
-def measure_pretraining(minutes: float, seeds: int, root: Path) -> list[str]:
-    """Return the lines of the comparison of a pretrained start with random weights, from FEW_PAIRS pairs."""
+def measure_pretraining(minutes: float, seeds: int, epochs: float | None, root: Path) -> list[str]:
+    """Return the lines of the comparison of a pretrained start with random weights, from FEW_PAIRS pairs.
+
+    epochs: of each fit; None for its own number.
+    """
     train, test = (read_table(DATA / "multi30k" / f"{part}.csv") for part in ("train", "test"))
     pairs, test_pairs = (
         [{"en": en, "de": de} for en, de in zip(table.column("en"), table.column("de"), strict=True)]
@@ -207,7 +210,7 @@ def measure_pretraining(minutes: float, seeds: int, root: Path) -> list[str]:
     mapsto.pretrain("text", sentences, base, minutes=minutes, objective="hybrid")
     comparison = mapsto.compare(
         ARROW, pairs, root / f"compared-{minutes:g}", test=test_pairs, starts=["scratch", str(base)], labels=[FEW_PAIRS],
-        seeds=seeds, jobs=1, bad_rows="skip",
+        seeds=seeds, jobs=1, bad_rows="skip", epochs=epochs,
     )  # fmt: skip
     return ["```", *comparison.lines(), "```"]
 
@@ -417,6 +420,7 @@ def main() -> None:
     parser.add_argument("--models", default="encoder-decoder;prefix;MarianMT, Trainer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=2, help="draws of the few pairs")
+    parser.add_argument("--epochs", type=float, help="of each fit to the few pairs; by default its own number")
     parser.add_argument("--sources", type=int, default=1000, help="sentences that are decoded")
     parser.add_argument("--decode", help="folder of a published T5, for the part `decoding`")
     parser.add_argument("--stream", help="folder of a published decoder, for the part `stream`")
@@ -436,9 +440,10 @@ def main() -> None:
         lines += measure_training(options.minutes, options.models.split(";"), kept, root)
         record(f"Translation from nothing, {options.minutes:g} minutes (benchmarks/translating.py)", lines)
     if "pretraining" in parts:
-        facts = f"{options.seeds} draws, {torch.get_num_threads()} threads, fp32; 1,000 test sentences"
+        length = "each fit at its own length" if options.epochs is None else f"{options.epochs:g} epochs a fit"
+        facts = f"{options.seeds} draws, {length}, {torch.get_num_threads()} threads, fp32; 1,000 test sentences"
         lines = [f"{FEW_PAIRS:,} pairs, {options.minutes:g} minutes of pretraining on both languages, {facts}.", ""]
-        lines += measure_pretraining(options.minutes, options.seeds, root)
+        lines += measure_pretraining(options.minutes, options.seeds, options.epochs, root)
         record(f"Translation from few pairs, {options.minutes:g} minutes (benchmarks/translating.py)", lines)
     if "decoding" in parts and options.decode:
         threads = torch.get_num_threads()
