@@ -207,7 +207,8 @@ def measure_pretraining(minutes: float, seeds: int, epochs: float | None, root: 
     )
     base = root / f"hybrid-{minutes:g}"
     sentences = [{"text": text} for name in ("en", "de") for text in train.column(name)]
-    mapsto.pretrain("text", sentences, base, minutes=minutes, objective="hybrid")
+    if not (base / "mapsto.json").exists():  # of an interrupted benchmark
+        mapsto.pretrain("text", sentences, base, minutes=minutes, objective="hybrid")
     comparison = mapsto.compare(
         ARROW, pairs, root / f"compared-{minutes:g}", test=test_pairs, starts=["scratch", str(base)], labels=[FEW_PAIRS],
         seeds=seeds, jobs=1, bad_rows="skip", epochs=epochs,
