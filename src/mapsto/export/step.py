@@ -7,24 +7,14 @@ v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping as Dict
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from mapsto.model.kv_cache import KeyValueCache, Memory
 from mapsto.model.mapping import Mapping
-from mapsto.pretrained.exported.interface import (
-    KEYS,
-    MEMORY_KEYS,
-    MEMORY_LENGTHS,
-    MEMORY_VALUES,
-    PAST_KEYS,
-    PAST_LENGTHS,
-    PAST_VALUES,
-    STEP_TOKENS,
-    VALUES,
-    head_names,
-)
+from mapsto.pretrained.exported.interface import KEYS, VALUES, StepInputs, head_names
 
 # What a step is traced with: so many examples, answers of each, and earlier tokens. Sizes of 1 would be taken for constants.
 EXAMPLES, ANSWERS, EARLIER_TOKENS = 3, 2, 5
@@ -63,13 +53,14 @@ def compute_step(mapping: Mapping, inputs: Dict[str, Tensor], axes: int) -> dict
 
     axes: number of axes of the positions of the tokens before.
     """
+    step = StepInputs(**inputs)
     memory = None
-    if MEMORY_KEYS in inputs:
-        memory = Memory(inputs[MEMORY_KEYS], inputs[MEMORY_VALUES], inputs[MEMORY_LENGTHS])
-    keys, values = (inputs[name].flatten(1, 2) for name in (PAST_KEYS, PAST_VALUES))
-    cache = GraphCache(keys, values, inputs[PAST_LENGTHS].flatten(), memory, axes)
+    if step.memory_lengths is not None and step.memory_keys is not None and step.memory_values is not None:
+        memory = Memory(step.memory_keys, step.memory_values, step.memory_lengths)
+    keys, values = step.past_keys.flatten(1, 2), step.past_values.flatten(1, 2)
+    cache = GraphCache(keys, values, step.past_lengths.flatten(), memory, axes)
     ((port, name),) = head_names(mapping).items()
-    states = mapping.next_states(inputs[STEP_TOKENS].flatten(), mapping.targets[port].kind, cache)
+    states = mapping.next_states(step.step_tokens.flatten(), mapping.targets[port].kind, cache)
     new_keys, new_values = map(torch.stack, zip(*cache.new, strict=True))
     return {name: mapping.next_logits(states, port), KEYS: new_keys, VALUES: new_values}
 
@@ -79,12 +70,13 @@ def step_inputs(mapping: Mapping) -> dict[str, Tensor]:
     stack = mapping.config.answer_stack
     lengths = torch.arange(EXAMPLES * ANSWERS).clamp(max=EARLIER_TOKENS).view(EXAMPLES, ANSWERS)
     kept = torch.zeros(stack.layers, EXAMPLES, ANSWERS, stack.num_kv_heads, EARLIER_TOKENS, stack.width_per_head)
-    inputs = {STEP_TOKENS: 0 * lengths, PAST_LENGTHS: lengths, PAST_KEYS: kept, PAST_VALUES: kept.clone()}
+    inputs = StepInputs(0 * lengths, lengths, kept, kept.clone())
     if mapping.answer_decoder is not None:
         memory = torch.zeros(stack.layers, EXAMPLES, stack.heads, EARLIER_TOKENS + 1, stack.width_per_head)
-        lengths = torch.arange(EXAMPLES) + 1
-        inputs |= {MEMORY_LENGTHS: lengths, MEMORY_KEYS: memory, MEMORY_VALUES: memory.clone()}
-    return inputs
+        inputs = replace(
+            inputs, memory_lengths=torch.arange(EXAMPLES) + 1, memory_keys=memory, memory_values=memory.clone()
+        )
+    return inputs.named()
 
 
 def step_axes(tensor: Tensor) -> dict[int, object]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,15 +29,37 @@ LAYOUT = ("segments", "roles", "places", "positions", "owner", "starts", "length
 # one that its familiarity with the training rows is measured by (n, d).
 HIDDEN, VECTOR, FAMILIARITY = "hidden_states", "embedding_vector", "familiarity_vector"
 
-# Of a model that writes its answers: the input that chooses the graph, true for a step. Both give keys and values
-# (m, r, l, h, e) of the tokens that they read, in all m layers. A step reads the last token of k answers to each of n examples,
-# (n, k), their numbers of earlier tokens, (n, k), and the keys and values of these, (m, n, k, h, c, e); for an encoder–decoder
-# also the numbers of source tokens, (n,), and their keys and values, (m, n, h, s, e). Its rows are the n · k answers.
+# Of a model that writes its answers: the input that chooses the graph, true for a step (`StepInputs`), and the outputs that both
+# graphs have: keys and values (m, r, l, h, e) of the tokens that they read, in all m layers. In a step each answer is a row.
 IS_STEP, KEYS, VALUES = "is_step", "keys", "values"
-STEP_TOKENS, PAST_LENGTHS, PAST_KEYS, PAST_VALUES = "step_tokens", "past_lengths", "past_keys", "past_values"
-MEMORY_LENGTHS, MEMORY_KEYS, MEMORY_VALUES = "memory_lengths", "memory_keys", "memory_values"
 
 Array = NDArray[Any]
+# What the inputs of a step are: tensors, or arrays.
+Values = TypeVar("Values")
+
+
+@dataclass(frozen=True)
+class StepInputs(Generic[Values]):
+    """The inputs of a step of k answers to each of n examples, by their names in the graph.
+
+    step_tokens: (n, k), the last token of each answer. past_lengths: (n, k), the number of tokens before it.
+    past_keys, past_values: (m, n, k, h, c, e), of these, in all m layers.
+    memory_lengths: (n,), of an encoder–decoder the number of source tokens; else None, as the two below.
+    memory_keys, memory_values: (m, n, h, s, e), of the source tokens.
+    """
+
+    step_tokens: Values
+    past_lengths: Values
+    past_keys: Values
+    past_values: Values
+    memory_lengths: Values | None = None
+    memory_keys: Values | None = None
+    memory_values: Values | None = None
+
+    def named(self) -> dict[str, Values]:
+        """Return the inputs that there are, by name."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def head_names(mapping: Mapping) -> dict[int, str]:

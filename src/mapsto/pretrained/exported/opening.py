@@ -20,20 +20,7 @@ from mapsto.errors import CheckpointError, MapstoError
 from mapsto.model.mapping import Mapping
 from mapsto.pretrained.exported.container import read_sealed
 from mapsto.pretrained.exported.engines import ENGINES
-from mapsto.pretrained.exported.interface import (
-    HIDDEN,
-    IS_STEP,
-    KEYS,
-    MEMORY_KEYS,
-    MEMORY_LENGTHS,
-    MEMORY_VALUES,
-    PAST_KEYS,
-    PAST_LENGTHS,
-    PAST_VALUES,
-    STEP_TOKENS,
-    VALUES,
-    Array,
-)
+from mapsto.pretrained.exported.interface import HIDDEN, IS_STEP, KEYS, VALUES, Array, StepInputs
 from mapsto.pretrained.exported.session import Session
 from mapsto.pretrained.exported.session_mapping import SessionMapping
 
@@ -149,17 +136,13 @@ def _step_behind(session: Session, outputs: Dict[str, Array]) -> dict[str, Array
     """Return the inputs of a step behind all tokens of each row. outputs: with the keys and values of these tokens."""
     keys, values = (np.ascontiguousarray(outputs[name].swapaxes(2, 3)) for name in (KEYS, VALUES))  # (m, r, h, l, e)
     rows, length = keys.shape[1], keys.shape[3]
-    first = {IS_STEP: np.array([True]), STEP_TOKENS: np.zeros((rows, 1), np.int64)}
-    if MEMORY_KEYS not in session.input_names:
-        return {
-            **first,
-            PAST_LENGTHS: np.full((rows, 1), length),
-            PAST_KEYS: keys[:, :, None],
-            PAST_VALUES: values[:, :, None],
-        }
-    past = session.empty(PAST_KEYS, rows, 1)
-    lengths = {PAST_LENGTHS: np.zeros((rows, 1), np.int64), MEMORY_LENGTHS: np.full(rows, length)}
-    return {**first, **lengths, PAST_KEYS: past, PAST_VALUES: past, MEMORY_KEYS: keys, MEMORY_VALUES: values}
+    tokens, lengths = np.zeros((rows, 1), np.int64), np.full(rows, length)
+    if session.reads_memory:
+        past = session.empty("past_keys", rows, 1)
+        step = StepInputs(tokens, tokens, past, past, lengths, keys, values)
+    else:
+        step = StepInputs(tokens, lengths[:, None], keys[:, :, None], values[:, :, None])
+    return {IS_STEP: np.array([True]), **step.named()}
 
 
 def _require_parity(session: Session, parity: bytes, record: Record, path: Path) -> None:

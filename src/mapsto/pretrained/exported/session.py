@@ -41,6 +41,11 @@ class Session(ABC):
         """The names of the inputs that the graph reads."""
         return [entry.name for entry in self.inputs]
 
+    @property
+    def reads_memory(self) -> bool:
+        """Whether a step reads keys and values of source tokens, as in an encoder–decoder."""
+        return "memory_keys" in self.input_names
+
     def run(self, inputs: Dict[str, Array]) -> dict[str, Array]:
         """Return the outputs by name. Inputs that the graph does not read are left out, and those that are missing are empty."""
         feeds = {entry.name: _fit(entry, inputs.get(entry.name)) for entry in self.inputs}

@@ -19,15 +19,9 @@ from mapsto.pretrained.exported.interface import (
     HIDDEN,
     IS_STEP,
     KEYS,
-    MEMORY_KEYS,
-    MEMORY_LENGTHS,
-    MEMORY_VALUES,
-    PAST_KEYS,
-    PAST_LENGTHS,
-    PAST_VALUES,
-    STEP_TOKENS,
     VALUES,
     VECTOR,
+    StepInputs,
     batch_inputs,
     head_names,
     to_arrays,
@@ -99,7 +93,7 @@ class SessionMapping(Mapping):
         sources, _ = separate(batch)
         _, recorder = self._read_sources(replace(sources.batch, answers=()), port)
         memory = Memory(*recorder.gather(sources.starts(batch.starts), batch.lengths), batch.lengths)
-        empty = torch.from_numpy(self.session.empty(PAST_KEYS, len(batch.lengths), 1)).flatten(1, 2)
+        empty = torch.from_numpy(self.session.empty("past_keys", len(batch.lengths), 1)).flatten(1, 2)
         cache = KeyValueCache(empty, empty, torch.zeros_like(batch.lengths), memory)
         # All answers begin with the same number of tokens.
         kind = self.targets[port].kind
@@ -125,15 +119,10 @@ class SessionMapping(Mapping):
             kept[:, :, :, : cache.top - 1].view(len(kept), *grouped, *kept.shape[2:3], cache.top - 1, kept.shape[4])
             for kept in (cache.keys, cache.values)
         )
-        inputs = {
-            IS_STEP: torch.tensor([True]),
-            STEP_TOKENS: tokens.view(grouped),
-            PAST_LENGTHS: cache.lengths.view(grouped),
-            PAST_KEYS: keys,
-            PAST_VALUES: values,
-        }
-        if (memory := cache.memory) is not None:
-            inputs |= {MEMORY_LENGTHS: memory.lengths, MEMORY_KEYS: memory.keys, MEMORY_VALUES: memory.values}
+        memory = cache.memory
+        of_sources = () if memory is None else (memory.lengths, memory.keys, memory.values)
+        step = StepInputs(tokens.view(grouped), cache.lengths.view(grouped), keys, values, *of_sources)
+        inputs = {IS_STEP: torch.tensor([True]), **step.named()}
         outputs = to_tensors(self.session.run(to_arrays(inputs)))
         cache.append(outputs[KEYS], outputs[VALUES])
         (name,) = head_names(self).values()
