@@ -244,7 +244,7 @@ def main() -> None:
     # Parts that take long are measured one by one, and kept.
     kept = Kept("matching")
     for name in filter(None, options.sets.split(",")):
-        kept.put(f"set {name}", compare_ways(name, options))
+        kept.put(f"set {name} {options.precision}", compare_ways(name, options))
     for part, measure in (("find", time_find), ("graph", time_graph)):
         if part in options.parts.split(","):
             kept.put(part, measure(options.vectors, 384, options.rounds * (5 if part == "graph" else 1)))
