@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -239,7 +239,7 @@ def suggest(predictor: Predictor, pool: Pool, count: int, seed: int = 0) -> Sugg
     source_column = rows.arrow.sources[located_port(target, source_kinds) if isinstance(target, Composed) else 0].column
     assert source_column is not None
     num_unreadable += len(pool.table.rejected)
-    is_text = isinstance(target, Free) or (isinstance(target, Extracted) and not isinstance(target, Classes))
+    is_text = isinstance(target, Free) or _is_excerpt(target)
     annotation = "textarea" if is_text else "labels" if isinstance(target, Extracted) else "choices"
     mean_confidence = float(np.mean([confidence for _, confidence in answers])) if answers else math.nan
     return Suggestions(
@@ -267,8 +267,7 @@ def _present_answers(
         return [], None
     confidence = target.confidence(outputs)
     decoded = target.decode(outputs)
-    if isinstance(target, Extracted) and not isinstance(target, Classes):
-        # A part of a passage is shown as its text.
+    if _is_excerpt(target):
         passages = rows.sources[located_port(target, [port.kind for port in rows.arrow.sources])]
         for answer, passage in zip(decoded, passages, strict=True):
             target.add_excerpts(answer, passage)
@@ -276,6 +275,11 @@ def _present_answers(
     num_enough = max(ENOUGH_LABELS, ENOUGH_PER_CLASS * len(target.classes) if isinstance(target, Classes) else 0)
     uncertainty = answer_uncertainty(target, outputs, confidence) if num_labels >= num_enough else None
     return list(zip(values, confidence.tolist(), strict=True)), uncertainty
+
+
+def _is_excerpt(target: Target | None) -> TypeGuard[Extracted]:
+    """Return whether an answer is a part of a source value without a class, which is shown as its text."""
+    return isinstance(target, Extracted) and not isinstance(target, Classes)
 
 
 def answer_uncertainty(target: Target, outputs: Tensor, confidence: Floats) -> Floats:
