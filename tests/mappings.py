@@ -22,7 +22,7 @@ from mapsto.options import Options
 from mapsto.sequence.corruption import Corruption
 from mapsto.task.arrow import parse
 from mapsto.task.generation import Generated, bind_target
-from mapsto.task.target_capabilities import Reconstruction
+from mapsto.task.target_capabilities import Located, Reconstruction
 
 CPU = torch.device("cpu")
 
@@ -48,6 +48,8 @@ def make_table(count: int = 40) -> Any:
             "sound": (make_sound(i, "winter" in t), 8000),
             "quiet": (make_sound(i, "winter" in t) / 2, 8000),
             "clean": 255 - make_picture(i, "winter" in t)[::2],
+            "word": t.split()[1],
+            "spoken": (make_sound(i, "winter" in t), 8000),
             "labels": [w for w in ("winter", "summer", "train") if w in t],
             "number": len(t) / 7 + 10 * ("winter" in t),
             "answer": t.split()[1],
@@ -103,8 +105,10 @@ def small_mapping(
     """
     rows = load_rows(choose_answer_way(parse(arrow), StartingModel()), table_for(arrow))
     bound = rows.arrow
-    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": 300 if "text" in kinds.embedded(bound) else None}
     targets = [target() for target in kinds.answering(bound)]
+    is_spelled = any(isinstance(target, Located) and target.spells for target in targets)
+    vocabulary = 300 if "text" in kinds.embedded(bound) and not is_spelled else None
+    size = {"layers": 2, "width": 64, "heads": 2, "vocabulary": vocabulary}
     # One answer is written by a decoder, several by the stack that reads the sources.
     is_generating = any(isinstance(target, Generated) for target in targets)
     architecture = "prefix" if is_generating and len(targets) > 1 else "auto"

@@ -80,6 +80,8 @@ ARROWS = [
     "sound -> labels, number",
     "sound:sound -> label:text",
     "sound:sound -> quiet:sound",
+    "word:text -> spoken:sound",
+    "word:text -> label, spoken:sound",
 ]
 # An arrow, and how what stands behind `~` is put back.
 OBJECTIVES = [

@@ -53,7 +53,7 @@ from mapsto.task.arrow import Arrow, parse
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Describable
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Comparable, Extracted, Free, LinearProbe, has_exclusive_classes
+from mapsto.task.target_capabilities import Comparable, Extracted, Free, LinearProbe, TwiceRead, has_exclusive_classes
 
 # Words of the command line: a starting model with random weights, and all labelled rows.
 SCRATCH, ALL = "scratch", "all"
@@ -456,11 +456,11 @@ def _test_sets(arrow: Arrow, table: Table) -> dict[str, Rows]:
         [_perturb(kinds.source(port.kind), value, row) for row, value in enumerate(values)]
         for port, values in zip(arrow.sources, rows.sources, strict=True)
     ]
-    are_extracted = any(issubclass(target, Extracted) for target in kinds.answering(arrow))
+    are_bound = any(issubclass(target, Extracted | TwiceRead) for target in kinds.answering(arrow))
     # All rows of a kind have the same perturbations, so that the first row names them.
     for name in variants[0][0]:
-        # A changed text of another length no longer has the spans of its label where they were.
-        if are_extracted and not _keep_lengths(name, variants, rows):
+        # A changed text of another length no longer has the spans of its label, nor its spoken letters, where they were.
+        if are_bound and not _keep_lengths(name, variants, rows):
             continue
         columns = [
             [variant.get(name, value) for variant, value in zip(column_variants, values, strict=True)]

@@ -52,6 +52,7 @@ from mapsto.pretrained.huggingface import WEIGHTS_FILE
 from mapsto.pretrained.manifest import MANIFEST_FILE
 from mapsto.sequence.batch import Example
 from mapsto.sequence.packing import collate
+from mapsto.task.target_capabilities import TwiceRead
 
 # The formats, each with the suffix of its file.
 FORMATS = {"onnx": SUFFIX, "int8": SUFFIX, "openvino": IR_SUFFIX}
@@ -196,6 +197,8 @@ def require_exportable(mapping: Mapping, settings: ExportSettings) -> None:
         raise UsageError(
             f"{mapping.arrow} writes its answers token by token, which is exported in fp32 only: leave --to int8 out"
         )
+    if any(isinstance(target, TwiceRead) for target in mapping.targets):
+        raise UsageError(f"{mapping.arrow} is read twice for an answer, which no exported graph does; it is served as a folder")
     if mapping.decoded_ports:
         raise UsageError(
             f"{mapping.arrow} fills in hidden parts with a decoder, which is not exported; fit it to answers first"

@@ -52,6 +52,7 @@ def make_sources(
     """
     sources = starting_sources(start, arrow) or {}
     generated = {target.kind for target in kinds.answering(arrow) if issubclass(target, Generated)}
+    spelled = {target.lies_in for target in kinds.answering(arrow) if issubclass(target, Located) and target.spells}
     for kind in kinds.embedded(arrow):
         if kind in sources:
             continue
@@ -60,6 +61,12 @@ def make_sources(
         ports += zip(arrow.targets, rows.targets, strict=True) if kind in generated and rows.targets else []
         values = list(chain(*(column for port, column in ports if port.kind == kind)))
         cls = kinds.source(kind)
+        if kind in spelled:
+            if options.vocabulary is not None:
+                raise UsageError(f"--vocabulary would change nothing: {arrow} reads single letters")
+            sources[kind] = require(cls, Tokenized, "spelled").new_spelled(values)
+            say(f"made {sources[kind]}")
+            continue
         new = require(cls, Tokenized, "generated").new_reversible if kind in generated else cls.new
         sources[kind] = new(values, options.vocabulary if kind in generated or not generated else None)
         say(f"made {sources[kind]}")

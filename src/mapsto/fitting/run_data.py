@@ -200,8 +200,7 @@ def possible_mixtures(arrow: Arrow) -> list[str]:
     """Return the values of `--augment` that mix rows, such as "mixup", and that the source and all targets support."""
     if len(arrow.sources) > 1:
         return []  # the shares of the mixed rows would be unknown
-    targets = [kinds.target(port.kind, restored=arrow.corrupted) for port in arrow.targets]
-    supported = [target.mixture_layouts if issubclass(target, Mixable) else () for target in targets]
+    supported = [target.mixture_layouts if issubclass(target, Mixable) else () for target in kinds.answering(arrow)]
     source = kinds.source(arrow.sources[0].kind)
     if not issubclass(source, Augmentable):
         return []

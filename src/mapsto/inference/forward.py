@@ -26,7 +26,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.generation import Decoding, Generated, Searched
 from mapsto.task.source_capabilities import LinearFeatures
 from mapsto.task.target import Target
-from mapsto.task.target_capabilities import Composed, Located, Reconstruction, gather_outputs
+from mapsto.task.target_capabilities import Composed, Located, Reconstruction, TwiceRead, gather_outputs
 
 TOKENS_PER_BATCH = 4096
 # The most bytes of the pieces of examples that are encoded ahead, but for the last example: 14 windows of 30 seconds of sound.
@@ -229,7 +229,27 @@ class StreamedExamples:
 def token_outputs(
     mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (row number, outputs (m, …) on the CPU) of each example in which target `port` is read at m tokens."""
+    """Yield (row number, outputs (m, …) on the CPU) of each example in which target `port` is read at m tokens.
+
+    Of a target that is read twice they are those of the second reading. examples: each with a row number of its own.
+    """
+    target = mapping.targets[port]
+    if not isinstance(target, TwiceRead):
+        yield from _read_tokens(mapping, examples, port, device)
+        return
+    by_row = {example.row: example for example in examples}
+    again = []
+    for row, output in _read_tokens(mapping, by_row.values(), port, device):
+        answers = list(by_row[row].answers)
+        answers[port] = target.ask_again(by_row[row].pieces, output)
+        again.append(replace(by_row[row], answers=tuple(answers)))
+    yield from _read_tokens(mapping, again, port, device)
+
+
+def _read_tokens(
+    mapping: Mapping, examples: Iterable[Example], port: int, device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (row number, outputs (m, …) on the CPU) for the answers of target `port` of each example, in one reading."""
     for batch, hidden in forward_batches(mapping, examples, device):
         answers = batch.answers[port]
         if answers is not None:

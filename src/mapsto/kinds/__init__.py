@@ -3,7 +3,8 @@
 A kind's file assigns at least one of three names: `source`, the Source class (task/source.py) that reads values; `target`,
 the Target class (task/target.py) that predicts values; `restored`, the Target class that predicts the hidden part of a `~`
 source, where that is not `target`; and beside `target` perhaps `aligned`, the Target class that reads a value along the tokens
-of a source instead of generating it. Nothing else has to be edited to add a kind.
+of a source instead of generating it, or `synthesised`, the Target class of a value that is made with no source of its own kind.
+Nothing else has to be edited to add a kind.
 
 A kind's file is imported only when the kind is used, since importing torch modules takes seconds. The names that a file
 assigns are found by searching its text, which takes a millisecond.
@@ -124,13 +125,19 @@ def embedded(arrow: Arrow) -> list[str]:
 def answering(arrow: Arrow) -> list[type[Target]]:
     """Return the Target class of each target port of an arrow, in the order of the ports.
 
-    A port that fills in a `~` source gets the kind's class for that, an aligned port the class that reads along the source, and
-    the port of `<->` the class of pairs with or without scores. Raises UsageError if a kind cannot be predicted.
+    A port that fills in a `~` source gets the kind's class for that, an aligned port the class that reads along the source, one of
+    a kind that is not read the class that makes it, and the port of `<->` the class of pairs with or without scores. Raises UsageError if a kind cannot be predicted.
     """
     if arrow.symmetric:
         module = _module(MATCH)
         return [module.scored if arrow.is_scored else module.matched for _ in arrow.targets]
-    return [target(port.kind, port.restores is not None, port.aligned) for port in arrow.targets]
+    read = {port.kind for port in arrow.sources}
+    return [
+        _module(port.kind).synthesised
+        if port.kind not in read and port.kind in names("target") and hasattr(_module(port.kind), "synthesised")
+        else target(port.kind, port.restores is not None, port.aligned)
+        for port in arrow.targets
+    ]
 
 
 def _require(kind: str, role: Role) -> None:

@@ -1,5 +1,5 @@
 """sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`,
-or a sound that is in step with the source (audio/synthesis/enhanced_sound.py).
+a sound that is in step with the source (audio/synthesis/enhanced_sound.py), or a text that is spoken (audio/synthesis/spoken_text.py).
 
 See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
 audio/hidden_frames.py for what pretraining predicts.
@@ -43,6 +43,7 @@ from mapsto.audio.sources.sound_source import CONFIG_FILE, PROCESSOR_FILE, Sound
 from mapsto.audio.sources.spoken_wave_source import SpokenWaveSource
 from mapsto.audio.sources.wave_source import WaveSource
 from mapsto.audio.synthesis.enhanced_sound import EnhancedSoundTarget
+from mapsto.audio.synthesis.spoken_text import SpokenTextTarget
 from mapsto.audio.windows import Window, choose_cut, split_windows
 from mapsto.errors import CheckpointError, DataError, UsageError
 from mapsto.model.convolution import ConvolutionConfig
@@ -380,4 +381,5 @@ class SoundSource(SoundSourceBase, Varied, Windowed, Streamed):
 
 source = SoundSource
 target = EnhancedSoundTarget
+synthesised = SpokenTextTarget
 restored = HiddenFrames

@@ -85,6 +85,13 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
         return cls(Tokenizer.train(values, size, "bytes", share))
 
     @classmethod
+    def new_spelled(cls, values: Sequence[str]) -> Self:
+        """Return a source with a token for each letter of the texts `values`."""
+        if not values:
+            raise DataError("there is no text to learn letters from")
+        return cls(Tokenizer.train(values, style="letters"))
+
+    @classmethod
     def open(cls, folder: Path, weights: Mapping[str, Tensor], front: ConvolutionConfig | None = None) -> Self:
         """Return the source of a saved model: the tokenizer in `folder`, and as many embeddings as the embedder's `weights` have.
 

@@ -20,6 +20,9 @@ from mapsto.sequence.packing import round_up_size
 if TYPE_CHECKING:
     from mapsto.sequence.piece import Ints, Piece
 
+# Numbers that tell where a step of time lies in its token (`TimedTokens`).
+NUM_TIMES = 3
+
 Vectors = Callable[[], Tensor]  # a function, so that only the vectors that a readout reads are computed
 
 
@@ -154,6 +157,26 @@ class Queried(PerToken):
 
     def __init__(self) -> None:
         super().__init__("places")
+
+
+class TimedTokens(PerToken):
+    """A readout of tokens and of steps of time, each of which repeats the hidden state of the token that lasts at that time.
+
+    An answer has first the tokens, then the steps. The first NUM_TIMES numbers of its values, which the head reads behind the hidden
+    states, say which of both a row is, and which part of its token a step is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("tokens and steps of time")
+
+    def width(self, pooled: int, token: int) -> int:
+        return token + NUM_TIMES
+
+    def vectors(self, pooled: Vectors, tokens: Vectors, answers: PackedAnswers | None) -> Tensor:
+        states = super().vectors(pooled, tokens, answers)
+        assert answers is not None
+        times = answers.values[:, :NUM_TIMES].to(states.dtype)
+        return torch.cat([states, F.pad(times, (0, 0, 0, len(states) - len(times)))], dim=1)
 
 
 def ask_at(places: Ints) -> Answer | None:

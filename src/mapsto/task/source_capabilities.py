@@ -62,6 +62,11 @@ class Tokenized(Source):
         values, size, share: as for `new`.
         """
 
+    @classmethod
+    @abstractmethod
+    def new_spelled(cls, values: Sequence[Any]) -> Source:
+        """Return a source for a new model with a token for each letter of the training values. Raises DataError without values."""
+
     @abstractmethod
     def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:
         """Return the token ids of all values in one array, without special tokens, and the number of tokens of each value.

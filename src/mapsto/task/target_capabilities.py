@@ -98,6 +98,8 @@ class Located(Target):
     resembles: ClassVar[bool] = False
     # Whether the capitals of words help to find the answer, such as a name, so that the source shall tell them.
     reads_capitals: ClassVar[bool] = False
+    # Whether the answer needs a token for each letter of a text.
+    spells: ClassVar[bool] = False
     # Whether a value that is longer than the model reads is answered in windows, which `join` puts together.
     joins_windows: ClassVar[bool] = False
 
@@ -179,6 +181,17 @@ class Located(Target):
     def show(self, answer: Any) -> str:
         """Return a predicted or true answer as HTML, by default its `brief` text."""
         return html.escape(self.brief(answer))
+
+
+class TwiceRead(Target):
+    """A target whose outputs for an example say what else is to be read, such as as many frames of a sound as its tokens take."""
+
+    @abstractmethod
+    def ask_again(self, pieces: Sequence[Piece], output: Tensor) -> Answer:
+        """Return the question of the second reading of an example, from which its answer is computed.
+
+        pieces: the source pieces of the example. output: (m, …), the outputs for the answer of `questions`.
+        """
 
 
 class Composed(Located):

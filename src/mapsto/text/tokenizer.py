@@ -87,6 +87,7 @@ class Tokenizer:
         """Return a tokenizer trained on texts. The same texts always give exactly the same tokenizer.
 
         style: "wordpiece" lower-cases, makes each Chinese character a word, and has no token for characters seen only once.
+            "letters" is the same with a token for each letter, and none for several.
             "bytes" is byte-level BPE, which loses nothing: decode(ids) == text.
         size: largest number of tokens (a small corpus gives fewer); None for the result of `vocabulary.vocabulary_size`.
         share: the texts' share of the corpus, if they are a sample of it; used to estimate the size of the corpus.

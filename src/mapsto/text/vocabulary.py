@@ -1,4 +1,7 @@
-"""Train the vocabulary of a tokenizer: WordPiece with each Chinese character as a word, or byte-level BPE. Wraps `tokenizers`."""
+"""Train the vocabulary of a tokenizer: WordPiece with each Chinese character as a word, single letters, or byte-level BPE.
+
+Wraps `tokenizers`.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from mapsto.errors import DataError, UsageError, near
 from mapsto.text.characters import canonical
 
-Style = Literal["wordpiece", "bytes"]
-STYLES: tuple[Style, ...] = ("wordpiece", "bytes")
+Style = Literal["wordpiece", "letters", "bytes"]
+STYLES: tuple[Style, ...] = ("wordpiece", "letters", "bytes")
 OWN_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # The smallest and the largest default size of a vocabulary, in tokens.
 SMALLEST_SIZE, LARGEST_SIZE = 4096, 16384
@@ -37,7 +40,8 @@ ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
     """Return a tokenizer trained on texts.
 
-    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", or "bytes" for byte-level BPE.
+    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", "letters" for WordPiece of single letters,
+        or "bytes" for byte-level BPE.
     share: the texts' share of the corpus, if they are a sample of it; used to estimate the size of the corpus.
     Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
     """
@@ -52,7 +56,9 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
     corpus = round(sum(len(text.encode("utf-8", "replace")) for text in texts) / share)
     # Composed, as texts are when they are encoded.
     texts = [part for text in texts for part in parts(ENDLESS.sub(r"\1 ", canonical(text)))]
-    return _train_wordpiece(texts, size, corpus) if style == "wordpiece" else _train_bytes(texts, size, corpus)
+    if style == "bytes":
+        return _train_bytes(texts, size, corpus)
+    return _train_wordpiece(texts, size, corpus, is_spelled=style == "letters")
 
 
 def parts(text: str) -> Iterator[str]:
@@ -80,27 +86,35 @@ def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
     return min(math.ceil(num_tokens / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
 
 
-def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
+def _train_wordpiece(
+    texts: Sequence[str], size: int | None, corpus: int, is_spelled: bool = False
+) -> tokenizers.Tokenizer:
     """Return a WordPiece tokenizer trained on texts.
 
     size: largest number of tokens; None for the result of `vocabulary_size`. corpus: length of the whole corpus in bytes.
+    is_spelled: whether each token is a single letter.
     """
     backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
     initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
     size = size or vocabulary_size(corpus, len(initial) + len(inner))
     # The trainer numbers the subwords "##c" in the order of a hash map and breaks ties by number, so each run would learn
     # another vocabulary. As special tokens they get fixed numbers. Below they become plain tokens again.
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size,
-        min_frequency=LEAST_SEEN,
-        special_tokens=[*OWN_SPECIAL, *initial, *(f"##{character}" for character in inner)],
-        initial_alphabet=initial,
-        limit_alphabet=len(initial),
-        show_progress=False,
-    )
-    with reading(texts):
-        backend.train_from_iterator(texts, trainer, length=len(texts))
-    model = models.WordPiece(vocab=backend.get_vocab(with_added_tokens=False), unk_token="[UNK]")
+    letters = [*OWN_SPECIAL, *initial, *(f"##{character}" for character in inner)]
+    if is_spelled:
+        vocabulary = {letter: index for index, letter in enumerate(letters)}
+    else:
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size,
+            min_frequency=LEAST_SEEN,
+            special_tokens=letters,
+            initial_alphabet=initial,
+            limit_alphabet=len(initial),
+            show_progress=False,
+        )
+        with reading(texts):
+            backend.train_from_iterator(texts, trainer, length=len(texts))
+        vocabulary = backend.get_vocab(with_added_tokens=False)
+    model = models.WordPiece(vocab=vocabulary, unk_token="[UNK]")
     finished = bert_pipeline(model, {"strip_accents": False})
     finished.add_special_tokens(list(OWN_SPECIAL))
     finished.post_processor = template(finished, "[CLS]", "[SEP]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -28,6 +29,14 @@ SoundAnswer = tuple[Samples, int]
 # True answers are read once for each epoch, and decoding them takes longer than a step of a small model. So their frames are
 # kept, in half precision: 8 hours of sound.
 CACHE_BYTES = 460 * 2**20
+
+
+@dataclass(frozen=True)
+class SpokenSound:
+    """A recording of speech with the text that is spoken in it."""
+
+    sound: Sound
+    text: str
 
 
 class FrameCache:
@@ -91,5 +100,7 @@ class SoundAnswers(Reconstruction, FileBacked):
 
 
 def to_sound(answer: Any) -> Sound:
-    """Return a true answer, which is a Sound, or a predicted one, which is a pair of samples and rate, as a Sound."""
+    """Return an answer as a Sound: a true one, which may come with its text, or a predicted one, a pair of samples and rate."""
+    if isinstance(answer, SpokenSound):
+        return answer.sound
     return answer if isinstance(answer, Sound) else Sound.from_samples(*answer)
