@@ -56,9 +56,13 @@ class Recognizer:
         self.model = mapsto.load(options.recognizer)
         self.decoding = mapsto.Decoding(language=options.language) if options.language else None
 
+    def answers(self, sounds: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return what is said in sounds (n,) at 16 kHz."""
+        return self.model.predict([{"sound": (sound, RATE)} for sound in sounds], decoding=self.decoding)
+
     def rate(self, sounds: Sequence[Any], rows: Sequence[dict[str, str]]) -> str:
         """Return the word error rate of sounds (n,) at 16 kHz against the texts of rows, without case and punctuation."""
-        answers = self.model.predict([{"sound": (sound, RATE)} for sound in sounds], decoding=self.decoding)
+        answers = self.answers(sounds)
         counts = error_counts(
             [answer.get("text") or "" for answer in answers], [row["text"] for row in rows], split_normalised_words
         )

@@ -79,9 +79,7 @@ def test_letters_are_found_where_they_are_spoken() -> None:
     for (text, frames), (_, times), durations in zip(recordings, spoken, aligner.durations(recordings), strict=True):
         assert len(durations) == len(text) + 2 and durations.sum() == len(frames)
         edges = np.cumsum(durations)[:-1] / 100
-        errors += [
-            abs(edges[place] - begin) for place, (begin, _) in enumerate(times) if text[place] in LETTERS
-        ]
+        errors += [abs(edges[place] - begin) for place, (begin, _) in enumerate(times) if text[place] in LETTERS]
     assert np.mean(errors) < 0.015, np.mean(errors)
     again = SpeechAligner(**json.loads(json.dumps(aligner.state())))
     assert all(
@@ -94,7 +92,13 @@ def test_letters_are_found_where_they_are_spoken() -> None:
 
 @pytest.mark.parametrize(
     ("text", "units"),
-    [("Ab, ß!", ["a", "b", " ", " ", "ss", " "]), ("东 3", ["东", " ", "3"]), ("", []), ("İ", ["i̇"]), ("हि", ["ह", "ि"])],
+    [
+        ("Ab, ß!", ["a", "b", " ", " ", "ss", " "]),
+        ("东 3", ["东", " ", "3"]),
+        ("", []),
+        ("İ", ["i̇"]),
+        ("हि", ["ह", "ि"]),
+    ],
 )
 def test_what_is_spoken_of_a_text(text: str, units: list[str]) -> None:
     assert spoken_units(text) == units and len(units) == len(text)

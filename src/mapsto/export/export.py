@@ -198,7 +198,9 @@ def require_exportable(mapping: Mapping, settings: ExportSettings) -> None:
             f"{mapping.arrow} writes its answers token by token, which is exported in fp32 only: leave --to int8 out"
         )
     if any(isinstance(target, TwiceRead) for target in mapping.targets):
-        raise UsageError(f"{mapping.arrow} is read twice for an answer, which no exported graph does; it is served as a folder")
+        raise UsageError(
+            f"{mapping.arrow} is read twice for an answer, which no exported graph does; it is served as a folder"
+        )
     if mapping.decoded_ports:
         raise UsageError(
             f"{mapping.arrow} fills in hidden parts with a decoder, which is not exported; fit it to answers first"

@@ -33,7 +33,10 @@ class SpeechLayer(nn.Module):
 
     def forward(self, x: Tensor, is_step: Tensor) -> Tensor:
         """Return the next states (k, d). is_step: (k, 1), 1 for steps of time and 0 for tokens, which no step reads."""
-        kernel, bias = self.around.weight.to(x.dtype), None if self.around.bias is None else self.around.bias.to(x.dtype)
+        kernel, bias = (
+            self.around.weight.to(x.dtype),
+            None if self.around.bias is None else self.around.bias.to(x.dtype),
+        )
         # Tokens lie between the steps of two examples, as many as a step reads around itself, so none reads another example.
         around = F.conv1d((x * is_step).T[None], kernel, bias, padding=KERNEL // 2, groups=x.shape[1])[0].T
         out: Tensor = x + self.down(self.up(self.norm(around), "gelu"))

@@ -62,7 +62,12 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
     readout = TimedTokens()
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text-to-speech"}
     primary_metric = "distance_removed"
-    unbounded_metrics = ("log_mel_distance", "mel_cepstral_distortion", "log_mel_distance_constant", "duration_error_ms")
+    unbounded_metrics = (
+        "log_mel_distance",
+        "mel_cepstral_distortion",
+        "log_mel_distance_constant",
+        "duration_error_ms",
+    )
 
     def __init__(
         self, mean: Sequence[float] = (), std: Sequence[float] = (), aligner: Mapping[str, Any] | None = None
@@ -97,7 +102,9 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         seconds, least = answer.sound.info.seconds, SpeechAligner.least_frames(value) / FRAMES_PER_SECOND
         if seconds >= least:
             return ""
-        return f"the recording takes {seconds:.2f} seconds, in which nobody speaks the {len(value)} characters of its text"
+        return (
+            f"the recording takes {seconds:.2f} seconds, in which nobody speaks the {len(value)} characters of its text"
+        )
 
     def learn(self, answers: Sequence[SpokenSound], balance: bool = False) -> None:
         """Learn the loudness of bands, and when each character is spoken. balance: not used.
