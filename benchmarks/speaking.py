@@ -1,8 +1,8 @@
 """Measures speech from text: a voice is fitted for some minutes, and a recognizer reads back what it says of held-out sentences.
 
 Beside it stand the recordings of these sentences as they are, and what Griffin–Lim makes of their own frames, which bounds what a
-voice without a learnt vocoder can reach. Data: Kerstin (../shared/DATA.md: one German voice), with 100 sentences held out; or tables
-with the columns `sound` and `text`. The recognizer is Whisper base or tiny.en (benchmarks/whisper.py).
+voice without a learnt vocoder can reach. Data: Kerstin (../shared/DATA.md: one German voice), with 100 sentences held out; or
+tables with the columns `sound` and `text`. The recognizer is Whisper base or tiny.en (benchmarks/whisper.py).
 
     python benchmarks/speaking.py --recognizer runs/base --language de --minutes 60 --out runs/kerstin
     python benchmarks/speaking.py --recognizer runs/tiny.en --tables joe_train.csv joe_test.csv --minutes 60 --out runs/joe
@@ -82,7 +82,7 @@ def main() -> None:
     spoken = sum(map(len, made)) / RATE
     copies = [synthesise(log_mel(wave, -(-len(wave) // HOP)), len(wave)) for wave in true]
     lines = [
-        f"{len(training):,} recordings, {options.minutes:g} minutes on {torch.get_num_threads()} threads; {len(held_out)} sentences",
+        f"{len(training):,} recordings, {options.minutes:g} minutes on {torch.get_num_threads()} threads",
         f"recordings as they are: {recognizer.rate(true, held_out)}",
         f"copies by Griffin–Lim: {recognizer.rate(copies, held_out)}",
         f"spoken from their texts: {recognizer.rate(made, held_out)}",

@@ -32,7 +32,7 @@ LETTERS = "aeioumsß东"
 
 
 def speak(text: str, seed: int = 0) -> tuple[Any, list[tuple[float, float]]]:
-    """Speak a text with two tones a letter, silence at both ends and between some words; return samples and each letter's seconds."""
+    """Return samples of a text of two tones a letter, with silence at both ends and between words; and each letter's seconds."""
     rng = np.random.default_rng([seed, *map(ord, text)])
     parts, times = [np.zeros(int(rng.uniform(0.05, 0.2) * RATE))], []
     for letter in text:

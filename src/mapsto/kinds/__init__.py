@@ -125,8 +125,9 @@ def embedded(arrow: Arrow) -> list[str]:
 def answering(arrow: Arrow) -> list[type[Target]]:
     """Return the Target class of each target port of an arrow, in the order of the ports.
 
-    A port that fills in a `~` source gets the kind's class for that, an aligned port the class that reads along the source, one of
-    a kind that is not read the class that makes it, and the port of `<->` the class of pairs with or without scores. Raises UsageError if a kind cannot be predicted.
+    A port that fills in a `~` source gets the kind's class for that, an aligned port the class that reads along the source, one
+    of a kind that is not read the class that makes it, and the port of `<->` the class of pairs with or without scores.
+    Raises UsageError if a kind cannot be predicted.
     """
     if arrow.symmetric:
         module = _module(MATCH)

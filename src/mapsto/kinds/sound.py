@@ -1,5 +1,5 @@
-"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`,
-a sound that is in step with the source (audio/synthesis/enhanced_sound.py), or a text that is spoken (audio/synthesis/spoken_text.py).
+"""sound: a recording, read as log-mel frames, of which a token holds 20 or 40 ms. As an answer: the hidden tokens of `~sound`, a
+sound that is in step with the source, or a text that is spoken (audio/synthesis/enhanced_sound.py, spoken_text.py).
 
 See audio/sound_value.py for the cells, audio/log_mel.py for the frames, audio/frame_embedding.py for the embedder, and
 audio/hidden_frames.py for what pretraining predicts.

@@ -162,8 +162,8 @@ class Queried(PerToken):
 class TimedTokens(PerToken):
     """A readout of tokens and of steps of time, each of which repeats the hidden state of the token that lasts at that time.
 
-    An answer has first the tokens, then the steps. The first NUM_TIMES numbers of its values, which the head reads behind the hidden
-    states, say which of both a row is, and which part of its token a step is.
+    An answer has first the tokens, then the steps. The first NUM_TIMES numbers of its values, which the head reads behind the
+    hidden states, say which of both a row is, and which part of its token a step is.
     """
 
     def __init__(self) -> None:

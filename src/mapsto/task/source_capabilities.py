@@ -65,7 +65,10 @@ class Tokenized(Source):
     @classmethod
     @abstractmethod
     def new_spelled(cls, values: Sequence[Any]) -> Source:
-        """Return a source for a new model with a token for each letter of the training values. Raises DataError without values."""
+        """Return a source for a new model with a token for each letter of the training values.
+
+        Raises DataError if there are none.
+        """
 
     @abstractmethod
     def flatten(self, values: Sequence[Any], units: bool = False) -> FlatValues:

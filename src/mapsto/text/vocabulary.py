@@ -40,8 +40,8 @@ ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
     """Return a tokenizer trained on texts.
 
-    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", "letters" for WordPiece of single letters,
-        or "bytes" for byte-level BPE.
+    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", "letters" for
+        WordPiece of single letters, or "bytes" for byte-level BPE.
     share: the texts' share of the corpus, if they are a sample of it; used to estimate the size of the corpus.
     Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
     """

@@ -1,9 +1,9 @@
 """Find when each character of a text is spoken in a recording of it.
 
-A hidden Markov model has two states for each character, and one state of silence, which may lie between words and at both ends. A
-state is a normal distribution of cepstra and their changes. Models begin with characters of equal length and are improved by
-Viterbi training (Juang & Rabiner 1990), as in the first stage of HTK and Kaldi, with letters in place of phonemes. Two hours of speech
-take about a minute on one core.
+A hidden Markov model has two states for each character, and one state of silence, which may lie between words and at both ends.
+A state is a normal distribution of cepstra and their changes. Models begin with characters of equal length and are improved by
+Viterbi training (Juang & Rabiner 1990), as in the first stage of HTK and Kaldi, with letters in place of phonemes. Two hours of
+speech take about a minute on one core.
 Legend of shapes: n recordings, m frames, c cepstra and their changes, k states of the model, s states of a text in a row.
 """
 
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from mapsto.audio.log_mel import Frames
 from mapsto.sequence.piece import Ints
+
+Array = NDArray[np.float32]
 
 # Cepstra of a frame, and frames on each side over which their change is measured.
 NUM_CEPSTRA, REACH = 13, 2
@@ -45,7 +47,7 @@ NEVER = -1e30
 
 
 def spoken_units(text: str) -> list[str]:
-    """Return the characters of a text as they are spoken: letters, marks and digits without case, and " " for any other character."""
+    """Return the characters of a text as they are spoken: letters, marks and digits without case, and " " for any other."""
     folded = (unicodedata.normalize("NFC", character.casefold()) for character in text)
     return [unit if unicodedata.category(unit[0])[0] in "LMN" else " " for unit in folded]
 
@@ -54,8 +56,8 @@ def spoken_units(text: str) -> list[str]:
 class Chain:
     """The states of a text in the order in which they are spoken.
 
-    states: (s,), of the model. owners: (s,), index of the character of each state; −1 for the silence before the first one, and the
-    number of characters for the silence behind the last one.
+    states: (s,), of the model. owners: (s,), index of the character of each state; −1 for the silence before the first one, and
+    the number of characters for the silence behind the last one.
     """
 
     states: Ints
@@ -72,10 +74,10 @@ class SpeechAligner:
     def __init__(
         self,
         units: Sequence[str],
-        means: Sequence[Sequence[float]],
-        variances: Sequence[Sequence[float]],
-        mean: Sequence[float],
-        std: Sequence[float],
+        means: Sequence[Sequence[float]] | Array,
+        variances: Sequence[Sequence[float]] | Array,
+        mean: Sequence[float] | Array,
+        std: Sequence[float] | Array,
     ) -> None:
         self.units = list(units)
         self.index = {unit: index for index, unit in enumerate(self.units)}
@@ -193,10 +195,10 @@ class SpeechAligner:
         history = torch.empty_like(scores)
         history[0] = best
         for frame in range(1, max(lengths)):
-            one, two = (torch.nn.functional.pad(best, (shift, 0), value=NEVER)[:, :-shift] for shift in (1, 2))
-            best, step = torch.stack([best, one, two + skips]).max(0)
+            step, skip = (torch.nn.functional.pad(best, (shift, 0), value=NEVER)[:, :-shift] for shift in (1, 2))
+            best, advance = torch.stack([best, step, skip + skips]).max(0)
             best = best + scores[frame]
-            history[frame], steps[frame] = best, step.numpy()
+            history[frame], steps[frame] = best, advance.numpy()
         for index, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
             # The last state is a silence that may be left out.
             end = size - 2 + int(history[length - 1, index, size - 2 : size].argmax())
@@ -220,7 +222,7 @@ def _trace(steps: NDArray[np.int8], end: int) -> Ints:
 
 
 def _first_path(chain: Chain, features: NDArray[np.float32]) -> Ints:
-    """Return a first guess of the state of each frame, (m,): silence in the quietest frames at both ends, between them equal parts."""
+    """Return a first guess of the state of each frame, (m,): silence where both ends are quiet, and equal parts between."""
     loudness = features[:, 0]
     is_loud = np.flatnonzero(loudness > np.quantile(loudness, QUIET) + 0.5)
     begin, end = (is_loud[0], is_loud[-1] + 1) if len(is_loud) else (0, len(features))

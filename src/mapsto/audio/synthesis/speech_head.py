@@ -2,8 +2,8 @@
 
 The frames of a token begin as copies of its hidden state (the length regulator of FastSpeech, Ren et al. 2019), with the place
 of each frame in its token. Layers of ConvNeXt (Liu et al. 2022) along time, as in Vocos (Siuzdak 2023), then make them a sound.
-Legend of shapes: m rows that are read (first the tokens of an example, then its steps of time, and so on for the next one), d width,
-k rows that are steps or lie around one, f numbers of a step of time.
+Legend of shapes: m rows that are read (the tokens of an example, then its steps of time, and so on for the next one), d width, k
+rows that are steps or lie around one, f numbers of a step of time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SpeechLayer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.around = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
+        self.convolution = nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2, groups=width)
         self.norm = LayerNorm(width)
         self.up, self.down = Linear(width, EXPANSION * width), Linear(EXPANSION * width, width)
         for module in (self.up, self.down):
@@ -34,12 +34,12 @@ class SpeechLayer(nn.Module):
     def forward(self, x: Tensor, is_step: Tensor) -> Tensor:
         """Return the next states (k, d). is_step: (k, 1), 1 for steps of time and 0 for tokens, which no step reads."""
         kernel, bias = (
-            self.around.weight.to(x.dtype),
-            None if self.around.bias is None else self.around.bias.to(x.dtype),
+            self.convolution.weight.to(x.dtype),
+            None if self.convolution.bias is None else self.convolution.bias.to(x.dtype),
         )
         # Tokens lie between the steps of two examples, as many as a step reads around itself, so none reads another example.
-        around = F.conv1d((x * is_step).T[None], kernel, bias, padding=KERNEL // 2, groups=x.shape[1])[0].T
-        out: Tensor = x + self.down(self.up(self.norm(around), "gelu"))
+        surroundings = F.conv1d((x * is_step).T[None], kernel, bias, padding=KERNEL // 2, groups=x.shape[1])[0].T
+        out: Tensor = x + self.down(self.up(self.norm(surroundings), "gelu"))
         return out
 
 
@@ -52,7 +52,7 @@ class SpeechHead(nn.Module):
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.into, self.place = Linear(width, width), Linear(NUM_TIMES - 1, width)
+        self.projection, self.place = Linear(width, width), Linear(NUM_TIMES - 1, width)
         self.blocks = nn.ModuleList(SpeechLayer(width) for _ in range(LAYERS))
         self.norm, self.frames = LayerNorm(width), Linear(width, out)
         self.duration_hidden, self.duration = Linear(width, width), Linear(width, 1)
@@ -63,12 +63,12 @@ class SpeechHead(nn.Module):
         output = F.pad(durations, (0, self.frames.out_features - 1))
         is_step = times[:, 0].float()
         # Between the steps of two examples as many tokens are kept as a layer reads around a step.
-        near = F.max_pool1d(is_step[None], KERNEL, stride=1, padding=KERNEL // 2)[0]
-        places = near.nonzero()[:, 0] if len(near) else near.long()
+        is_used = F.max_pool1d(is_step[None], KERNEL, stride=1, padding=KERNEL // 2)[0]
+        places = is_used.nonzero()[:, 0]
         if not len(places):
             return output
         mask = is_step[places, None].to(states.dtype)
-        x = self.into(F.embedding(places, states)) + self.place(F.embedding(places, times[:, 1:].contiguous()))
+        x = self.projection(F.embedding(places, states)) + self.place(F.embedding(places, times[:, 1:].contiguous()))
         for block in self.blocks:
             x = block(x, mask)
         frames = torch.zeros_like(output).index_copy(0, places, self.frames(self.norm(x)).float())

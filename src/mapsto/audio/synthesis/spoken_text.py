@@ -1,8 +1,8 @@
 """A text spoken by the voice of the training recordings.
 
-The frames of a recording are divided among the characters of its text (speech_alignment.py). The model learns how many frames each token
-of the text takes, and what these frames are when their number is known. So a new text is read twice: for the durations of its
-tokens, and for the frames; these become samples by Griffin–Lim.
+The frames of a recording are divided among the characters of its text (speech_alignment.py). The model learns how many frames
+each token of the text takes, and what these frames are when their number is known. So a new text is read twice: for the durations
+of its tokens, and for the frames; these become samples by Griffin–Lim.
 Legend of shapes: t tokens of a text, s steps of time of STEP_FRAMES frames each, b bands, f = STEP_FRAMES · b, n examples.
 """
 
@@ -86,7 +86,8 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         """Raise UsageError if the arrow has no text to speak. transform: not used."""
         if self.lies_in not in sources:
             raise UsageError(
-                f"`{self.kind}` as an answer needs `sound` among the sources, which it follows, or `{self.lies_in}`, which is spoken"
+                f"`{self.kind}` as an answer needs `sound` among the sources, which it follows, or `{self.lies_in}`, which is "
+                "spoken"
             )
 
     @staticmethod
@@ -170,7 +171,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
 
         output: (t, f), of the first reading.
         """
-        piece, offset = self._find_text(pieces)
+        _, offset = self._find_text(pieces)
         durations = output[:, 0].double().expm1().clamp(0, LONGEST_TOKEN).numpy()
         times, places = _lay_out(durations)
         return Answer(times, places + offset)
@@ -208,7 +209,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         begins = torch.nonzero(~is_step & torch.cat([torch.ones(1, dtype=torch.bool), is_step[:-1]]))[:, 0]
         sizes = torch.diff(begins, append=torch.tensor([len(evidence)])).tolist()
         scores = []
-        for part, steps in zip(evidence.split(sizes), is_step.split(sizes), strict=True):
+        for part, steps in zip(torch.split(evidence, sizes), torch.split(is_step, sizes), strict=True):
             output, truth = part[:, 1:].chunk(2, dim=1)
             frames, true_frames = self._to_frames(output[steps]), self._to_frames(truth[steps])
             constant = np.broadcast_to(self.mean, true_frames.shape)
@@ -235,7 +236,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         return [{"seconds": round(value / FRAMES_PER_SECOND, 3)} for value in output[:, 0].double().expm1().tolist()]
 
     def metrics(self, output: Tensor, answers: Sequence[Any]) -> dict[str, Metric]:
-        """Return the means over examples of the scores of `by_example`, and of the share of the constant frame's distance removed.
+        """Return the means over examples of the scores of `by_example`, and of the share of the constant's distance removed.
 
         output: (n, NUM_SCORES), from `by_example`. answers: not used.
         """
@@ -260,7 +261,8 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
 def _removed(scores: Tensor) -> NDArray[np.float64]:
     """Return 1 − distance of the answer / distance of the constant frame, (n,). scores: (n, NUM_SCORES), from `by_example`."""
     distance, _, constant, _ = scores.double().numpy().T
-    return 1 - distance / np.maximum(constant, LEAST_DISTANCE)
+    removed: NDArray[np.float64] = 1 - distance / np.maximum(constant, LEAST_DISTANCE)
+    return removed
 
 
 def _token_edges(piece: Piece, text: str, durations: Ints) -> Ints:
@@ -283,7 +285,7 @@ def _token_edges(piece: Piece, text: str, durations: Ints) -> Ints:
 
 
 def _lay_out(durations: NDArray[Any]) -> tuple[NDArray[np.float32], Ints]:
-    """Return the times (t + s, NUM_TIMES) of tokens and of steps of time, and the index of the token that each of them is read at.
+    """Return the times (t + s, NUM_TIMES) of tokens and of steps of time, and the index of the token at which each is read.
 
     The times of a step are 1, its place in its token from 0 to 1, and the logarithm of 1 + the token's frames; those of tokens 0.
     durations: (t,), of the tokens, in frames.

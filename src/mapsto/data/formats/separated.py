@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mapsto.data.file_part import FilePart, Row, from_cells, group_rows
 from mapsto.data.formats.columns import REPEATED_HEADER, name_columns, repeats_header, require_few_columns
+from mapsto.data.formats.recording_lists import DELIMITER, find_recordings, stream_recordings
 from mapsto.data.formats.text_lines import read_lines
 from mapsto.errors import DataError, Finding, LineNumber, place
 from mapsto.options import TextFormat
@@ -85,6 +86,10 @@ def stream_separated(path: Path, text_format: TextFormat, default: str) -> Itera
     csv.field_size_limit(LARGEST_CELL)
     lines = read_lines(path, text_format.encoding)
     first_lines = list(islice(lines, NUM_SNIFFED))
+    recordings = find_recordings(path, first_lines) if text_format.delimiter in (None, DELIMITER) else None
+    if recordings is not None:
+        yield from stream_recordings(path, chain(first_lines, lines), recordings)
+        return
     layout = find_layout(path, first_lines, default, text_format.delimiter)
     delimiter = layout.delimiter
     records = _records(path, chain(first_lines, lines), delimiter)
