@@ -23,7 +23,9 @@ from mapsto.audio.sound_value import Sound, read_sound
 from mapsto.audio.synthesis.sound_answers import SpokenSound
 from mapsto.audio.synthesis.speech_alignment import SpeechAligner, spoken_units
 from mapsto.audio.synthesis.spoken_text import STEP_FRAMES, SpokenTextTarget
-from mapsto.data.table import write_rows
+from mapsto.data.checks import check_rows
+from mapsto.data.rows import bind_to, load_rows
+from mapsto.data.table import read_table, write_rows
 from mapsto.kinds.text import TextSource
 from mapsto.task.arrow import parse
 from mapsto.task.readout import NUM_TIMES
@@ -76,18 +78,29 @@ def test_letters_are_found_where_they_are_spoken() -> None:
     recordings = [(text, frames_of(samples)) for text, (samples, _) in zip(texts, spoken, strict=True)]
     aligner = SpeechAligner.train(recordings)
     errors = []
-    for (text, frames), (_, times), durations in zip(recordings, spoken, aligner.durations(recordings), strict=True):
+    alignments = aligner.align(recordings)
+    for (text, frames), (_, times), alignment in zip(recordings, spoken, alignments, strict=True):
+        durations = alignment.durations
         assert len(durations) == len(text) + 2 and durations.sum() == len(frames)
         edges = np.cumsum(durations)[:-1] / 100
         errors += [abs(edges[place] - begin) for place, (begin, _) in enumerate(times) if text[place] in LETTERS]
     assert np.mean(errors) < 0.015, np.mean(errors)
     again = SpeechAligner(**json.loads(json.dumps(aligner.state())))
-    assert all(
-        np.abs(a - b).max() <= 2
-        for a, b in zip(again.durations(recordings), aligner.durations(recordings), strict=True)
-    ), "but for rounding"
-    alone = aligner.durations(recordings[:1])
-    assert np.array_equal(alone[0], aligner.durations(recordings)[0]), "a recording does not depend on its neighbours"
+    for one, other in zip(again.align(recordings), alignments, strict=True):
+        assert np.abs(one.durations - other.durations).max() <= 2 and one.fit == pytest.approx(other.fit, abs=0.05)
+    (alone,) = aligner.align(recordings[:1])
+    assert np.array_equal(alone.durations, alignments[0].durations), "a recording does not depend on its neighbours"
+
+
+def test_recordings_of_other_texts_are_found() -> None:
+    """Four of 60 recordings stand beside the text of one another; they are the rows that the data doctor names."""
+    rows = make_rows(60)
+    for number in range(4):
+        rows[10 * number + 5]["text"] = make_texts(60)[10 * ((number + 1) % 4) + 5]
+    table = read_table(rows)
+    warnings = check_rows(load_rows(bind_to(parse("text -> sound"), table), table)).warnings
+    named = [finding for finding in warnings if "hardly fits its text" in finding.reason]
+    assert [finding.row for finding in named] == [6, 16, 26, 36] and {finding.column for finding in named} == {"sound"}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +121,7 @@ def test_a_recording_shorter_than_its_text_is_refused() -> None:
     recordings = [(text.casefold(), frames_of(speak(text.casefold())[0])) for text in make_texts(8)]
     aligner = SpeechAligner.train(recordings)
     with pytest.raises(ValueError, match="fewer frames"):
-        aligner.durations([("a" * 50, recordings[0][1][:20])])
+        aligner.align([("a" * 50, recordings[0][1][:20])])
 
 
 # What is learnt

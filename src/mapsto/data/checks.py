@@ -28,6 +28,7 @@ from mapsto.task.target_capabilities import (
     Paired,
     Standardised,
     Transcribed,
+    Voiced,
     has_exclusive_classes,
     is_located,
     located_port,
@@ -146,6 +147,7 @@ def check_rows(rows: Rows, test: Rows | None = None) -> DataReport:
     report.warnings += _label_names(rows, test)
     report.warnings += _label_columns(rows) + ([] if test is None else _label_columns(test))
     report.warnings += _outliers(rows)
+    report.warnings += _misread(rows)
     for checked in (rows, *([] if test is None else [test])):
         report.warnings += _inspected(checked)
     report.warnings += _repeated(train)
@@ -296,6 +298,16 @@ def _transcript_faults(rows: Rows) -> list[Finding]:
                 quoted = target.key(answers[fault.row])
                 findings.append(Finding(*rows.origin(fault.row), port.column, quoted, fault.reason))
     return findings
+
+
+def _misread(rows: Rows) -> list[Finding]:
+    """Return a warning for each recording that is probably not one of its row's text."""
+    return [
+        Finding(*rows.origin(fault.row), port.column, target().brief(answers[fault.row]), fault.reason)
+        for port, target, answers in zip(rows.arrow.targets, kinds.answering(rows.arrow), rows.targets, strict=True)
+        if port.restores is None and issubclass(target, Voiced)
+        for fault in target.find_misread(answers)
+    ]
 
 
 def _values(rows: Rows) -> _Values:

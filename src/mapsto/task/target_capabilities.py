@@ -557,6 +557,18 @@ class Transcribed(Target):
         """
 
 
+class Voiced(Target):
+    """A target whose answers are recordings of what the source says, so that wrong pairs can be found."""
+
+    @staticmethod
+    @abstractmethod
+    def find_misread(answers: Sequence[Any]) -> list[RowFault]:
+        """Return the rows whose recording is probably not one of their text.
+
+        answers: the recording of each row with its text; None for a row that cannot be read.
+        """
+
+
 class Attributable(Target):
     """A target with a score of an answer, which an attribution method divides among the parts of the source value."""
 

@@ -30,8 +30,8 @@ NUM_CEPSTRA, REACH = 13, 2
 # States of a character, each of at least one frame; and the state of silence.
 STATES, SILENT_STATE = 2, 0
 
-# Rounds of training, and the frames that it reads at most: two hours.
-ROUNDS, MAX_FRAMES = 12, 720_000
+# Rounds of training.
+ROUNDS = 12
 
 # The least variance of a standardised feature, and how much each state's mean and variance are drawn towards those of all frames.
 LEAST_VARIANCE, PRIOR_FRAMES = 0.05, 10.0
@@ -41,6 +41,9 @@ BATCH = 64
 
 # The share of the quietest frames from which silence is learnt at first.
 QUIET = 0.1
+
+# The share of the frames of a recording that are not loud.
+NOT_LOUD = 0.3
 
 # The score of what cannot be.
 NEVER = -1e30
@@ -62,6 +65,21 @@ class Chain:
 
     states: Ints
     owners: Ints
+
+
+@dataclass(frozen=True)
+class SpeechAlignment:
+    """When each character of a text is spoken in a recording of it.
+
+    durations: (2 + characters,), in frames, of the silence before the text, of each character, and of the silence behind it. They
+        add up to the frames of the recording. Silence between words counts to the first character between them that is no letter
+        or digit.
+    fit: how well the recording fits the text: at most 0, and low where other things are spoken. It is the log-density of a frame
+        in the state of its letter, less that in the state that fits it best, on average.
+    """
+
+    durations: Ints
+    fit: float
 
 
 class SpeechAligner:
@@ -92,21 +110,14 @@ class SpeechAligner:
     @classmethod
     def train(cls, recordings: Sequence[tuple[str, Frames]]) -> Self:
         """Return the model of recordings, each a text and its log-mel frames (m, b)."""
-        sample, total = [], 0
-        for text, frames in recordings:
-            sample.append((text, frames))
-            total += len(frames)
-            if total >= MAX_FRAMES:
-                break
         units = sorted({unit for text, _ in recordings for unit in spoken_units(text)} - {" "})
-        features = [_cepstra(frames) for _, frames in sample]
-        everything = np.concatenate(features)
+        everything = np.concatenate([_cepstra(frames) for _, frames in recordings])
         mean, std = everything.mean(0), everything.std(0) + 1e-4
         num_states = 1 + STATES * len(units)
         blank = np.zeros((num_states, len(mean)), np.float32)
         aligner = cls(units, blank, blank + 1, mean, std)
-        features = [(part - aligner.mean) / aligner.std for part in features]
-        chains = [aligner._chain(text) for text, _ in sample]
+        features = [aligner._features(frames) for _, frames in recordings]
+        chains = [aligner._chain(text) for text, _ in recordings]
         paths = [_first_path(chain, part) for chain, part in zip(chains, features, strict=True)]
         for _ in range(ROUNDS):
             aligner._learn(features, paths)
@@ -114,25 +125,32 @@ class SpeechAligner:
         aligner._learn(features, paths)
         return aligner
 
-    def durations(self, recordings: Sequence[tuple[str, Frames]]) -> list[Ints]:
-        """Return for each recording the frames of the silence before its text, of each character, and of the silence behind it.
+    def align(self, recordings: Sequence[tuple[str, Frames]]) -> list[SpeechAlignment]:
+        """Return the alignment of each recording, given with its text and log-mel frames (m, b).
 
-        There are 2 + characters of them, which add up to the frames of the recording. Silence between words counts to the first
-        character between them that is no letter or digit.
-        recordings: each a text and its log-mel frames (m, b). Raises ValueError for one with fewer frames than it has states.
+        Raises ValueError for a recording with fewer frames than its text has states.
         """
         chains = [self._chain(text) for text, _ in recordings]
-        features = [(_cepstra(frames) - self.mean) / self.std for _, frames in recordings]
-        paths = self._align(features, chains)
-        return [
-            np.bincount(chain.owners[path] + 1, minlength=len(text) + 2)
-            for chain, path, (text, _) in zip(chains, paths, recordings, strict=True)
-        ]
+        features = [self._features(frames) for _, frames in recordings]
+        alignments = []
+        for (text, _), chain, part, path in zip(
+            recordings, chains, features, self._align(features, chains), strict=True
+        ):
+            densities = self._log_densities(part)
+            own = densities.gather(1, torch.from_numpy(chain.states[path])[:, None])[:, 0]
+            durations = np.bincount(chain.owners[path] + 1, minlength=len(text) + 2)
+            alignments.append(SpeechAlignment(durations, float((own - densities.max(1).values).mean())))
+        return alignments
 
     @staticmethod
     def least_frames(text: str) -> int:
         """Return the least number of frames in which a text can be spoken."""
         return max(1, STATES * sum(unit != " " for unit in spoken_units(text)))
+
+    def _features(self, frames: Frames) -> NDArray[np.float32]:
+        """Return the standardised features (m, c) of frames (m, b)."""
+        features: NDArray[np.float32] = (_cepstra(frames) - self.mean) / self.std
+        return features
 
     def _chain(self, text: str) -> Chain:
         """Return the states of a text. A character that the model does not know is read as silence."""
@@ -234,10 +252,14 @@ def _first_path(chain: Chain, features: NDArray[np.float32]) -> Ints:
 
 
 def _cepstra(frames: Frames) -> NDArray[np.float32]:
-    """Return the cepstra of log-mel frames (m, b) and their changes, (m, c); the first one is the loudness."""
+    """Return the cepstra of log-mel frames (m, b) and their changes, (m, c); the first one is the loudness.
+
+    The mean of the loud frames is subtracted, which differs by voice and microphone.
+    """
     num_bands = frames.shape[1]
     angles = np.pi / num_bands * (np.arange(num_bands)[:, None] + 0.5) * np.arange(NUM_CEPSTRA)
     cepstra = frames @ (np.cos(angles) / num_bands).astype(np.float32)
+    cepstra -= cepstra[cepstra[:, 0] >= np.quantile(cepstra[:, 0], NOT_LOUD)].mean(0)
     padded = np.pad(cepstra, ((REACH, REACH), (0, 0)), mode="edge")
     count = len(frames)
     changes = sum(

@@ -9,6 +9,8 @@ Legend of shapes: t tokens of a text, s steps of time of STEP_FRAMES frames each
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +30,7 @@ from mapsto.sequence.piece import Ints, Piece
 from mapsto.task.readout import NUM_TIMES, TimedTokens
 from mapsto.task.source import Learning, Source
 from mapsto.task.target import Metric, State
-from mapsto.task.target_capabilities import Comparable, Located, TwiceRead, located_port
+from mapsto.task.target_capabilities import Comparable, Located, RowFault, TwiceRead, Voiced, located_port
 
 # Frames of a step of time: 20 ms.
 STEP_FRAMES = 2
@@ -45,11 +47,82 @@ LEAST_DISTANCE = 0.01
 # The least deviation of a band, so that bands that are always silent are not scaled up.
 LEAST_DEVIATION = 0.05
 
+# Frames of the recordings that the model of letters is trained on: two hours. Recordings that are aligned at a time.
+SAMPLE_FRAMES, BLOCK = 2 * 3600 * FRAMES_PER_SECOND, 256
+
+# Fewer recordings are not compared with each other. A recording is far from the others beyond this many deviations, as the median
+# distance tells them, which is NORMAL times smaller in a normal distribution.
+FEWEST_COMPARED, FAR, NORMAL = 30, 5.0, 1.4826
+
 # Columns of a scored example: distances of the answer, distance of a constant frame, and the error of durations.
 NUM_SCORES = 4
 
 
-class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
+@dataclass(frozen=True)
+class Voice:
+    """What is learnt from recordings of speech before training.
+
+    mean, std: (b,), of each band. aligner: the model of letters. durations, fits: of the alignment of each recording; durations
+    by the digest of the recording and its text.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    aligner: SpeechAligner
+    durations: Mapping[tuple[str, str], Ints]
+    fits: NDArray[np.float64]
+
+
+class VoiceCache:
+    """The voice that was learnt last: a fit checks the rows that it learns from, so both need it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.keys: list[tuple[str, str]] = []
+        self.voice: Voice | None = None
+
+    def learn(self, answers: Sequence[SpokenSound]) -> Voice:
+        """Return the voice of recordings, at least one."""
+        keys = [(answer.sound.digest, answer.text) for answer in answers]
+        with self.lock:
+            if self.voice is None or keys != self.keys:
+                self.keys, self.voice = keys, _learn_voice(keys, answers)
+            return self.voice
+
+
+VOICES = VoiceCache()
+
+
+def _learn_voice(keys: Sequence[tuple[str, str]], answers: Sequence[SpokenSound]) -> Voice:
+    """Return the voice of recordings. keys: digest and text of each."""
+    sample: list[tuple[str, Frames]] = []
+    num_frames, sums, squares = 0, np.zeros(NUM_BANDS), np.zeros(NUM_BANDS)
+    for answer in answers:
+        frames = _frames(answer)
+        if num_frames < SAMPLE_FRAMES:
+            sample.append((answer.text, frames))
+        num_frames += len(frames)
+        sums, squares = sums + frames.sum(0), squares + (frames.astype(np.float64) ** 2).sum(0)
+    mean = sums / num_frames
+    std = np.sqrt(np.maximum(squares / num_frames - mean**2, LEAST_DEVIATION**2))
+    aligner = SpeechAligner.train(sample)
+    blocks = (answers[begin : begin + BLOCK] for begin in range(0, len(answers), BLOCK))
+    alignments = [
+        alignment
+        for block in blocks
+        for alignment in aligner.align([(answer.text, _frames(answer)) for answer in block])
+    ]
+    durations = {key: alignment.durations for key, alignment in zip(keys, alignments, strict=True)}
+    fits = np.array([alignment.fit for alignment in alignments])
+    return Voice(mean.astype(np.float32).round(4), std.astype(np.float32).round(4), aligner, durations, fits)
+
+
+def _frames(answer: SpokenSound) -> Frames:
+    """Return the log-mel frames (m, b) of a recording."""
+    return FRAME_CACHE.frames(answer.sound, NUM_BANDS)
+
+
+class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
     """The target of a text that is spoken.
 
     mean, std: (b,), mean and deviation of each band. aligner: the state of the SpeechAligner of the training recordings.
@@ -114,13 +187,8 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         """
         if not answers:
             raise DataError("there is no recording to learn a voice from")
-        frames = np.concatenate([self._frames(answer) for answer in answers])
-        self.mean = frames.mean(0).round(4)
-        self.std = np.maximum(frames.std(0), LEAST_DEVIATION).round(4)
-        recordings = [(answer.text, self._frames(answer)) for answer in answers]
-        self.aligner = SpeechAligner.train(recordings)
-        for answer, durations in zip(answers, self.aligner.durations(recordings), strict=True):
-            self.durations[answer.sound.digest, answer.text] = durations
+        voice = VOICES.learn(answers)
+        self.mean, self.std, self.aligner, self.durations = voice.mean, voice.std, voice.aligner, dict(voice.durations)
 
     def state(self) -> State:
         """Return the constructor's arguments."""
@@ -129,16 +197,24 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         return {**numbers, "aligner": self.aligner.state()}
 
     @staticmethod
-    def _frames(answer: SpokenSound) -> Frames:
-        """Return the log-mel frames (m, b) of a recording."""
-        return FRAME_CACHE.frames(answer.sound, NUM_BANDS)
+    def find_misread(answers: Sequence[SpokenSound | None]) -> list[RowFault]:
+        """Return the rows whose recording fits its text so badly, beside the others, that it is probably one of another text."""
+        readable = [(row, answer) for row, answer in enumerate(answers) if answer is not None]
+        if len(readable) < FEWEST_COMPARED:
+            return []
+        fits = VOICES.learn([answer for _, answer in readable]).fits
+        distance = np.abs(fits - np.median(fits))
+        limit = np.median(fits) - FAR * NORMAL * np.median(distance)
+        reason = "the recording hardly fits its text, beside the other rows; listen whether it is one of another text"
+        return [RowFault(row, reason) for (row, _), fit in zip(readable, fits.tolist(), strict=True) if fit < limit]
 
     def _durations(self, answer: SpokenSound) -> Ints:
         """Return the number of frames of the silence before a recorded text, of each character, and of the silence behind it."""
         key = answer.sound.digest, answer.text
         if key not in self.durations:
             assert self.aligner is not None
-            (self.durations[key],) = self.aligner.durations([(answer.text, self._frames(answer))])
+            (alignment,) = self.aligner.align([(answer.text, _frames(answer))])
+            self.durations[key] = alignment.durations
         return self.durations[key]
 
     def _find_text(self, pieces: Sequence[Piece]) -> tuple[Piece, int]:
@@ -155,7 +231,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Comparable):
         values = np.zeros((len(times), NUM_TIMES + STEP_FRAMES * NUM_BANDS), np.float32)
         values[:, :NUM_TIMES] = times
         values[: len(piece), NUM_TIMES] = np.log1p(durations)
-        frames = self._frames(answer)
+        frames = _frames(answer)
         count = (len(times) - len(piece)) * STEP_FRAMES
         steps = frames[np.minimum(edges[0] + np.arange(count), len(frames) - 1)]
         values[len(piece) :, NUM_TIMES:] = ((steps - self.mean) / self.std).reshape(-1, STEP_FRAMES * NUM_BANDS)

@@ -1,7 +1,8 @@
 """Read lists of recordings without a header, as data sets for speech from text have them: a line is `name|text`.
 
-They are those of LJSpeech (`name|text|text as it is spoken`), Piper (`name|text`, or `name|speaker|text`) and VITS (`path.wav|text`). A
-name may lack the ending of its file, which lies beside the list or in a folder there, such as `wavs`. Quotes are part of the text.
+They are those of LJSpeech (`name|text|text as it is spoken`), Piper (`name|text`, or `name|speaker|text`) and VITS
+(`path.wav|text`). A name may lack the ending of its file, which lies beside the list or in a folder there, such as `wavs`. Quotes
+are part of the text.
 """
 
 from __future__ import annotations
