@@ -244,6 +244,18 @@ def write_voices(folder: Path, speakers: Sequence[int], takes: int, seconds: flo
     return rows
 
 
+def write_lines(folder: Path) -> None:
+    """Write the files of the page on speech from text: a list of recordings without a header, and lines to be spoken."""
+    (folder / "voice" / "wavs").mkdir(parents=True)
+    texts = ["A man runs.", "Two dogs play.", "She reads a book.", "It rains again."] * 4
+    for number, _ in enumerate(texts):
+        path = folder / "voice" / "wavs" / f"line-{number}.wav"
+        path.write_bytes(by_soundfile(voice(0, number, 1.5), 8000, "WAV", "PCM_16"))
+    lines = "".join(f"line-{number}|{text}\n" for number, text in enumerate(texts))
+    (folder / "voice" / "metadata.csv").write_text(lines, encoding="utf-8")
+    (folder / "lines.txt").write_text("A dog reads.\nShe plays again.\n", encoding="utf-8")
+
+
 def write_noisy(folder: Path) -> None:
     """Write the files of the page on voices: pairs.csv with recordings with and without noise, talk.wav, and a voice."""
     rng = np.random.default_rng(0)

@@ -38,6 +38,7 @@ PAGES_WITH_CODE = [
 ]
 # The same commands with less work; nothing else is changed.
 SHORTER = (
+    (r"(?<=metadata.csv )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"(?<=runs/sounds )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"(?<=pictures )--minutes \d+|(?<=clips )--minutes \d+", "--steps 3 --layers 2 --width 64"),
     (r"--minutes \d+", "--steps 3 --layers 2 --width 64 --vocabulary 300"),
@@ -70,6 +71,9 @@ def test_code_blocks_run(
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         recordings.write_words(tmp_path / "recordings")
         recordings.write_noisy(tmp_path)
+    if page.stem == "speaking":
+        pytest.importorskip("soundfile", reason="the extra [sound] is not here")
+        recordings.write_lines(tmp_path)
     if page.stem == "speech":
         pytest.importorskip("soundfile", reason="the extra [sound] is not here")
         pytest.importorskip("transformers", reason="transformers makes the starting model")

@@ -127,6 +127,15 @@ def test_a_recording_shorter_than_its_text_is_refused() -> None:
 # What is learnt
 
 
+def test_each_letter_is_a_token_and_an_unknown_one_costs_no_other() -> None:
+    source = TextSource.new_spelled(["aéo eß.", "éa ßo."])
+    (piece,) = source.encode(["Éa oxß 东."], 0, aligned=True)
+    assert source.token_names(piece) == ["[CLS]", "é", "##a", "o", "[UNK]", "##ß", "[UNK]", ".", "[SEP]"]
+    assert piece.alignment is not None and piece.units is not None
+    assert piece.alignment.regions[1:-1, 0].tolist() == [[0, 1], [1, 2], [3, 4], [4, 5], [5, 6], [7, 8], [8, 9]]
+    assert piece.units.tolist() == [-1, 0, 0, 1, 1, 1, 2, 3, -1]
+
+
 @pytest.mark.parametrize("length", [512, 8])
 def test_tokens_and_steps_add_up_to_the_recording(length: int) -> None:
     """Also where a text is read in windows: each has the tokens and the frames of its part, none of which is there twice."""

@@ -40,8 +40,8 @@ ENDLESS = re.compile(r"(\S{1000})(?=\S)")
 def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1.0) -> tokenizers.Tokenizer:
     """Return a tokenizer trained on texts.
 
-    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", "letters" for
-        WordPiece of single letters, or "bytes" for byte-level BPE.
+    size: largest number of tokens; None for the result of `vocabulary_size`. style: "wordpiece", "letters" for single letters, or
+        "bytes" for byte-level BPE.
     share: the texts' share of the corpus, if they are a sample of it; used to estimate the size of the corpus.
     Raises UsageError for an unknown style or too small a size, DataError if all texts are empty.
     """
@@ -58,7 +58,7 @@ def train(texts: Sequence[str], size: int | None, style: Style, share: float = 1
     texts = [part for text in texts for part in parts(ENDLESS.sub(r"\1 ", canonical(text)))]
     if style == "bytes":
         return _train_bytes(texts, size, corpus)
-    return _train_wordpiece(texts, size, corpus, is_spelled=style == "letters")
+    return _train_letters(texts) if style == "letters" else _train_wordpiece(texts, size, corpus)
 
 
 def parts(text: str) -> Iterator[str]:
@@ -86,35 +86,45 @@ def vocabulary_size(corpus_bytes: int, characters: int = 0) -> int:
     return min(math.ceil(num_tokens / SIZE_STEP) * SIZE_STEP, LARGEST_SIZE)
 
 
-def _train_wordpiece(
-    texts: Sequence[str], size: int | None, corpus: int, is_spelled: bool = False
-) -> tokenizers.Tokenizer:
+def _train_wordpiece(texts: Sequence[str], size: int | None, corpus: int) -> tokenizers.Tokenizer:
     """Return a WordPiece tokenizer trained on texts.
 
     size: largest number of tokens; None for the result of `vocabulary_size`. corpus: length of the whole corpus in bytes.
-    is_spelled: whether each token is a single letter.
     """
-    backend = bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
+    backend = _untrained()
     initial, inner = _alphabet(backend, texts, int(LARGEST_ALPHABET * (size or LARGEST_SIZE)))
     size = size or vocabulary_size(corpus, len(initial) + len(inner))
     # The trainer numbers the subwords "##c" in the order of a hash map and breaks ties by number, so each run would learn
     # another vocabulary. As special tokens they get fixed numbers. Below they become plain tokens again.
-    letters = [*OWN_SPECIAL, *initial, *(f"##{character}" for character in inner)]
-    if is_spelled:
-        vocabulary = {letter: index for index, letter in enumerate(letters)}
-    else:
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=size,
-            min_frequency=LEAST_SEEN,
-            special_tokens=letters,
-            initial_alphabet=initial,
-            limit_alphabet=len(initial),
-            show_progress=False,
-        )
-        with reading(texts):
-            backend.train_from_iterator(texts, trainer, length=len(texts))
-        vocabulary = backend.get_vocab(with_added_tokens=False)
-    model = models.WordPiece(vocab=vocabulary, unk_token="[UNK]")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=LEAST_SEEN,
+        special_tokens=[*OWN_SPECIAL, *initial, *(f"##{character}" for character in inner)],
+        initial_alphabet=initial,
+        limit_alphabet=len(initial),
+        show_progress=False,
+    )
+    with reading(texts):
+        backend.train_from_iterator(texts, trainer, length=len(texts))
+    return _finish(models.WordPiece(vocab=backend.get_vocab(with_added_tokens=False), unk_token="[UNK]"))
+
+
+def _train_letters(texts: Sequence[str]) -> tokenizers.Tokenizer:
+    """Return a tokenizer with a token for each letter of texts, and another one for it inside of words, as "##a"."""
+    initial, inner = _alphabet(_untrained(), texts, LARGEST_SIZE)
+    tokens = [*OWN_SPECIAL, *initial, *(f"##{character}" for character in inner)]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    # Not WordPiece, to which a whole word is unknown that has one unknown letter.
+    return _finish(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]", continuing_subword_prefix="##"))
+
+
+def _untrained() -> tokenizers.Tokenizer:
+    """Return the tokenizer of `_train_wordpiece` before training."""
+    return bert_pipeline(models.WordPiece(vocab={}, unk_token="[UNK]"), {"strip_accents": False})
+
+
+def _finish(model: models.Model) -> tokenizers.Tokenizer:
+    """Return a tokenizer with a trained model, and with the special tokens of BERT."""
     finished = bert_pipeline(model, {"strip_accents": False})
     finished.add_special_tokens(list(OWN_SPECIAL))
     finished.post_processor = template(finished, "[CLS]", "[SEP]")
