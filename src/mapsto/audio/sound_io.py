@@ -29,8 +29,8 @@ from mapsto.media.cells import Unreadable, require_file
 from mapsto.media.decoder_process import DecoderProcess, read_into
 
 __all__ = [
-    "SOUND_SUFFIXES", "Samples", "SoundInfo", "Unreadable", "check_sound", "decode_sound", "encode_wav", "read_blocks",
-    "resample", "resample_blocks",
+    "SOUND_SUFFIXES", "Samples", "SoundInfo", "Unreadable", "check_sound", "decode_sound", "encode_sound", "encode_wav",
+    "read_blocks", "resample", "resample_blocks",
 ]  # fmt: skip
 
 SOUND_SUFFIXES = (
@@ -43,6 +43,9 @@ SECONDS_A_MEBIBYTE = 5.0
 
 # Seconds by which the length of joined recordings is rounded, where they are resampled.
 ROUNDED = 0.01
+
+# Container and encoding of the formats that soundfile writes.
+ENCODINGS = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}
 
 DECODER = DecoderProcess(
     "from mapsto.audio.decoding.sound_worker import serve; serve()", "sound", INSTALL_SOUND, "soundfile"
@@ -133,6 +136,16 @@ def _explaining_damage() -> Iterator[None]:
         raise
     except Exception as error:
         raise Unreadable(f"the sound is damaged: {str(error) or type(error).__name__}") from error
+
+
+def encode_sound(samples: Samples, rate: int, form: str) -> bytes:
+    """Return samples (n,) encoded as a file of one channel. rate: in Hz. form: "flac", "mp3" or "opus"."""
+    import soundfile
+
+    container, encoding = ENCODINGS[form]
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=container, subtype=encoding)
+    return buffer.getvalue()
 
 
 def encode_wav(samples: Samples, rate: int) -> bytes:

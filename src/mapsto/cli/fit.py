@@ -11,6 +11,7 @@ import typer
 from mapsto.cli.app import Arrow, Data, Json, Like, Out, Overwrite, Quiet, Start, Test, app, with_options
 from mapsto.cli.help.config_file import Config
 from mapsto.options import NOT_FOR_HIDING, Options
+from mapsto.task.arrow import parse
 
 
 @app.command(epilog="Example: mapsto pretrain text corpus.txt --out runs/base --minutes 10")
@@ -110,6 +111,9 @@ def next_steps(arrow: str, out: Path, test: Path | None) -> list[str]:
     """Return the commands that a user is likely to want after a fit."""
     if "<->" in arrow:
         return [shlex.join(["mapsto", "find", str(out), "A QUERY", "--among", "TABLE.csv"])]
-    use = shlex.join(["mapsto", "predict", str(out), "NEW.csv", "--out", "answers.csv"])
+    from mapsto.inference.output_files import are_files  # imports torch, as the fit did
+
+    answers = "answers" if any(are_files(parse(arrow))) else "answers.csv"
+    use = shlex.join(["mapsto", "predict", str(out), "NEW.csv", "--out", answers])
     score = shlex.join(["mapsto", "evaluate", str(out), "TEST.csv", "--out", "report.html"])
     return [use] if test is not None else [use, score]

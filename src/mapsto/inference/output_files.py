@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import FileBacked, require
 from mapsto.task.source_capabilities import Mark, Spatial
 from mapsto.task.target_capabilities import Located, Reconstruction
+
+# Media types of the files by their endings.
+MEDIA_TYPES = {".png": "image/png", ".wav": "audio/wav"}
 
 ROWS_AT_ONCE = 256  # rows whose answers, as large as files, are in memory at a time
 
@@ -127,18 +131,50 @@ class AnswerWriter(FileWriter):
         return super().answer_tables(chain.from_iterable(map(_split, tables)))
 
     def write(self, bound: Arrow, table: Table, row: int, answer: dict[str, Any]) -> None:
-        ports = self.arrow.targets
         has_several = sum(are_files(self.arrow)) > 1
-        for port, target in zip(ports, kinds.answering(self.arrow), strict=True):
-            if not issubclass(target, FileBacked):
-                continue
-            assert issubclass(target, Reconstruction)
-            name = port.column or port.kind
-            port_answer = answer if len(ports) == 1 else answer[name]
-            folder = self.folder / name if has_several else self.folder
-            if (file := target.file(port_answer[port.kind])) is not None:
-                folder.mkdir(exist_ok=True)
-                port_answer[port.kind] = str(write_file(folder, table.origin(row), self.number, *file))
+        for file in answer_files(self.arrow, answer):
+            folder = self.folder / file.name if has_several else self.folder
+            folder.mkdir(exist_ok=True)
+            written = write_file(folder, table.origin(row), self.number, file.suffix, file.content)
+            file.replace(str(written))
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """An answer that is a file.
+
+    name: of its target. suffix, content: of the file. answer, kind: the entry `kind` of the dict `answer` holds its value.
+    """
+
+    name: str
+    suffix: str
+    content: bytes
+    answer: dict[str, Any]
+    kind: str
+
+    @property
+    def media_type(self) -> str:
+        """Return the media type of the file, such as "audio/wav"."""
+        return MEDIA_TYPES[self.suffix]
+
+    def replace(self, value: Any) -> None:
+        """Put `value` in the place of the answer."""
+        self.answer[self.kind] = value
+
+
+def answer_files(arrow: Arrow, answer: dict[str, Any]) -> Iterator[AnswerFile]:
+    """Yield the files among the answers to a row; none for a row that could not be answered. answer: as `Predictor` gives it."""
+    if "error" in answer:
+        return
+    for port, target in zip(arrow.targets, kinds.answering(arrow), strict=True):
+        if not issubclass(target, FileBacked):
+            continue
+        assert issubclass(target, Reconstruction)
+        name = port.column or port.kind
+        port_answer = answer if len(arrow.targets) == 1 else answer[name]
+        value = port_answer[port.kind]
+        if value is not None and (file := target.file(value)) is not None:
+            yield AnswerFile(name, *file, port_answer, port.kind)
 
 
 def are_files(arrow: Arrow) -> list[bool]:

@@ -273,7 +273,7 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
         """Return the text of a piece as consecutive pieces, each of at most `length` tokens.
 
         Each has the special tokens before and after the text, which are included in `length`.
-        overlap: the share of a window that the next one repeats; a window then begins at a word, if the piece has words.
+        A window begins at a word, if the piece has words. overlap: the share of a window that the next one repeats.
         """
         inner = np.flatnonzero(~piece.special)
         if not len(inner):
@@ -282,7 +282,7 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
         frame = np.flatnonzero(piece.special)
         opening, closing = frame[frame < inner[0]], frame[frame > inner[-1]]
         room = length - len(frame)
-        words = None if piece.units is None or not overlap else piece.units[inner]
+        words = None if piece.units is None else piece.units[inner]
         return [
             _select(piece, np.concatenate([opening, inner[start : start + room], closing]))
             for start in _window_starts(len(inner), room, overlap, words)

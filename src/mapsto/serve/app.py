@@ -17,7 +17,7 @@ from mapsto import __version__
 from mapsto.serve.edge import Edge
 from mapsto.serve.refusals import Refusal
 from mapsto.serve.replies import reply_fault, reply_http_error, reply_refusal
-from mapsto.serve.routes import foreign, generating, health, native, open_inference, page, vectors
+from mapsto.serve.routes import foreign, generating, health, native, open_inference, page, speaking, vectors
 from mapsto.serve.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -84,6 +84,7 @@ def routes_of(service: Service) -> list[RouteEntry]:
         RouteEntry("POST", "/v1/rerank", vectors.rerank, "rank", RERANK, tag="Cohere and Jina"),
         RouteEntry("POST", "/v1/embeddings", vectors.embeddings, "embed", {"input": texts}, tag="OpenAI"),
         RouteEntry("POST", "/v1/chat/completions", generating.chat, "chat", CHAT, tag="OpenAI"),
+        RouteEntry("POST", "/v1/audio/speech", speaking.speech, "speak", {"input": "…"}, tag="OpenAI"),
         RouteEntry("GET", "/v1/models", native.openai_models, tag="OpenAI"),
         RouteEntry("POST", "/", foreign.huggingface, None, {"inputs": texts}, tag="Hugging Face"),
         RouteEntry("POST", "/invocations", foreign.invocations, None, {"inputs": [row]}, tag="SageMaker"),

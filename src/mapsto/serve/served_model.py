@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from mapsto.errors import CheckpointError, UsageError
 from mapsto.explain.attribution import DEFAULT_METHOD, Explainer, Explanation
 from mapsto.inference.embedder import Embedder
 from mapsto.inference.find import Finder, SearchSettings, make_finder
-from mapsto.inference.output_files import are_files
+from mapsto.inference.output_files import answer_files, are_files
 from mapsto.inference.predictor import Predictor, Prepared, fault_answers
 from mapsto.inference.row_outputs import generated_ports
 from mapsto.metrics.intervals import to_json
@@ -26,7 +27,7 @@ from mapsto.task.arrow import Arrow, Port
 from mapsto.task.capabilities import FileBacked
 from mapsto.task.generation import Decoding
 from mapsto.task.source_capabilities import Explainable, Tokenized
-from mapsto.task.target_capabilities import Attributable
+from mapsto.task.target_capabilities import Attributable, Voiced
 
 # How many settings of decoding and limits a model keeps prepared.
 MAX_SETTINGS = 64
@@ -62,6 +63,23 @@ class ExplainAnswerer:
         if len(prepared.rows):
             for row, explanation in zip(prepared.rows.indices, self.explainer.explain(prepared.rows), strict=True):
                 answers[int(row)] = describe_explanation(explanation)
+        return answers
+
+
+class FileAnswerer:
+    """An answerer whose answers are files, such as pictures and recordings, as {"type": …, "base64": …}. predictor: the model."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def prepare(self, part: Table, bound: Arrow) -> Prepared:
+        return self.predictor.prepare(part, bound)
+
+    def answer_prepared(self, prepared: Prepared) -> list[dict[str, Any]]:
+        answers = self.predictor.answer_prepared(prepared)
+        for answer in answers:
+            for file in answer_files(self.predictor.arrow, answer):
+                file.replace({"type": file.media_type, "base64": base64.b64encode(file.content).decode()})
         return answers
 
 
@@ -151,16 +169,24 @@ class ServedModel:
         mapping = self.predictor.mapping
         is_generated = len(self.arrow.targets) == 1 and bool(generated_ports(mapping, [0]))
         reads_text = issubclass(kinds.source(self.arrow.sources[0].kind), Tokenized)
+        targets = kinds.answering(self.arrow)
         embeds = not mapping.config.is_linear
         is_single = len(self.arrow.sources) == 1 or self.arrow.symmetric
         return {
-            "predict": bool(self.arrow.targets) and not any(are_files(self.arrow)),
+            # A picture of which nothing is hidden has no hidden part to be answered.
+            "predict": bool(self.arrow.targets) and not (self.arrow.corrupted and self.answers_files),
             "embed": embeds,
             "explain": self._source_mapping is not None,
             "generate": is_generated,
             "chat": is_generated and self.arrow.is_prompted,
+            "speak": len(targets) == 1 and is_single and issubclass(targets[0], Voiced),
             "rank": embeds and reads_text and is_single,
         }
+
+    @property
+    def answers_files(self) -> bool:
+        """Return whether an answer is a file, such as a picture."""
+        return any(are_files(self.arrow))
 
     def describe(self) -> dict[str, Any]:
         """Return what clients need to know of the model, as a JSON object."""
@@ -195,13 +221,15 @@ class ServedModel:
     def _make_answerer(self, operation: str, settings: Settings) -> Answerer:
         self.require(operation)
         make: dict[str, Callable[[], Answerer]] = {
-            "predict": lambda: self.predictor.with_settings(
-                settings.min_confidence, settings.reject, settings.decoding
-            ),
+            "predict": lambda: self._make_predictor(settings),
             "embed": lambda: Embedder.sharing(self.predictor, settings.pooling),
             "explain": lambda: ExplainAnswerer(self._explained(), self.predictor.device, settings.method),
         }
         return make[operation]()
+
+    def _make_predictor(self, settings: Settings) -> Answerer:
+        predictor = self.predictor.with_settings(settings.min_confidence, settings.reject, settings.decoding)
+        return FileAnswerer(predictor) if self.answers_files else predictor
 
     def _explained(self) -> Mapping:
         assert self._source_mapping is not None
@@ -230,9 +258,8 @@ class ServedModel:
         operation = "predict" if self.abilities["predict"] else "embed"
         if not self.abilities[operation]:
             return
-        answerer = self.answerer(operation, Settings())
-        assert isinstance(answerer, Predictor)
-        answers = list(answerer.answer(read_table(rows)))
+        answerer, table = self.answerer(operation, Settings()), read_table(rows)
+        answers = answerer.answer_prepared(answerer.prepare(table, self.bind(answerer, operation, dict(table.data))))
         # Where hidden parts are restored, a whole value has no answer. The graph of an exported file reads pictures of one shape.
         has_shape = not self.predictor.mapping.has_weights and any(is_file_backed(port) for _, port in self.ports)
         if all("error" in answer for answer in answers) and not (self.arrow.corrupted or has_shape):

@@ -38,8 +38,8 @@ STEP_FRAMES = 2
 # The longest time that a token takes in an answer, in frames.
 LONGEST_TOKEN = 2 * FRAMES_PER_SECOND
 
-# Speech needs many small steps: 5,000 of 16 sentences, but no more than 100 epochs.
-LEARNING = Learning(min_epochs=20.0, max_epochs=100.0, steps=5000, batch=16)
+# Speech needs many small steps: 3,000 of 16 sentences, but no more than 100 epochs.
+LEARNING = Learning(min_epochs=20.0, max_epochs=100.0, steps=3000, batch=16)
 
 # The least distance in dB of a recording from the constant frame.
 LEAST_DISTANCE = 0.01

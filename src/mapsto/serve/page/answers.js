@@ -29,6 +29,15 @@ function plain(value) {
 
 const isList = (value, test) => Array.isArray(value) && value.length > 0 && value.every((entry) => entry && test(entry));
 
+// A picture, or a recording with its player, from the file that an answer is.
+function mediaOf({ type, base64 }, name) {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const src = URL.createObjectURL(new Blob([bytes], { type }));
+  const free = () => URL.revokeObjectURL(src);
+  if (type.startsWith("image/")) return element("img", { src, alt: name, className: "made", onload: free });
+  return element("audio", { src, controls: true, "aria-label": name });
+}
+
 // The nodes of one target's answer. fields: those of the form, in which spans are marked and boxes drawn.
 function nodesOf(answer, fields) {
   const nodes = [];
@@ -48,7 +57,8 @@ function nodesOf(answer, fields) {
         field.frame.append(overlay(field.image, boxes));
       }
       rest.push([name, value.map((entry) => `${entry.label ?? ""} ${entry.box.map(Math.round)}`).join("; ")]);
-    } else if (value && typeof value === "object" && !Array.isArray(value)) {
+    } else if (value?.base64 && value.type) nodes.push(mediaOf(value, name));
+    else if (value && typeof value === "object" && !Array.isArray(value)) {
       nodes.push(element("h3", {}, name), ...nodesOf(value, fields));
     } else if (isFirst && !Array.isArray(value)) nodes.push(element("p", { className: "main-answer" }, plain(value)));
     else if (name !== "probability" || !answer.scores) rest.push([name, plain(value)]);
