@@ -58,6 +58,8 @@ NOT_KINDS = {
     ("comparison", "labels"): "entry and column of results: number of labelled rows",
     ("data/formats/conll.py", "text"): "column of the texts of sentences",
     ("data/formats/conll.py", "tags"): "column of the spans of sentences",
+    ("data/formats/recording_lists.py", "sound"): "column of the recordings in lists without a header",
+    ("data/formats/recording_lists.py", "text"): "column of their texts",
     ("data/files.py", "label"): "column that holds the names of class folders",
     ("data/readers.py", "text"): "column that holds the lines of a plain text file",
     ("data/formats/header_hints.py", "text"): "column that holds the lines of a plain text file",

@@ -14,12 +14,13 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not here")
 pytest.importorskip("soundfile", reason="the extra [sound] is not here")
-Image = pytest.importorskip("PIL.Image", reason="the extra [image] is not here")
 
 from services import Running, save_small, serving, wait_for
 
 import mapsto
 from mapsto.audio.sound_value import Sound
+
+Image = pytest.importorskip("PIL.Image", reason="the extra [image] is not here")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,10 @@ def test_recordings_and_pictures_are_answers_in_base64(running: Running, folder:
     assert Image.open(io.BytesIO(base64.b64decode(painted["image"]["base64"]))).size == (16, 12)
 
 
-@pytest.mark.parametrize(("form", "media"), [(None, "audio/wav"), ("flac", "audio/flac"), ("mp3", "audio/mpeg"), ("opus", "audio/ogg")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "media"),
+    [(None, "audio/wav"), ("flac", "audio/flac"), ("mp3", "audio/mpeg"), ("opus", "audio/ogg")],
+)
 def test_texts_are_spoken_as_openai_does(running: Running, folder: Path, form: str | None, media: str) -> None:
     wanted = {} if form is None else {"response_format": form}
     response = running.client.post("/v1/audio/speech", json={"model": "say", "input": "winter", "voice": "x", **wanted})

@@ -135,8 +135,8 @@ class AnswerWriter(FileWriter):
         for file in answer_files(self.arrow, answer):
             folder = self.folder / file.name if has_several else self.folder
             folder.mkdir(exist_ok=True)
-            written = write_file(folder, table.origin(row), self.number, file.suffix, file.content)
-            file.replace(str(written))
+            path = write_file(folder, table.origin(row), self.number, file.suffix, file.content)
+            file.replace(str(path))
 
 
 @dataclass(frozen=True)

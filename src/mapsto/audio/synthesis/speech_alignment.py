@@ -69,7 +69,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class SpeechAlignment:
-    """When each character of a text is spoken in a recording of it.
+    """The time of each character of a text in a recording of it.
 
     durations: (2 + characters,), in frames, of the silence before the text, of each character, and of the silence behind it. They
         add up to the frames of the recording. Silence between words counts to the first character between them that is no letter
@@ -137,9 +137,9 @@ class SpeechAligner:
             recordings, chains, features, self._align(features, chains), strict=True
         ):
             densities = self._log_densities(part)
-            own = densities.gather(1, torch.from_numpy(chain.states[path])[:, None])[:, 0]
+            chosen = densities.gather(1, torch.from_numpy(chain.states[path])[:, None])[:, 0]
             durations = np.bincount(chain.owners[path] + 1, minlength=len(text) + 2)
-            alignments.append(SpeechAlignment(durations, float((own - densities.max(1).values).mean())))
+            alignments.append(SpeechAlignment(durations, float((chosen - densities.max(1).values).mean())))
         return alignments
 
     @staticmethod

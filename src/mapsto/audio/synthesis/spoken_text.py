@@ -60,7 +60,7 @@ NUM_SCORES = 4
 
 @dataclass(frozen=True)
 class Voice:
-    """What is learnt from recordings of speech before training.
+    """The facts that are learnt from recordings of speech before training.
 
     mean, std: (b,), of each band. aligner: the model of letters. durations, fits: of the alignment of each recording; durations
     by the digest of the recording and its text.

@@ -23,7 +23,7 @@ MOST_CELLS = 3
 
 @dataclass(frozen=True)
 class RecordingList:
-    """Where the recordings of a list are.
+    """The place of the recordings of a list.
 
     folder: the folder beside the list. ending: what the names in the list lack. size: number of cells of a line.
     """
@@ -50,10 +50,10 @@ def find_recordings(path: Path, lines: Sequence[str]) -> RecordingList | None:
     return None if place is None else RecordingList(*place, max(sizes))
 
 
-def stream_recordings(path: Path, lines: Iterator[str], found: RecordingList) -> Iterator[FilePart]:
+def stream_recordings(path: Path, lines: Iterator[str], recordings: RecordingList) -> Iterator[FilePart]:
     """Yield the rows of a list of recordings in parts, with the columns "sound" and "text".
 
-    lines: all lines of the file. found: from `find_recordings`. A line with another number of cells becomes a finding.
+    lines: all lines of the file. recordings: from `find_recordings`. A line with another number of cells becomes a finding.
     """
 
     def rows() -> Iterator[Row]:
@@ -61,17 +61,15 @@ def stream_recordings(path: Path, lines: Iterator[str], found: RecordingList) ->
             cells = [cell.strip() for cell in line.rstrip("\r\n").split(DELIMITER)]
             if not line.strip():
                 continue
-            if len(cells) != found.size:
-                fault = f"this line has {len(cells)} cells between vertical bars, the first one has {found.size}"
+            if len(cells) != recordings.size:
+                fault = f"this line has {len(cells)} cells between vertical bars, the first one has {recordings.size}"
                 yield [Finding(str(path), number, None, line.rstrip("\r\n"), fault)]
                 continue
             # A path of POSIX, which is read everywhere.
-            cells[0] = "/".join(filter(None, (found.folder, f"{cells[0]}{found.ending}")))
+            cells[0] = "/".join(filter(None, (recordings.folder, f"{cells[0]}{recordings.ending}")))
             yield number, cells, len(line)
 
-    place = f"the folder {found.folder}" if found.folder else "this folder"
-    reason = (
-        f"no header: read as a list of recordings, whose files are in {place}; the columns are {', '.join(found.names)}"
-    )
-    for index, part in enumerate(group_rows(path, rows(), found.names, from_cells)):
+    place = f"the folder {recordings.folder}" if recordings.folder else "this folder"
+    reason = f"no header: read as a list of recordings, whose files are in {place}; the columns are {', '.join(recordings.names)}"
+    for index, part in enumerate(group_rows(path, rows(), recordings.names, from_cells)):
         yield part if index else replace(part, remarks=[Finding(str(path), None, None, None, reason), *part.remarks])

@@ -23,8 +23,8 @@ async def speech(request: Request) -> Response:
     text = field(content, "input", str)
     if not text:
         raise Refusal(422, "'input' is the text to speak")
-    wanted = field(content, "response_format", str, "wav")
-    if wanted not in FORMATS:
+    form = field(content, "response_format", str, "wav")
+    if form not in FORMATS:
         raise Refusal(422, f"'response_format' is one of {', '.join(FORMATS)}")
     if field(content, "speed", float, 1.0) != 1.0:
         raise Refusal(422, "'speed' is 1: a voice speaks as fast as its recordings")
@@ -34,9 +34,9 @@ async def speech(request: Request) -> Response:
     if "error" in answer:
         raise Refusal(422, answer["error"])
     recording = base64.b64decode(answer[model.arrow.targets[0].kind]["base64"])
-    if wanted != "wav":
-        recording = await run_in_threadpool(_convert, recording, wanted)
-    return Response(recording, media_type=FORMATS[wanted])
+    if form != "wav":
+        recording = await run_in_threadpool(_convert, recording, form)
+    return Response(recording, media_type=FORMATS[form])
 
 
 def _convert(recording: bytes, form: str) -> bytes:
