@@ -34,7 +34,7 @@ from mapsto.metrics.word_errors import error_counts, error_rate, split_normalise
 KERSTIN = DATA.parent / "audio" / "kerstin"
 NUM_HELD_OUT = 100
 # Share of the recordings that get the text of another one, and draws of them.
-EXCHANGED, DRAWS = 0.05, 5
+EXCHANGED, DRAWS = 0.05, 3
 
 
 def read_kerstin() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

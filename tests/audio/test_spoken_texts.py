@@ -103,6 +103,16 @@ def test_recordings_of_other_texts_are_found() -> None:
     assert [finding.row for finding in named] == [6, 16, 26, 36] and {finding.column for finding in named} == {"sound"}
 
 
+def test_unreadable_rows_do_not_stop_the_doctor(tmp_path: Path) -> None:
+    """Rows without a text, with one that does not fit into the recording, or with a broken file, are named; others are read."""
+    rows = make_rows(40)
+    rows[3]["text"], rows[5]["text"], rows[7]["sound"] = None, "aeiou " * 60, b""
+    table = read_table(rows)
+    read = load_rows(bind_to(parse("text -> sound"), table), table)
+    assert sorted({fault.row for fault in read.faults}) == [4, 6, 8]
+    assert not check_rows(read).errors
+
+
 @pytest.mark.parametrize(
     ("text", "units"),
     [

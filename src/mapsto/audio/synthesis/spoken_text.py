@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import torch
@@ -117,6 +117,11 @@ def _learn_voice(keys: Sequence[tuple[str, str]], answers: Sequence[SpokenSound]
     return Voice(mean.astype(np.float32).round(4), std.astype(np.float32).round(4), aligner, durations, fits)
 
 
+def _is_spoken(answer: Any) -> TypeGuard[SpokenSound]:
+    """Return whether an answer is a recording with a text that can be spoken in it; the data doctor sees others too."""
+    return isinstance(answer, SpokenSound) and not SpokenTextTarget.misplaced(answer, answer.text)
+
+
 def _frames(answer: SpokenSound) -> Frames:
     """Return the log-mel frames (m, b) of a recording."""
     return FRAME_CACHE.frames(answer.sound, NUM_BANDS)
@@ -185,9 +190,10 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
 
         Raises DataError if there are no recordings.
         """
-        if not answers:
+        spoken = [answer for answer in answers if _is_spoken(answer)]
+        if not spoken:
             raise DataError("there is no recording to learn a voice from")
-        voice = VOICES.learn(answers)
+        voice = VOICES.learn(spoken)
         self.mean, self.std, self.aligner, self.durations = voice.mean, voice.std, voice.aligner, dict(voice.durations)
 
     def state(self) -> State:
@@ -199,7 +205,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
     @staticmethod
     def find_misread(answers: Sequence[SpokenSound | None]) -> list[RowFault]:
         """Return the rows whose recording fits its text so badly, beside the others, that it is probably one of another text."""
-        readable = [(row, answer) for row, answer in enumerate(answers) if answer is not None]
+        readable = [(row, answer) for row, answer in enumerate(answers) if _is_spoken(answer)]
         if len(readable) < FEWEST_COMPARED:
             return []
         fits = VOICES.learn([answer for _, answer in readable]).fits
