@@ -283,9 +283,12 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
         opening, closing = frame[frame < inner[0]], frame[frame > inner[-1]]
         room = length - len(frame)
         words = None if piece.units is None else piece.units[inner]
+        starts = [*_window_starts(len(inner), room, overlap, words)]
+        # A window that begins at a word ends the one before it, unless both are to overlap.
+        ends = [start + room for start in starts] if overlap else [*starts[1:], len(inner)]
         return [
-            _select(piece, np.concatenate([opening, inner[start : start + room], closing]))
-            for start in _window_starts(len(inner), room, overlap, words)
+            _select(piece, np.concatenate([opening, inner[start:end], closing]))
+            for start, end in zip(starts, ends, strict=True)
         ]
 
     def embedder(self, width: int) -> nn.Embedding:
