@@ -181,7 +181,7 @@ def test_recordings_are_written_as_files(
     given = {"device": "cpu", "precision": "fp32", "long": "cut"}
     predict(out, [tmp_path / "new.csv"], out=tmp_path / "made", **given)
     notes = capsys.readouterr().err
-    assert "new.csv, row 3: noisy: " in notes and "wrote 1 files" in notes
+    assert "new.csv, row 3: noisy: " in notes and "wrote 1 file to " in notes
     (path,) = (tmp_path / "made").iterdir()
     made = read_sound(str(path))
     assert made.info.rate == RATE and made.info.seconds == pytest.approx(0.4, abs=0.001)

@@ -103,13 +103,13 @@ def test_recordings_of_other_texts_are_found() -> None:
     assert [finding.row for finding in named] == [6, 16, 26, 36] and {finding.column for finding in named} == {"sound"}
 
 
-def test_unreadable_rows_do_not_stop_the_doctor(tmp_path: Path) -> None:
+def test_unreadable_rows_do_not_stop_the_doctor() -> None:
     """Rows without a text, with one that does not fit into the recording, or with a broken file, are named; others are read."""
     rows = make_rows(40)
-    rows[3]["text"], rows[5]["text"], rows[7]["sound"] = None, "aeiou " * 60, b""
+    rows[3]["text"], rows[5]["text"], rows[7]["sound"], rows[9]["text"] = None, "aeiou " * 60, b"", "🙂"
     table = read_table(rows)
     read = load_rows(bind_to(parse("text -> sound"), table), table)
-    assert sorted({fault.row for fault in read.faults}) == [4, 6, 8]
+    assert sorted({fault.row for fault in read.faults}) == [4, 6, 8, 10]
     assert not check_rows(read).errors
 
 
@@ -224,10 +224,34 @@ def test_a_long_text_is_spoken_in_parts() -> None:
     assert rate == RATE and len(made) > 0 and np.isfinite(made).all()
 
 
-def test_letters_that_were_never_heard_do_not_stop_it(speaker: mapsto.Model) -> None:
-    for text in ("zzz", "7 % 🙂", "…"):
-        made, _ = speaker(text)["sound"]
-        assert len(made) and np.isfinite(made).all()
+def test_letters_that_were_never_heard_are_left_out_and_said(speaker: mapsto.Model) -> None:
+    """A text of which nothing can be spoken is answered with the reason, and one with some such letters as without them."""
+    texts = ["zzz", "7 % 🙂", "…", "ae zz iou.", "ae iou."]
+    *unspoken, partly, whole = speaker.predict(texts, quiet=True)
+    assert all("no letter of this text is one that the voice has heard" in answer["error"] for answer in unspoken)
+    assert partly["left_out"] == 2 and "left_out" not in whole
+    assert abs(len(partly["sound"][0]) - len(whole["sound"][0])) < 0.25 * len(whole["sound"][0])
+    scores = speaker.evaluate([*make_rows(3, seed=5), {"text": "zzz", "sound": (speak("aei")[0], RATE)}]).scores
+    assert scores["distance_removed"].n == 4, "what is not known has no time of its own"
+
+
+def test_steps_read_no_other_example() -> None:
+    """Also where an example has a single token, as a causal start reads a letter."""
+    torch.manual_seed(0)
+    head = SpokenTextTarget().head(16 + NUM_TIMES, None).double()
+
+    def rows(*examples: tuple[int, int]) -> list[torch.Tensor]:
+        parts = []
+        for number, (tokens, steps) in enumerate(examples):
+            part = torch.randn(tokens + steps, 16 + NUM_TIMES, generator=torch.Generator().manual_seed(number)).double()
+            part[:, -NUM_TIMES] = torch.arange(tokens + steps) >= tokens
+            parts.append(part)
+        return parts
+
+    parts = rows((1, 9), (1, 3), (2, 1), (5, 12))
+    together = head(torch.cat(parts)).split([len(part) for part in parts])
+    for part, output in zip(parts, together, strict=True):
+        assert torch.allclose(head(part), output, atol=1e-9)
 
 
 def test_wrong_rows_are_named() -> None:
@@ -253,6 +277,19 @@ def test_from_the_command_line(speaker: mapsto.Model, tmp_path: Path) -> None:
     scored = run("evaluate", str(tmp_path / "voice"), str(tmp_path / "lines.csv"), "--json", "--out", str(page))
     assert json.loads(scored.stdout)["scores"]["duration_error_ms"]["n"] == 3
     assert page.read_text(encoding="utf-8").count("<audio") == 2 * 3, "answer and truth can be heard"
+    other = tmp_path / "said" / "00001-lines-2.wav"
+    again = run("predict", str(tmp_path / "voice"), str(tmp_path / "lines.csv"), "--out", str(tmp_path / "said"))
+    assert again.returncode == 0, "the same rows may be answered again"
+    other.write_bytes(b"mine")
+    command = ["predict", str(tmp_path / "voice"), str(tmp_path / "lines.csv"), "--out"]
+    refused = run(*command, str(tmp_path / "said"))
+    assert refused.returncode == 2 and "is there with other content" in refused.stderr and other.read_bytes() == b"mine"
+    assert run(*command, str(tmp_path / "said"), "--overwrite").returncode == 0 and other.read_bytes() != b"mine"
+    refused = run(*command, str(tmp_path / "said.wav"))
+    assert refused.returncode == 2 and "name a folder" in refused.stderr
+    lines = run("predict", str(tmp_path / "voice"), "--text", "zz", "--text", "ae zz", "--out", str(tmp_path / "lines"))
+    notes = lines.stderr + lines.stdout
+    assert "no letter of this text" in notes and "for the reasons above" in notes and "left out" in notes
     refused = run("export", str(tmp_path / "voice"), "--out", str(tmp_path / "v.onnx"))
     assert refused.returncode == 2 and "is read twice for an answer" in refused.stderr
 

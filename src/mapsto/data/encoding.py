@@ -36,7 +36,7 @@ def describe_unknown_tokens(tokens_by_source: Iterable[tuple[Source, Ints]]) -> 
     """
     num_unknown = num_tokens = 0
     for source, tokens in tokens_by_source:
-        num_unknown += source.count_unknown(tokens) if isinstance(source, Tokenized) else 0
+        num_unknown += int(source.is_unknown(tokens).sum()) if isinstance(source, Tokenized) else 0
         num_tokens += len(tokens)
     if num_unknown <= MAX_UNKNOWN * num_tokens:
         return None

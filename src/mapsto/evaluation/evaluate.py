@@ -402,6 +402,7 @@ def _sample_outputs(
             label=rows.targets[port][row],
         )
         for row in row_indices
+        if row in outputs
     ]
 
 

@@ -48,7 +48,7 @@ from mapsto.task.generation import Decoding, Generated, Prompted, Searched
 from mapsto.task.generation_rules import describe_unfollowed
 from mapsto.task.source import Source
 from mapsto.task.source_capabilities import Spoken, Streamed
-from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, located_port
+from mapsto.task.target_capabilities import Composed, Confident, Located, Reconstruction, Voiced, located_port
 from mapsto.task.transcription import Transcriber
 
 # The error of a row whose outputs are not finite, as with weights so large that their products overflow.
@@ -371,8 +371,15 @@ class Predictor:
             else:
                 answers[example.row] += target.decode(output)
         if isinstance(target, Located) and target.resembles:
-            answers = [target.join(parts) for parts in answers]
-        return [{target.kind: answer} for answer in answers]
+            # A row of which nothing is asked has no part.
+            answers = [target.join(parts) if parts else None for parts in answers]
+        decoded = [{target.kind: answer} for answer in answers]
+        if isinstance(target, Voiced):
+            for example in read_examples:
+                if num_unspoken := target.count_unspoken(example.pieces):
+                    row_answer = decoded[example.row]
+                    row_answer["left_out"] = row_answer.get("left_out", 0) + num_unspoken
+        return decoded
 
     def require_streamed_sounds(self) -> Streamed:
         """Return the source of sounds whose windows are answered one by one. Raises UsageError if the model has none."""

@@ -77,11 +77,12 @@ def source(kind: str) -> type[Source]:
     return cls
 
 
-def target(kind: str, restored: bool = False, aligned: bool = False) -> type[Target]:
+def target(kind: str, restored: bool = False, aligned: bool = False, is_read: bool = True) -> type[Target]:
     """Return the Target class of a kind.
 
     restored: whether the answer is the hidden part of a source, written with `~`.
     aligned: whether the answer is read along the tokens of the source; only for kinds with `can_align`.
+    is_read: whether the arrow reads a value of the kind too.
 
     Raises UsageError if there is no such kind, or if the kind can be answered only as the hidden part of a source.
     """
@@ -89,6 +90,9 @@ def target(kind: str, restored: bool = False, aligned: bool = False) -> type[Tar
     module = _module(kind)
     # A kind without a `restored` of its own fills in hidden parts by its `target`.
     attributes = ("restored", "target") if restored else ("aligned",) if aligned else ("target",)
+    if not is_read and not aligned:
+        # A kind without a `synthesised` of its own answers by its `target`.
+        attributes = ("synthesised", *attributes)
     cls: type[Target] | None = next((getattr(module, name) for name in attributes if hasattr(module, name)), None)
     if cls is None:
         raise UsageError(f"a {kind} answer needs `~{kind}` among the sources; generated {kind} is not here yet")
@@ -133,12 +137,7 @@ def answering(arrow: Arrow) -> list[type[Target]]:
         module = _module(MATCH)
         return [module.scored if arrow.is_scored else module.matched for _ in arrow.targets]
     read = {port.kind for port in arrow.sources}
-    return [
-        _module(port.kind).synthesised
-        if port.kind not in read and port.kind in names("target") and hasattr(_module(port.kind), "synthesised")
-        else target(port.kind, port.restores is not None, port.aligned)
-        for port in arrow.targets
-    ]
+    return [target(port.kind, port.restores is not None, port.aligned, port.kind in read) for port in arrow.targets]
 
 
 def _require(kind: str, role: Role) -> None:

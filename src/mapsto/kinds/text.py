@@ -227,10 +227,10 @@ class TextSource(Tokenized, Cased, Explainable, Describable, Outlinable, Prompte
             _concatenate([encoded.ids for encoded in encodings], np.int32), lengths, _concatenate(begins, np.bool_)
         )
 
-    def count_unknown(self, tokens: Ints) -> int:
-        """Return how many of the tokens are the unknown token; 0 if the vocabulary has no such token."""
+    def is_unknown(self, tokens: Ints) -> NDArray[np.bool_]:
+        """Return which of the tokens are the unknown token; none if the vocabulary has no such token."""
         unknown = self.tokenizer.unknown_id
-        return 0 if unknown is None else int((self._token_ids(tokens) == unknown).sum())
+        return np.zeros(len(tokens), np.bool_) if unknown is None else self._token_ids(tokens) == unknown
 
     def _token_ids(self, numbers: Ints) -> Ints:
         """Return the ids of tokens without the capitals of their words. numbers: as they stand in pieces."""

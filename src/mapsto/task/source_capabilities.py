@@ -93,8 +93,8 @@ class Tokenized(Source):
         """
 
     @abstractmethod
-    def count_unknown(self, tokens: Ints) -> int:
-        """Return how many of the tokens are the unknown token, which stands for text outside the vocabulary."""
+    def is_unknown(self, tokens: Ints) -> NDArray[np.bool_]:
+        """Return which of the tokens (t,) are the unknown token, which stands for text outside the vocabulary."""
 
     @abstractmethod
     def count_dropped(self, values: Sequence[Any]) -> tuple[int, int]:

@@ -568,6 +568,10 @@ class Voiced(Target):
         answers: the recording of each row with its text; None for a row that cannot be read.
         """
 
+    @abstractmethod
+    def count_unspoken(self, pieces: Sequence[Piece]) -> int:
+        """Return how many tokens of an example cannot be spoken and are left out. pieces: its source pieces."""
+
 
 class Attributable(Target):
     """A target with a score of an answer, which an attribution method divides among the parts of the source value."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mapsto.audio.log_mel import FRAMES_PER_SECOND, RATE, Frames
 from mapsto.audio.sound_value import Sound
 from mapsto.audio.synthesis.griffin_lim import synthesise
-from mapsto.audio.synthesis.sound_answers import FRAME_CACHE, SoundAnswer, SoundAnswers
+from mapsto.audio.synthesis.sound_answers import FRAME_CACHE, SoundAnswer, SoundAnswers, share_removed
 from mapsto.errors import UsageError
 from mapsto.metrics.mel_distance import log_mel_distance, mel_cepstral_distortion
 from mapsto.model.layers import new_head
@@ -31,9 +31,6 @@ from mapsto.task.target_capabilities import Comparable, Located, located_port
 
 # The largest difference of two durations in seconds: encoders of sound add or cut so much.
 SLACK_SECONDS = 0.1
-
-# The least distance in dB of a source that is to be changed; nearer ones are as good as equal.
-LEAST_DISTANCE = 0.01
 
 # Columns of a scored example: two distances of the answer, and the same of the source as it is.
 NUM_SCORES = 4
@@ -193,12 +190,13 @@ class EnhancedSoundTarget(SoundAnswers, Located, Comparable):
             "mel_cepstral_distortion": (np.mean, distortion),
             "log_mel_distance_unchanged": (np.mean, source_distance),
             "mcd_unchanged": (np.mean, source_distortion),
-            "distance_removed": (np.mean, _removed(output)),
+            "distance_removed": (np.mean, share_removed(distance, source_distance)),
         }
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
         """Return the share of the source's log-mel distance that each answer removes, (n,). output: (n, 4), from `by_example`."""
-        return _removed(output).astype(np.float32)
+        distance, _, source_distance, _ = output.double().numpy().T
+        return share_removed(distance, source_distance).astype(np.float32)
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return no scores: no constant sound is a sensible answer. `metrics` scores the unchanged source instead."""
@@ -207,12 +205,3 @@ class EnhancedSoundTarget(SoundAnswers, Located, Comparable):
     def state(self) -> State:
         """Return an empty state, since all settings come from the source."""
         return {}
-
-
-def _removed(scores: Tensor) -> NDArray[np.float64]:
-    """Return 1 − distance of the answer / distance of the source, (n,): at most 1, and 0 for an unchanged source.
-
-    scores: (n, 4), from `by_example`.
-    """
-    distance, _, source_distance, _ = scores.double().numpy().T
-    return np.where(source_distance < LEAST_DISTANCE, 0.0, 1 - distance / np.maximum(source_distance, LEAST_DISTANCE))

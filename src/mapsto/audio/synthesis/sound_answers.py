@@ -26,6 +26,9 @@ from mapsto.task.target_capabilities import Reconstruction
 # A sound as an answer: samples (n,) and their rate in Hz.
 SoundAnswer = tuple[Samples, int]
 
+# The least distance in dB of two sounds; nearer ones are as good as equal.
+LEAST_DISTANCE = 0.01
+
 # True answers are read once for each epoch, and decoding them takes longer than a step of a small model. So their frames are
 # kept, in half precision: 8 hours of sound.
 CACHE_BYTES = 460 * 2**20
@@ -104,3 +107,12 @@ def to_sound(answer: Any) -> Sound:
     if isinstance(answer, SpokenSound):
         return answer.sound
     return answer if isinstance(answer, Sound) else Sound.from_samples(*answer)
+
+
+def share_removed(distance: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 − distance / reference, (n,): at most 1, and 0 for an answer that is as far from the truth as the reference is.
+
+    distance, reference: (n,), log-mel distances in dB of the answer, and of what it is compared with, from the true sound. Where
+    the reference is as good as equal to the truth, the result is 0.
+    """
+    return np.where(reference < LEAST_DISTANCE, 0.0, 1 - distance / np.maximum(reference, LEAST_DISTANCE))

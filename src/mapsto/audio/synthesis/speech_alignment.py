@@ -121,7 +121,9 @@ class SpeechAligner:
         paths = [_first_path(chain, part) for chain, part in zip(chains, features, strict=True)]
         for _ in range(ROUNDS):
             aligner._learn(features, paths)
-            paths = [chain.states[path] for chain, path in zip(chains, aligner._align(features, chains), strict=True)]
+            paths = [
+                chain.states[path] for chain, path in zip(chains, aligner._find_paths(features, chains), strict=True)
+            ]
         aligner._learn(features, paths)
         return aligner
 
@@ -134,7 +136,7 @@ class SpeechAligner:
         features = [self._features(frames) for _, frames in recordings]
         alignments = []
         for (text, _), chain, part, path in zip(
-            recordings, chains, features, self._align(features, chains), strict=True
+            recordings, chains, features, self._find_paths(features, chains), strict=True
         ):
             densities = self._log_densities(part)
             chosen = densities.gather(1, torch.from_numpy(chain.states[path])[:, None])[:, 0]
@@ -183,18 +185,20 @@ class SpeechAligner:
         variances = (squares + PRIOR_FRAMES) / (counts + PRIOR_FRAMES) - self.means**2
         self.variances = np.maximum(variances, LEAST_VARIANCE).astype(np.float32)
 
-    def _align(self, features: Sequence[NDArray[np.float32]], chains: Sequence[Chain]) -> list[Ints]:
+    def _find_paths(self, features: Sequence[NDArray[np.float32]], chains: Sequence[Chain]) -> list[Ints]:
         """Return for each recording the index in its chain of the state of each frame, (m,)."""
         paths: list[Ints] = [np.zeros(0, np.int64)] * len(chains)
         order = sorted(range(len(chains)), key=lambda index: len(features[index]))
         for members in (order[start : start + BATCH] for start in range(0, len(order), BATCH)):
             for index, path in zip(
-                members, self._align_batch([features[i] for i in members], [chains[i] for i in members]), strict=True
+                members,
+                self._find_batch_paths([features[i] for i in members], [chains[i] for i in members]),
+                strict=True,
             ):
                 paths[index] = path
         return paths
 
-    def _align_batch(self, features: Sequence[NDArray[np.float32]], chains: Sequence[Chain]) -> Iterator[Ints]:
+    def _find_batch_paths(self, features: Sequence[NDArray[np.float32]], chains: Sequence[Chain]) -> Iterator[Ints]:
         """Yield the best path of each recording by the Viterbi algorithm, all recordings at a time."""
         lengths, sizes = [len(part) for part in features], [len(chain.states) for chain in chains]
         spoken = [int((chain.states != SILENT_STATE).sum()) for chain in chains]
@@ -218,8 +222,9 @@ class SpeechAligner:
             best = best + scores[frame]
             history[frame], steps[frame] = best, advance.numpy()
         for index, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
-            # The last state is a silence that may be left out.
-            end = size - 2 + int(history[length - 1, index, size - 2 : size].argmax())
+            # The last state is a silence that may be left out behind another one.
+            first = max(0, size - 2)
+            end = first + int(history[length - 1, index, first:size].argmax())
             yield _trace(steps[:length, index], end)
 
     def _log_densities(self, features: NDArray[np.float32]) -> Tensor:

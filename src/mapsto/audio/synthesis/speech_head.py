@@ -3,7 +3,7 @@
 The frames of a token begin as copies of its hidden state (the length regulator of FastSpeech, Ren et al. 2019), with the place
 of each frame in its token. Layers of ConvNeXt (Liu et al. 2022) along time, as in Vocos (Siuzdak 2023), then make them a sound.
 Legend of shapes: m rows that are read (the tokens of an example, then its steps of time, and so on for the next one), d width, k
-rows that are steps or lie around one, f numbers of a step of time.
+places (the steps of all examples, with empty places between examples), f numbers of a step of time.
 """
 
 from __future__ import annotations
@@ -32,13 +32,11 @@ class SpeechLayer(nn.Module):
             nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, is_step: Tensor) -> Tensor:
-        """Return the next states (k, d). is_step: (k, 1), 1 for steps of time and 0 for tokens, which no step reads."""
-        kernel, bias = (
-            self.convolution.weight.to(x.dtype),
-            None if self.convolution.bias is None else self.convolution.bias.to(x.dtype),
-        )
-        # Tokens lie between the steps of two examples, as many as a step reads around itself, so none reads another example.
-        surroundings = F.conv1d((x * is_step).T[None], kernel, bias, padding=KERNEL // 2, groups=x.shape[1])[0].T
+        """Return the next states (k, d). is_step: (k, 1), 1 where a place holds a step of time, and 0 where it is empty."""
+        kernel, bias = self.convolution.weight.to(x.dtype), self.convolution.bias
+        assert bias is not None
+        steps = (x * is_step).T[None]
+        surroundings = F.conv1d(steps, kernel, bias.to(x.dtype), padding=KERNEL // 2, groups=x.shape[1])[0].T
         out: Tensor = x + self.down(self.up(self.norm(surroundings), "gelu"))
         return out
 
@@ -61,15 +59,17 @@ class SpeechHead(nn.Module):
         states, times = vectors[:, :-NUM_TIMES], vectors[:, -NUM_TIMES:]
         durations = self.duration(self.duration_hidden(states, "gelu")).float()
         output = F.pad(durations, (0, self.frames.out_features - 1))
-        is_step = times[:, 0].float()
-        # Between the steps of two examples as many tokens are kept as a layer reads around a step.
-        is_used = F.max_pool1d(is_step[None], KERNEL, stride=1, padding=KERNEL // 2)[0]
-        places = is_used.nonzero()[:, 0]
-        if not len(places):
+        is_step = times[:, 0] > 0
+        steps = is_step.nonzero()[:, 0]
+        if not len(steps):
             return output
-        mask = is_step[places, None].to(states.dtype)
-        x = self.projection(F.embedding(places, states)) + self.place(F.embedding(places, times[:, 1:].contiguous()))
+        # Behind the tokens of an example its steps begin. As many places as a step reads around itself stay empty before them, so
+        # that none reads another example.
+        begins = is_step & ~F.pad(is_step[:-1], (1, 0))
+        places = torch.arange(len(steps), device=steps.device) + KERNEL // 2 * begins.cumsum(0)[steps]
+        x = self.projection(F.embedding(steps, states)) + self.place(F.embedding(steps, times[:, 1:].contiguous()))
+        x = x.new_zeros(int(places[-1]) + 1, x.shape[1]).index_copy(0, places, x)
+        mask = x.new_zeros(len(x), 1).index_fill(0, places, 1.0)
         for block in self.blocks:
             x = block(x, mask)
-        frames = torch.zeros_like(output).index_copy(0, places, self.frames(self.norm(x)).float())
-        return torch.where(is_step[:, None] > 0, frames, output)
+        return output.index_copy(0, steps, self.frames(self.norm(F.embedding(places, x))).float())

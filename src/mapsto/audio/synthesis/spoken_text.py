@@ -9,9 +9,7 @@ Legend of shapes: t tokens of a text, s steps of time of STEP_FRAMES frames each
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from threading import Lock
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,9 +18,10 @@ from torch import Tensor, nn
 
 from mapsto.audio.log_mel import FRAMES_PER_SECOND, HOP, NUM_BANDS, RATE, Frames
 from mapsto.audio.synthesis.griffin_lim import synthesise
-from mapsto.audio.synthesis.sound_answers import FRAME_CACHE, SoundAnswer, SoundAnswers, SpokenSound, to_sound
+from mapsto.audio.synthesis.sound_answers import SoundAnswer, SoundAnswers, SpokenSound, share_removed, to_sound
 from mapsto.audio.synthesis.speech_alignment import SpeechAligner, spoken_units
 from mapsto.audio.synthesis.speech_head import SpeechHead
+from mapsto.audio.synthesis.voice import VOICES, voice_frames
 from mapsto.errors import DataError, UsageError
 from mapsto.metrics.mel_distance import log_mel_distance, mel_cepstral_distortion
 from mapsto.sequence.batch import Answer
@@ -41,15 +40,6 @@ LONGEST_TOKEN = 2 * FRAMES_PER_SECOND
 # Speech needs many small steps: 3,000 of 16 sentences, but no more than 100 epochs.
 LEARNING = Learning(min_epochs=20.0, max_epochs=100.0, steps=3000, batch=16)
 
-# The least distance in dB of a recording from the constant frame.
-LEAST_DISTANCE = 0.01
-
-# The least deviation of a band, so that bands that are always silent are not scaled up.
-LEAST_DEVIATION = 0.05
-
-# Frames of the recordings that the model of letters is trained on: two hours. Recordings that are aligned at a time.
-SAMPLE_FRAMES, BLOCK = 2 * 3600 * FRAMES_PER_SECOND, 256
-
 # Fewer recordings are not compared with each other. A recording is far from the others beyond this many deviations, as the median
 # distance tells them, which is NORMAL times smaller in a normal distribution.
 FEWEST_COMPARED, FAR, NORMAL = 30, 5.0, 1.4826
@@ -58,73 +48,13 @@ FEWEST_COMPARED, FAR, NORMAL = 30, 5.0, 1.4826
 NUM_SCORES = 4
 
 
-@dataclass(frozen=True)
-class Voice:
-    """The facts that are learnt from recordings of speech before training.
+@runtime_checkable
+class LetterSource(Protocol):
+    """The part of a source of texts that this target uses."""
 
-    mean, std: (b,), of each band. aligner: the model of letters. durations, fits: of the alignment of each recording; durations
-    by the digest of the recording and its text.
-    """
+    def is_unknown(self, tokens: Ints) -> NDArray[np.bool_]: ...
 
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    aligner: SpeechAligner
-    durations: Mapping[tuple[str, str], Ints]
-    fits: NDArray[np.float64]
-
-
-class VoiceCache:
-    """The voice that was learnt last: a fit checks the rows that it learns from, so both need it."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.keys: list[tuple[str, str]] = []
-        self.voice: Voice | None = None
-
-    def learn(self, answers: Sequence[SpokenSound]) -> Voice:
-        """Return the voice of recordings, at least one."""
-        keys = [(answer.sound.digest, answer.text) for answer in answers]
-        with self.lock:
-            if self.voice is None or keys != self.keys:
-                self.keys, self.voice = keys, _learn_voice(keys, answers)
-            return self.voice
-
-
-VOICES = VoiceCache()
-
-
-def _learn_voice(keys: Sequence[tuple[str, str]], answers: Sequence[SpokenSound]) -> Voice:
-    """Return the voice of recordings. keys: digest and text of each."""
-    sample: list[tuple[str, Frames]] = []
-    num_frames, sums, squares = 0, np.zeros(NUM_BANDS), np.zeros(NUM_BANDS)
-    for answer in answers:
-        frames = _frames(answer)
-        if num_frames < SAMPLE_FRAMES:
-            sample.append((answer.text, frames))
-        num_frames += len(frames)
-        sums, squares = sums + frames.sum(0), squares + (frames.astype(np.float64) ** 2).sum(0)
-    mean = sums / num_frames
-    std = np.sqrt(np.maximum(squares / num_frames - mean**2, LEAST_DEVIATION**2))
-    aligner = SpeechAligner.train(sample)
-    blocks = (answers[begin : begin + BLOCK] for begin in range(0, len(answers), BLOCK))
-    alignments = [
-        alignment
-        for block in blocks
-        for alignment in aligner.align([(answer.text, _frames(answer)) for answer in block])
-    ]
-    durations = {key: alignment.durations for key, alignment in zip(keys, alignments, strict=True)}
-    fits = np.array([alignment.fit for alignment in alignments])
-    return Voice(mean.astype(np.float32).round(4), std.astype(np.float32).round(4), aligner, durations, fits)
-
-
-def _is_spoken(answer: Any) -> TypeGuard[SpokenSound]:
-    """Return whether an answer is a recording with a text that can be spoken in it; the data doctor sees others too."""
-    return isinstance(answer, SpokenSound) and not SpokenTextTarget.misplaced(answer, answer.text)
-
-
-def _frames(answer: SpokenSound) -> Frames:
-    """Return the log-mel frames (m, b) of a recording."""
-    return FRAME_CACHE.frames(answer.sound, NUM_BANDS)
+    def token_names(self, piece: Piece) -> list[str]: ...
 
 
 class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
@@ -140,6 +70,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
     readout = TimedTokens()
     hub_tasks: ClassVar[Mapping[str, str]] = {"text": "text-to-speech"}
     primary_metric = "distance_removed"
+    source: LetterSource
     unbounded_metrics = (
         "log_mel_distance",
         "mel_cepstral_distortion",
@@ -161,12 +92,17 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
         return LEARNING
 
     def bind(self, sources: Mapping[str, Source], transform: Any) -> None:
-        """Raise UsageError if the arrow has no text to speak. transform: not used."""
-        if self.lies_in not in sources:
+        """Take the arrow's source of texts, which tells the letters that it does not know. transform: not used.
+
+        Raises UsageError if the arrow reads no text.
+        """
+        source = sources.get(self.lies_in)
+        if not isinstance(source, LetterSource):
             raise UsageError(
                 f"`{self.kind}` as an answer needs `sound` among the sources, which it follows, or `{self.lies_in}`, which is "
                 "spoken"
             )
+        self.source = source
 
     @staticmethod
     def place(answer: Any, value: Any) -> SpokenSound:
@@ -219,7 +155,7 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
         key = answer.sound.digest, answer.text
         if key not in self.durations:
             assert self.aligner is not None
-            (alignment,) = self.aligner.align([(answer.text, _frames(answer))])
+            (alignment,) = self.aligner.align([(answer.text, voice_frames(answer))])
             self.durations[key] = alignment.durations
         return self.durations[key]
 
@@ -237,24 +173,36 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
         values = np.zeros((len(times), NUM_TIMES + STEP_FRAMES * NUM_BANDS), np.float32)
         values[:, :NUM_TIMES] = times
         values[: len(piece), NUM_TIMES] = np.log1p(durations)
-        frames = _frames(answer)
+        frames = voice_frames(answer)
         count = (len(times) - len(piece)) * STEP_FRAMES
         steps = frames[np.minimum(edges[0] + np.arange(count), len(frames) - 1)]
         values[len(piece) :, NUM_TIMES:] = ((steps - self.mean) / self.std).reshape(-1, STEP_FRAMES * NUM_BANDS)
         return Answer(values, places + offset)
 
     def questions(self, pieces: Sequence[Piece]) -> Answer | None:
-        """Return an Answer that asks how long each token of the text is spoken."""
+        """Return an Answer that asks how long each token of the text is spoken; None if no letter of it was ever heard."""
         piece, offset = self._find_text(pieces)
+        names = np.array(self.source.token_names(piece))[~(piece.special | self.source.is_unknown(piece.tokens))]
+        if not any(unit != " " for name in names.tolist() for unit in spoken_units(name)):
+            return None
         return Answer(np.zeros((len(piece), NUM_TIMES), np.float32), offset + np.arange(len(piece)))
+
+    @property
+    def nothing_hidden(self) -> str:
+        """The error of a text of which nothing can be spoken."""
+        return "no letter of this text is one that the voice has heard"
+
+    def count_unspoken(self, pieces: Sequence[Piece]) -> int:
+        return int(self.source.is_unknown(self._find_text(pieces)[0].tokens).sum())
 
     def ask_again(self, pieces: Sequence[Piece], output: Tensor) -> Answer:
         """Return an Answer that asks for the steps of time of a text whose tokens take as long as predicted.
 
         output: (t, f), of the first reading.
         """
-        _, offset = self._find_text(pieces)
+        piece, offset = self._find_text(pieces)
         durations = output[:, 0].double().expm1().clamp(0, LONGEST_TOKEN).numpy()
+        durations[self.source.is_unknown(piece.tokens)] = 0.0
         times, places = _lay_out(durations)
         return Answer(times, places + offset)
 
@@ -328,23 +276,22 @@ class SpokenTextTarget(SoundAnswers, Located, TwiceRead, Voiced, Comparable):
             "mel_cepstral_distortion": (np.mean, distortion),
             "log_mel_distance_constant": (np.mean, constant),
             "duration_error_ms": (np.mean, error),
-            "distance_removed": (np.mean, _removed(output)),
+            "distance_removed": (np.mean, share_removed(distance, constant)),
         }
 
     def per_item_metric(self, output: Tensor, answers: Sequence[Any]) -> NDArray[np.float32] | None:
         """Return the share of the constant frame's distance that each answer removes, (n,). output: (n, NUM_SCORES)."""
-        return _removed(output).astype(np.float32)
+        distance, _, constant, _ = output.double().numpy().T
+        return share_removed(distance, constant).astype(np.float32)
 
     def baseline(self, answers: Sequence[Any]) -> dict[str, Metric]:
         """Return no scores: `metrics` scores the best constant frame beside the answer."""
         return {}
 
 
-def _removed(scores: Tensor) -> NDArray[np.float64]:
-    """Return 1 − distance of the answer / distance of the constant frame, (n,). scores: (n, NUM_SCORES), from `by_example`."""
-    distance, _, constant, _ = scores.double().numpy().T
-    removed: NDArray[np.float64] = 1 - distance / np.maximum(constant, LEAST_DISTANCE)
-    return removed
+def _is_spoken(answer: Any) -> TypeGuard[SpokenSound]:
+    """Return whether an answer is a recording with a text that can be spoken in it; the data doctor sees others too."""
+    return isinstance(answer, SpokenSound) and not SpokenTextTarget.misplaced(answer, answer.text)
 
 
 def _token_edges(piece: Piece, text: str, durations: Ints) -> Ints:
@@ -356,6 +303,8 @@ def _token_edges(piece: Piece, text: str, durations: Ints) -> Ints:
     assert piece.alignment is not None
     edges = np.cumsum([0, *durations])
     regions, inner = piece.alignment.regions[:, 0].astype(np.int64), np.flatnonzero(~piece.special)
+    if not len(inner):  # a published tokenizer has dropped all of the text
+        return np.append(np.zeros(len(piece), np.int64), edges[-1])
     first, last = regions[inner[0], 0], regions[inner[-1], 1]
     begins = edges[1 + regions[:, 0]]
     begins[: inner[0]] = edges[1 + first] if text[:first].strip() else 0
