@@ -33,6 +33,10 @@ def write(folder: Path, inner: str, names: list[str]) -> None:
         # VITS: paths.
         ("x", ["a.wav", "b.wav"], ["x/a.wav|One.", "x/b.wav|Two."], ["One.", "Two."]),
         ("", ["a.wav", "b.wav"], ["a|One.", "b|Two."], ["One.", "Two."]),
+        # Other endings than the list has, of each file its own; and a header above bare names.
+        ("wavs", ["a.ogg", "b.wav"], ["a.wav|One.", "b.wav|Two."], ["One.", "Two."]),
+        ("wavs", ["a.wav", "b.wav"], ["id|text", "a|One.", "b|Two."], ["One.", "Two."]),
+        ("wavs", ["a.wav", "b.wav"], ["file|text", "a.wav|One.", "b.wav|Two."], ["One.", "Two."]),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("arrow", ["text -> sound", "sound -> text"])
@@ -43,7 +47,7 @@ def test_files_and_texts_are_found(
     (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = read_table(tmp_path / "metadata.csv")
     (remark,) = table.remarks
-    assert "no header: read as a list of recordings" in remark.reason
+    assert "read as a list of recordings" in remark.reason
     rows = load_rows(bind_to(parse(arrow), table), table)
     assert not rows.faults and len(rows) == 2
     (read,) = rows.sources if arrow.startswith("text") else rows.targets
@@ -61,9 +65,17 @@ def test_a_line_without_its_text_is_named(tmp_path: Path) -> None:
     assert fault.row == 8 and fault.column == "sound"
 
 
+def test_a_first_recording_that_is_missing_is_one_fault(tmp_path: Path) -> None:
+    write(tmp_path, "wavs", ["b.wav"])
+    (tmp_path / "metadata.csv").write_text("a|One.\nb|Two.\n", encoding="utf-8")
+    table = read_table(tmp_path / "metadata.csv")
+    (fault,) = load_rows(bind_to(parse("sound -> text"), table), table).faults
+    assert fault.row == 1 and fault.column == "sound"
+
+
 @pytest.mark.parametrize(
     "text",
-    ["sound|text\na|One.\nb|Two.\n", "a|b|c|d\n1|2|3|4\n", "nowhere|One.\nb|Two.\n", "a,One.\nb,Two.\n"],
+    ["sound|text\na.wav|One.\nb.wav|Two.\n", "a|b|c|d\n1|2|3|4\n", "nowhere|One.\nneither|Two.\n", "a,One.\nb,Two.\n"],
     ids=["header", "four cells", "no such file", "commas"],
 )
 def test_other_tables_are_read_as_they_are(tmp_path: Path, text: str) -> None:
