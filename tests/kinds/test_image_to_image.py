@@ -139,7 +139,7 @@ def test_from_files_to_files(tmp_path: Path) -> None:
     assert "Outputs" in shown and shown.count("data:image/jpeg;base64,") == 3 * 8
     write_rows(tmp_path / "in" / "new.csv", ["photo"], [{"photo": "0.png"}, {"photo": "none.png"}])
     said = run("predict", out, str(tmp_path / "in" / "new.csv"), "--out", str(tmp_path / "made"))
-    assert said.returncode == 0 and "new.csv, row 3: photo: " in said.stderr and "wrote 1 files" in said.stderr
+    assert said.returncode == 0 and "new.csv, row 3: photo: " in said.stderr and "wrote 1 file to" in said.stderr
     (path,) = (tmp_path / "made").iterdir()
     assert image_io.decode_image(path.read_bytes()).shape == (16, 24, 3)
     new = tmp_path / "in" / "new.csv"

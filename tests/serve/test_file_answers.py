@@ -91,6 +91,9 @@ def test_texts_are_spoken_as_openai_does(running: Running, folder: Path, form: s
     [
         ({"input": ""}, "the text to speak"),
         ({"input": "a", "response_format": "aac"}, "wav, flac, mp3, opus"),
+        ({"input": "a", "stream_format": "sse"}, "sent as a whole"),
+        ({"input": "a", "instructions": "softly"}, "there is no entry 'instructions'"),
+        ({"input": "zzz"}, "no letter of this text"),
         ({"input": "a", "speed": 2.0}, "'speed' is 1"),
         ({"input": "a", "model": "label"}, "cannot speak"),
         ({"input": " "}, "blank"),

@@ -222,10 +222,10 @@ def predict(
             raise UsageError(
                 "--like makes recordings; leave out --hide, --mask, --draw, --stream, --json, --engine and settings of decoding"
             )
-        _convert_voice(model, like, inputs, out, device, precision)
+        _convert_voice(model, like, inputs, out, device, precision, overwrite)
         return
     if hide is not None or mask is not None:
-        fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask)
+        fill_in(Predictor(load_mapping(model), device, precision), inputs, out, hide, mask, overwrite)
         return
     decoding = make_decoding(
         beams=beams, samples=samples, temperature=temperature, top_p=top_p, longest=longest, seed=seed,
@@ -246,10 +246,13 @@ def predict(
         _write(answering, inputs, out, draw, json, style)
 
 
-def _convert_voice(model: str, like: Path, inputs: InputRows, out: Path | None, device: str, precision: str) -> None:
+def _convert_voice(
+    model: str, like: Path, inputs: InputRows, out: Path | None, device: str, precision: str, overwrite: bool
+) -> None:
     """Write each input recording in the voice of the recordings `like` to a WAV file in the folder `out`.
 
     model: the folder or hub name of a model of sounds. like: a folder, a file or a table of recordings of one voice.
+    overwrite: whether files with other content are replaced.
     """
     from mapsto.cli.output import print_note
     from mapsto.cli.prediction.answers import report_counts, require_folder, write_answer_files
@@ -261,7 +264,7 @@ def _convert_voice(model: str, like: Path, inputs: InputRows, out: Path | None, 
     converter = VoiceConverter(load_mapping(model), str(like), device, precision)
     for note in converter.notes:
         print_note(note)
-    report_counts(write_answer_files(AnswerWriter(converter, folder), inputs), 0)
+    report_counts(write_answer_files(AnswerWriter(converter, folder, overwrite), inputs), 0)
 
 
 def make_decoding(**settings: Any) -> Decoding | None:
@@ -338,7 +341,7 @@ def _write(
     from mapsto import kinds
     from mapsto.cli.prediction.answers import report_counts, require_folder, write_answer_files, write_answers
     from mapsto.data.writers import require_writable
-    from mapsto.inference.output_files import AnswerWriter, DrawingWriter, are_files
+    from mapsto.inference.output_files import AnswerWriter, DrawingWriter, FileWriter, are_files
     from mapsto.task.capabilities import FileBacked
 
     arrow = engine.arrow
@@ -347,14 +350,17 @@ def _write(
         raise UsageError(f"{arrow} fills in what is hidden: say what to hide, with --hide 0.5 or --mask")
     is_file = are_files(arrow)
     if any(is_file):
-        engine, out = AnswerWriter(engine, require_folder(out)), None
+        engine, out = AnswerWriter(engine, require_folder(out), style.overwrite), None
     elif out is not None:
         require_writable(out)
     if draw is not None:
-        engine = DrawingWriter(engine, draw)
+        engine = DrawingWriter(engine, draw, style.overwrite)
     # A table is only needed for answers that fit into cells.
     is_file_only = bool(is_file) and all(is_file)
-    counts = write_answer_files(engine, inputs) if is_file_only else write_answers(engine, inputs, out, json, style)
+    if is_file_only and isinstance(engine, FileWriter):
+        counts = write_answer_files(engine, inputs)
+    else:
+        counts = write_answers(engine, inputs, out, json, style)
     report_counts(counts, engine.cut_rows, " (see --long)")
 
 

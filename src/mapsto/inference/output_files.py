@@ -26,16 +26,21 @@ MEDIA_TYPES = {".png": "image/png", ".wav": "audio/wav"}
 ROWS_AT_ONCE = 256  # rows whose answers, as large as files, are in memory at a time
 
 
-def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, content: bytes) -> Path:
+def write_file(
+    folder: Path, origin: tuple[str, int], number: int, suffix: str, content: bytes, overwrite: bool = False
+) -> Path:
     """Write the file of one answer to a folder as "<number>-<input file>-<row><suffix>", and return its path.
 
     origin: file and row number of the input; the row is 0, and left out of the name, if the file is the whole input.
     number: number of the row among all rows, which makes the name unique.
-    suffix: ending of the file name, such as ".png".
+    suffix: ending of the file name, such as ".png". overwrite: whether a file of this name with other content is replaced.
+    Raises UsageError if there is such a file that is not to be replaced.
     """
     file, row = origin
     name = f"{Path(file).stem}-{row}" if row else Path(file).stem
     path = folder / f"{number:05}-{name}{suffix}"
+    if not overwrite and path.exists() and not (path.is_file() and path.read_bytes() == content):
+        raise UsageError(f"{path} is there with other content; name another folder, or add --overwrite")
     files.write_atomic(path, content)
     return path
 
@@ -43,11 +48,11 @@ def write_file(folder: Path, origin: tuple[str, int], number: int, suffix: str, 
 class FileWriter(ABC):
     """An engine that answers tables like the engine it wraps, and also writes a file of each answer to a folder.
 
-    engine: computes the answers.
+    engine: computes the answers. overwrite: as for `write_file`.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine, self.folder = engine, folder
+    def __init__(self, engine: Engine, folder: Path, overwrite: bool = False) -> None:
+        self.engine, self.folder, self.overwrite = engine, folder, overwrite
         self.number = 0  # of the current row, from 1
 
     @property
@@ -90,8 +95,8 @@ class DrawingWriter(FileWriter):
     Raises UsageError if the model has no answers that lie in the input.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        super().__init__(engine, folder)
+    def __init__(self, engine: Engine, folder: Path, overwrite: bool = False) -> None:
+        super().__init__(engine, folder, overwrite)
         # A target that resembles its source, such as a generated picture, has nothing to draw into it.
         targets = zip(engine.arrow.targets, kinds.answering(engine.arrow), strict=True)
         self.ports = [
@@ -116,7 +121,7 @@ class DrawingWriter(FileWriter):
         except BadCell:  # the file changed since it was answered; the answer stands in the table
             return
         suffix, content = kind.draw(value, _marks(self.ports, answer))
-        write_file(self.folder, table.origin(row), self.number, suffix, content)
+        write_file(self.folder, table.origin(row), self.number, suffix, content, self.overwrite)
 
 
 class AnswerWriter(FileWriter):
@@ -135,7 +140,7 @@ class AnswerWriter(FileWriter):
         for file in answer_files(self.arrow, answer):
             folder = self.folder / file.name if has_several else self.folder
             folder.mkdir(exist_ok=True)
-            path = write_file(folder, table.origin(row), self.number, file.suffix, file.content)
+            path = write_file(folder, table.origin(row), self.number, file.suffix, file.content, self.overwrite)
             file.replace(str(path))
 
 

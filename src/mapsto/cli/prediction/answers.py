@@ -8,19 +8,22 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mapsto.cli.output import note_bytes, print_json, print_note, print_status
 from mapsto.data.files import require_no_input
 from mapsto.data.readers import file_format
 from mapsto.data.table import stream_tables, write_rows
 from mapsto.data.writers import defuse, style_of, to_text_cells
-from mapsto.errors import DataError, UsageError, place, printable
+from mapsto.errors import DataError, UsageError, counted, place, printable
 from mapsto.inference.table_engine import AnsweredRows, Engine, answer_all, is_stopped, is_withheld
 from mapsto.options import TextFormat
 from mapsto.progress import Lines, choose_progress
 from mapsto.task.answer_cells import CellStyle
 from mapsto.task.arrow import Arrow
+
+if TYPE_CHECKING:
+    from mapsto.inference.output_files import FileWriter
 
 # Columns that a model writes, and a table of labels has not.
 MADE_BY_A_MODEL = re.compile("^predicted_|(^|_)probability|(^|_)familiar$|(^|_)vector$|(^|_)ended$")
@@ -73,12 +76,18 @@ class RowCounts(NamedTuple):
     num_failed: int
     num_withheld: int = 0
     num_stopped: int = 0
+    num_shortened: int = 0
+    reasons: str = "; their cell says why"
 
 
 def require_folder(out: Path | None) -> Path:
-    """Return `out`, the folder for answers that are files. Raises UsageError if it is None or has a table's suffix."""
-    if out is None or file_format(out) is not None:
+    """Return `out`, the folder for answers that are files. Raises UsageError if it is None, or named like a file."""
+    from mapsto.inference.output_files import MEDIA_TYPES
+
+    if out is None:
         raise UsageError("these answers are files: name a folder for them with --out")
+    if file_format(out) is not None or out.suffix.lower() in MEDIA_TYPES:
+        raise UsageError(f"--out {out}: these answers are files, one for each row; name a folder for them")
     return out
 
 
@@ -171,20 +180,21 @@ def _columns(source: Any, text_format: TextFormat) -> set[str]:
         return set()
 
 
-def write_answer_files(engine: Engine, inputs: InputRows) -> RowCounts:
+def write_answer_files(engine: FileWriter, inputs: InputRows) -> RowCounts:
     """Answer every input row with an engine that itself writes each answer to a file; return the counts of rows.
 
     A note with the reason is printed for each row that can be read but gets no file.
     """
-    num_rows = num_failed = 0
+    num_rows = num_failed = num_shortened = 0
     progress = choose_progress()
     for part, answers in answer_all(engine, inputs.source(engine.arrow), inputs.text_format, progress):
         for row, answer in zip(part.in_order(), answers, strict=True):
             if isinstance(row, int) and "error" in answer:
                 progress.say(f"note: {place(*part.origin(row))}: {answer['error']}")
         num_rows, num_failed = num_rows + len(answers), num_failed + sum("error" in answer for answer in answers)
-    print_status(f"wrote {num_rows - num_failed:,} files")
-    return RowCounts(num_rows, num_failed)
+        num_shortened += sum("left_out" in answer for answer in answers)
+    print_status(f"wrote {counted(num_rows - num_failed, 'file')} to {engine.folder}")
+    return RowCounts(num_rows, num_failed, num_shortened=num_shortened, reasons=", for the reasons above")
 
 
 def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
@@ -194,7 +204,12 @@ def report_counts(counts: RowCounts, num_cut: int, hint: str = "") -> None:
     Raises DataError if no row got an answer.
     """
     if counts.num_failed:
-        print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered; their cell says why")
+        print_note(f"{counts.num_failed} of {counts.num_rows} rows could not be answered{counts.reasons}")
+    if counts.num_shortened:
+        print_note(
+            f"{counts.num_shortened} of {counts.num_rows} texts have characters that the voice has never heard; these are "
+            "left out"
+        )
     if counts.num_withheld:
         print_note(f"{counts.num_withheld} of {counts.num_rows} answers are left blank (--min-confidence, --reject)")
     if counts.num_stopped:

@@ -19,13 +19,21 @@ from mapsto.task.capabilities import FileBacked, require
 from mapsto.task.target_capabilities import Reconstruction
 
 
-def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: float | None, mask: Path | None) -> None:
+def fill_in(
+    predictor: Predictor,
+    inputs: InputRows,
+    out: Path | None,
+    hide: float | None,
+    mask: Path | None,
+    overwrite: bool,
+) -> None:
     """Hide parts of each input value, let the model fill them in, and write the completed values.
 
     out: for images or videos the folder for one file per row; for other kinds a table file, or None to print.
     hide: the share of tokens to hide at random; None with a mask.
     mask: an image file whose pixels that are not black mark what to hide in every value, or a folder with such a file for each
         value; None with `hide`.
+    overwrite: whether files in the folder with other content are replaced.
     """
     if hide is not None and mask is not None:
         raise UsageError("give --hide (a share, anywhere) or --mask (what it marks), not both")
@@ -43,7 +51,7 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
     if folder is not None:
         target = predictor.mapping.targets[0]
         assert isinstance(target, Reconstruction)
-        _write_files(target, table, values_by_row, folder)
+        _write_files(target, table, values_by_row, folder, overwrite)
     else:
         # Unreadable rows keep their place, empty.
         column = [values_by_row.get(row) if isinstance(row, int) else None for row in table.in_order()]
@@ -57,16 +65,19 @@ def fill_in(predictor: Predictor, inputs: InputRows, out: Path | None, hide: flo
         print_note(f"{num_unreadable:,} rows could not be filled in")
 
 
-def _write_files(target: Reconstruction, table: Table, values_by_row: Mapping[int, Any], folder: Path) -> None:
+def _write_files(
+    target: Reconstruction, table: Table, values_by_row: Mapping[int, Any], folder: Path, overwrite: bool
+) -> None:
     """Write the completed value of each row to a file of its own in `folder`.
 
     target: the target that converts a value to the content of a file.
     values_by_row: the completed values by row index; rows without one are skipped.
+    overwrite: as for `write_file`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(table.in_order(), 1):
         if isinstance(row, int) and row in values_by_row and (content := target.file(values_by_row[row])) is not None:
-            write_file(folder, table.origin(row), number, *content)
+            write_file(folder, table.origin(row), number, *content, overwrite)
     print_status(f"wrote {len(values_by_row):,} files to {folder}")
 
 
